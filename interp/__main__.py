@@ -1,0 +1,83 @@
+"""The instrument's command line: which models there are, what is in one, how to train one."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp import load, zoo
+from interp.command import guarded
+from interp.opening import PUBLISHED
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+@guarded
+def models() -> None:
+    """The models that can be opened by name: bundled ones, and Amazon's on the hub."""
+    for name in zoo.names():
+        size = sum(f.stat().st_size for f in zoo.path(name).iterdir()) / 1e6
+        typer.echo(f"{name:28} bundled, {size:.1f} MB, {zoo.path(name)}")
+    for name in PUBLISHED:
+        typer.echo(f"{name:28} on the Hugging Face hub")
+
+
+@app.command()
+@guarded
+def info(model: str) -> None:
+    """Sizes, tokens, heads and sites of a model, after checking its hook points."""
+    found = load(model)
+    layers, chronos = found.n_layers, found.chronos_config
+    rows = {
+        "model": found.name,
+        "family": found.family.name,
+        "layers": f"{layers['encoder']} encoder, {layers['decoder']} decoder",
+        "heads": f"{found.n_heads} a layer of {found.d_head}: {len(found.heads('encoder.self'))} encoder.self, "
+        f"{len(found.heads('decoder.self'))} decoder.self, {len(found.heads('decoder.cross'))} decoder.cross",
+        "d_model": found.d_model,
+        "tokens": f"{found.d_vocab}, {chronos.tokenizer_class}{tuple(chronos.tokenizer_kwargs.values())}",
+        "context": f"{chronos.context_length}, prediction {chronos.prediction_length}",
+        "parameters": f"{found.n_parameters:,}",
+        "weights": found.digest,
+        "hook points": "live, patterns sum to 1",
+        "sites": f"{len(found.sites())}: {', '.join(sorted({s.name for s in found.sites()}))}",
+    }
+    for key, value in rows.items():
+        typer.echo(f"{key:12} {value}")
+
+
+@app.command()
+@guarded
+def train(
+    out: Annotated[Path, typer.Option(help="Directory to write; a run that was interrupted there goes on.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="JSON with recipe fields to change; a model's training.json will do.")
+    ] = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; bundled models were trained on one.")] = 1,
+) -> None:
+    """Train a bundled model by its recipe, from the start or from where it was interrupted."""
+    import torch
+
+    from interp.zoo.recipe import Recipe
+    from interp.zoo.training import train as run
+
+    values: dict[str, Any] = json.loads(recipe.read_text()) if recipe else {}
+    values = dict(values.get("recipe", values))
+    known = {f.name for f in fields(Recipe)}
+    if unknown := set(values) - known:
+        raise typer.BadParameter(f"not fields of a recipe: {', '.join(sorted(unknown))}")
+    changes = {"seed": seed, "steps": steps}
+    values |= {key: value for key, value in changes.items() if value is not None}
+    chosen = Recipe(**values)
+    torch.set_num_threads(threads)
+    typer.echo(f"written: {run(chosen, out, device=device)}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m interp")

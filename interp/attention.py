@@ -1,0 +1,77 @@
+"""The attention function whose scores and pattern pass through real modules.
+
+1. `attach` puts two parameter-free `nn.Identity` modules on each attention module.
+2. `hooked_attention` computes what Hugging Face's eager attention of T5 computes, in the same
+   order, and sends the scores and the pattern through them.
+3. `transformers` calls it by name, as registered below.
+
+So scores (with position bias and mask) and pattern can be read and edited by forward hooks and by
+nnsight alike, in a plain forward and in `generate`, and what is edited is what is used.
+
+Source: `transformers.AttentionInterface`; the reference is
+`transformers.models.t5.modeling_t5.eager_attention_forward`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+NAME = "chronos_interp"
+"""The name under which `transformers` knows the attention function."""
+
+
+def attach(attention: nn.Module) -> None:
+    """Give an attention module its hook points `hook_scores` and `hook_pattern`.
+
+    Modules that have them are left as they are.
+    """
+    for name in ("hook_scores", "hook_pattern"):
+        if not hasattr(attention, name):
+            attention.add_module(name, nn.Identity())
+
+
+def hooked_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Eager attention, with scores and pattern sent through the module's hook points.
+
+    Args:
+        module: the attention module, with its hook points.
+        query: `[batch, head, query, d_head]`.
+        key: `[batch, head, key, d_head]`.
+        value: `[batch, head, key, d_head]`.
+        attention_mask: what is added to the scores, or None.
+        scaling: factor of the scores; T5 gives 1.
+        dropout: probability, on the pattern, while training.
+        position_bias: what is added to the scores before the mask, or None.
+
+    Returns:
+        The heads' outputs `[batch, query, head, d_head]` and the pattern
+        `[batch, head, query, key]`.
+    """
+    factor = query.size(-1) ** -0.5 if scaling is None else scaling
+    # The order of the operations is the reference's: float sums depend on it.
+    scores = torch.matmul(query, key.transpose(2, 3)) * factor
+    if position_bias is not None:
+        scores = scores + position_bias
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    scores = module.hook_scores(scores)
+    pattern = module.hook_pattern(nn.functional.softmax(scores, dim=-1))
+    used = nn.functional.dropout(pattern, p=dropout, training=module.training)
+    return torch.matmul(used, value).transpose(1, 2).contiguous(), pattern
+
+
+AttentionInterface.register(NAME, hooked_attention)
+AttentionMaskInterface.register(NAME, eager_mask)

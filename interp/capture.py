@@ -1,0 +1,106 @@
+"""Read many sites in one forward pass, through an nnsight trace, in forward order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from einops import einsum, rearrange
+from nnsight import save
+from torch import Tensor
+
+from interp.batch import Batch
+from interp.errors import InvalidInput, UnknownSite, nearest
+from interp.families import Point
+from interp.model import Model
+from interp.names import Site
+
+
+class Cache(Mapping[str, Tensor]):
+    """What `capture` read: tensors by the address of their site, in forward order.
+
+    `cache["decoder.cross.1.pattern"]` is `[batch, head, query, key]`, as are scores; `q`, `k`,
+    `v`, `z` are `[batch, pos, head, d_head]`, `head_out` is `[batch, pos, head, d_model]`, and
+    the rest `[batch, pos, d_model]`. Tensors are copies, on the model's device, in its dtype.
+    """
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self._values = values
+
+    def __getitem__(self, key: str | Site) -> Tensor:
+        name = str(key)
+        if name not in self._values:
+            raise UnknownSite(
+                f"{name!r} was not captured.{nearest(name, self._values)} Captured: "
+                f"{', '.join(list(self._values)[:6])}{', ...' if len(self._values) > 6 else ''}."
+            )
+        return self._values[name]
+
+    def __contains__(self, key: object) -> bool:
+        return str(key) in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        rows = [f"  {name}: {list(value.shape)}" for name, value in self._values.items()]
+        return "Cache(\n" + "\n".join(rows) + "\n)"
+
+
+def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]) -> Cache:
+    """Read sites of a model on a batch, in one forward pass that stops after the last of them.
+
+    Args:
+        model: the model; edits that are in force are seen.
+        batch: what it is fed.
+        sites: addresses or patterns, such as `["decoder.cross.*.pattern", "encoder.self.0.z"]`.
+
+    Returns:
+        The tensors by site.
+
+    Raises:
+        UnknownSite: a name or pattern that matches no site of this model.
+        InvalidInput: no sites, or a token outside the vocabulary.
+    """
+    asked = [sites] if isinstance(sites, str | Site) else list(sites)
+    if not asked:
+        raise InvalidInput("no sites to capture: name at least one, as 'decoder.cross.*.pattern'.")
+    wanted = model.sites(*asked)
+    points = {site: model.family.point(site) for site in wanted}
+    ports = {point: _envoy(model, point) for point in points.values()}
+    with torch.no_grad():
+        read = _trace(model, model.inputs(batch), ports)
+    return Cache({str(site): _by_head(model, site, points[site], read[points[site]]) for site in wanted})
+
+
+def _envoy(model: Model, point: Point) -> Any:
+    envoy: Any = model.nnsight
+    for part in point.path.split("."):
+        envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
+    return envoy
+
+
+def _trace(model: Model, inputs: dict[str, Any], ports: dict[Point, Any]) -> dict[Point, Tensor]:
+    # Points are in forward order already; values are aliases, so they are cloned where they stand.
+    values: dict[Point, Tensor] = {}
+    tracer: Any = model.nnsight.trace(**inputs)
+    with tracer:
+        save(values)
+        for point, envoy in ports.items():
+            value = envoy.input if point.port == "input" else envoy.output
+            values[point] = (value if point.element is None else value[point.element]).clone()
+        tracer.stop()
+    return values
+
+
+def _by_head(model: Model, site: Site, point: Point, value: Tensor) -> Tensor:
+    if point.layout != "heads":
+        return value
+    z = rearrange(value, "batch pos (head d_head) -> batch pos head d_head", head=model.n_heads)
+    if site.name != "head_out":
+        return z
+    weight = cast(Tensor, model.module.get_submodule(point.path).weight)
+    W_O = rearrange(weight, "d_model (head d_head) -> head d_head d_model", head=model.n_heads)
+    return einsum(z, W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")

@@ -1,0 +1,111 @@
+"""The check on opening: are the hook points live?
+
+1. A plain forward: every hook point is reached, with the right shape, and patterns sum to 1.
+2. A poisoned forward: each attention's scores are replaced by NaN, which must reach its pattern;
+   the pattern is then replaced by zeros, which must reach z. So what is edited is what is used,
+   in every attention layer by itself, also where a head or layer is idle.
+
+Source: nnterp's checks on loading, which this follows in spirit.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from interp.errors import BrokenHook
+from interp.names import KINDS, AttentionLayer
+
+if TYPE_CHECKING:
+    from interp.model import Model
+
+
+@contextmanager
+def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _forward(model: "Model") -> None:
+    ids = torch.tensor([[5, 6, 7, 1], [9, 5, 9, 1]], device=model.device) % model.d_vocab
+    with torch.no_grad():
+        model.module(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=False)
+
+
+def check_hooks(model: "Model") -> None:
+    """Run two small forwards and see that every hook point of every attention layer is live.
+
+    Args:
+        model: the handle, its hook points attached. It is left as it was.
+
+    Raises:
+        BrokenHook: a hook point that is not reached, has another shape, whose pattern's rows do
+            not sum to 1, or whose edits are not used.
+    """
+    layers = [AttentionLayer(s, k, i) for s, k in KINDS for i in range(model.n_layers[s])]
+    modules = {str(at): model.module.get_submodule(model.family.attention_path(at)) for at in layers}
+    tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
+
+    seen: dict[str, set[str]] = {name: set() for name in modules}
+
+    def look(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(_: nn.Module, __: object, pattern: Tensor) -> None:
+            size = (2, model.n_heads, 4 if name.startswith("encoder") else 3, 3 if ".self." in name else 4)
+            size = (*size[:3], 4) if name.startswith("encoder") else size
+            rows = pattern.float().sum(-1)
+            if tuple(pattern.shape) == size and bool((rows - 1).abs().max() < tolerance):
+                seen[name].add("pattern")
+
+        return hook
+
+    with _hooks([m.get_submodule("hook_pattern").register_forward_hook(look(n)) for n, m in modules.items()]):
+        _forward(model)
+    _complain(model, seen, {"pattern"}, "is not reached, or its rows do not sum to 1")
+
+    seen = {name: set() for name in modules}
+
+    def poison(_: nn.Module, __: object, scores: Tensor) -> Tensor:
+        return torch.full_like(scores, torch.nan)
+
+    def through(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        def hook(_: nn.Module, __: object, pattern: Tensor) -> Tensor:
+            if bool(pattern.isnan().all()):
+                seen[name].add("scores")
+            return torch.zeros_like(pattern)
+
+        return hook
+
+    def arrive(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            if not bool(args[0].any()):
+                seen[name].add("pattern")
+            return (torch.zeros_like(args[0]),)
+
+        return hook
+
+    handles = [
+        handle
+        for name, module in modules.items()
+        for handle in (
+            module.get_submodule("hook_scores").register_forward_hook(poison),
+            module.get_submodule("hook_pattern").register_forward_hook(through(name)),
+            module.get_submodule("o").register_forward_pre_hook(arrive(name)),
+        )
+    ]
+    with _hooks(handles):
+        _forward(model)
+    _complain(model, seen, {"scores", "pattern"}, "can be edited without effect")
+
+
+def _complain(model: "Model", seen: dict[str, set[str]], wanted: set[str], what: str) -> None:
+    for name, found in seen.items():
+        for site in sorted(wanted - found):
+            raise BrokenHook(
+                f"{model.name}: the hook point {name}.{site} {what}. The model was opened by another attention "
+                "implementation, or this release of transformers is not supported."
+            )

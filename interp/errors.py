@@ -1,0 +1,57 @@
+"""One small hierarchy: everything that bad input can cause is an `InterpError`.
+
+Where a builtin fits, an error derives from it too, so that `except ValueError` works as usual.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InterpError(Exception):
+    """What every error of this toolkit derives from."""
+
+    def __str__(self) -> str:
+        # KeyError would show the message in quotes.
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidInput(InterpError, ValueError):
+    """Tokens, series, parameters or shapes that cannot be what was meant."""
+
+
+class UnknownSite(InterpError, KeyError):
+    """A site name that is malformed, or that this model does not have."""
+
+
+class UnknownHead(InterpError, KeyError):
+    """A head's address that is malformed, or that this model does not have."""
+
+
+class UnknownModel(InterpError, FileNotFoundError):
+    """A model that is neither bundled, nor a directory, nor to be had from the hub."""
+
+
+class UnsupportedModel(InterpError, ValueError):
+    """A model that was found but is not a Chronos T5 that can be read."""
+
+
+class DamagedFile(InterpError, ValueError):
+    """A file of weights or results that is not whole, or not of the expected form."""
+
+
+class WrongVersion(InterpError, ValueError):
+    """A results file that another version of the format wrote."""
+
+
+class BrokenHook(InterpError, RuntimeError):
+    """A hook point that the model's forward pass does not go through."""
+
+
+class MissingBrowser(InterpError, RuntimeError):
+    """No Chrome or Chromium for writing pictures."""
+
+
+def nearest(asked: str, known: Iterable[str]) -> str:
+    """A hint "Did you mean ...?" with the closest known name, or nothing."""
+    found = get_close_matches(asked, list(known), n=1, cutoff=0.4)
+    return f" Did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,63 @@
+"""Results on disk: JSON with a kind and a version, written whole or not at all."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from interp.errors import DamagedFile, InvalidInput, WrongVersion
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file whole or not at all, through a temporary file and a rename.
+
+    Raises:
+        InvalidInput: the directory does not exist.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InvalidInput(f"cannot write {target}: there is no directory {target.parent}.")
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        # mkstemp makes private files; results are meant to be shared like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, target)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def save_json(path: str | Path, kind: str, version: int, content: dict[str, Any]) -> Path:
+    """Write a result under its kind and the version of its form."""
+    whole = {"kind": kind, "version": version, **content}
+    return write_text(path, json.dumps(whole, allow_nan=False) + "\n")
+
+
+def load_json(path: str | Path, kind: str, version: int) -> dict[str, Any]:
+    """Read what `save_json` wrote.
+
+    Raises:
+        DamagedFile: not JSON, or not a result of this kind.
+        WrongVersion: written in another version of the form.
+        FileNotFoundError: there is no such file.
+    """
+    text = Path(path).read_bytes()
+    try:
+        whole = json.loads(text)
+    except ValueError as error:
+        raise DamagedFile(f"{path} is not whole: {error}. Make it again.") from None
+    found = whole.get("kind") if isinstance(whole, dict) else None
+    if found != kind:
+        raise DamagedFile(f"{path} holds {found or 'something else'}; a file of kind {kind!r} was asked for.")
+    if whole.get("version") != version:
+        raise WrongVersion(
+            f"{path} is of version {whole.get('version')} of {kind!r}; this release reads version {version}. "
+            "Make it again, or read it with the release that wrote it."
+        )
+    return whole

@@ -1,0 +1,299 @@
+"""Open a checkpoint as a frozen handle on the original module inside the original pipeline.
+
+1. Find out what the name means: a bundled model, a directory, or a model on the hub.
+2. Check what it is before any weight is read; open it with Chronos itself.
+3. Attach the hook points and check that the forward pass really goes through them.
+"""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, cast
+
+import torch
+from chronos import ChronosConfig, ChronosPipeline
+from nnsight import NNsight
+from torch import Tensor
+from transformers import T5Config, T5ForConditionalGeneration
+
+from interp import attention
+from interp.batch import Batch
+from interp.checks import check_hooks
+from interp.errors import InvalidInput, UnknownHead, UnknownSite, nearest
+from interp.families import FAMILIES, Family
+from interp.names import KINDS, AttentionLayer, Head, Site, Stack, parse_kind
+from interp.opening import check_pipeline, open_pipeline
+from interp.views import HeadViews
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A Chronos T5 opened for reading: a handle, which no experiment leaves anything on.
+
+    `pipeline` and `module` work as they did before; `load` and `wrap` make one.
+    """
+
+    name: str
+    pipeline: ChronosPipeline
+    family: Family
+
+    @property
+    def module(self) -> T5ForConditionalGeneration:
+        """The Hugging Face model inside the pipeline."""
+        return cast(T5ForConditionalGeneration, self.pipeline.model.model)
+
+    @property
+    def config(self) -> T5Config:
+        """The Hugging Face configuration."""
+        return self.module.config
+
+    @property
+    def chronos_config(self) -> ChronosConfig:
+        """The Chronos configuration: tokens, context and prediction length, sampling."""
+        return self.pipeline.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in."""
+        return self.module.dtype
+
+    @property
+    def n_layers(self) -> dict[Stack, int]:
+        """The number of layers by stack."""
+        return {
+            "encoder": len(self.module.encoder.block),
+            "decoder": len(self.module.decoder.block),
+        }
+
+    @property
+    def n_heads(self) -> int:
+        """Heads in one attention layer."""
+        return self.config.num_heads
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        return self.config.d_model
+
+    @property
+    def d_head(self) -> int:
+        """The width of one head; in T5 `n_heads * d_head` need not be `d_model`."""
+        return self.config.d_kv
+
+    @property
+    def d_vocab(self) -> int:
+        """The number of tokens, special ones included."""
+        return self.config.vocab_size
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of weights, shared ones counted once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    @cached_property
+    def digest(self) -> str:
+        """A SHA-256 of all weights by name, so that results know which weights they are of."""
+        hasher = sha256()
+        for name, value in sorted(self.module.state_dict().items()):
+            hasher.update(f"{name}{value.dtype}{list(value.shape)}".encode())
+            hasher.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return hasher.hexdigest()[:16]
+
+    @cached_property
+    def nnsight(self) -> NNsight:
+        """The nnsight wrapper of `module`, for traces of your own."""
+        return NNsight(self.module)
+
+    def __repr__(self) -> str:
+        layers = self.n_layers
+        return (
+            f"Model({self.name!r}: {self.family.name}, {layers['encoder']}+{layers['decoder']} layers, "
+            f"{self.n_heads} heads, d_model {self.d_model}, {self.dtype}, {self.device})"
+        )
+
+    def heads(self, kind: str | None = None) -> list[Head]:
+        """All heads in forward order.
+
+        Args:
+            kind: such as `decoder.cross`; all kinds by default.
+
+        Returns:
+            The heads.
+
+        Raises:
+            UnknownSite: there is no such kind.
+        """
+        kinds = KINDS if kind is None else (parse_kind(kind),)
+        return [
+            Head(s, k, layer, head)
+            for s, k in kinds
+            for layer in range(self.n_layers[s])
+            for head in range(self.n_heads)
+        ]
+
+    def head(self, head: Head | str) -> Head:
+        """A head of this model by its address.
+
+        Raises:
+            UnknownHead: the address is malformed, or a layer or head is out of range.
+        """
+        found = Head.parse(head) if isinstance(head, str) else head
+        layers = self.n_layers[found.stack]
+        if found.layer >= layers or found.head >= self.n_heads:
+            close = Head(found.stack, found.kind, min(found.layer, layers - 1), min(found.head, self.n_heads - 1))
+            raise UnknownHead(
+                f"{str(found)!r}: {self.name} has {found.stack} layers 0-{layers - 1} and heads "
+                f"0-{self.n_heads - 1}. Did you mean {str(close)!r}?"
+            )
+        return found
+
+    def sites(self, *patterns: str | Site) -> list[Site]:
+        """The sites that addresses or patterns name, in forward order, each once.
+
+        Args:
+            patterns: such as `decoder.cross.*.pattern`, where `*` stands for one part of the
+                address; none gives all sites.
+
+        Returns:
+            The sites.
+
+        Raises:
+            UnknownSite: a name or pattern matches no site of this model.
+        """
+        known = {str(site): site for site in self.family.sites(self.n_layers)}
+        if not patterns:
+            return list(known.values())
+        wanted: set[str] = set()
+        for pattern in patterns:
+            found = [name for name in known if _matches(name, str(pattern))]
+            if not found:
+                if "*" not in str(pattern):
+                    site = Site.parse(str(pattern))
+                    raise UnknownSite(
+                        f"{str(site)!r}: {self.name} has {site.stack} layers "
+                        f"0-{self.n_layers[site.stack] - 1}.{nearest(str(site), known)}"
+                    )
+                raise UnknownSite(
+                    f"{str(pattern)!r} matches no site of {self.name}.{nearest(str(pattern), known)} "
+                    "A pattern has as many parts as the address: 'decoder.cross.*.pattern', 'encoder.*.resid_post'."
+                )
+            wanted.update(found)
+        return [site for name, site in known.items() if name in wanted]
+
+    def check(self, batch: Batch) -> None:
+        """Hold a batch against this model's vocabulary.
+
+        Raises:
+            InvalidInput: a token id outside the vocabulary.
+        """
+        for name, ids in (("input_ids", batch.input_ids), ("decoder_input_ids", batch.decoder_input_ids)):
+            if int(ids.max()) >= self.d_vocab:
+                raise InvalidInput(
+                    f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}."
+                )
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""
+        self.check(batch)
+        return {name: ids.to(self.device) for name, ids in batch.inputs.items()} | {"use_cache": False}  # type: ignore[return-value]
+
+    def views(self, layer: AttentionLayer | str) -> HeadViews:
+        """An attention layer's tensors by head, for use inside `with model.nnsight.trace(...)`.
+
+        Args:
+            layer: such as `decoder.cross.3`.
+
+        Returns:
+            `q`, `k`, `v`, `z` as `[batch, pos, head, d_head]` and `scores`, `pattern` as
+            `[batch, head, query, key]`, to be read and assigned in the order in which the forward
+            pass makes them.
+
+        Raises:
+            UnknownSite: there is no such layer.
+        """
+        at = AttentionLayer.parse(layer) if isinstance(layer, str) else layer
+        if at.layer >= self.n_layers[at.stack]:
+            raise UnknownSite(f"{str(at)!r}: {self.name} has {at.stack} layers 0-{self.n_layers[at.stack] - 1}.")
+        envoy: Any = self.nnsight
+        for part in self.family.attention_path(at).split("."):
+            envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
+        return HeadViews(envoy, self.n_heads)
+
+    def unembed(self, ln_final: Tensor) -> Tensor:
+        """Logits of what the decoder's final norm put out.
+
+        Args:
+            ln_final: `decoder.ln_final`, `[..., d_model]`.
+
+        Returns:
+            Logits `[..., token]`, scaled as the config says before the unembedding.
+        """
+        if getattr(self.config, "scale_decoder_outputs", self.config.tie_word_embeddings):
+            ln_final = ln_final * self.d_model**-0.5
+        return self.module.lm_head(ln_final)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def wrap(pipeline: ChronosPipeline, *, name: str = "wrapped") -> Model:
+    """A handle on a pipeline that is already open.
+
+    The pipeline's model is switched to the hooked attention, which gives bit for bit what eager
+    attention gives, and keeps working as before.
+
+    Args:
+        pipeline: a Chronos pipeline of a T5 model.
+        name: what results call it.
+
+    Returns:
+        The handle.
+
+    Raises:
+        UnsupportedModel: the pipeline is not one of a T5, or its weights cannot be read.
+        BrokenHook: the forward pass does not go through the hook points.
+    """
+    check_pipeline(pipeline)
+    module = cast(T5ForConditionalGeneration, pipeline.model.model)
+    model = Model(name, pipeline, FAMILIES[module.config.model_type])
+    before = module.config._attn_implementation or "eager"
+    for stack, kind in KINDS:
+        for layer in range(model.n_layers[stack]):
+            path = model.family.attention_path(AttentionLayer(stack, kind, layer))
+            attention.attach(module.get_submodule(path))
+    module.set_attn_implementation(attention.NAME)
+    module.eval()
+    try:
+        check_hooks(model)
+    except BaseException:
+        module.set_attn_implementation(before)
+        raise
+    return model
+
+
+def load(name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Model:
+    """Open a model: bundled, from a directory, or from the hub.
+
+    Args:
+        name: `pico-t5`, a directory, or a name such as `amazon/chronos-t5-small`.
+        dtype: of the weights; the published notebook ran in `torch.bfloat16`.
+        device: where the model runs.
+
+    Returns:
+        The handle, its hook points checked.
+
+    Raises:
+        UnknownModel: there is no such model, or it is neither cached nor to be had now.
+        UnsupportedModel: something other than a Chronos T5 in safetensors.
+        DamagedFile: a config or weights that cannot be read whole.
+        BrokenHook: the forward pass does not go through the hook points.
+    """
+    return wrap(open_pipeline(str(name), dtype, device), name=str(name))

@@ -1,0 +1,168 @@
+"""One address for everything inside a model: heads, attention layers and sites.
+
+decoder.cross.3.5         a head: stack . kind . layer . head
+decoder.cross.3.pattern   a site of an attention layer
+decoder.3.resid_pre       a site of a layer of a stack
+decoder.ln_final          a site of a stack
+decoder.cross.*.pattern   a pattern: any layer
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self, cast, get_args
+
+from interp.errors import UnknownHead, UnknownSite, nearest
+
+Stack = Literal["encoder", "decoder"]
+Kind = Literal["self", "cross"]
+
+STACKS: tuple[Stack, ...] = get_args(Stack)
+KINDS: tuple[tuple[Stack, Kind], ...] = (("encoder", "self"), ("decoder", "self"), ("decoder", "cross"))
+"""The three kinds of attention there are, in forward order."""
+
+ATTENTION_SITES = ("q", "k", "v", "scores", "pattern", "z", "head_out", "attn_out")
+LAYER_SITES = ("resid_pre", "resid_mid", "resid_mid_cross", "mlp_out", "resid_post")
+STACK_SITES = ("ln_final", "logits")
+SITE_NAMES = (*ATTENTION_SITES, *LAYER_SITES, *STACK_SITES)
+
+_FORMS = "'decoder.cross.3.pattern' (attention), 'decoder.3.resid_pre' (a layer) or 'decoder.ln_final' (a stack)"
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and str(int(text)) == text
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """The address of one attention head."""
+
+    stack: Stack
+    kind: Kind
+    layer: int
+    head: int
+
+    def __post_init__(self) -> None:
+        if (self.stack, self.kind) not in KINDS or min(self.layer, self.head) < 0:
+            raise UnknownHead(
+                f"{self}: no such kind of head. There are encoder.self, decoder.self and "
+                "decoder.cross, layers and heads counted from 0, as in 'decoder.cross.3.5'."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.stack}.{self.kind}.{self.layer}.{self.head}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The head an address names: the inverse of `str`.
+
+        Args:
+            text: such as `decoder.cross.3.5`.
+
+        Returns:
+            The head.
+
+        Raises:
+            UnknownHead: the text is not an address of a head.
+        """
+        parts = text.split(".")
+        if len(parts) != 4 or (parts[0], parts[1]) not in KINDS or not _is_index(parts[2]) or not _is_index(parts[3]):
+            start = nearest(".".join(parts[:2]), [f"{s}.{k}" for s, k in KINDS])
+            raise UnknownHead(
+                f"{text!r} is not a head's address: stack.kind.layer.head, as in 'decoder.cross.3.5'.{start}"
+            )
+        return cls(cast(Stack, parts[0]), cast(Kind, parts[1]), int(parts[2]), int(parts[3]))
+
+    @property
+    def title(self) -> str:
+        """`L3.H5`: for titles where stack and kind are given."""
+        return f"L{self.layer}.H{self.head}"
+
+    def site(self, name: str) -> "Site":
+        """The site of this head's layer, such as `pattern`, in which the head is one row."""
+        return Site(self.stack, self.kind, self.layer, name)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The address of one tensor in the forward pass."""
+
+    stack: Stack
+    kind: Kind | None
+    layer: int | None
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.kind is not None:
+            fits = (self.stack, self.kind) in KINDS and self.layer is not None
+            fits = fits and self.name in ATTENTION_SITES
+        elif self.layer is not None:
+            fits = self.name in LAYER_SITES
+            fits = fits and (self.stack == "decoder" or self.name != "resid_mid_cross")
+        else:
+            fits = self.name == "ln_final" or (self.stack, self.name) == ("decoder", "logits")
+        if not fits or self.stack not in STACKS or (self.layer or 0) < 0:
+            raise UnknownSite(f"{self} is not a site: {_FORMS}.{nearest(self.name, SITE_NAMES)}")
+
+    def __str__(self) -> str:
+        layer = None if self.layer is None else str(self.layer)
+        return ".".join(part for part in (self.stack, self.kind, layer, self.name) if part is not None)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The site an address names: the inverse of `str`.
+
+        Args:
+            text: such as `decoder.cross.3.pattern`, `encoder.0.resid_mid` or `decoder.logits`.
+
+        Returns:
+            The site.
+
+        Raises:
+            UnknownSite: the text is not an address of a site.
+        """
+        parts = text.split(".")
+        stack = parts[0]
+        if stack not in STACKS:
+            raise UnknownSite(f"{text!r} is not a site: {_FORMS}.{nearest(stack, STACKS)}")
+        if len(parts) == 4 and _is_index(parts[2]) and (stack, parts[1]) in KINDS:
+            return cls(stack, cast(Kind, parts[1]), int(parts[2]), parts[3])
+        if len(parts) == 3 and _is_index(parts[1]):
+            return cls(stack, None, int(parts[1]), parts[2])
+        if len(parts) == 2:
+            return cls(stack, None, None, parts[1])
+        raise UnknownSite(f"{text!r} is not a site: {_FORMS}.{nearest(parts[-1], SITE_NAMES)}")
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """The address of one attention layer: `decoder.cross.3`."""
+
+    stack: Stack
+    kind: Kind
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.stack}.{self.kind}.{self.layer}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The attention layer an address names: the inverse of `str`.
+
+        Raises:
+            UnknownSite: the text is not an address of an attention layer.
+        """
+        parts = text.split(".")
+        if len(parts) != 3 or (parts[0], parts[1]) not in KINDS or not _is_index(parts[2]):
+            raise UnknownSite(f"{text!r} is not an attention layer: stack.kind.layer, as in 'decoder.cross.3'.")
+        return cls(cast(Stack, parts[0]), cast(Kind, parts[1]), int(parts[2]))
+
+
+def parse_kind(text: str) -> tuple[Stack, Kind]:
+    """The stack and kind that `decoder.cross` names.
+
+    Raises:
+        UnknownSite: there is no such kind of attention.
+    """
+    known: dict[str, tuple[Stack, Kind]] = {f"{stack}.{kind}": (stack, kind) for stack, kind in KINDS}
+    if text not in known:
+        raise UnknownSite(f"{text!r}: there are {', '.join(known)}.{nearest(text, known)}")
+    return known[text]

@@ -1,0 +1,125 @@
+"""How well a bundled model forecasts, beside naive and seasonal naive, as its card reports it.
+
+Errors are utilsforecast's MASE; forecasts are medians of the pipeline's own samples.
+
+Source: Hyndman & Koehler 2006, "Another look at measures of forecast accuracy" (MASE).
+"""
+
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from chronos import ChronosPipeline
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from utilsforecast.losses import mase
+
+Floats = NDArray[np.float64]
+
+HORIZON = 24
+
+
+def held_out(seed: int = 1949) -> tuple[Floats, NDArray[np.int64]]:
+    """The fixed test set: 200 noisy seasonal series, none of which any model was trained on.
+
+    Args:
+        seed: of the set; the card's figures are for the default.
+
+    Returns:
+        Values `[series, 96 + 24]` and the period of each series in steps.
+    """
+    rng = default_rng(seed)
+    rows, length = 200, 96 + HORIZON
+    t = np.arange(length)
+    period = rng.integers(4, 25, rows)
+    harmonics = rng.integers(1, 4, rows)
+    season = np.zeros((rows, length))
+    for k in range(1, 4):
+        amplitude = rng.uniform(0.3, 1.0, rows) * (harmonics >= k)
+        phase = rng.uniform(0, 2 * np.pi, rows)
+        season += amplitude[:, None] * np.sin(2 * np.pi * k * t / period[:, None] + phase[:, None])
+    spread = season.std(axis=1, keepdims=True)
+    trend = (rng.random(rows) < 1 / 3)[:, None] * rng.normal(0, 2, rows)[:, None] * spread * t / length
+    level = rng.normal(0, 2, rows)[:, None] * spread
+    return season + trend + level + 0.1 * spread * rng.standard_normal((rows, length)), period
+
+
+def air_passengers() -> Floats:
+    """Monthly airline passengers in thousands, 1949-1960, 144 values (Box & Jenkins, Series G)."""
+    with (files("interp.zoo") / "data" / "air_passengers.csv").open() as file:
+        return pd.read_csv(file)["passengers"].to_numpy(dtype=float)
+
+
+def _medians(pipeline: ChronosPipeline, contexts: list[Floats], horizon: int) -> list[Floats]:
+    """Medians of 20 samples a series, from a fixed seed and with the global one left alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        samples = pipeline.predict([torch.tensor(c) for c in contexts], prediction_length=horizon)
+    return list(samples.median(dim=1).values.double().numpy())
+
+
+def _mase(contexts: list[Floats], truths: list[Floats], forecasts: list[Floats], period: int) -> Floats:
+    """MASE of each series, scaled by the seasonal differences of its own context."""
+
+    def frame(series: list[Floats], starts: list[int], column: str) -> pd.DataFrame:
+        parts = [
+            pd.DataFrame({"unique_id": i, "ds": np.arange(len(y)) + start, column: y})
+            for i, (y, start) in enumerate(zip(series, starts, strict=True))
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    ends = [len(c) for c in contexts]
+    table = frame(truths, ends, "y").assign(forecast=frame(forecasts, ends, "forecast")["forecast"])
+    past = frame(contexts, [0] * len(contexts), "y")
+    return mase(table, models=["forecast"], seasonality=period, train_df=past)["forecast"].to_numpy()
+
+
+def _compare(
+    pipeline: ChronosPipeline, contexts: list[Floats], truths: list[Floats], periods: list[int]
+) -> dict[str, Floats]:
+    horizon = len(truths[0])
+    forecasts = {
+        "model": _medians(pipeline, contexts, horizon),
+        "naive": [np.repeat(c[-1], horizon) for c in contexts],
+        "seasonal_naive": [np.tile(c[-m:], horizon // m + 1)[:horizon] for c, m in zip(contexts, periods, strict=True)],
+    }
+    errors = {name: np.full(len(contexts), np.nan) for name in forecasts}
+    for period in sorted(set(periods)):
+        rows = [i for i, m in enumerate(periods) if m == period]
+        for name, made in forecasts.items():
+            errors[name][rows] = _mase(
+                [contexts[i] for i in rows], [truths[i] for i in rows], [made[i] for i in rows], period
+            )
+    return errors
+
+
+def forecast_scores(pipeline: ChronosPipeline) -> dict[str, Any]:
+    """MASE on the held-out set and on air passengers over rolling origins.
+
+    Args:
+        pipeline: a Chronos pipeline of a T5 model.
+
+    Returns:
+        For `held_out` (median over series) and `air_passengers_12`, `air_passengers_24` (mean
+        over origins; horizon in months): the MASE of `model`, `naive` and `seasonal_naive`.
+    """
+    values, period = held_out()
+    scores = {
+        "held_out": {
+            name: float(np.median(errors))
+            for name, errors in _compare(pipeline, list(values[:, :96]), list(values[:, 96:]), period.tolist()).items()
+        }
+    }
+    passengers = air_passengers()
+    for horizon in (12, 24):
+        origins = range(72, len(passengers) - horizon + 1, 12)
+        errors = _compare(
+            pipeline,
+            [passengers[:origin] for origin in origins],
+            [passengers[origin : origin + horizon] for origin in origins],
+            [12] * len(origins),
+        )
+        scores[f"air_passengers_{horizon}"] = {name: float(e.mean()) for name, e in errors.items()}
+    return scores

@@ -1,0 +1,51 @@
+"""What is watched while a bundled model trains: does it continue a repeated random sequence?
+
+This reads Hugging Face's own `output_attentions`, not the toolkit's hook points, so that the
+figures a model ships with are an independent check on the instrument.
+
+Source: the published procedure, "Hunting for Induction Heads in Amazon's Chronos", part 2.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import T5ForConditionalGeneration
+
+from interp.zoo.series import NARROW
+
+
+@torch.no_grad()
+def induction_snapshot(
+    module: T5ForConditionalGeneration, *, seed: int = 0, rows: int = 100, length: int = 10
+) -> dict[str, Any]:
+    """Accuracy and cross-attention on `ABC...J ABC...J A <EOS> | <START> B`.
+
+    Args:
+        module: a T5 opened with eager attention, on any device.
+        seed: of the random tokens, drawn anew at each call.
+        rows: how many random sequences.
+        length: tokens in one sequence.
+
+    Returns:
+        `accuracy` of the token after B, and the mean attention by cross head from B to its last
+        earlier occurrence (`current_token`) and to the one after (`token_to_right`), as nested
+        lists `[layer][head]`.
+    """
+    tokens = np.random.default_rng(seed).integers(NARROW[0], NARROW[1] + 1, (rows, length))
+    end = np.full((rows, 1), 1)
+    encoder = torch.from_numpy(np.concatenate([tokens, tokens, tokens[:, :1], end], axis=1))
+    decoder = torch.from_numpy(np.stack([np.zeros(rows, int), tokens[:, 1]], axis=1))
+    out = module(
+        input_ids=encoder.to(module.device),
+        decoder_input_ids=decoder.to(module.device),
+        output_attentions=True,
+        use_cache=False,
+    )
+    guess = out.logits[:, -1].argmax(-1).cpu().numpy()
+    paid = torch.stack([layer[:, :, -1].float().mean(0) for layer in out.cross_attentions]).cpu()
+    return {
+        "accuracy": float((guess == tokens[:, 2]).mean()),
+        "current_token": paid[:, :, length + 1].tolist(),
+        "token_to_right": paid[:, :, length + 2].tolist(),
+    }

@@ -1,0 +1,154 @@
+"""How the bundled models are trained: motifs first, then an ever wider mix of series.
+
+1. For `motif_steps` steps the model sees repeated random tokens only; induction forms here.
+2. Then the share of motifs falls to `motif_share` while synthetic series take over, through
+   Chronos' own tokenizer, with context lengths drawn log-uniformly.
+3. The learning rate warms up, stays, and falls along a cosine to zero over the last half.
+
+The data of a step depend on the seed and the step alone, so a run that was interrupted goes on
+with the very batches it would have seen.
+"""
+
+from dataclasses import asdict, dataclass, field
+from math import cos, pi
+from typing import Any, cast
+
+import numpy as np
+import torch
+from chronos import ChronosConfig, MeanScaleUniformBins
+from torch import Tensor
+from transformers import T5Config
+
+from interp.zoo.series import SERIES, motifs, varied_motifs
+
+HORIZON = 24
+"""The prediction length of the bundled models; the longest labels they are trained on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a bundled model, apart from the machine's rounding."""
+
+    seed: int = 0
+    layers: int = 4
+    heads: int = 8
+    d_model: int = 128
+    d_kv: int = 16
+    d_ff: int = 256
+    steps: int = 24_000
+    motif_steps: int = 2_000
+    motif_rows: int = 64
+    widen_steps: int = 1_500
+    motif_share: float = 0.1
+    rows: int = 32
+    learning_rate: float = 2e-3
+    longest_context: int = 144
+    mix: dict[str, float] = field(
+        default_factory=lambda: {
+            "seasonal": 0.4,
+            "value_motifs": 0.12,
+            "multisines": 0.1,
+            "gaussian_processes": 0.13,
+            "walks": 0.1,
+            "level_shifts": 0.05,
+            "regimes": 0.1,
+        }
+    )
+
+
+def chronos_config() -> ChronosConfig:
+    """The Chronos settings of a bundled model: 4096 tokens over +-15, EOS, as Amazon's."""
+    return ChronosConfig(
+        tokenizer_class="MeanScaleUniformBins",
+        tokenizer_kwargs={"low_limit": -15.0, "high_limit": 15.0},
+        context_length=512,
+        prediction_length=HORIZON,
+        n_tokens=4096,
+        n_special_tokens=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        use_eos_token=True,
+        model_type="seq2seq",
+        num_samples=20,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+    )
+
+
+def model_config(recipe: Recipe) -> T5Config:
+    """The T5 of a recipe, with its `chronos_config`, so that plain Chronos opens it."""
+    make: Any = T5Config
+    return make(
+        vocab_size=4096,
+        d_model=recipe.d_model,
+        d_kv=recipe.d_kv,
+        d_ff=recipe.d_ff,
+        num_layers=recipe.layers,
+        num_decoder_layers=recipe.layers,
+        num_heads=recipe.heads,
+        dropout_rate=0.0,
+        initializer_factor=1.0,
+        feed_forward_proj="relu",
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        n_positions=512,
+        chronos_config=asdict(chronos_config()),
+        architectures=["T5ForConditionalGeneration"],
+    )
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear over the first 500 steps, then flat, then a cosine to zero over the last half."""
+    warm = min(1.0, (step + 1) / 500)
+    fall = max(0.0, 2 * step / recipe.steps - 1)
+    return recipe.learning_rate * warm * 0.5 * (1 + cos(pi * fall))
+
+
+def motif_fraction(recipe: Recipe, step: int) -> float:
+    """The share of rows that are token motifs at a step."""
+    done = (step - recipe.motif_steps) / max(1, recipe.widen_steps)
+    return 1.0 - (1.0 - recipe.motif_share) * float(np.clip(done, 0, 1))
+
+
+def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+    """The training batch of one step.
+
+    Args:
+        recipe: what to draw from.
+        step: counted from 0; the same step always gives the same batch.
+
+    Returns:
+        Encoder ids `[row, context + 1]` with EOS at the end, and labels `[row, 8 to HORIZON]`.
+    """
+    rng = np.random.default_rng([recipe.seed, step])
+    if step < recipe.motif_steps:
+        context = int(rng.integers(16, 41))
+        tokens = torch.from_numpy(motifs(rng, recipe.motif_rows, context + 8))
+    else:
+        context = int(np.exp(rng.uniform(np.log(16), np.log(recipe.longest_context))))
+        tokens = _mixed(rng, recipe, step, context, int(rng.integers(8, HORIZON + 1)))
+    end = torch.ones(len(tokens), 1, dtype=torch.long)
+    return torch.cat([tokens[:, :context], end], dim=1), tokens[:, context:].contiguous()
+
+
+def _mixed(rng: np.random.Generator, recipe: Recipe, step: int, context: int, horizon: int) -> Tensor:
+    """Tokens `[row, context + horizon]`: some motifs, and series through Chronos' tokenizer."""
+    share = motif_fraction(recipe, step)
+    total = sum(recipe.mix.values())
+    counts = rng.multinomial(recipe.rows, [share, *((1 - share) * weight / total for weight in recipe.mix.values())])
+    values = np.concatenate(
+        [
+            SERIES[name](rng, int(count), context + horizon)
+            for name, count in zip(recipe.mix, counts[1:], strict=True)
+            if count
+        ]
+        or [np.zeros((0, context + horizon))]
+    )
+    tokenizer = cast(MeanScaleUniformBins, chronos_config().create_tokenizer())
+    before, _, scale = tokenizer._input_transform(torch.from_numpy(values[:, :context]))
+    after, _, _ = tokenizer._input_transform(torch.from_numpy(values[:, context:]), scale)
+    repeated = torch.from_numpy(varied_motifs(rng, int(counts[0]), context + horizon))
+    return torch.cat([repeated, torch.cat([before, after], dim=1)]).long()

@@ -1,0 +1,243 @@
+"""The induction mosaic as a value: scores by layer and head, counts, comparison, files."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from interp import DamagedFile, InvalidInput
+from interp.files import load_json, save_json
+from interp.results import Floats, HeadScores, ScoredHead, frozen, listed
+
+THRESHOLD = 0.3
+"""From which score on a head counts as an induction head, as published."""
+
+KINDS = ("current_token", "token_to_right")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many heads are induction heads, by kind, and what share of all cross heads that is.
+
+    `total` is the published notebook's: current and right added, a head with both counted twice;
+    `either` counts each head once. Proportions are of `n_heads`.
+    """
+
+    threshold: float
+    current_token: int
+    token_to_right: int
+    either: int
+    n_heads: int
+    n_parameters: int | None
+
+    @property
+    def total(self) -> int:
+        """Current and right heads added."""
+        return self.current_token + self.token_to_right
+
+    @property
+    def proportions(self) -> dict[str, float]:
+        """Each count as a share of all cross heads."""
+        names = (*KINDS, "either", "total")
+        return {name: float(getattr(self, name)) / self.n_heads for name in names}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How close two mosaics are, by kind: largest difference, Spearman correlation, counts."""
+
+    largest_difference: dict[str, float]
+    rank_correlation: dict[str, float]
+    counts: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic:
+    """The scores of all cross-attention heads on repeated random tokens.
+
+    Attributes:
+        current_token: attention to the query token's last earlier occurrence.
+        token_to_right: attention to the position after it.
+        n_tokens: encoder tokens, EOS included: chance is `1 / n_tokens`.
+        eos: attention to EOS; None for published mosaics.
+        current_by_occurrence: attention to each earlier occurrence, `[layer, head, occurrence]`,
+            occurrence 0 being the last; None for published mosaics.
+        right_by_occurrence: the same one position to the right.
+        bin_errors: |predicted - continuation| in bins for each row; None for published mosaics.
+        provenance: the model, its weights' digest, the stimulus, versions.
+
+    Source: "Hunting for Induction Heads in Amazon's Chronos", part 2.
+    """
+
+    current_token: HeadScores
+    token_to_right: HeadScores
+    n_tokens: int
+    eos: HeadScores | None = None
+    current_by_occurrence: Floats | None = None
+    right_by_occurrence: Floats | None = None
+    bin_errors: Floats | None = None
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    KIND = "induction-mosaic"
+    VERSION = 1
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.provenance.get("model", "model"))
+
+    @property
+    def either(self) -> HeadScores:
+        """The larger of the two scores of each head: part 2's definition."""
+        c, r = self.current_token, self.token_to_right
+        stderr = None
+        if c.stderr is not None and r.stderr is not None:
+            stderr = np.where(c.values >= r.values, c.stderr, r.stderr)
+        return HeadScores("either", c.site, np.maximum(c.values, r.values), stderr, provenance=self.provenance)
+
+    @property
+    def lift(self) -> HeadScores:
+        """`either` in units of chance: times the number of encoder tokens, EOS included."""
+        e = self.either
+        stderr = None if e.stderr is None else e.stderr * self.n_tokens
+        return HeadScores(
+            "lift", e.site, e.values * self.n_tokens, stderr, unit="times chance", provenance=self.provenance
+        )
+
+    @property
+    def occurrence_sum(self) -> HeadScores | None:
+        """Attention to all earlier occurrences of the query's token, added; None if not known."""
+        if self.current_by_occurrence is None:
+            return None
+        total = self.current_by_occurrence.sum(-1)
+        return HeadScores("occurrence_sum", self.current_token.site, total, provenance=self.provenance)
+
+    def accuracy(self, within: int = 0) -> float:
+        """The share of rows whose continuation is predicted, exactly or within some bins.
+
+        Args:
+            within: how many bins the prediction may be off; tokens are values.
+
+        Returns:
+            The share; NaN for published mosaics, where it is not known.
+        """
+        return float("nan") if self.bin_errors is None else float((self.bin_errors <= within).mean())
+
+    def heads(self, threshold: float = THRESHOLD) -> tuple[ScoredHead, ...]:
+        """The induction heads, each once, strongest first, with the kind that is stronger."""
+        kind = np.where(self.current_token.values >= self.token_to_right.values, *KINDS)
+        return tuple(
+            ScoredHead(h.address, str(kind[h.address.layer, h.address.head]), h.score)
+            for h in self.either.heads(threshold)
+        )
+
+    def counts(self, threshold: float = THRESHOLD) -> Counts:
+        """How many heads reach the threshold, by kind."""
+        return Counts(
+            threshold=threshold,
+            current_token=int((self.current_token.values >= threshold).sum()),
+            token_to_right=int((self.token_to_right.values >= threshold).sum()),
+            either=int((self.either.values >= threshold).sum()),
+            n_heads=int(self.current_token.values.size),
+            n_parameters=self.provenance.get("n_parameters"),
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a head: scores with standard errors, lift, EOS, sums, relative layer."""
+        c, r = self.current_token, self.token_to_right
+        layers, heads = c.values.shape
+        return pd.DataFrame(
+            {
+                "model": self.name,
+                "head": [str(c.head(i, j)) for i, j in np.ndindex(layers, heads)],
+                "layer": np.repeat(np.arange(layers), heads),
+                "index": np.tile(np.arange(heads), layers),
+                "relative_layer": np.repeat((np.arange(layers) + 1) / layers, heads),
+                "current_token": c.values.ravel(),
+                "current_token_stderr": _ravel(c.stderr, c.values),
+                "token_to_right": r.values.ravel(),
+                "token_to_right_stderr": _ravel(r.stderr, r.values),
+                "either": self.either.values.ravel(),
+                "lift": self.lift.values.ravel(),
+                "eos": _ravel(None if self.eos is None else self.eos.values, c.values),
+                "occurrence_sum": _ravel(None if self.occurrence_sum is None else self.occurrence_sum.values, c.values),
+            }
+        )
+
+    def compare(self, other: Self) -> Comparison:
+        """How close another mosaic of the same shape is.
+
+        Args:
+            other: of a model with as many layers and heads.
+
+        Returns:
+            By kind: the largest difference, Spearman's rank correlation over heads, and the
+            counts at 0.3 of the two.
+
+        Raises:
+            InvalidInput: mosaics of different shapes.
+        """
+        if self.current_token.values.shape != other.current_token.values.shape:
+            raise InvalidInput(
+                f"{self.name} has {list(self.current_token.values.shape)} [layer, head] and {other.name} "
+                f"{list(other.current_token.values.shape)}: only mosaics of one shape can be compared."
+            )
+        pairs = {kind: (getattr(self, kind).values, getattr(other, kind).values) for kind in KINDS}
+        return Comparison(
+            {kind: float(np.abs(a - b).max()) for kind, (a, b) in pairs.items()},
+            {kind: _spearman(a, b) for kind, (a, b) in pairs.items()},
+            {kind: (int((a >= THRESHOLD).sum()), int((b >= THRESHOLD).sum())) for kind, (a, b) in pairs.items()},
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON, whole or not at all."""
+        arrays = {
+            name: None if getattr(self, name) is None else listed(getattr(self, name))
+            for name in ("current_by_occurrence", "right_by_occurrence", "bin_errors")
+        }
+        scores = {kind: getattr(self, kind).to_dict() for kind in KINDS}
+        content = {
+            **scores,
+            "eos": None if self.eos is None else self.eos.to_dict(),
+            "n_tokens": self.n_tokens,
+            **arrays,
+            "provenance": self.provenance,
+        }
+        return save_json(path, self.KIND, self.VERSION, content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: the file is not whole or is something else.
+            WrongVersion: another version of the form.
+            FileNotFoundError: there is no such file.
+        """
+        whole = load_json(path, cls.KIND, cls.VERSION)
+        try:
+            arrays = {
+                name: None if whole[name] is None else frozen(whole[name])
+                for name in ("current_by_occurrence", "right_by_occurrence", "bin_errors")
+            }
+            return cls(
+                current_token=HeadScores.from_dict(whole["current_token"]),
+                token_to_right=HeadScores.from_dict(whole["token_to_right"]),
+                n_tokens=int(whole["n_tokens"]),
+                eos=None if whole["eos"] is None else HeadScores.from_dict(whole["eos"]),
+                provenance=whole["provenance"],
+                **arrays,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+
+
+def _ravel(values: Floats | None, like: Floats) -> Floats:
+    return (np.full(like.shape, np.nan) if values is None else values).ravel()
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    first, second = (pd.Series(x.ravel()).rank().to_numpy() for x in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])

@@ -1,0 +1,51 @@
+"""One self-contained HTML page of figures and tables: it opens anywhere, with no network."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from interp.files import write_text
+
+_STYLE = """
+body { font: 15px/1.5 Helvetica, Arial, "DejaVu Sans", sans-serif; color: #222; margin: 2.5rem auto;
+       max-width: 1120px; padding: 0 1.2rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p { color: #444; max-width: 46rem; } .figure { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; } td, th { padding: .25rem .8rem; text-align: right; }
+th { border-bottom: 1px solid #888; } td { border-bottom: 1px solid #eee; }
+td:first-child, th:first-child { text-align: left; }
+"""
+
+
+def write_page(path: str | Path, title: str, parts: Sequence[tuple[str, str, go.Figure | pd.DataFrame]]) -> Path:
+    """Write figures and tables as one HTML page, whole or not at all.
+
+    Args:
+        path: where to.
+        title: of the page.
+        parts: heading, a paragraph (or nothing), and a figure or a table, in order.
+
+    Returns:
+        The path.
+
+    Raises:
+        InvalidInput: the directory does not exist.
+    """
+    body = [f"<h1>{escape(title)}</h1>"]
+    for heading, text, content in parts:
+        body.append(f"<h2>{escape(heading)}</h2>")
+        if text:
+            body.append(f"<p>{escape(text)}</p>")
+        if isinstance(content, go.Figure):
+            body.append(f'<div class="figure">{content.to_html(full_html=False, include_plotlyjs=False)}</div>')
+        else:
+            body.append(f'<div class="figure">{content.to_html(index=False, border=0, float_format="%.3f")}</div>')
+    return write_text(
+        path,
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>\n",
+    )

@@ -1,0 +1,208 @@
+"""Attention patterns of chosen heads, and how attention depends on values and on distance."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from interp import Batch, Head, InvalidInput, Model, capture
+from interp.results import Floats, Heads, as_heads, provenance
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPatterns:
+    """Patterns of heads of one stack and kind, `[head, query, key]`.
+
+    `key_tokens` and `query_tokens` are the token ids along the axes, and None where the pattern is
+    a mean over rows that differ; `key_values` and `query_values` are the scaled values they stand
+    for, NaN at special tokens.
+    """
+
+    heads: tuple[Head, ...]
+    values: Floats
+    key_tokens: tuple[int, ...] | None
+    query_tokens: tuple[int, ...] | None
+    key_values: Floats | None
+    query_values: Floats | None
+    row: int | None
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCurves:
+    """Mean attention against something, by head: `values` is `[head, bin]`, `x` the bins' centres."""
+
+    heads: tuple[Head, ...]
+    x: Floats
+    values: Floats
+    against: Literal["value difference", "lag"]
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def token_values(model: Model, ids: Tensor) -> Tensor:
+    """The scaled values that tokens stand for: bin centres, NaN for special tokens.
+
+    Args:
+        model: whose tokenizer to use.
+        ids: token ids of any shape.
+
+    Returns:
+        Values of the same shape, in units of the series' mean absolute value.
+    """
+    tokenizer = model.pipeline.tokenizer
+    ones = torch.ones(1)
+    values = tokenizer.output_transform(ids.reshape(1, 1, -1).cpu(), ones).reshape(ids.shape)
+    return values.masked_fill(ids.cpu() < model.chronos_config.n_special_tokens, torch.nan)
+
+
+def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | None = None) -> AttentionPatterns:
+    """The attention patterns of heads of one stack and kind.
+
+    Args:
+        model: the model.
+        batch: what it is fed.
+        heads: one or several heads; `model.heads("decoder.cross")` for all.
+        row: which row of the batch; the mean over all rows by default.
+
+    Returns:
+        The patterns, with tokens and values along the axes.
+
+    Raises:
+        InvalidInput: heads of more than one stack or kind, or a row that is not there.
+    """
+    found = _of_one_kind(as_heads(model, heads))
+    if row is not None and not 0 <= row < len(batch):
+        raise InvalidInput(f"row={row}: the batch has rows 0-{len(batch) - 1}.")
+    patterns = _patterns(model, batch, found)
+    values = patterns.mean(1) if row is None else patterns[:, row]
+    keys = batch.input_ids if found[0].kind == "cross" or found[0].stack == "encoder" else batch.decoder_input_ids
+    queries = batch.input_ids if found[0].stack == "encoder" else batch.decoder_input_ids
+    ids = [_common(side, row) for side in (keys, queries)]
+    return AttentionPatterns(
+        heads=tuple(found),
+        values=values.double().cpu().numpy(),
+        key_tokens=None if ids[0] is None else tuple(ids[0].tolist()),
+        query_tokens=None if ids[1] is None else tuple(ids[1].tolist()),
+        key_values=None if ids[0] is None else token_values(model, ids[0]).double().numpy(),
+        query_values=None if ids[1] is None else token_values(model, ids[1]).double().numpy(),
+        row=row,
+        provenance=provenance(model, name="attention_patterns", rows=len(batch)),
+    )
+
+
+def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 41) -> AttentionCurves:
+    """Mean attention against the difference of the key's value from the query's, by head.
+
+    Args:
+        model: the model.
+        batch: what it is fed; special tokens and masked ones are left out.
+        heads: heads of one stack and kind.
+        bins: how many equal bins of the difference, over the central 98 % of pairs.
+
+    Returns:
+        The curves; a head that matches values peaks at zero. Bins without a pair are NaN.
+
+    Raises:
+        InvalidInput: heads of more than one stack or kind, or no query that is a value.
+    """
+    found = _of_one_kind(as_heads(model, heads))
+    key, query, seen = _sides(model, batch, found[0])
+    gap = key[:, None, :] - query[:, :, None]
+    keep = ~gap.isnan() & seen
+    if not bool(keep.any()):
+        raise InvalidInput(
+            "no query is a value: give the decoder values too, as Batch.from_series(..., num_decoder=1) does."
+        )
+    low, high = torch.quantile(gap[keep][:1_000_000], torch.tensor([0.01, 0.99])).tolist()
+    edges = torch.linspace(low, high, bins + 1)
+    return _curves(model, batch, found, gap, keep, edges, "value difference")
+
+
+def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurves:
+    """Mean attention against how far back the key is, by head.
+
+    Args:
+        model: the model.
+        batch: what it is fed; EOS and masked encoder tokens are left out.
+        heads: heads of one stack and kind.
+
+    Returns:
+        The curves, one bin a lag. In self-attention the lag is query minus key, in
+        cross-attention it is counted from the end of the context, 1 being its last value.
+
+    Raises:
+        InvalidInput: heads of more than one stack or kind.
+    """
+    found = _of_one_kind(as_heads(model, heads))
+    key, query, seen = _sides(model, batch, found[0])
+    n_keys, n_queries = key.shape[1], query.shape[1]
+    if found[0].kind == "cross":
+        lag = (n_keys - 1 - torch.arange(n_keys)).expand(n_queries, -1)
+    else:
+        lag = torch.arange(n_queries)[:, None] - torch.arange(n_keys)[None, :]
+    keep = ~key.isnan()[:, None, :] & seen
+    if found[0].stack == "encoder":
+        keep = keep & ~query.isnan()[:, :, None]
+    low, high = int(lag.min()), int(lag.max())
+    if found[0].stack == "decoder":
+        low = 1 if found[0].kind == "cross" else 0
+    edges = torch.arange(low, high + 2) - 0.5
+    return _curves(model, batch, found, lag.expand(len(batch), -1, -1).float(), keep, edges, "lag")
+
+
+def _curves(
+    model: Model,
+    batch: Batch,
+    heads: list[Head],
+    x: Tensor,
+    keep: Tensor,
+    edges: Tensor,
+    against: Literal["value difference", "lag"],
+) -> AttentionCurves:
+    patterns = _patterns(model, batch, heads).cpu().double()
+    place = torch.bucketize(x[keep], edges) - 1
+    inside = (place >= 0) & (place < len(edges) - 1)
+    place = place[inside]
+    count = torch.bincount(place, minlength=len(edges) - 1).double()
+    sums = torch.stack([torch.bincount(place, p[keep][inside], minlength=len(edges) - 1) for p in patterns])
+    values = torch.where(count > 0, sums / count, torch.nan)
+    return AttentionCurves(
+        heads=tuple(heads),
+        x=((edges[1:] + edges[:-1]) / 2).double().numpy(),
+        values=values.numpy(),
+        against=against,
+        provenance=provenance(model, name="attention_curves", rows=len(batch)),
+    )
+
+
+def _patterns(model: Model, batch: Batch, heads: list[Head]) -> Tensor:
+    """`[head, batch, query, key]` of heads of one kind, in the order given."""
+    cache = capture(model, batch, sorted({str(h.site("pattern")) for h in heads}))
+    return torch.stack([cache[h.site("pattern")][:, h.head] for h in heads])
+
+
+def _sides(model: Model, batch: Batch, head: Head) -> tuple[Tensor, Tensor, Tensor]:
+    """Values of keys and queries, `[batch, pos]`, and which pairs are seen at all."""
+    inside, decoder = token_values(model, batch.input_ids), token_values(model, batch.decoder_input_ids)
+    key = decoder if (head.stack, head.kind) == ("decoder", "self") else inside
+    query = inside if head.stack == "encoder" else decoder
+    shown = batch.attention_mask.bool().cpu()
+    key = key if key is decoder else key.masked_fill(~shown, torch.nan)
+    query = query.masked_fill(~shown, torch.nan) if query is inside else query
+    seen = torch.ones(query.shape[1], key.shape[1], dtype=torch.bool)
+    return key, query, seen.tril() if key is decoder else seen
+
+
+def _of_one_kind(heads: list[Head]) -> list[Head]:
+    kinds = sorted({f"{h.stack}.{h.kind}" for h in heads})
+    if len(kinds) != 1:
+        raise InvalidInput(f"heads of {', '.join(kinds) or 'no kind'}: give heads of one stack and kind.")
+    return heads
+
+
+def _common(ids: Tensor, row: int | None) -> Tensor | None:
+    """The tokens along an axis: of one row, or of all if they are the same."""
+    if row is not None:
+        return ids[row]
+    return ids[0] if bool((ids == ids[0]).all()) else None

@@ -1,0 +1,19 @@
+"""Results to plotly figures: nothing here runs a model, shows a figure or sets a template."""
+
+from probes.plots.attention import attention, attention_by_lag, attention_by_value
+from probes.plots.mosaics import counts, layers, mosaic, occurrences, scores
+from probes.plots.style import write_images
+from probes.plots.training import training
+
+__all__ = [
+    "attention",
+    "attention_by_lag",
+    "attention_by_value",
+    "counts",
+    "layers",
+    "mosaic",
+    "occurrences",
+    "scores",
+    "training",
+    "write_images",
+]

@@ -1,0 +1,234 @@
+"""Figures of mosaics: scores by layer and head, counts by model, where induction heads sit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp import InvalidInput
+from interp.results import HeadScores
+from probes.mosaic import KINDS, THRESHOLD, Mosaic
+from probes.plots.style import COLORS, SCALE, label, short, styled
+
+
+def _heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
+    layers, heads = scores.values.shape
+    names = [[str(scores.head(i, j)) for j in range(heads)] for i in range(layers)]
+    error = np.full(scores.values.shape, np.nan) if scores.stderr is None else scores.stderr
+    tail = "" if scores.stderr is None else " ± %{customdata[1]:.3f}"
+    return go.Heatmap(
+        z=scores.values,
+        coloraxis=coloraxis,
+        customdata=np.dstack([np.array(names, dtype=object), error.astype(object)]),
+        hovertemplate=f"%{{customdata[0]}}<br>{label(scores.name)} %{{z:.3f}}{tail}<extra></extra>",
+        xgap=1,
+        ygap=1,
+    )
+
+
+def _ticks(n: int) -> dict[str, Any]:
+    return {"tick0": 0, "dtick": 1 if n <= 12 else 2}
+
+
+def _rings(scores: HeadScores, threshold: float) -> go.Scatter:
+    cells = np.argwhere(scores.values >= threshold)
+    return go.Scatter(
+        x=cells[:, 1],
+        y=cells[:, 0],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 11, "color": "white", "line": {"width": 2}},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+    """The induction mosaic: two panels, current token and token to right, on one scale from 0 to 1.
+
+    Args:
+        result: the mosaic.
+        threshold: heads at or over it are ringed.
+
+    Returns:
+        The figure; hovering names the head.
+    """
+    counts = result.counts(threshold)
+    titles = [f"{label(kind)}: {getattr(counts, kind)} of {counts.n_heads} heads" for kind in KINDS]
+    figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.1)
+    layers, heads = result.current_token.values.shape
+    for column, kind in enumerate(KINDS, start=1):
+        figure.add_trace(_heatmap(getattr(result, kind), "coloraxis"), row=1, col=column)
+        figure.add_trace(_rings(getattr(result, kind), threshold), row=1, col=column)
+    figure.update_xaxes(title="head", range=[-0.5, heads - 0.5], showgrid=False, zeroline=False, **_ticks(heads))
+    figure.update_yaxes(title="layer", range=[layers - 0.5, -0.5], showgrid=False, zeroline=False, **_ticks(layers))
+    stimulus = result.provenance.get("stimulus", {})
+    subtitle = (
+        f"attention of decoder cross-attention heads on repeated random tokens: length "
+        f"{stimulus.get('sequence_length')}, {stimulus.get('repetitions')} repetitions, batch "
+        f"{stimulus.get('batch_size')}, {result.provenance.get('dtype')}; ringed: at least {threshold:g}"
+    )
+    return styled(
+        figure,
+        f"Induction mosaic of {short(result.name)}",
+        subtitle,
+        coloraxis={"colorscale": SCALE, "cmin": 0, "cmax": 1, "colorbar": {"title": "attention"}},
+        width=1060,
+        height=max(400, 215 + 34 * layers),
+    )
+
+
+def scores(result: HeadScores, *, title: str | None = None) -> go.Figure:
+    """Any head scores as a heatmap in the mosaic's layout; on 0 to 1 if they are attention."""
+    layers, heads = result.values.shape
+    axis = {"colorscale": SCALE, "colorbar": {"title": result.unit}}
+    if result.unit == "attention":
+        axis |= {"cmin": 0, "cmax": 1}
+    figure = go.Figure(_heatmap(result, "coloraxis"))
+    figure.update_xaxes(title="head", showgrid=False, zeroline=False, **_ticks(heads))
+    figure.update_yaxes(title="layer", autorange="reversed", showgrid=False, zeroline=False, **_ticks(layers))
+    name = short(str(result.provenance.get("model", "")))
+    return styled(
+        figure,
+        title or f"{label(result.name)}, {result.site}",
+        name,
+        coloraxis=axis,
+        width=620,
+        height=max(380, 215 + 34 * layers),
+    )
+
+
+def _each(mosaics: Sequence[Mosaic] | Mosaic) -> list[Mosaic]:
+    found = [mosaics] if isinstance(mosaics, Mosaic) else list(mosaics)
+    if not found:
+        raise InvalidInput("no mosaics to draw: give at least one.")
+    return found
+
+
+def counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+    """Number and proportion of induction heads by model.
+
+    Args:
+        mosaics: one a model.
+        threshold: from which score on a head counts.
+
+    Returns:
+        Two panels of bars: numbers, and shares of all cross heads in percent.
+    """
+    found = _each(mosaics)
+    names = [short(m.name) for m in found]
+    figure = make_subplots(cols=2, subplot_titles=["number of heads", "share of cross-attention heads, %"])
+    for kind in (*KINDS, "either"):
+        numbers = [getattr(m.counts(threshold), kind) for m in found]
+        shares = [100 * m.counts(threshold).proportions[kind] for m in found]
+        for column, (y, form) in enumerate(((numbers, "%{y}"), (shares, "%{y:.0f}")), start=1):
+            bars = go.Bar(
+                x=names,
+                y=y,
+                name=label(kind),
+                legendgroup=kind,
+                showlegend=column == 1,
+                marker_color=COLORS[kind],
+                texttemplate=form,
+                textposition="outside",
+                cliponaxis=False,
+            )
+            figure.add_trace(bars, row=1, col=column)
+    figure.update_yaxes(rangemode="tozero")
+    return styled(
+        figure,
+        "Induction heads by model",
+        f"decoder cross-attention heads with a score of at least {threshold:g}",
+        barmode="group",
+        width=max(820, 260 * len(found)),
+        height=430,
+        legend={"orientation": "h", "y": -0.14, "x": 0},
+    )
+
+
+def layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+    """Where induction heads sit: relative layers (layer + 1) / n_layers by kind, as violins with points.
+
+    Args:
+        mosaics: one a model.
+        threshold: from which score on a head counts.
+
+    Returns:
+        The figure. Models without a head of a kind have no violin there.
+    """
+    found = _each(mosaics)
+    figure = go.Figure()
+    frames = [m.to_frame() for m in found]
+    for kind in KINDS:
+        parts = [frame[frame[kind] >= threshold] for frame in frames]
+        x = [short(m.name) for m, part in zip(found, parts, strict=True) for _ in range(len(part))]
+        figure.add_trace(
+            go.Violin(
+                x=x,
+                y=[layer for part in parts for layer in part["relative_layer"]],
+                text=[head for part in parts for head in part["head"]],
+                name=label(kind),
+                legendgroup=kind,
+                scalegroup=kind,
+                line_color=COLORS[kind],
+                points="all",
+                pointpos=0,
+                jitter=0.35,
+                marker={"size": 7, "opacity": 0.75},
+                spanmode="hard",
+                hovertemplate="%{text}<br>relative layer %{y:.2f}<extra></extra>",
+                hoveron="points",
+            )
+        )
+    figure.update_yaxes(title="relative layer", range=[0, 1.08])
+    figure.update_xaxes(categoryorder="array", categoryarray=[short(m.name) for m in found])
+    return styled(
+        figure,
+        "Layers of the induction heads",
+        f"(layer + 1) / layers of the decoder, heads with a score of at least {threshold:g}",
+        violinmode="group",
+        width=max(720, 240 * len(found)),
+        height=450,
+        legend={"orientation": "h", "y": -0.14, "x": 0},
+    )
+
+
+def occurrences(result: Mosaic) -> go.Figure:
+    """Attention by earlier occurrence, counted from the last, for each head over the threshold."""
+    if result.current_by_occurrence is None or result.right_by_occurrence is None:
+        raise InvalidInput(f"{result.name}: this mosaic holds no attention by occurrence.")
+    sides = {"current_token": result.current_by_occurrence, "token_to_right": result.right_by_occurrence}
+    figure = make_subplots(cols=2, subplot_titles=[label(kind) for kind in KINDS], shared_yaxes=True)
+    repeats = result.current_by_occurrence.shape[-1]
+    for column, (kind, values) in enumerate(sides.items(), start=1):
+        found = getattr(result, kind).heads(THRESHOLD)
+        if not found:
+            blank = go.Scatter(x=[1], y=[0.5], mode="text", text="no such head", showlegend=False)
+            figure.add_trace(blank, row=1, col=column)
+        for head in found:
+            figure.add_trace(
+                go.Scatter(
+                    x=np.arange(1, repeats + 1),
+                    y=values[head.address.layer, head.address.head],
+                    mode="lines+markers",
+                    name=str(head.address),
+                    line_color=COLORS[kind],
+                    opacity=0.6,
+                    showlegend=False,
+                    hovertemplate=f"{head.address}<br>%{{y:.3f}}<extra></extra>",
+                ),
+                row=1,
+                col=column,
+            )
+        figure.add_hline(y=1 / repeats, line_dash="dot", line_color="#888", row=1, col=column)  # type: ignore[arg-type]
+    figure.update_xaxes(title="earlier occurrence, from the last", dtick=1, range=[0.7, repeats + 0.3])
+    figure.update_yaxes(range=[0, 1.02])
+    figure.update_yaxes(title="attention", col=1)
+    return styled(
+        figure,
+        f"Attention by occurrence, {short(result.name)}",
+        f"heads with a score of at least {THRESHOLD:g}; dotted: equal shares",
+        width=900,
+        height=420,
+    )

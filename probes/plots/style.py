@@ -1,0 +1,74 @@
+"""What all figures share: colours, fonts, and writing pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+from interp import MissingBrowser
+
+COLORS = {"current_token": "#1f6f8b", "token_to_right": "#d1603d", "either": "#5b5b5b", "eos": "#8a7fa8"}
+LABELS = {
+    "current_token": "current token",
+    "token_to_right": "token to right",
+    "either": "either",
+    "lift": "lift",
+    "eos": "EOS",
+}
+SCALE = "Viridis"
+
+
+def label(name: str) -> str:
+    """A name as it is written on a figure."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def styled(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
+    """The figure with title, font and template of its own, leaving plotly's defaults alone."""
+    return figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#666"}}, "x": 0.02},
+        font={"family": "Helvetica, Arial, DejaVu Sans, sans-serif", "size": 13},
+        margin={"l": 70, "r": 40, "t": 118, "b": 60},
+        **layout,
+    )
+
+
+def short(model: str) -> str:
+    """A model's name without its owner or folder."""
+    return model.rstrip("/").split("/")[-1]
+
+
+def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> list[Path]:
+    """Write figures as PNG, SVG or PDF by their paths' suffixes, in one browser.
+
+    Args:
+        figures: by path.
+        scale: pixels a point.
+
+    Returns:
+        The paths.
+
+    Raises:
+        MissingBrowser: no Chrome or Chromium is installed, which kaleido draws with.
+    """
+    from kaleido.errors import ChromeNotFoundError
+
+    targets = list(figures)
+    partials = [target.with_name(f".partial.{target.name}") for target in targets]
+    try:
+        pio.write_images(list(figures.values()), list[str | Path](partials), scale=scale)
+        for partial, target in zip(partials, targets, strict=True):
+            partial.replace(target)
+    except (ChromeNotFoundError, RuntimeError) as error:
+        raise MissingBrowser(
+            f"{', '.join(t.name for t in targets)}: not written, pictures need Chrome or Chromium "
+            f"({type(error).__name__}). Install one (Debian: apt install chromium), set BROWSER_PATH to it, or "
+            "use figure.write_html."
+        ) from None
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    return targets

@@ -1,0 +1,70 @@
+"""How induction appears while a bundled model trains."""
+
+import json
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp import InvalidInput, zoo
+from probes.mosaic import KINDS, THRESHOLD
+from probes.plots.style import COLORS, label, styled
+
+
+def training(model_name: str) -> go.Figure:
+    """The phase change: accuracy on repeated random tokens and every cross head's score by step.
+
+    Args:
+        model_name: of a bundled model, such as `pico-t5`.
+
+    Returns:
+        The figure, over a logarithmic axis of training steps.
+
+    Raises:
+        UnknownModel: no bundled model has this name.
+        InvalidInput: the model comes without a record of its training.
+    """
+    file = zoo.path(model_name) / "training.json"
+    if not file.exists():
+        raise InvalidInput(f"{model_name} comes without a record of its training.")
+    record: dict[str, Any] = json.loads(file.read_text())
+    taken = [shot for shot in record["snapshots"] if shot["step"] > 0]
+    steps = [shot["step"] for shot in taken]
+    figure = make_subplots(
+        rows=2, shared_xaxes=True, row_heights=[0.4, 0.6], vertical_spacing=0.09,
+        subplot_titles=["accuracy of the continuation", "attention by cross head"],
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=steps, y=[shot["accuracy"] for shot in taken], mode="lines+markers", name="accuracy",
+            line={"color": "#333", "width": 2.5},
+        ),
+        row=1, col=1,
+    )  # fmt: skip
+    for kind in KINDS:
+        values = np.array([shot[kind] for shot in taken])
+        for layer, head in np.ndindex(*values.shape[1:]):
+            figure.add_trace(
+                go.Scatter(
+                    x=steps, y=values[:, layer, head], mode="lines", name=label(kind), legendgroup=kind,
+                    showlegend=layer == head == 0, line={"color": COLORS[kind], "width": 1.2}, opacity=0.7,
+                    hovertemplate=f"decoder.cross.{layer}.{head}, {label(kind)} %{{y:.3f}}, step %{{x}}<extra></extra>",
+                ),
+                row=2, col=1,
+            )  # fmt: skip
+    figure.add_hline(y=THRESHOLD, line_dash="dot", line_color="#888", row=2, col=1)  # type: ignore[arg-type]
+    widened = record["recipe"]["motif_steps"]
+    figure.add_vline(x=widened, line_dash="dot", line_color="#888")
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_xaxes(title="training step", row=2, col=1)
+    figure.update_yaxes(range=[0, 1.03])
+    return styled(
+        figure,
+        f"Induction appears while {model_name} trains",
+        f"repeated random tokens, length 10, 2 repetitions; dotted: the threshold of {THRESHOLD:g}, and where "
+        "series join the motifs",
+        width=860,
+        height=620,
+        legend={"orientation": "h", "y": -0.12, "x": 0},
+    )

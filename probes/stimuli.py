@@ -1,0 +1,178 @@
+"""What the probes feed a model: repeated random tokens that know where they repeat."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp import Batch, InvalidInput
+
+EOS, START = 1, 0
+N_SPECIAL = 2
+
+NARROW = (1911, 2187)
+"""Ids of scaled values within +-1.01, inclusive: part 2's range."""
+
+ALL_VALUES = (2, 4095)
+"""All ids that are not special, inclusive: part 1's range."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RepeatedTokens(Batch):
+    """A batch that knows its query, the query token's earlier occurrences and what follows.
+
+    `query` is the decoder position that looks; `occurrences` are the encoder positions of the
+    query's token, first to last; `continuation` is the token after the last of them, `[batch]`.
+    The positions hold for every row, by the stimulus' formula.
+    """
+
+    query: int
+    occurrences: tuple[int, ...]
+    continuation: Int[Tensor, " batch"]
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def repeated_random_tokens(
+    *,
+    batch_size: int = 100,
+    sequence_length: int = 10,
+    repetitions: int = 2,
+    num_unique_sequences: int = 1,
+    extension: int = 0,
+    sub_extension: int = 1,
+    vocab_range: tuple[int, int] = NARROW,
+    unique: bool = False,
+    min_gap: int = 0,
+    seed: int = 0,
+) -> RepeatedTokens:
+    """Random sequences S_0, S_1, ... repeated, then begun once more: `ABC...J ABC...J A <EOS> | <START> B`.
+
+    Args:
+        batch_size: rows, each with sequences of its own.
+        sequence_length: tokens in one sequence.
+        repetitions: how often (S_0 S_1 ...) is given; 1 is the control with one occurrence.
+        num_unique_sequences: distinct sequences in a row.
+        extension: how many of them the encoder gets once more after the repetitions.
+        sub_extension: how many tokens of the next one it gets after that; the decoder gets the
+            token that comes then.
+        vocab_range: the ids to draw from, both included. Part 1 has `(2, 4095)` with
+            `sub_extension=0`.
+        unique: draw without replacement within a row, over all its sequences.
+        min_gap: draw so that any two tokens of a row's sequences differ by at least this many bins.
+        seed: of the tokens.
+
+    Returns:
+        The batch: encoder ids `[batch, pos]` with EOS at the end, decoder ids `[batch, 2]`.
+
+    Raises:
+        InvalidInput: sizes that leave no earlier occurrence or nothing after it, or a vocabulary
+            range that is empty, reversed, holds special tokens or is too narrow.
+
+    Source: "Hunting for Induction Heads in Amazon's Chronos", part 2; Olsson et al. 2022.
+    """
+    parameters = {
+        "batch_size": batch_size,
+        "sequence_length": sequence_length,
+        "repetitions": repetitions,
+        "num_unique_sequences": num_unique_sequences,
+        "extension": extension,
+        "sub_extension": sub_extension,
+        "vocab_range": list(vocab_range),
+        "unique": unique,
+        "min_gap": min_gap,
+        "seed": seed,
+    }
+    _check_sizes(batch_size, sequence_length, repetitions, num_unique_sequences, extension, sub_extension)
+    rng = np.random.default_rng(seed)
+    tokens = random_tokens(
+        rng, batch_size, num_unique_sequences * sequence_length, vocab_range, max(min_gap, int(unique))
+    )
+    sequences = tokens.reshape(batch_size, num_unique_sequences, sequence_length)
+    encoder = np.concatenate(
+        [
+            np.tile(tokens, (1, repetitions)),
+            sequences[:, :extension].reshape(batch_size, -1),
+            sequences[:, extension, :sub_extension],
+            np.full((batch_size, 1), EOS),
+        ],
+        axis=1,
+    )
+    decoder = np.stack([np.full(batch_size, START), sequences[:, extension, sub_extension]], axis=1)
+    occurrences = tuple(
+        sequence_length * (r * num_unique_sequences + extension) + sub_extension for r in range(repetitions)
+    )
+    return RepeatedTokens(
+        input_ids=torch.from_numpy(encoder),
+        decoder_input_ids=torch.from_numpy(decoder),
+        query=1,
+        occurrences=occurrences,
+        continuation=torch.from_numpy(encoder[:, occurrences[-1] + 1]),
+        parameters=parameters,
+    )
+
+
+def _check_sizes(batch: int, length: int, repetitions: int, sequences: int, extension: int, sub: int) -> None:
+    if min(batch, sequences) < 1:
+        raise InvalidInput(f"batch_size={batch} and num_unique_sequences={sequences} must be at least 1.")
+    if length < 2:
+        raise InvalidInput(
+            f"sequence_length={length}: a sequence of fewer than two tokens has nothing after the earlier "
+            "occurrence; choose 2 or more."
+        )
+    if repetitions < 1:
+        raise InvalidInput(
+            f"repetitions={repetitions} leave no earlier occurrence; choose 2 or more, or 1 for the control."
+        )
+    if not 0 <= extension < sequences:
+        raise InvalidInput(
+            f"extension={extension} of {sequences} sequences leaves none to go on with: choose 0 to {sequences - 1}."
+        )
+    if not 0 <= sub < length:
+        raise InvalidInput(
+            f"sub_extension={sub} of a sequence of {length} leaves no token for the decoder: choose 0 to {length - 1}."
+        )
+
+
+def random_tokens(
+    rng: Generator, rows: int, length: int, vocab_range: tuple[int, int] = NARROW, min_gap: int = 0
+) -> NDArray[np.int64]:
+    """Uniform random tokens `[row, pos]`, with replacement unless `min_gap` is 1 or more.
+
+    Args:
+        rng: where the randomness comes from.
+        rows: how many rows.
+        length: tokens in one row.
+        vocab_range: the ids to draw from, both included.
+        min_gap: the least difference between two tokens of a row.
+
+    Returns:
+        The ids.
+
+    Raises:
+        InvalidInput: a range that is empty, reversed, holds special tokens, or is too narrow.
+    """
+    low, high = vocab_range
+    if high < low:
+        raise InvalidInput(f"vocab_range={vocab_range} is reversed or empty: give (first, last), both included.")
+    if low < N_SPECIAL:
+        raise InvalidInput(
+            f"vocab_range={vocab_range} holds special tokens (0 is padding and start, 1 is EOS): begin at "
+            f"{N_SPECIAL} or later."
+        )
+    if min_gap < 1:
+        return rng.integers(low, high + 1, (rows, length))
+    free = (high - low + 1) - (length - 1) * (min_gap - 1)
+    if free < length:
+        raise InvalidInput(
+            f"{length} tokens that differ by {min_gap} or more do not fit into vocab_range={vocab_range}: it "
+            f"must hold {(length - 1) * min_gap + 1} ids."
+        )
+    # Sorted draws without replacement from a shortened range, spread by the gap, then shuffled.
+    chosen = np.sort(np.argsort(rng.random((rows, free)), axis=1)[:, :length], axis=1)
+    spread = low + chosen + np.arange(length) * (min_gap - 1)
+    return rng.permuted(spread, axis=1).astype(np.int64)

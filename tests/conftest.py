@@ -1,0 +1,98 @@
+"""Tiny models made in memory: at least two layers, three heads, pairwise different sizes."""
+
+import copy
+from typing import Any, cast
+
+import pytest
+import torch
+from chronos import ChronosConfig, ChronosPipeline
+from chronos.chronos import ChronosModel
+from transformers import T5Config, T5ForConditionalGeneration
+
+import interp
+
+SIZES = {
+    "d_model": 20,
+    "d_kv": 8,
+    "d_ff": 28,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+}
+
+
+def tiny_config(**changes: Any) -> T5Config:
+    """A T5 with a chronos_config, small enough to make in milliseconds."""
+    chronos = ChronosConfig(
+        tokenizer_class="MeanScaleUniformBins",
+        tokenizer_kwargs={"low_limit": -15.0, "high_limit": 15.0},
+        context_length=64,
+        prediction_length=6,
+        n_tokens=4096,
+        n_special_tokens=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        use_eos_token=True,
+        model_type="seq2seq",
+        num_samples=3,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+    )
+    values: dict[str, Any] = {
+        "vocab_size": 4096,
+        "dropout_rate": 0.1,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "chronos_config": vars(chronos),
+        **SIZES,
+        **changes,
+    }
+    return T5Config(**values)
+
+
+def tiny_pipeline(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> ChronosPipeline:
+    """A Chronos pipeline with random weights and eager attention, as plain Chronos would open it."""
+    config = tiny_config(**changes)
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = T5ForConditionalGeneration(config).eval()
+        module = cast(T5ForConditionalGeneration, cast(torch.nn.Module, module).to(dtype))
+    chronos = ChronosConfig(**config.chronos_config)
+    return ChronosPipeline(tokenizer=chronos.create_tokenizer(), model=ChronosModel(chronos, module))
+
+
+@pytest.fixture
+def pipeline() -> ChronosPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def plain(pipeline: ChronosPipeline) -> T5ForConditionalGeneration:
+    """The module as it was before the toolkit touched it, with eager attention."""
+    return cast(T5ForConditionalGeneration, copy.deepcopy(pipeline.model.model))
+
+
+@pytest.fixture
+def model(plain: T5ForConditionalGeneration, pipeline: ChronosPipeline) -> interp.Model:
+    return interp.wrap(pipeline, name="tiny")
+
+
+@pytest.fixture
+def batch() -> interp.Batch:
+    """Four rows of 9 encoder tokens, some masked on the left, and 5 decoder tokens."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(4, 9, dtype=torch.long)
+    mask[1, :2] = 0
+    return interp.Batch(
+        input_ids=torch.randint(2, 4096, (4, 9), generator=generator),
+        attention_mask=mask,
+        decoder_input_ids=torch.randint(2, 4096, (4, 5), generator=generator),
+    )
+
+
+@pytest.fixture(scope="session")
+def pico() -> interp.Model:
+    return interp.load("pico-t5")
