@@ -69,9 +69,8 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
         raise InvalidInput("no sites to capture: name at least one, as 'decoder.cross.*.pattern'.")
     wanted = model.sites(*asked)
     points = {site: model.family.point(site) for site in wanted}
-    ports = {point: _envoy(model, point) for point in points.values()}
     with torch.no_grad():
-        read = _trace(model, model.inputs(batch), ports)
+        read = _trace(model, model.inputs(batch), list(dict.fromkeys(points.values())))
     return Cache({str(site): _by_head(model, site, points[site], read[points[site]]) for site in wanted})
 
 
@@ -82,16 +81,37 @@ def _envoy(model: Model, point: Point) -> Any:
     return envoy
 
 
-def _trace(model: Model, inputs: dict[str, Any], ports: dict[Point, Any]) -> dict[Point, Tensor]:
-    # Points are in forward order already; values are aliases, so they are cloned where they stand.
+def _is_late(model: Model, point: Point) -> bool:
+    """Whether a hook may change an output after nnsight, which sits inside the hooks, has read it."""
+    return point.port == "output" and bool(model.module.get_submodule(point.path)._forward_hooks)
+
+
+def _trace(model: Model, inputs: dict[str, Any], points: Sequence[Point]) -> dict[Point, Tensor]:
+    """Read points, which are in forward order, in one trace. Values are aliases: clone at once."""
+    late = [point for point in points if _is_late(model, point)]
+    envoys = [(point, _envoy(model, point)) for point in points if point not in late]
     values: dict[Point, Tensor] = {}
-    tracer: Any = model.nnsight.trace(**inputs)
-    with tracer:
-        save(values)
-        for point, envoy in ports.items():
-            value = envoy.input if point.port == "input" else envoy.output
-            values[point] = (value if point.element is None else value[point.element]).clone()
-        tracer.stop()
+
+    def keep(point: Point, value: Any) -> None:
+        values[point] = (value if point.element is None else value[point.element]).clone()
+
+    handles = [
+        model.module.get_submodule(point.path).register_forward_hook(
+            lambda _module, _args, output, point=point: keep(point, output)
+        )
+        for point in late
+    ]
+    try:
+        tracer: Any = model.nnsight.trace(**inputs)
+        with tracer:
+            save(values)
+            for point, envoy in envoys:
+                keep(point, envoy.input if point.port == "input" else envoy.output)
+            if not late:
+                tracer.stop()
+    finally:
+        for handle in handles:
+            handle.remove()
     return values
 
 

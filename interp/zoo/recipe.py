@@ -1,8 +1,10 @@
 """How the bundled models are trained: motifs first, then an ever wider mix of series.
 
-1. For `motif_steps` steps the model sees repeated random tokens only; induction forms here.
-2. Then the share of motifs falls to `motif_share` while synthetic series take over, through
-   Chronos' own tokenizer, with context lengths drawn log-uniformly.
+1. For `motif_steps` steps the model sees repeated random tokens only; induction forms here, with
+   only the first `motif_heads` cross-attention heads of each layer open.
+2. Then all heads are open, and the share of motifs falls to `motif_share` while synthetic series
+   take over, through Chronos' own tokenizer, with context lengths drawn log-uniformly. So the
+   heads that join late find the motifs solved, and other work to do.
 3. The learning rate warms up, stays, and falls along a cosine to zero over the last half.
 
 The data of a step depend on the seed and the step alone, so a run that was interrupted goes on
@@ -38,6 +40,7 @@ class Recipe:
     steps: int = 24_000
     motif_steps: int = 2_000
     motif_rows: int = 64
+    motif_heads: int = 3
     widen_steps: int = 1_500
     motif_share: float = 0.1
     rows: int = 32
@@ -45,12 +48,12 @@ class Recipe:
     longest_context: int = 144
     mix: dict[str, float] = field(
         default_factory=lambda: {
-            "seasonal": 0.4,
-            "value_motifs": 0.12,
-            "multisines": 0.1,
-            "gaussian_processes": 0.13,
-            "walks": 0.1,
-            "level_shifts": 0.05,
+            "seasonal": 0.36,
+            "value_motifs": 0.08,
+            "multisines": 0.12,
+            "gaussian_processes": 0.12,
+            "walks": 0.14,
+            "level_shifts": 0.08,
             "regimes": 0.1,
         }
     )

@@ -89,6 +89,26 @@ def _resume(
     return record
 
 
+def _late_heads(model: T5ForConditionalGeneration, recipe: Recipe) -> Iterator[tuple[nn.Parameter, slice]]:
+    """W_O of each cross-attention layer, and its columns of the heads that join after the motifs."""
+    late = slice(recipe.motif_heads * recipe.d_kv, None)
+    for block in model.decoder.block:
+        yield cast(nn.Parameter, block.get_submodule("layer.1.EncDecAttention.o").weight), late
+
+
+def _close(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
+    """Silence the late heads: with W_O at zero they write nothing and their q, k, v stay as drawn."""
+    with torch.no_grad():
+        for weight, columns in _late_heads(model, recipe):
+            weight[:, columns] = 0
+
+
+def _keep_closed(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
+    for weight, columns in _late_heads(model, recipe):
+        assert weight.grad is not None
+        weight.grad[:, columns] = 0
+
+
 def train(
     recipe: Recipe,
     out: Path,
@@ -128,6 +148,7 @@ def train(
             weight_decay=0.01,
             fused=True,
         )
+        _close(model, recipe)
         record: dict[str, Any] = {"recipe": asdict(recipe), "step": 0, "seconds": 0.0, "snapshots": []}
         if (out / CHECKPOINT).exists():
             record = _resume(out / CHECKPOINT, model, optimizer, recipe)
@@ -175,6 +196,8 @@ def _loop(
         ).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if step < recipe.motif_steps:
+            _keep_closed(model, recipe)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         recent = [*recent[-99:], loss.detach()]
