@@ -60,6 +60,7 @@ def train(
     steps: int | None = None,
     device: str = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; bundled models were trained on one.")] = 1,
+    evaluate: Annotated[bool, typer.Option(help="Record the forecast errors that a model's card reports.")] = True,
 ) -> None:
     """Train a bundled model by its recipe, from the start or from where it was interrupted."""
     import torch
@@ -76,7 +77,12 @@ def train(
     values |= {key: value for key, value in changes.items() if value is not None}
     chosen = Recipe(**values)
     torch.set_num_threads(threads)
-    typer.echo(f"written: {run(chosen, out, device=device)}")
+    run(chosen, out, device=device)
+    if evaluate:
+        from interp.zoo.evaluation import record_forecasts
+
+        typer.echo(json.dumps(record_forecasts(out), indent=2))
+    typer.echo(f"written: {out}")
 
 
 if __name__ == "__main__":

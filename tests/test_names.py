@@ -8,12 +8,8 @@ import interp
 from interp import AttentionLayer, Head, Site
 from interp.names import ATTENTION_SITES, KINDS, LAYER_SITES
 
-heads = st.builds(
-    lambda kind, layer, head: Head(*kind, layer, head),
-    st.sampled_from(KINDS),
-    st.integers(0, 99),
-    st.integers(0, 99),
-)
+indices = st.integers(0, 99)
+heads = st.tuples(st.sampled_from(KINDS), indices, indices).map(lambda parts: Head(*parts[0], *parts[1:]))
 
 
 @given(heads)

@@ -5,16 +5,20 @@ Errors are utilsforecast's MASE; forecasts are medians of the pipeline's own sam
 Source: Hyndman & Koehler 2006, "Another look at measures of forecast accuracy" (MASE).
 """
 
+import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from chronos import ChronosPipeline
+from chronos import BaseChronosPipeline, ChronosPipeline
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from utilsforecast.losses import mase
+
+from interp.files import write_text
 
 Floats = NDArray[np.float64]
 
@@ -122,4 +126,21 @@ def forecast_scores(pipeline: ChronosPipeline) -> dict[str, Any]:
             [12] * len(origins),
         )
         scores[f"air_passengers_{horizon}"] = {name: float(e.mean()) for name, e in errors.items()}
+    return scores
+
+
+def record_forecasts(directory: Path) -> dict[str, Any]:
+    """Measure a trained model's forecasts and put them into its `training.json`.
+
+    Args:
+        directory: what `train` wrote.
+
+    Returns:
+        What `forecast_scores` gives.
+    """
+    pipeline = BaseChronosPipeline.from_pretrained(str(directory), attn_implementation="eager")
+    assert isinstance(pipeline, ChronosPipeline)
+    scores = forecast_scores(pipeline)
+    record = json.loads((directory / "training.json").read_text())
+    write_text(directory / "training.json", json.dumps(record | {"forecasts": scores}) + "\n")
     return scores

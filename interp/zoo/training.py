@@ -13,12 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
 
+from interp.errors import InvalidInput
+from interp.files import write_text
 from interp.zoo.monitor import induction_snapshot
 from interp.zoo.recipe import Recipe, batch, learning_rate, model_config
 
@@ -41,7 +44,7 @@ class _Steps(Dataset[tuple[Tensor, Tensor]]):
 
 def snapshot_steps(recipe: Recipe, count: int = 20) -> list[int]:
     """About `count` log-spaced steps, the first and the last among them."""
-    return [0, *np.unique(np.geomspace(50, recipe.steps, count - 1).round().astype(int)).tolist()]
+    return [0, *np.unique(np.geomspace(min(50, recipe.steps), recipe.steps, count - 1).round().astype(int)).tolist()]
 
 
 def _batches(recipe: Recipe, first: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,12 +73,10 @@ def _checkpoint(
 def _resume(
     path: Path, model: T5ForConditionalGeneration, optimizer: torch.optim.Optimizer, recipe: Recipe
 ) -> dict[str, Any]:
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         record = json.loads(file.metadata()["record"])
     if Recipe(**record["recipe"]) != recipe:
-        raise ValueError(f"{path} was written by another recipe: {record['recipe']}")
+        raise InvalidInput(f"{path} was written by another recipe: {record['recipe']}. Choose another directory.")
     tensors = load_file(path)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -133,7 +134,7 @@ def train(
         and at about 20 log-spaced steps the accuracy and the mosaic on repeated random tokens.
 
     Raises:
-        ValueError: the checkpoint in `out` belongs to another recipe.
+        InvalidInput: the checkpoint in `out` belongs to another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
@@ -149,14 +150,15 @@ def train(
             fused=True,
         )
         _close(model, recipe)
-        record: dict[str, Any] = {"recipe": asdict(recipe), "step": 0, "seconds": 0.0, "snapshots": []}
+        record: dict[str, Any] = {"recipe": asdict(recipe), "step": 0, "seconds": 0.0, "snapshots": [], "losses": []}
         if (out / CHECKPOINT).exists():
             record = _resume(out / CHECKPOINT, model, optimizer, recipe)
         _loop(model, optimizer, recipe, record, out, workers, save_every, progress)
 
     model.eval().save_pretrained(out)
     model.generation_config.save_pretrained(out)
-    (out / RECORD).write_text(json.dumps(record) + "\n")
+    del record["losses"]
+    write_text(out / RECORD, json.dumps(record) + "\n")
     (out / CHECKPOINT).unlink(missing_ok=True)
     return out
 
@@ -172,12 +174,11 @@ def _loop(
     progress: bool,
 ) -> None:
     moments = set(snapshot_steps(recipe))
-    recent: list[Tensor] = []
     start, before = time.monotonic(), record["seconds"]
 
     def look(step: int) -> None:
         if step in moments and not any(s["step"] == step for s in record["snapshots"]):
-            loss = float(torch.stack(recent).mean()) if recent else None
+            loss = float(np.mean(record["losses"])) if record["losses"] else None
             model.eval()
             record["snapshots"].append({"step": step, "loss": loss, **induction_snapshot(model)})
             model.train()
@@ -200,7 +201,7 @@ def _loop(
             _keep_closed(model, recipe)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        recent = [*recent[-99:], loss.detach()]
+        record["losses"] = [*record["losses"][-99:], float(loss)]
         record["step"] = step + 1
         record["seconds"] = before + time.monotonic() - start
         look(step + 1)

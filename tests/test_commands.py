@@ -1,0 +1,125 @@
+"""The command lines: what they print and write, and one line for what is wrong."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+import interp
+import interp.__main__ as interp_command
+import probes.__main__ as probes_command
+from probes import Mosaic, induction_mosaic
+from tests.test_plots import BROWSERS, needs_browser
+
+runner = CliRunner()
+
+
+def probe(*arguments: str) -> Result:
+    return runner.invoke(probes_command.app, ["mosaic", *arguments])
+
+
+def test_the_mosaic_command_writes_page_json_and_table(tmp_path: Path, pico: interp.Model) -> None:
+    result = probe("--model", "pico-t5", "--out", str(tmp_path), "--no-images", "--batch-size", "30", "--seed", "2")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "induction_heads.csv",
+        "induction_mosaic.html",
+        "mosaic-pico-t5.json",
+    ]
+    mosaic = Mosaic.load(tmp_path / "mosaic-pico-t5.json")
+    expected = induction_mosaic(pico, batch_size=30, seed=2)
+    assert max(mosaic.compare(expected).largest_difference.values()) == 0
+    table = pd.read_csv(tmp_path / "induction_heads.csv")
+    assert list(table["head"]) == [str(h.address) for h in expected.heads()]
+    assert all(head in result.output for head in table["head"])
+    assert "float32" in result.output
+
+
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
+    page = tmp_path / "induction_mosaic.html"
+    assert probe("--model", "pico-t5", "--out", str(page), "--batch-size", "10").exit_code == 0
+    text = page.read_text()
+    assert "Plotly.newPlot" in text
+    assert 'src="http' not in text
+    assert "float32" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["induction_mosaic.html"]
+
+
+def test_several_models_and_dtypes(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "page.html"), "--batch-size", "5", "--dtype", "bfloat16"]
+    result = probe("--model", "pico-t5", "--model", "pico-t5", *out)
+    assert result.exit_code == 0, result.output
+    assert "bfloat16" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "pico-t6"], "Did you mean 'pico-t5'"),
+        (["--model", "pico-t5", "--repetitions", "0"], "no earlier occurrence"),
+        (["--model", "pico-t5", "--vocab-range", "9", "3"], "reversed"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = probe(*arguments, "--out", str(tmp_path / "page.html"))
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_and_info() -> None:
+    result = runner.invoke(interp_command.app, ["models"])
+    assert "pico-t5" in result.output
+    assert "amazon/chronos-t5-large" in result.output
+    result = runner.invoke(interp_command.app, ["info", "pico-t5"])
+    assert "live, patterns sum to 1" in result.output
+    assert runner.invoke(interp_command.app, ["info", "nowhere"]).exit_code == 2
+
+
+def test_train_from_the_command_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    sizes = {"layers": 2, "heads": 2, "d_model": 16, "d_kv": 4, "d_ff": 8, "motif_heads": 1}
+    recipe.write_text(json.dumps(sizes | {"motif_steps": 2, "widen_steps": 1, "motif_rows": 4, "rows": 4}))
+    out = tmp_path / "model"
+    result = runner.invoke(
+        interp_command.app,
+        ["train", "--out", str(out), "--recipe", str(recipe), "--steps", "4", "--seed", "5", "--no-evaluate"],
+    )
+    assert result.exit_code == 0, result.output
+    assert (out / "model.safetensors").exists()
+    recipe.write_text(json.dumps({"wings": 2}))
+    result = runner.invoke(interp_command.app, ["train", "--out", str(out), "--recipe", str(recipe)])
+    assert result.exit_code == 2
+    assert "wings" in result.output
+
+
+@needs_browser
+def test_the_page_draws_in_a_browser(tmp_path: Path) -> None:
+    """Every figure of the page becomes an SVG in a real browser, offline."""
+    page = tmp_path / "page.html"
+    assert probe("--model", "pico-t5", "--out", str(page), "--batch-size", "10").exit_code == 0
+    browser = next(found for name in BROWSERS if (found := shutil.which(name)))
+    done = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.count('class="main-svg"') >= 8
+    assert "Induction mosaic of pico-t5" in done.stdout

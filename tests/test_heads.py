@@ -1,0 +1,108 @@
+"""Self-attention scores against plain loops over positions."""
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+import probes
+from interp import Batch, Model
+from probes import head_scores, prefix_matching
+from probes.stimuli import EOS, START, random_tokens
+
+N, R, ROWS, SEED = 4, 3, 3, 2
+
+
+@pytest.fixture
+def patterns(model: Model) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """Whole patterns on the documented stimulus, `[layer, batch, head, query, key]`, special tokens included."""
+    tokens = np.tile(random_tokens(np.random.default_rng(SEED), ROWS, N), (1, R))
+    end, start = np.full((ROWS, 1), EOS), np.full((ROWS, 1), START)
+    batch = Batch(
+        input_ids=torch.from_numpy(np.hstack([tokens, end])),
+        decoder_input_ids=torch.from_numpy(np.hstack([start, tokens])),
+    )
+    with torch.no_grad():
+        out = model.module(**batch.inputs, output_attentions=True)
+    return {
+        "encoder.self": torch.stack(out.encoder_attentions).double().numpy(),
+        "decoder.self": torch.stack(out.decoder_attentions).double().numpy(),
+    }
+
+
+def mean(values: list[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+    return np.mean(values, axis=0).mean(axis=1)
+
+
+def test_scores_against_loops(model: Model, patterns: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+    found = head_scores(model, sequence_length=N, repetitions=R, batch_size=ROWS, seed=SEED)
+    total = N * R
+    for site, a in patterns.items():
+        s = 1 if site == "decoder.self" else 0  # START comes first in the decoder
+        expected = {
+            "previous_token": mean([a[..., i + s, i - 1 + s] for i in range(1, total)]),
+            "duplicate_token": mean([a[..., i + s, i - N + s] for i in range(N, total)]),
+            "induction": mean([a[..., i + s, i - N + 1 + s] for i in range(N, total)]),
+        }
+        for offset, name in ((1, "prefix_matching"), (0, "prefix_matching_0"), (-1, "prefix_matching_-1")):
+            rows: list[np.ndarray] = []  # type: ignore[type-arg]
+            for i in range(N, total):
+                earlier = [j + offset for j in range(i - N, -1, -N) if j + offset >= 0]
+                rows.append(sum((a[..., i + s, j + s] for j in earlier), np.zeros(a.shape[:3])))
+            expected[name] = mean(rows)
+        if site == "encoder.self":
+            expected["next_token"] = mean([a[..., i, i + 1] for i in range(total - 1)])
+            expected["later_occurrence"] = mean([a[..., i, i + N] for i in range(total - N)])
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[f"{site}.{name}"].values, values, atol=1e-7, err_msg=f"{site}.{name}")
+            assert found[f"{site}.{name}"].stderr is not None
+    assert not any(k.startswith(("decoder.self.next", "decoder.self.later")) for k in found)
+
+
+def test_prefix_matching_forms(model: Model) -> None:
+    values = {"sequence_length": N, "repetitions": R, "batch_size": ROWS, "seed": SEED}
+    scores = head_scores(model, **values)
+    for offset, name in ((1, ""), (0, "_0"), (-1, "_-1")):
+        for site, found in prefix_matching(model, offset=offset, **values).items():
+            np.testing.assert_allclose(found.values, scores[f"{site}.prefix_matching{name}"].values)
+    total = prefix_matching(model, **values)["encoder.self"].values
+    average = prefix_matching(model, average=True, **values)["encoder.self"].values
+    assert (average < total).all()
+    one = prefix_matching(model, repetitions=2, sequence_length=N, batch_size=ROWS, seed=SEED)
+    same = prefix_matching(model, repetitions=2, sequence_length=N, batch_size=ROWS, seed=SEED, average=True)
+    np.testing.assert_allclose(one["encoder.self"].values, same["encoder.self"].values)
+
+
+def test_a_previous_token_head_known_on_paper() -> None:
+    """A position bias that allows only one step back: previous-token score 1, all others 0."""
+    from tests.conftest import tiny_pipeline
+
+    pipeline = tiny_pipeline()
+    with torch.no_grad():
+        for stack in ("encoder", "decoder"):
+            attention = pipeline.model.model.get_submodule(f"{stack}.block.0.layer.0.SelfAttention")
+            attention.q.weight.zero_()  # type: ignore[operator]
+            attention.relative_attention_bias.weight[:, 1] = -100  # type: ignore[index]
+            attention.relative_attention_bias.weight[1, 1] = 100  # type: ignore[index]
+    found = head_scores(interp.wrap(pipeline), batch_size=2)
+    for stack in ("encoder", "decoder"):
+        assert found[f"{stack}.self.previous_token"].values[0, 1] == pytest.approx(1, abs=1e-6)
+        assert found[f"{stack}.self.duplicate_token"].values[0, 1] == pytest.approx(0, abs=1e-6)
+        assert found[f"{stack}.self.previous_token"].values[0, 0] < 0.3
+
+
+def test_what_is_refused(model: Model) -> None:
+    for values in ({"repetitions": 1}, {"sequence_length": 1}):
+        with pytest.raises(interp.InvalidInput, match="nothing repeats"):
+            head_scores(model, **values)
+        with pytest.raises(interp.InvalidInput, match="nothing repeats"):
+            prefix_matching(model, **values)
+    with pytest.raises(interp.InvalidInput, match="choose -1, 0 or 1"):
+        prefix_matching(model, offset=2)
+
+
+def test_names_are_addresses(model: Model) -> None:
+    found = head_scores(model, batch_size=2, sequence_length=3, repetitions=2)
+    assert found["encoder.self.next_token"].site == "encoder.self"
+    assert isinstance(found["decoder.self.induction"], interp.results.HeadScores)
+    assert probes.head_scores is head_scores

@@ -1,0 +1,65 @@
+"""Attention patterns of chosen heads, and attention against value difference and lag."""
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+from interp import Batch, Model
+from probes import attention_by_lag, attention_by_value, attention_patterns, repeated_random_tokens, token_values
+from tests.planted import content_matcher
+
+
+def test_patterns_are_those_of_the_heads_asked_for(model: Model, batch: Batch) -> None:
+    heads = ["decoder.cross.1.2", "decoder.cross.0.1"]
+    cache = interp.capture(model, batch, "decoder.cross.*.pattern")
+    mean, row = attention_patterns(model, batch, heads), attention_patterns(model, batch, heads, row=2)
+    np.testing.assert_allclose(mean.values[0], cache["decoder.cross.1.pattern"][:, 2].mean(0), atol=1e-7)
+    np.testing.assert_array_equal(row.values[1], cache["decoder.cross.0.pattern"][2, 1])
+    assert mean.key_tokens is None
+    assert row.key_tokens == tuple(batch.input_ids[2].tolist())
+    assert row.query_tokens == tuple(batch.decoder_input_ids[2].tolist())
+
+
+def test_tokens_stand_for_values(model: Model) -> None:
+    series = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    batch = Batch.from_series(model, series)
+    values = token_values(model, batch.input_ids)[0]
+    torch.testing.assert_close(values[:4], series / series.abs().mean(), atol=0.005, rtol=0)
+    assert bool(values[4].isnan())
+
+
+def test_a_content_matcher_peaks_at_equal_values() -> None:
+    model = content_matcher()
+    batch = repeated_random_tokens(batch_size=40, unique=True)
+    curves = attention_by_value(model, batch, ["decoder.cross.1.2", "decoder.cross.1.0"], bins=41)
+    peak = int(np.nanargmax(curves.values[0]))
+    assert abs(curves.x[peak]) < 0.05
+    assert curves.values[0][peak] > 0.3
+    assert np.nanmax(curves.values[1]) < 0.06
+
+
+def test_lag_in_self_attention_against_loops(model: Model, batch: Batch) -> None:
+    pattern = interp.capture(model, batch, "decoder.self.0.pattern")["decoder.self.0.pattern"][:, 1]
+    curves = attention_by_lag(model, batch, "decoder.self.0.1")
+    assert list(curves.x) == [0, 1, 2, 3, 4]
+    for lag in range(5):
+        expected = np.mean([pattern[:, i, i - lag].numpy() for i in range(lag, 5)])
+        assert curves.values[0, lag] == pytest.approx(expected, rel=1e-5)
+
+
+def test_lag_in_cross_attention_counts_from_the_end(model: Model) -> None:
+    batch = Batch.from_series(model, np.sin(np.arange(12.0)), num_decoder=1)
+    pattern = interp.capture(model, batch, "decoder.cross.1.pattern")["decoder.cross.1.pattern"]
+    curves = attention_by_lag(model, batch, "decoder.cross.1.0")
+    assert list(curves.x) == list(range(1, 12))
+    np.testing.assert_allclose(curves.values[0], pattern[0, 0, :, :11].mean(0).numpy()[::-1], rtol=1e-5)
+
+
+def test_what_is_refused(model: Model, batch: Batch) -> None:
+    with pytest.raises(interp.InvalidInput, match="one stack and kind"):
+        attention_patterns(model, batch, ["decoder.cross.0.0", "encoder.self.0.0"])
+    with pytest.raises(interp.InvalidInput, match="rows 0-3"):
+        attention_patterns(model, batch, "decoder.cross.0.0", row=4)
+    with pytest.raises(interp.InvalidInput, match="no query is a value"):
+        attention_by_value(model, Batch.from_series(model, [1.0, 2.0]), "decoder.cross.0.0")

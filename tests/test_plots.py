@@ -1,0 +1,128 @@
+"""Figures hold the numbers they are made from, name their heads, and can be drawn."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+import interp
+import probes
+from interp import Batch, Model
+from probes import plots
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+needs_browser = pytest.mark.skipif(
+    not any(shutil.which(name) for name in BROWSERS), reason="no Chrome or Chromium was found: pictures not tested"
+)
+
+
+@pytest.fixture(scope="module")
+def small() -> probes.Mosaic:
+    return probes.published("chronos-t5-small")[0]
+
+
+def traces(figure: go.Figure, kind: type) -> list[Any]:
+    return [trace for trace in figure.data if isinstance(trace, kind)]
+
+
+def test_the_mosaic_is_two_panels_on_one_scale(small: probes.Mosaic) -> None:
+    figure = plots.mosaic(small)
+    first, second = traces(figure, go.Heatmap)
+    np.testing.assert_array_equal(first.z, small.current_token.values)
+    np.testing.assert_array_equal(second.z, small.token_to_right.values)
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
+    assert first.coloraxis == second.coloraxis == "coloraxis"
+    assert first.customdata[3][5][0] == "decoder.cross.3.5"
+    # Layer 0 is on top, and no row is cut off.
+    assert tuple(figure.layout.yaxis.range) == (5.5, -0.5)
+    rings = traces(figure, go.Scatter)
+    assert [len(ring.x) for ring in rings] == [3, 9]
+
+
+def test_counts_by_model(small: probes.Mosaic) -> None:
+    mini = probes.published("chronos-t5-mini")[0]
+    figure = plots.counts([mini, small])
+    bars = {(bar.name, bar.xaxis): list(bar.y) for bar in traces(figure, go.Bar)}
+    assert bars["current token", "x"] == [2, 3]
+    assert bars["token to right", "x"] == [0, 9]
+    assert bars["either", "x2"] == pytest.approx([100 * 2 / 32, 100 * 12 / 48])
+
+
+def test_layers_as_violins_with_the_points(small: probes.Mosaic) -> None:
+    current, right = traces(plots.layers(small), go.Violin)
+    assert current.points == "all"
+    assert sorted(current.y) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    assert len(right.y) == 9
+    assert set(current.text) == {"decoder.cross.0.5", "decoder.cross.1.6", "decoder.cross.2.0"}
+
+
+def test_occurrences(pico: Model) -> None:
+    mosaic = probes.induction_mosaic(pico, repetitions=3, batch_size=20)
+    assert mosaic.right_by_occurrence is not None
+    figure = plots.occurrences(mosaic)
+    drawn = {trace.name: trace.y for trace in traces(figure, go.Scatter) if trace.name and trace.xaxis == "x2"}
+    for head in mosaic.token_to_right.heads(0.3):
+        at = (head.address.layer, head.address.head)
+        np.testing.assert_array_equal(drawn[str(head.address)], mosaic.right_by_occurrence[at])
+    with pytest.raises(interp.InvalidInput, match="by occurrence"):
+        plots.occurrences(probes.published("chronos-t5-mini")[0])
+
+
+def test_attention_patterns(model: Model, batch: Batch) -> None:
+    patterns = probes.attention_patterns(model, batch, model.heads("decoder.cross"), row=0)
+    figure = plots.attention(patterns)
+    maps = traces(figure, go.Heatmap)
+    assert len(maps) == 6
+    np.testing.assert_array_equal(maps[4].z, patterns.values[4])
+    assert "decoder.cross.1.1" in maps[4].hovertemplate
+    assert [note.text for note in figure.layout.annotations] == [h.title for h in patterns.heads]
+
+
+def test_attention_curves(model: Model, batch: Batch) -> None:
+    curves = probes.attention_by_lag(model, batch, model.heads("encoder.self")[:2])
+    lines = traces(plots.attention_by_lag(curves), go.Scatter)
+    assert [line.name for line in lines] == ["encoder.self.0.0", "encoder.self.0.1"]
+    by_value = probes.attention_by_value(model, batch, "decoder.cross.0.0")
+    assert len(traces(plots.attention_by_value(by_value), go.Scatter)) == 1
+
+
+def test_training_shows_every_cross_head(pico: Model) -> None:
+    figure = plots.training("pico-t5")
+    n_heads = len(pico.heads("decoder.cross"))
+    assert len(traces(figure, go.Scatter)) == 1 + 2 * n_heads
+    with pytest.raises(interp.UnknownModel):
+        plots.training("nano")
+
+
+def test_plotly_s_defaults_are_left_alone(small: probes.Mosaic) -> None:
+    before = pio.templates.default
+    plots.mosaic(small)
+    assert pio.templates.default == before
+
+
+def test_no_mosaics() -> None:
+    with pytest.raises(interp.InvalidInput, match="at least one"):
+        plots.counts([])
+
+
+@needs_browser
+def test_pictures_are_written_whole(small: probes.Mosaic, tmp_path: Path) -> None:
+    written = plots.write_images({tmp_path / "a.png": plots.mosaic(small), tmp_path / "b.png": plots.layers(small)})
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_no_browser_is_a_clear_error(small: probes.Mosaic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kaleido.errors import ChromeNotFoundError
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ChromeNotFoundError
+
+    monkeypatch.setattr(pio, "write_images", fail)
+    with pytest.raises(interp.MissingBrowser, match="chromium"):
+        plots.write_images({tmp_path / "a.png": plots.mosaic(small)})
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,34 @@
+"""A wheel built from the tree holds all it needs: from it alone the bundled model opens."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_opens_the_bundled_model(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    wheel = next(tmp_path.glob("chronos_interp-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.startswith("tests/")]
+        archive.extractall(tmp_path / "site")
+    code = (
+        "import interp, probes; assert interp.__file__.startswith({!r}), interp.__file__; "
+        "model = interp.load('pico-t5'); print(probes.induction_mosaic(model, batch_size=5).counts().n_heads); "
+        "probes.published('chronos-t5-small'); probes.plots.training('pico-t5')"
+    ).format(str(tmp_path / "site"))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(done.stdout) > 0

@@ -1,0 +1,216 @@
+"""The bundled model: what it promises, what its card says, and the recipe that made it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chronos import BaseChronosPipeline, ChronosPipeline
+
+import interp
+import probes
+from interp import zoo
+from interp.zoo import evaluation
+from interp.zoo.monitor import induction_snapshot
+from interp.zoo.recipe import HORIZON, Recipe, batch, learning_rate, motif_fraction
+from interp.zoo.series import SERIES, varied_motifs
+from interp.zoo.training import snapshot_steps, train
+
+TINY = Recipe(
+    layers=2,
+    heads=3,
+    d_model=16,
+    d_kv=4,
+    d_ff=8,
+    steps=9,
+    motif_steps=4,
+    motif_heads=1,
+    widen_steps=2,
+    motif_rows=6,
+    rows=5,
+)
+
+
+@pytest.fixture(scope="module")
+def mosaic(pico: interp.Model) -> probes.Mosaic:
+    return probes.induction_mosaic(pico)
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, object]:
+    return json.loads((zoo.path("pico-t5") / "training.json").read_text())
+
+
+def test_plain_chronos_opens_it() -> None:
+    pipeline = BaseChronosPipeline.from_pretrained(str(zoo.path("pico-t5")))
+    assert isinstance(pipeline, ChronosPipeline)
+    torch.manual_seed(0)
+    assert pipeline.predict(torch.sin(torch.arange(60.0)), prediction_length=12).shape == (1, 20, 12)
+
+
+def test_it_is_small() -> None:
+    assert sum(f.stat().st_size for f in zoo.path("pico-t5").iterdir()) <= 8_000_000
+
+
+def test_it_has_induction_heads_and_others(mosaic: probes.Mosaic) -> None:
+    counts = mosaic.counts()
+    assert mosaic.accuracy() >= 0.9
+    assert counts.either >= 3
+    assert counts.either <= counts.n_heads / 2
+
+
+def test_no_idle_heads_keep_the_share_down(pico: interp.Model) -> None:
+    """Every cross head writes: the norm of W_O by head is of the same order in all of them."""
+    for layer in range(pico.n_layers["decoder"]):
+        weight = pico.module.get_submodule(f"decoder.block.{layer}.layer.1.EncDecAttention.o").weight
+        assert isinstance(weight, torch.Tensor)
+        norms = weight.detach().unflatten(1, (pico.n_heads, -1)).norm(dim=(0, 2))
+        assert float(norms.min() / norms.max()) > 0.2
+
+
+def test_the_instrument_agrees_with_the_training_record(
+    pico: interp.Model, mosaic: probes.Mosaic, record: dict[str, object]
+) -> None:
+    """Two ways to the same numbers: hook points, and Hugging Face's output_attentions while training."""
+    snapshots = record["snapshots"]
+    assert isinstance(snapshots, list)
+    assert 18 <= len(snapshots) <= 22
+    last = snapshots[-1]
+    now = induction_snapshot(pico.module)
+    for kind in ("current_token", "token_to_right"):
+        np.testing.assert_allclose(getattr(mosaic, kind).values, now[kind], atol=1e-6)
+        np.testing.assert_allclose(getattr(mosaic, kind).values, last[kind], atol=1e-4)
+    assert mosaic.accuracy() == pytest.approx(now["accuracy"])
+
+
+def test_it_forecasts(pico: interp.Model, record: dict[str, object]) -> None:
+    """Held-out series: at most half of naive's median MASE. Air passengers: better than naive."""
+    scores = evaluation.forecast_scores(pico.pipeline)
+    assert scores["held_out"]["model"] <= scores["held_out"]["naive"] / 2
+    for horizon in (12, 24):
+        assert scores[f"air_passengers_{horizon}"]["model"] < scores[f"air_passengers_{horizon}"]["naive"]
+    assert scores["held_out"] == pytest.approx(record["forecasts"]["held_out"], rel=0.02)  # type: ignore[index]
+
+
+def test_the_card_says_what_is_measured(mosaic: probes.Mosaic, record: dict[str, object]) -> None:
+    card = (zoo.path("pico-t5") / "README.md").read_text()
+    counts = mosaic.counts()
+    assert f"{counts.either} of {counts.n_heads} cross-attention heads" in card
+    assert f"accuracy {mosaic.accuracy():.2f}" in card
+    for place in record["forecasts"].values():  # type: ignore[attr-defined]
+        row = " | ".join(f"{place[name]:.2f}" for name in ("model", "naive", "seasonal_naive"))
+        assert re.search(re.escape(row), card), row
+
+
+def test_naive_errors_by_hand() -> None:
+    """MASE of naive and seasonal naive on a series of period 4, worked out by hand."""
+    past, future = np.array([1.0, 3, 5, 7, 2, 4, 6, 8]), np.array([3.0, 5, 7, 9])
+    errors = evaluation._mase([past], [future], [np.full(4, 8.0)], 4)
+    assert errors[0] == pytest.approx((5 + 3 + 1 + 1) / 4 / 1.0)
+    errors = evaluation._mase([past], [future], [past[-4:]], 4)
+    assert errors[0] == pytest.approx(1.0)
+
+
+def test_air_passengers_are_the_published_series() -> None:
+    values = evaluation.air_passengers()
+    assert (len(values), values.sum()) == (144, 40_363)
+
+
+def test_the_held_out_set_is_fixed() -> None:
+    values, period = evaluation.held_out()
+    assert values.shape == (200, 120)
+    assert period.min() >= 4
+    assert period.max() <= 24
+    np.testing.assert_array_equal(values, evaluation.held_out()[0])
+
+
+def test_a_step_always_gives_the_same_batch() -> None:
+    for step in (0, 3, 5, 8):
+        first, second = batch(TINY, step), batch(TINY, step)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        ids, labels = first
+        assert bool((ids[:, -1] == 1).all())
+        assert bool((ids[:, :-1] > 1).all())
+        assert 8 <= labels.shape[1] <= HORIZON
+    assert not torch.equal(batch(TINY, 0)[0][:, :16], batch(TINY, 1)[0][:, :16])
+
+
+def test_the_schedule() -> None:
+    assert motif_fraction(TINY, 0) == 1
+    assert motif_fraction(TINY, TINY.steps) == pytest.approx(TINY.motif_share)
+    assert learning_rate(Recipe(), 499) == Recipe().learning_rate
+    assert learning_rate(Recipe(), Recipe().steps - 1) < 1e-6
+    steps = snapshot_steps(Recipe())
+    assert steps[0] == 0
+    assert steps[-1] == Recipe().steps
+    assert len(steps) == 20
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_series_are_finite_and_alive(name: str) -> None:
+    values = SERIES[name](np.random.default_rng(0), 40, 70)
+    assert values.shape == (40, 70)
+    assert np.isfinite(values).all()
+    assert (values.std(axis=1) > 0).all()
+
+
+def test_motifs_end_with_what_the_recent_past_says() -> None:
+    """Two of three variants repeat exactly at the end of the row with a period of 3 to 12."""
+    tokens = varied_motifs(np.random.default_rng(0), 400, 80)
+    repeats = np.zeros(400, dtype=bool)
+    for period in range(3, 13):
+        repeats |= (tokens[:, -30:] == tokens[:, -30 - period : -period]).all(axis=1)
+    assert repeats.mean() > 0.7
+    assert tokens.min() >= 2
+    assert tokens.max() <= 4095
+
+
+def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after 6 of 9 steps and resumed: the same weights and record, bit for bit."""
+    whole = train(TINY, tmp_path / "whole", workers=0, progress=False)
+
+    import interp.zoo.training as training
+
+    real = training.batch
+
+    def stop(recipe: Recipe, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == 6:
+            raise KeyboardInterrupt
+        return real(recipe, step)
+
+    monkeypatch.setattr(training, "batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, tmp_path / "parts", workers=0, save_every=2, progress=False)
+    monkeypatch.setattr(training, "batch", real)
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    with pytest.raises(interp.InvalidInput, match="another recipe"):
+        train(Recipe(seed=9), tmp_path / "parts", workers=0, progress=False)
+    parts = train(TINY, tmp_path / "parts", workers=0, progress=False)
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    records = [json.loads((p / "training.json").read_text()) for p in (whole, parts)]
+    assert records[0]["snapshots"] == records[1]["snapshots"]
+    assert not (parts / "checkpoint.safetensors").exists()
+
+
+def test_late_heads_are_closed_while_motifs_are_learned(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from transformers import T5ForConditionalGeneration
+
+    silent = train(replace(TINY, steps=4), tmp_path / "silent", workers=0, progress=False)
+    open_ = train(TINY, tmp_path / "open", workers=0, progress=False)
+    columns = slice(TINY.d_kv, None)
+    for path, written in ((silent, False), (open_, True)):
+        module = T5ForConditionalGeneration.from_pretrained(path)
+        weight = module.get_submodule("decoder.block.1.layer.1.EncDecAttention.o").weight
+        assert isinstance(weight, torch.Tensor)
+        assert bool(weight[:, columns].any()) is written
+
+
+def test_training_leaves_global_randomness_alone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    train(TINY, tmp_path / "m", workers=0, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
