@@ -13,6 +13,7 @@ from probes.patterns import (
     token_values,
 )
 from probes.published import published, published_table
+from probes.report import induction_heads, summary
 from probes.stimuli import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "attention_by_value",
     "attention_patterns",
     "head_scores",
+    "induction_heads",
     "induction_mosaic",
     "plots",
     "prefix_matching",
@@ -35,5 +37,6 @@ __all__ = [
     "published_table",
     "random_tokens",
     "repeated_random_tokens",
+    "summary",
     "token_values",
 ]
