@@ -15,6 +15,7 @@ Source: `transformers.AttentionInterface`; the reference is
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
@@ -35,15 +36,15 @@ def attach(attention: nn.Module) -> None:
 
 def hooked_attention(
     module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch head key d_head"],
+    value: Float[Tensor, "batch head key d_head"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     position_bias: Tensor | None = None,
     **_: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "batch query head d_head"], Float[Tensor, "batch head query key"]]:
     """Eager attention, with scores and pattern sent through the module's hook points.
 
     Args:

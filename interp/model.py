@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from chronos import ChronosConfig, ChronosPipeline
+from jaxtyping import Float
 from nnsight import NNsight
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
@@ -225,7 +226,7 @@ class Model:
             envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
         return HeadViews(envoy, self.n_heads)
 
-    def unembed(self, ln_final: Tensor) -> Tensor:
+    def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
         """Logits of what the decoder's final norm put out.
 
         Args:

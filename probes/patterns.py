@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import Batch, Head, InvalidInput, Model, capture
@@ -40,7 +41,7 @@ class AttentionCurves:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def token_values(model: Model, ids: Tensor) -> Tensor:
+def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:
     """The scaled values that tokens stand for: bin centres, NaN for special tokens.
 
     Args:

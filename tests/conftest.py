@@ -1,5 +1,9 @@
 """Tiny models made in memory: at least two layers, three heads, pairwise different sizes."""
 
+# beartype must be imported before nnsight, which gives every object an attribute.
+import beartype  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+# isort: split
 import copy
 from typing import Any, cast
 

@@ -1,0 +1,56 @@
+"""The shapes in public annotations hold: the functions run with jaxtyping's checks switched on."""
+
+from typing import Any
+
+import pytest
+import torch
+from beartype import beartype
+from jaxtyping import TypeCheckError, jaxtyped
+from transformers import AttentionInterface
+
+import interp
+import probes
+from interp.attention import NAME, hooked_attention
+from interp.batch import as_series
+
+
+def checked(function: Any) -> Any:
+    return jaxtyped(function, typechecker=beartype)
+
+
+def test_attention_in_a_whole_forward_and_in_generation(model: interp.Model, batch: interp.Batch) -> None:
+    calls: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return checked(hooked_attention)(*args, **kwargs)
+
+    AttentionInterface.register(NAME, counted)
+    try:
+        with torch.no_grad():
+            model.module(**batch.inputs)
+        model.pipeline.predict(torch.arange(12.0), prediction_length=3)
+    finally:
+        AttentionInterface.register(NAME, hooked_attention)
+    assert len(calls) == (3 + 2 * 2) + 3 + 3 * (2 * 2)
+
+
+def test_unembedding(model: interp.Model) -> None:
+    unembed = checked(interp.Model.unembed)
+    with torch.no_grad():
+        assert unembed(model, torch.zeros(2, 5, 20)).shape == (2, 5, 4096)
+        assert unembed(model, torch.zeros(20)).shape == (4096,)
+        with pytest.raises(TypeCheckError):
+            unembed(model, torch.zeros(2, 20, dtype=torch.long))
+
+
+def test_values_and_series(model: interp.Model) -> None:
+    assert checked(probes.token_values)(model, torch.tensor([[5, 6], [7, 8]])).shape == (2, 2)
+    assert checked(as_series)([1.0, 2.0]).shape == (1, 2)
+
+
+def test_the_fields_of_stimuli() -> None:
+    batch = probes.repeated_random_tokens(batch_size=3)
+    fields = {name: kind for cls in type(batch).__mro__[:2] for name, kind in cls.__annotations__.items()}
+    for name in ("input_ids", "attention_mask", "decoder_input_ids", "continuation"):
+        assert isinstance(getattr(batch, name), fields[name]), name
