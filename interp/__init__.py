@@ -9,14 +9,16 @@ from interp.errors import (
     InterpError,
     InvalidInput,
     MissingBrowser,
+    MissingFile,
     UnknownHead,
     UnknownModel,
     UnknownSite,
     UnsupportedModel,
     WrongVersion,
 )
-from interp.model import Model, load, wrap
+from interp.model import Model
 from interp.names import AttentionLayer, Head, Site
+from interp.opening import load, wrap
 
 __all__ = [
     "AttentionLayer",
@@ -28,6 +30,7 @@ __all__ = [
     "InterpError",
     "InvalidInput",
     "MissingBrowser",
+    "MissingFile",
     "Model",
     "Site",
     "UnknownHead",

@@ -1,15 +1,16 @@
 """The instrument's command line: which models there are, what is in one, how to train one."""
 
 import json
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import torch
 import typer
 
-from interp import load, zoo
-from interp.command import guarded
-from interp.opening import PUBLISHED
+from interp import MissingFile, load, zoo
+from interp.command import Dtype, guarded
+from interp.inputs import whole
+from interp.opening import PUBLISHED, check_device
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -27,10 +28,11 @@ def models() -> None:
 
 @app.command()
 @guarded
-def info(model: str) -> None:
+def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
     """Sizes, tokens, heads and sites of a model, after checking its hook points."""
-    found = load(model)
+    found = load(model, dtype=getattr(torch, dtype.value), device=device)
     layers, chronos = found.n_layers, found.chronos_config
+    limits = " ".join(f"{key} {value:g}" for key, value in sorted(chronos.tokenizer_kwargs.items(), reverse=True))
     rows = {
         "model": found.name,
         "family": found.family.name,
@@ -38,7 +40,7 @@ def info(model: str) -> None:
         "heads": f"{found.n_heads} a layer of {found.d_head}: {len(found.heads('encoder.self'))} encoder.self, "
         f"{len(found.heads('decoder.self'))} decoder.self, {len(found.heads('decoder.cross'))} decoder.cross",
         "d_model": found.d_model,
-        "tokens": f"{found.d_vocab}, {chronos.tokenizer_class}{tuple(chronos.tokenizer_kwargs.values())}",
+        "tokens": f"{found.d_vocab}, {chronos.tokenizer_class} {limits}",
         "context": f"{chronos.context_length}, prediction {chronos.prediction_length}",
         "parameters": f"{found.n_parameters:,}",
         "weights": found.digest,
@@ -63,20 +65,15 @@ def train(
     evaluate: Annotated[bool, typer.Option(help="Record the forecast errors that a model's card reports.")] = True,
 ) -> None:
     """Train a bundled model by its recipe, from the start or from where it was interrupted."""
-    import torch
-
     from interp.zoo.recipe import Recipe
     from interp.zoo.training import train as run
 
-    values: dict[str, Any] = json.loads(recipe.read_text()) if recipe else {}
-    values = dict(values.get("recipe", values))
-    known = {f.name for f in fields(Recipe)}
-    if unknown := set(values) - known:
-        raise typer.BadParameter(f"not fields of a recipe: {', '.join(sorted(unknown))}")
-    changes = {"seed": seed, "steps": steps}
-    values |= {key: value for key, value in changes.items() if value is not None}
-    chosen = Recipe(**values)
-    torch.set_num_threads(threads)
+    changes = {key: value for key, value in {"seed": seed, "steps": steps}.items() if value is not None}
+    chosen = Recipe.parse(recipe.read_text() if recipe and recipe.is_file() else "{}", changes)
+    if recipe and not recipe.is_file():
+        raise MissingFile(f"{recipe}: no such file.")
+    torch.set_num_threads(whole("threads", threads, 1))
+    check_device(device)
     run(chosen, out, device=device)
     if evaluate:
         from interp.zoo.evaluation import record_forecasts

@@ -24,14 +24,22 @@ NAME = "chronos_interp"
 """The name under which `transformers` knows the attention function."""
 
 
-def attach(attention: nn.Module) -> None:
-    """Give an attention module its hook points `hook_scores` and `hook_pattern`.
+HOOKS = ("hook_scores", "hook_pattern")
 
-    Modules that have them are left as they are.
-    """
-    for name in ("hook_scores", "hook_pattern"):
-        if not hasattr(attention, name):
-            attention.add_module(name, nn.Identity())
+
+def attach(attention: nn.Module) -> bool:
+    """Give an attention module its hook points; False if it has them already."""
+    if all(hasattr(attention, name) for name in HOOKS):
+        return False
+    for name in HOOKS:
+        attention.add_module(name, nn.Identity())
+    return True
+
+
+def detach(attention: nn.Module) -> None:
+    """Take the hook points off again."""
+    for name in HOOKS:
+        delattr(attention, name)
 
 
 def hooked_attention(

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from chronos import ChronosPipeline, MeanScaleUniformBins
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InvalidInput
+from interp.inputs import whole
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -92,17 +94,20 @@ class Batch:
         """
         values = as_series(series)
         steps = values.shape[1]
-        if not 0 <= num_decoder < steps:
+        if whole("num_decoder", num_decoder, 0) >= steps:
             raise InvalidInput(
                 f"num_decoder={num_decoder} of a series of {steps} steps leaves the encoder nothing: "
                 f"choose 0 to {steps - 1}."
             )
         context, rest = values[:, : steps - num_decoder], values[:, steps - num_decoder :]
-        if not bool((~context.isnan()).any(dim=1).all()):
-            raise InvalidInput("a series has no value at all in the encoder's part: only NaN was found.")
         pipeline: ChronosPipeline = model.pipeline
         tokenizer = cast(MeanScaleUniformBins, pipeline.tokenizer)
         ids, mask, scale = tokenizer.context_input_transform(context)
+        if not bool((mask & (ids >= pipeline.model.config.n_special_tokens)).any(dim=1).all()):
+            raise InvalidInput(
+                "a series has no value at all in what the encoder sees "
+                f"(the last {pipeline.model_context_length} steps at most): only NaN was found."
+            )
         decoder = torch.zeros(len(values), 1, dtype=torch.long)
         if num_decoder:
             if bool(rest.isnan().any()):
@@ -125,7 +130,8 @@ def _ids(name: str, values: Any) -> Tensor:
         raise InvalidInput(f"{name} must be [batch, pos] with at least one of each; found {list(ids.shape)}.")
     if bool((ids < 0).any()):
         raise InvalidInput(f"{name} holds {int(ids.min())}: ids are not negative.")
-    return ids.long()
+    # A copy: what is checked here must not change behind the batch's back.
+    return ids.detach().long().clone()
 
 
 def as_series(series: Series) -> Float[Tensor, "series step"]:
@@ -142,7 +148,7 @@ def as_series(series: Series) -> Float[Tensor, "series step"]:
                 "lengths pass a list of one-dimensional arrays."
             )
     if isinstance(series, Sequence) and any(np.ndim(row) == 1 for row in series):
-        rows = [torch.as_tensor(np.asarray(row, dtype=np.float32)) for row in series]
+        rows = [_numbers(row) for row in series]
         if any(row.ndim != 1 for row in rows):
             raise InvalidInput("a list of series must hold one-dimensional arrays only.")
         longest = max(len(row) for row in rows)
@@ -151,10 +157,7 @@ def as_series(series: Series) -> Float[Tensor, "series step"]:
         padded = [torch.nn.functional.pad(row, (longest - len(row), 0), value=torch.nan) for row in rows]
         values = torch.stack(padded)
     else:
-        try:
-            values = torch.as_tensor(np.asarray(series, dtype=np.float32))
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"a series must be numbers: {error}.") from None
+        values = _numbers(series)
         values = values[None] if values.ndim == 1 else values
     if values.ndim != 2 or 0 in values.shape:
         raise InvalidInput(f"a series must be [step] or [series, step] and not empty; found {list(values.shape)}.")
@@ -164,3 +167,18 @@ def as_series(series: Series) -> Float[Tensor, "series step"]:
     if bool(empty.any()):
         raise InvalidInput(f"series {empty.nonzero().flatten().tolist()} hold only NaN: nothing to look at.")
     return values
+
+
+def _numbers(values: Any) -> Tensor:
+    """Real numbers as float32, from anything array-like but a data frame, whose axes would be guessed."""
+    if isinstance(values, pd.DataFrame):
+        raise InvalidInput("a data frame could hold series in rows or columns: pass one column, or frame.to_numpy().T.")
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().float() if values.is_floating_point() else values.cpu()
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"found {array.dtype}")
+        return torch.as_tensor(array.astype(np.float32))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"a series must be real numbers: {error}.") from None

@@ -71,14 +71,7 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
     points = {site: model.family.point(site) for site in wanted}
     with torch.no_grad():
         read = _trace(model, model.inputs(batch), list(dict.fromkeys(points.values())))
-    return Cache({str(site): _by_head(model, site, points[site], read[points[site]]) for site in wanted})
-
-
-def _envoy(model: Model, point: Point) -> Any:
-    envoy: Any = model.nnsight
-    for part in point.path.split("."):
-        envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
-    return envoy
+        return Cache({str(site): _by_head(model, site, points[site], read[points[site]]) for site in wanted})
 
 
 def _is_late(model: Model, point: Point) -> bool:
@@ -89,7 +82,7 @@ def _is_late(model: Model, point: Point) -> bool:
 def _trace(model: Model, inputs: dict[str, Any], points: Sequence[Point]) -> dict[Point, Tensor]:
     """Read points, which are in forward order, in one trace. Values are aliases: clone at once."""
     late = [point for point in points if _is_late(model, point)]
-    envoys = [(point, _envoy(model, point)) for point in points if point not in late]
+    envoys = [(point, model.envoy(point.path)) for point in points if point not in late]
     values: dict[Point, Tensor] = {}
 
     def keep(point: Point, value: Any) -> None:

@@ -49,14 +49,15 @@ def check_hooks(model: "Model") -> None:
     """
     layers = [AttentionLayer(s, k, i) for s, k in KINDS for i in range(model.n_layers[s])]
     modules = {str(at): model.module.get_submodule(model.family.attention_path(at)) for at in layers}
+    queries = {str(at): 4 if at.stack == "encoder" else 3 for at in layers}
+    keys = {str(at): 3 if (at.stack, at.kind) == ("decoder", "self") else 4 for at in layers}
     tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
 
     seen: dict[str, set[str]] = {name: set() for name in modules}
 
     def look(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_: nn.Module, __: object, pattern: Tensor) -> None:
-            size = (2, model.n_heads, 4 if name.startswith("encoder") else 3, 3 if ".self." in name else 4)
-            size = (*size[:3], 4) if name.startswith("encoder") else size
+            size = (2, model.n_heads, queries[name], keys[name])
             rows = pattern.float().sum(-1)
             if tuple(pattern.shape) == size and bool((rows - 1).abs().max() < tolerance):
                 seen[name].add("pattern")

@@ -39,6 +39,10 @@ class DamagedFile(InterpError, ValueError):
     """A file of weights or results that is not whole, or not of the expected form."""
 
 
+class MissingFile(InterpError, FileNotFoundError):
+    """A file that is not there."""
+
+
 class WrongVersion(InterpError, ValueError):
     """A results file that another version of the format wrote."""
 

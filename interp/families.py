@@ -33,7 +33,7 @@ class Family:
     name: str
     model_type: str
     attention_paths: dict[tuple[Stack, Kind], str]
-    attention_points: dict[str, tuple[str, Literal["input", "output"], Layout]]
+    attention_points: dict[str, tuple[str, Literal["input", "output"], Layout, int | None]]
     layer_points: dict[tuple[Stack, str], tuple[str, Literal["input", "output"], int | None]]
     stack_points: dict[tuple[Stack, str], tuple[str, Layout, int | None]]
 
@@ -45,9 +45,9 @@ class Family:
         """Where a site lives. `head_out` is made from z and W_O, so its point is that of z."""
         if site.kind is not None:
             assert site.layer is not None
-            name, port, layout = self.attention_points["z" if site.name == "head_out" else site.name]
+            name, port, layout, element = self.attention_points["z" if site.name == "head_out" else site.name]
             path = self.attention_path(AttentionLayer(site.stack, site.kind, site.layer))
-            return Point(f"{path}.{name}", port, layout)
+            return Point(f"{path}.{name}".rstrip("."), port, layout, element)
         if site.layer is not None:
             path, port, element = self.layer_points[site.stack, site.name]
             return Point(path.format(layer=site.layer), port, "stream", element)
@@ -87,13 +87,13 @@ T5 = Family(
         ("decoder", "cross"): "decoder.block.{layer}.layer.1.EncDecAttention",
     },
     attention_points={
-        "q": ("q", "output", "heads"),
-        "k": ("k", "output", "heads"),
-        "v": ("v", "output", "heads"),
-        "scores": ("hook_scores", "output", "square"),
-        "pattern": ("hook_pattern", "output", "square"),
-        "z": ("o", "input", "heads"),
-        "attn_out": ("o", "output", "stream"),
+        "q": ("q", "output", "heads", None),
+        "k": ("k", "output", "heads", None),
+        "v": ("v", "output", "heads", None),
+        "scores": ("hook_scores", "output", "square", None),
+        "pattern": ("hook_pattern", "output", "square", None),
+        "z": ("o", "input", "heads", None),
+        "attn_out": ("", "output", "stream", 0),
     },
     layer_points={
         ("encoder", "resid_pre"): ("encoder.block.{layer}", "input", None),

@@ -6,19 +6,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from interp.errors import DamagedFile, InvalidInput, WrongVersion
+from interp.errors import DamagedFile, InvalidInput, MissingFile, WrongVersion
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file whole or not at all, through a temporary file and a rename.
 
     Raises:
-        InvalidInput: the directory does not exist.
+        InvalidInput: the directory does not exist, or the path cannot be written.
     """
     target = Path(path)
     if not target.parent.is_dir():
         raise InvalidInput(f"cannot write {target}: there is no directory {target.parent}.")
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    if target.is_dir():
+        raise InvalidInput(f"cannot write {target}: it is a directory.")
+    try:
+        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise InvalidInput(f"cannot write {target}: {error.strerror}.") from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -45,17 +50,20 @@ def load_json(path: str | Path, kind: str, version: int) -> dict[str, Any]:
     Raises:
         DamagedFile: not JSON, or not a result of this kind.
         WrongVersion: written in another version of the form.
-        FileNotFoundError: there is no such file.
+        MissingFile: there is no such file.
     """
-    text = Path(path).read_bytes()
     try:
-        whole = json.loads(text)
-    except ValueError as error:
+        whole = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise MissingFile(f"{path}: no such file.") from None
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is not whole: {error}. Make it again.") from None
     found = whole.get("kind") if isinstance(whole, dict) else None
     if found != kind:
         raise DamagedFile(f"{path} holds {found or 'something else'}; a file of kind {kind!r} was asked for.")
-    if whole.get("version") != version:
+    if whole.get("version") != version or isinstance(whole.get("version"), bool):
         raise WrongVersion(
             f"{path} is of version {whole.get('version')} of {kind!r}; this release reads version {version}. "
             "Make it again, or read it with the release that wrote it."

@@ -1,12 +1,7 @@
-"""Open a checkpoint as a frozen handle on the original module inside the original pipeline.
+"""A frozen handle on the original module inside the original pipeline: sizes, names, views."""
 
-1. Find out what the name means: a bundled model, a directory, or a model on the hub.
-2. Check what it is before any weight is read; open it with Chronos itself.
-3. Attach the hook points and check that the forward pass really goes through them.
-"""
-
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, cast
@@ -18,13 +13,10 @@ from nnsight import NNsight
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from interp import attention
 from interp.batch import Batch
-from interp.checks import check_hooks
 from interp.errors import InvalidInput, UnknownHead, UnknownSite, nearest
-from interp.families import FAMILIES, Family
+from interp.families import Family
 from interp.names import KINDS, AttentionLayer, Head, Site, Stack, parse_kind
-from interp.opening import check_pipeline, open_pipeline
 from interp.views import HeadViews
 
 
@@ -38,6 +30,8 @@ class Model:
     name: str
     pipeline: ChronosPipeline
     family: Family
+    # By the weights' versions: whoever edits them in place gets another digest.
+    _digests: dict[tuple[tuple[int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
 
     @property
     def module(self) -> T5ForConditionalGeneration:
@@ -97,9 +91,16 @@ class Model:
         """The number of weights, shared ones counted once."""
         return sum(p.numel() for p in self.module.parameters())
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """A SHA-256 of all weights by name, so that results know which weights they are of."""
+        state = tuple((id(p), p._version) for p in self.module.parameters())
+        if state not in self._digests:
+            self._digests.clear()
+            self._digests[state] = self._digest()
+        return self._digests[state]
+
+    def _digest(self) -> str:
         hasher = sha256()
         for name, value in sorted(self.module.state_dict().items()):
             hasher.update(f"{name}{value.dtype}{list(value.shape)}".encode())
@@ -144,7 +145,10 @@ class Model:
         Raises:
             UnknownHead: the address is malformed, or a layer or head is out of range.
         """
-        found = Head.parse(head) if isinstance(head, str) else head
+        try:
+            found = head if isinstance(head, Head) else Head.parse(str(head))
+        except UnknownHead as error:
+            raise UnknownHead(f"{error}{nearest(str(head), map(str, self.heads()))}") from None
         layers = self.n_layers[found.stack]
         if found.layer >= layers or found.head >= self.n_heads:
             close = Head(found.stack, found.kind, min(found.layer, layers - 1), min(found.head, self.n_heads - 1))
@@ -175,17 +179,21 @@ class Model:
             found = [name for name in known if _matches(name, str(pattern))]
             if not found:
                 if "*" not in str(pattern):
-                    site = Site.parse(str(pattern))
-                    raise UnknownSite(
-                        f"{str(site)!r}: {self.name} has {site.stack} layers "
-                        f"0-{self.n_layers[site.stack] - 1}.{nearest(str(site), known)}"
-                    )
+                    raise self._no_site(str(pattern), known)
                 raise UnknownSite(
                     f"{str(pattern)!r} matches no site of {self.name}.{nearest(str(pattern), known)} "
                     "A pattern has as many parts as the address: 'decoder.cross.*.pattern', 'encoder.*.resid_post'."
                 )
             wanted.update(found)
         return [site for name, site in known.items() if name in wanted]
+
+    def _no_site(self, name: str, known: Iterable[str]) -> UnknownSite:
+        hint = nearest(name, known)
+        try:
+            stack = Site.parse(name).stack
+        except UnknownSite as error:
+            return UnknownSite(f"{str(error).split(' Did you mean')[0]}{hint}")
+        return UnknownSite(f"{name!r}: {self.name} has {stack} layers 0-{self.n_layers[stack] - 1}.{hint}")
 
     def check(self, batch: Batch) -> None:
         """Hold a batch against this model's vocabulary.
@@ -218,13 +226,19 @@ class Model:
         Raises:
             UnknownSite: there is no such layer.
         """
-        at = AttentionLayer.parse(layer) if isinstance(layer, str) else layer
+        at = layer if isinstance(layer, AttentionLayer) else AttentionLayer.parse(str(layer))
         if at.layer >= self.n_layers[at.stack]:
-            raise UnknownSite(f"{str(at)!r}: {self.name} has {at.stack} layers 0-{self.n_layers[at.stack] - 1}.")
-        envoy: Any = self.nnsight
-        for part in self.family.attention_path(at).split("."):
-            envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
-        return HeadViews(envoy, self.n_heads)
+            last = self.n_layers[at.stack] - 1
+            close = AttentionLayer(at.stack, at.kind, last)
+            raise UnknownSite(f"{str(at)!r}: {self.name} has {at.stack} layers 0-{last}. Did you mean {str(close)!r}?")
+        return HeadViews(self.envoy(self.family.attention_path(at)), self.n_heads)
+
+    def envoy(self, path: str) -> Any:
+        """nnsight's view of the module at a dotted path, such as `decoder.block.0`."""
+        found: Any = self.nnsight
+        for part in path.split("."):
+            found = found[int(part)] if part.isdigit() else getattr(found, part)
+        return found
 
     def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
         """Logits of what the decoder's final norm put out.
@@ -242,59 +256,4 @@ class Model:
 
 def _matches(name: str, pattern: str) -> bool:
     parts, wanted = name.split("."), pattern.split(".")
-    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
-
-
-def wrap(pipeline: ChronosPipeline, *, name: str = "wrapped") -> Model:
-    """A handle on a pipeline that is already open.
-
-    The pipeline's model is switched to the hooked attention, which gives bit for bit what eager
-    attention gives, and keeps working as before.
-
-    Args:
-        pipeline: a Chronos pipeline of a T5 model.
-        name: what results call it.
-
-    Returns:
-        The handle.
-
-    Raises:
-        UnsupportedModel: the pipeline is not one of a T5, or its weights cannot be read.
-        BrokenHook: the forward pass does not go through the hook points.
-    """
-    check_pipeline(pipeline)
-    module = cast(T5ForConditionalGeneration, pipeline.model.model)
-    model = Model(name, pipeline, FAMILIES[module.config.model_type])
-    before = module.config._attn_implementation or "eager"
-    for stack, kind in KINDS:
-        for layer in range(model.n_layers[stack]):
-            path = model.family.attention_path(AttentionLayer(stack, kind, layer))
-            attention.attach(module.get_submodule(path))
-    module.set_attn_implementation(attention.NAME)
-    module.eval()
-    try:
-        check_hooks(model)
-    except BaseException:
-        module.set_attn_implementation(before)
-        raise
-    return model
-
-
-def load(name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Model:
-    """Open a model: bundled, from a directory, or from the hub.
-
-    Args:
-        name: `pico-t5`, a directory, or a name such as `amazon/chronos-t5-small`.
-        dtype: of the weights; the published notebook ran in `torch.bfloat16`.
-        device: where the model runs.
-
-    Returns:
-        The handle, its hook points checked.
-
-    Raises:
-        UnknownModel: there is no such model, or it is neither cached nor to be had now.
-        UnsupportedModel: something other than a Chronos T5 in safetensors.
-        DamagedFile: a config or weights that cannot be read whole.
-        BrokenHook: the forward pass does not go through the hook points.
-    """
-    return wrap(open_pipeline(str(name), dtype, device), name=str(name))
+    return len(parts) == len(wanted) and all(w in ("*", p) for p, w in zip(parts, wanted, strict=True))

@@ -7,6 +7,7 @@ decoder.ln_final          a site of a stack
 decoder.cross.*.pattern   a pattern: any layer
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Self, cast, get_args
 
@@ -28,7 +29,7 @@ _FORMS = "'decoder.cross.3.pattern' (attention), 'decoder.3.resid_pre' (a layer)
 
 
 def _is_index(text: str) -> bool:
-    return text.isascii() and text.isdigit() and str(int(text)) == text
+    return re.fullmatch(r"0|[1-9][0-9]{0,5}", text) is not None
 
 
 @dataclass(frozen=True, order=True)
@@ -41,7 +42,8 @@ class Head:
     head: int
 
     def __post_init__(self) -> None:
-        if (self.stack, self.kind) not in KINDS or min(self.layer, self.head) < 0:
+        fits = type(self.layer) is type(self.head) is int and min(self.layer, self.head) >= 0
+        if (self.stack, self.kind) not in KINDS or not fits:
             raise UnknownHead(
                 f"{self}: no such kind of head. There are encoder.self, decoder.self and "
                 "decoder.cross, layers and heads counted from 0, as in 'decoder.cross.3.5'."
@@ -139,6 +141,10 @@ class AttentionLayer:
     stack: Stack
     kind: Kind
     layer: int
+
+    def __post_init__(self) -> None:
+        if (self.stack, self.kind) not in KINDS or type(self.layer) is not int or self.layer < 0:
+            raise UnknownSite(f"{self} is not an attention layer: stack.kind.layer, as in 'decoder.cross.3'.")
 
     def __str__(self) -> str:
         return f"{self.stack}.{self.kind}.{self.layer}"

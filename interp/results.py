@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch import Tensor
 
 from interp.errors import DamagedFile, InvalidInput
 from interp.files import load_json, save_json
@@ -115,6 +116,8 @@ class HeadScores:
     def __post_init__(self) -> None:
         parse_kind(self.site)
         object.__setattr__(self, "values", frozen(self.values))
+        if np.isinf(self.values).any():
+            raise InvalidInput(f"{self.name}: scores must be finite, or NaN where a head has none.")
         if self.values.ndim != 2:
             raise InvalidInput(f"{self.name}: values must be [layer, head]; found {list(self.values.shape)}.")
         if self.stderr is not None:
@@ -179,6 +182,8 @@ class HeadScores:
         """
         try:
             stderr = content["stderr"]
+            if not isinstance(content["name"], str) or not isinstance(content["provenance"], dict):
+                raise TypeError("name or provenance")
             return cls(
                 name=content["name"],
                 site=content["site"],
@@ -187,7 +192,7 @@ class HeadScores:
                 unit=content["unit"],
                 provenance=content["provenance"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedFile(f"head scores cannot be read: {type(error).__name__}: {error}") from None
 
     def save(self, path: str | Path) -> Path:
@@ -203,6 +208,24 @@ class HeadScores:
             WrongVersion: another version of the form.
         """
         return cls.from_dict(load_json(path, cls.KIND, cls.VERSION))
+
+
+def over_rows(name: str, site: str, rows: Tensor, source: dict[str, Any]) -> HeadScores:
+    """Head scores as the mean over the rows of a batch, with the standard error of that mean.
+
+    Args:
+        name: of the score.
+        site: such as `decoder.cross`.
+        rows: one number a row and head, `[layer, batch, head]`.
+        source: where they came from.
+
+    Returns:
+        The scores; `stderr` is None for a single row.
+    """
+    values = rows.detach().cpu().double()
+    n = values.shape[1]
+    stderr = (values.std(1) / n**0.5).numpy() if n > 1 else None
+    return HeadScores(name, site, values.mean(1).numpy(), stderr, provenance=source)
 
 
 def listed(values: NDArray[Any]) -> list[Any]:

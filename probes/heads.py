@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model, capture
-from interp.results import HeadScores, provenance
+from interp.inputs import whole
+from interp.results import HeadScores, over_rows, provenance
 from probes.stimuli import EOS, NARROW, START, random_tokens
 
 SITES = ("encoder.self", "decoder.self")
@@ -61,10 +62,7 @@ def head_scores(
         InvalidInput: fewer than two repetitions, or a sequence of fewer than two tokens.
     """
     n, total = sequence_length, sequence_length * repetitions
-    if repetitions < 2 or n < 2:
-        raise InvalidInput(
-            f"sequence_length={n}, repetitions={repetitions}: nothing repeats; choose 2 or more of each."
-        )
+    stimulus = _stimulus(batch_size, n, repetitions, seed)
     every, repeated = range(total), range(n, total)
     pairs = {
         "previous_token": _pairs(every, [-1], total),
@@ -77,7 +75,6 @@ def head_scores(
         "next_token": _pairs(every, [1], total),
         "later_occurrence": _pairs(range(total - n), [n], total),
     }
-    stimulus = _stimulus(batch_size, n, repetitions, seed)
     source = provenance(
         model,
         name="head_scores",
@@ -126,8 +123,6 @@ def prefix_matching(
     """
     if offset not in (-1, 0, 1):
         raise InvalidInput(f"offset={offset}: choose -1, 0 or 1.")
-    if repetitions < 2 or sequence_length < 2:
-        raise InvalidInput(f"sequence_length={sequence_length}, repetitions={repetitions}: nothing repeats.")
     stimulus = _stimulus(batch_size, sequence_length, repetitions, seed)
     pairs = _earlier(sequence_length, repetitions, offset)
     parameters: dict[str, Any] = {
@@ -150,12 +145,16 @@ def _earlier(n: int, repetitions: int, offset: int) -> _Pairs:
     total = n * repetitions
     pairs = [(i, j + offset) for i in range(n, total) for j in range(i - n, -1, -n) if j + offset >= 0]
     query, key = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    return _Pairs(query, key, total - n)
+    return _Pairs(query, key, len({i for i, _ in pairs}))
 
 
 def _stimulus(rows: int, n: int, repetitions: int, seed: int) -> Batch:
     """The same tokens in both stacks: `S S ... <EOS> | <START> S S ...`."""
-    tokens = np.tile(random_tokens(np.random.default_rng(seed), rows, n), (1, repetitions))
+    for name, value in (("sequence_length", n), ("repetitions", repetitions)):
+        whole(name, value, 2)  # with fewer, nothing repeats
+    tokens = np.tile(
+        random_tokens(np.random.default_rng(whole("seed", seed, 0)), whole("batch_size", rows, 1), n), (1, repetitions)
+    )
     end, start = (np.full((rows, 1), token) for token in (EOS, START))
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([tokens, end], axis=1)),
@@ -173,10 +172,8 @@ def _patterns(model: Model, stimulus: Batch, site: str) -> Tensor:
 def _score(
     name: str, site: str, patterns: Tensor, pairs: _Pairs, source: dict[str, Any], average: bool = False
 ) -> HeadScores:
-    paid = patterns[..., pairs.query, pairs.key].double()
+    paid = patterns.cpu()[..., pairs.query, pairs.key].double()
     if average:
         per_query = torch.bincount(pairs.query).to(paid)
-        paid = paid / per_query[pairs.query.to(paid.device)]
-    rows = paid.sum(-1) / pairs.n_queries
-    stderr = (rows.std(1) / rows.shape[1] ** 0.5).cpu().numpy() if rows.shape[1] > 1 else None
-    return HeadScores(name, site, rows.mean(1).cpu().numpy(), stderr, provenance=source)
+        paid = paid / per_query[pairs.query]
+    return over_rows(name, site, paid.sum(-1) / pairs.n_queries, source)

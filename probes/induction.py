@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model, capture
-from interp.results import Floats, HeadScores, provenance
+from interp.results import Floats, over_rows, provenance
 from probes.mosaic import Mosaic
 from probes.stimuli import RepeatedTokens, repeated_random_tokens
 
@@ -56,10 +56,11 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     last = tokens.occurrences[-1]
     earlier = list(reversed(tokens.occurrences))
     return Mosaic(
-        current_token=_scores("current_token", paid[..., last], source),
-        token_to_right=_scores("token_to_right", paid[..., last + 1], source),
+        current_token=over_rows("current_token", SITE, paid[..., last], source),
+        token_to_right=over_rows("token_to_right", SITE, paid[..., last + 1], source),
         n_tokens=tokens.input_ids.shape[1],
-        eos=_scores("eos", paid[..., -1], source),
+        eos=over_rows("eos", SITE, paid[..., -1], source),
+        occurrence_sum=over_rows("occurrence_sum", SITE, paid[..., earlier].sum(-1), source),
         current_by_occurrence=_mean(paid[..., earlier]),
         right_by_occurrence=_mean(paid[..., [position + 1 for position in earlier]]),
         bin_errors=_bin_errors(model, cache["decoder.ln_final"][:, tokens.query], tokens.continuation),
@@ -69,14 +70,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
 
 def _mean(paid: Tensor) -> Floats:
     """The mean over the batch, which is axis 1 of `[layer, batch, head, ...]`."""
-    return paid.double().mean(1).cpu().numpy()
-
-
-def _scores(name: str, paid: Tensor, source: dict[str, Any]) -> HeadScores:
-    stderr = None
-    if paid.shape[1] > 1:
-        stderr = (paid.double().std(1) / paid.shape[1] ** 0.5).cpu().numpy()
-    return HeadScores(name, SITE, _mean(paid), stderr, provenance=source)
+    return paid.cpu().double().mean(1).numpy()
 
 
 @torch.no_grad()

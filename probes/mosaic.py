@@ -9,6 +9,7 @@ import pandas as pd
 
 from interp import DamagedFile, InvalidInput
 from interp.files import load_json, save_json
+from interp.inputs import whole
 from interp.results import Floats, HeadScores, ScoredHead, frozen, listed
 
 THRESHOLD = 0.3
@@ -62,6 +63,7 @@ class Mosaic:
         token_to_right: attention to the position after it.
         n_tokens: encoder tokens, EOS included: chance is `1 / n_tokens`.
         eos: attention to EOS; None for published mosaics.
+        occurrence_sum: attention to all earlier occurrences of the query's token, added; likewise.
         current_by_occurrence: attention to each earlier occurrence, `[layer, head, occurrence]`,
             occurrence 0 being the last; None for published mosaics.
         right_by_occurrence: the same one position to the right.
@@ -75,6 +77,7 @@ class Mosaic:
     token_to_right: HeadScores
     n_tokens: int
     eos: HeadScores | None = None
+    occurrence_sum: HeadScores | None = None
     current_by_occurrence: Floats | None = None
     right_by_occurrence: Floats | None = None
     bin_errors: Floats | None = None
@@ -82,6 +85,19 @@ class Mosaic:
 
     KIND = "induction-mosaic"
     VERSION = 1
+
+    def __post_init__(self) -> None:
+        shape = self.current_token.values.shape
+        panels = [self.current_token, self.token_to_right, self.eos, self.occurrence_sum]
+        for panel in (p for p in panels if p is not None):
+            if panel.values.shape != shape or panel.site != "decoder.cross":
+                raise InvalidInput(f"a mosaic's panels must all be of decoder.cross and of one shape: {panel.name}.")
+        for name in ("current_by_occurrence", "right_by_occurrence", "bin_errors"):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, frozen(values))
+                if name != "bin_errors" and getattr(self, name).shape[:2] != shape:
+                    raise InvalidInput(f"{name} must be [layer, head, occurrence] for {list(shape)} heads.")
+        whole("n_tokens", self.n_tokens, 1)
 
     @property
     def name(self) -> str:
@@ -105,14 +121,6 @@ class Mosaic:
         return HeadScores(
             "lift", e.site, e.values * self.n_tokens, stderr, unit="times chance", provenance=self.provenance
         )
-
-    @property
-    def occurrence_sum(self) -> HeadScores | None:
-        """Attention to all earlier occurrences of the query's token, added; None if not known."""
-        if self.current_by_occurrence is None:
-            return None
-        total = self.current_by_occurrence.sum(-1)
-        return HeadScores("occurrence_sum", self.current_token.site, total, provenance=self.provenance)
 
     def accuracy(self, within: int = 0) -> float:
         """The share of rows whose continuation is predicted, exactly or within some bins.
@@ -201,6 +209,7 @@ class Mosaic:
         content = {
             **scores,
             "eos": None if self.eos is None else self.eos.to_dict(),
+            "occurrence_sum": None if self.occurrence_sum is None else self.occurrence_sum.to_dict(),
             "n_tokens": self.n_tokens,
             **arrays,
             "provenance": self.provenance,
@@ -214,23 +223,23 @@ class Mosaic:
         Raises:
             DamagedFile: the file is not whole or is something else.
             WrongVersion: another version of the form.
-            FileNotFoundError: there is no such file.
+            MissingFile: there is no such file.
         """
-        whole = load_json(path, cls.KIND, cls.VERSION)
+        content = load_json(path, cls.KIND, cls.VERSION)
         try:
             arrays = {
-                name: None if whole[name] is None else frozen(whole[name])
+                name: None if content[name] is None else frozen(content[name])
                 for name in ("current_by_occurrence", "right_by_occurrence", "bin_errors")
             }
-            return cls(
-                current_token=HeadScores.from_dict(whole["current_token"]),
-                token_to_right=HeadScores.from_dict(whole["token_to_right"]),
-                n_tokens=int(whole["n_tokens"]),
-                eos=None if whole["eos"] is None else HeadScores.from_dict(whole["eos"]),
-                provenance=whole["provenance"],
-                **arrays,
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            panels = {
+                name: None if content[name] is None else HeadScores.from_dict(content[name])
+                for name in (*KINDS, "eos", "occurrence_sum")
+            }
+            n_tokens, source = content["n_tokens"], content["provenance"]
+            if not isinstance(source, dict):
+                raise TypeError("provenance")
+            return cls(**panels, **arrays, n_tokens=n_tokens, provenance=source)  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, InvalidInput
+from interp.inputs import whole
 
 EOS, START = 1, 0
 N_SPECIAL = 2
@@ -70,24 +71,35 @@ def repeated_random_tokens(
         The batch: encoder ids `[batch, pos]` with EOS at the end, decoder ids `[batch, 2]`.
 
     Raises:
-        InvalidInput: sizes that leave no earlier occurrence or nothing after it, or a vocabulary
+        InvalidInput: sizes that leave no earlier occurrence (no repetition) or nothing after it (a
+            sequence of one token), or a vocabulary
             range that is empty, reversed, holds special tokens or is too narrow.
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2; Olsson et al. 2022.
     """
+    low, high = _range(vocab_range)
     parameters = {
-        "batch_size": batch_size,
-        "sequence_length": sequence_length,
-        "repetitions": repetitions,
-        "num_unique_sequences": num_unique_sequences,
-        "extension": extension,
-        "sub_extension": sub_extension,
-        "vocab_range": list(vocab_range),
-        "unique": unique,
-        "min_gap": min_gap,
-        "seed": seed,
+        "batch_size": whole("batch_size", batch_size, 1),
+        "sequence_length": whole("sequence_length", sequence_length, 2),
+        "repetitions": whole("repetitions", repetitions, 1),
+        "num_unique_sequences": whole("num_unique_sequences", num_unique_sequences, 1),
+        "extension": whole("extension", extension, 0),
+        "sub_extension": whole("sub_extension", sub_extension, 0),
+        "vocab_range": [low, high],
+        "unique": bool(unique),
+        "min_gap": whole("min_gap", min_gap, 0),
+        "seed": whole("seed", seed, 0),
     }
-    _check_sizes(batch_size, sequence_length, repetitions, num_unique_sequences, extension, sub_extension)
+    if extension >= num_unique_sequences:
+        raise InvalidInput(
+            f"extension={extension} of {num_unique_sequences} sequences leaves none to go on with: choose 0 to "
+            f"{num_unique_sequences - 1}."
+        )
+    if sub_extension >= sequence_length:
+        raise InvalidInput(
+            f"sub_extension={sub_extension} of a sequence of {sequence_length} leaves no token for the decoder: "
+            f"choose 0 to {sequence_length - 1}."
+        )
     rng = np.random.default_rng(seed)
     tokens = random_tokens(
         rng, batch_size, num_unique_sequences * sequence_length, vocab_range, max(min_gap, int(unique))
@@ -116,26 +128,10 @@ def repeated_random_tokens(
     )
 
 
-def _check_sizes(batch: int, length: int, repetitions: int, sequences: int, extension: int, sub: int) -> None:
-    if min(batch, sequences) < 1:
-        raise InvalidInput(f"batch_size={batch} and num_unique_sequences={sequences} must be at least 1.")
-    if length < 2:
-        raise InvalidInput(
-            f"sequence_length={length}: a sequence of fewer than two tokens has nothing after the earlier "
-            "occurrence; choose 2 or more."
-        )
-    if repetitions < 1:
-        raise InvalidInput(
-            f"repetitions={repetitions} leave no earlier occurrence; choose 2 or more, or 1 for the control."
-        )
-    if not 0 <= extension < sequences:
-        raise InvalidInput(
-            f"extension={extension} of {sequences} sequences leaves none to go on with: choose 0 to {sequences - 1}."
-        )
-    if not 0 <= sub < length:
-        raise InvalidInput(
-            f"sub_extension={sub} of a sequence of {length} leaves no token for the decoder: choose 0 to {length - 1}."
-        )
+def _range(vocab_range: Any) -> tuple[int, int]:
+    if not isinstance(vocab_range, list | tuple | np.ndarray) or len(vocab_range) != 2:
+        raise InvalidInput(f"vocab_range={vocab_range!r} must be (first, last), both included.")
+    return whole("vocab_range[0]", vocab_range[0], 0), whole("vocab_range[1]", vocab_range[1], 0)
 
 
 def random_tokens(
@@ -156,7 +152,8 @@ def random_tokens(
     Raises:
         InvalidInput: a range that is empty, reversed, holds special tokens, or is too narrow.
     """
-    low, high = vocab_range
+    low, high = _range(vocab_range)
+    whole("min_gap", min_gap, 0)
     if high < low:
         raise InvalidInput(f"vocab_range={vocab_range} is reversed or empty: give (first, last), both included.")
     if low < N_SPECIAL:

@@ -76,7 +76,7 @@ def test_series_of_different_lengths_are_padded_on_the_left(model: Model) -> Non
         ([float("nan")] * 4, "only NaN"),
         (np.array([[1.0, 2.0], [np.nan, np.nan]]), r"\[1\] hold only NaN"),
         ([1.0, float("inf")], "infinite"),
-        (["a", "b"], "must be numbers"),
+        (["a", "b"], "must be real numbers"),
         (np.zeros((2, 3, 4)), r"\[series, step\]"),
         ([np.zeros(3), np.zeros(0)], "empty series"),
     ],

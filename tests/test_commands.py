@@ -60,7 +60,7 @@ def test_several_models_and_dtypes(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--model", "pico-t6"], "Did you mean 'pico-t5'"),
-        (["--model", "pico-t5", "--repetitions", "0"], "no earlier occurrence"),
+        (["--model", "pico-t5", "--repetitions", "0"], "at least 1"),
         (["--model", "pico-t5", "--vocab-range", "9", "3"], "reversed"),
     ],
 )

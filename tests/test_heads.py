@@ -48,7 +48,8 @@ def test_scores_against_loops(model: Model, patterns: dict[str, np.ndarray]) -> 
             rows: list[np.ndarray] = []  # type: ignore[type-arg]
             for i in range(N, total):
                 earlier = [j + offset for j in range(i - N, -1, -N) if j + offset >= 0]
-                rows.append(sum((a[..., i + s, j + s] for j in earlier), np.zeros(a.shape[:3])))
+                if earlier:
+                    rows.append(sum((a[..., i + s, j + s] for j in earlier), np.zeros(a.shape[:3])))
             expected[name] = mean(rows)
         if site == "encoder.self":
             expected["next_token"] = mean([a[..., i, i + 1] for i in range(total - 1)])
@@ -93,9 +94,9 @@ def test_a_previous_token_head_known_on_paper() -> None:
 
 def test_what_is_refused(model: Model) -> None:
     for values in ({"repetitions": 1}, {"sequence_length": 1}):
-        with pytest.raises(interp.InvalidInput, match="nothing repeats"):
+        with pytest.raises(interp.InvalidInput, match="at least 2"):
             head_scores(model, **values)
-        with pytest.raises(interp.InvalidInput, match="nothing repeats"):
+        with pytest.raises(interp.InvalidInput, match="at least 2"):
             prefix_matching(model, **values)
     with pytest.raises(interp.InvalidInput, match="choose -1, 0 or 1"):
         prefix_matching(model, offset=2)

@@ -55,7 +55,7 @@ def test_malformed_heads(text: str) -> None:
 def test_an_error_names_the_nearest(model: interp.Model) -> None:
     with pytest.raises(interp.UnknownHead, match=r"decoder layers 0-1.*Did you mean 'decoder\.cross\.1\.2'"):
         model.head("decoder.cross.9.5")
-    with pytest.raises(interp.UnknownSite, match=r"Did you mean 'pattern'"):
+    with pytest.raises(interp.UnknownSite, match=r"Did you mean 'decoder\.cross\.1\.pattern'"):
         model.sites("decoder.cross.1.patern")
     with pytest.raises(interp.UnknownSite, match=r"layers 0-1"):
         model.sites("decoder.cross.5.pattern")

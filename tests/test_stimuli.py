@@ -93,10 +93,15 @@ def test_the_same_seed_gives_the_same_tokens_and_global_state_is_left_alone() ->
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"repetitions": 0}, "no earlier occurrence"),
-        ({"sequence_length": 1, "sub_extension": 0}, "two tokens"),
+        ({"repetitions": 0}, "repetitions=0 must be at least 1"),
+        ({"sequence_length": 1, "sub_extension": 0}, "at least 2"),
         ({"sub_extension": 10}, "choose 0 to 9"),
-        ({"sub_extension": -1}, "choose 0 to 9"),
+        ({"sub_extension": -1}, "at least 0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"batch_size": 2.5}, "whole number"),
+        ({"vocab_range": (5,)}, "first, last"),
+        ({"vocab_range": (2.5, 9.5)}, "whole number"),
+        ({"min_gap": -1}, "at least 0"),
         ({"extension": 1}, "choose 0 to 0"),
         ({"batch_size": 0}, "at least 1"),
         ({"vocab_range": (2187, 1911)}, "reversed"),

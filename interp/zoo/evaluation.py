@@ -61,7 +61,7 @@ def _medians(pipeline: ChronosPipeline, contexts: list[Floats], horizon: int) ->
     with torch.random.fork_rng():
         torch.manual_seed(0)
         samples = pipeline.predict([torch.tensor(c) for c in contexts], prediction_length=horizon)
-    return list(samples.median(dim=1).values.double().numpy())
+    return list(np.median(samples.double().numpy(), axis=1))
 
 
 def _mase(contexts: list[Floats], truths: list[Floats], forecasts: list[Floats], period: int) -> Floats:

@@ -5,15 +5,18 @@
 2. Then all heads are open, and the share of motifs falls to `motif_share` while synthetic series
    take over, through Chronos' own tokenizer, with context lengths drawn log-uniformly. So the
    heads that join late find the motifs solved, and other work to do.
+   The first `next_token_heads` heads of the encoder's first layer start out looking one token
+   ahead, which makes the route to *current token* heads as near as that to *token to right*.
 3. The learning rate warms up, stays, and falls along a cosine to zero over the last half.
 
 The data of a step depend on the seed and the step alone, so a run that was interrupted goes on
 with the very batches it would have seen.
 """
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, fields
 from math import cos, pi
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from chronos import ChronosConfig, MeanScaleUniformBins
 from torch import Tensor
 from transformers import T5Config
 
+from interp.errors import InvalidInput
+from interp.inputs import whole
 from interp.zoo.series import SERIES, motifs, varied_motifs
 
 HORIZON = 24
@@ -41,6 +46,7 @@ class Recipe:
     motif_steps: int = 2_000
     motif_rows: int = 64
     motif_heads: int = 3
+    next_token_heads: int = 0
     widen_steps: int = 1_500
     motif_share: float = 0.1
     rows: int = 32
@@ -57,6 +63,34 @@ class Recipe:
             "regimes": 0.1,
         }
     )
+
+    def __post_init__(self) -> None:
+        sizes = ("layers", "heads", "d_model", "d_kv", "d_ff", "steps", "motif_rows", "rows")
+        for name in sizes:
+            whole(name, getattr(self, name), 1)
+        for name in ("seed", "motif_steps", "motif_heads", "next_token_heads", "widen_steps"):
+            whole(name, getattr(self, name), 0)
+        whole("longest_context", self.longest_context, 17)
+        if unknown := set(self.mix) - set(SERIES):
+            raise InvalidInput(f"mix: no series called {', '.join(sorted(unknown))}; there are {', '.join(SERIES)}.")
+        if not 0 <= self.motif_share <= 1 or min(self.mix.values(), default=0) < 0 or sum(self.mix.values()) <= 0:
+            raise InvalidInput(f"motif_share={self.motif_share} and the weights of mix={self.mix} must be shares.")
+
+    @classmethod
+    def parse(cls, text: str, changes: dict[str, Any]) -> Self:
+        """A recipe from JSON: some of its fields, or a model's `training.json`, with changes.
+
+        Raises:
+            InvalidInput: not JSON, or fields that a recipe does not have.
+        """
+        try:
+            values = json.loads(text)
+            values = dict(values.get("recipe", values)) | changes
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"a recipe must be a JSON object of its fields: {error}.") from None
+        if unknown := set(values) - {f.name for f in fields(cls)}:
+            raise InvalidInput(f"not fields of a recipe: {', '.join(sorted(unknown))}.")
+        return cls(**values)
 
 
 def chronos_config() -> ChronosConfig:

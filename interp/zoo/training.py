@@ -13,14 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5Attention
 
-from interp.errors import InvalidInput
+from interp.errors import DamagedFile, InvalidInput
 from interp.files import write_text
 from interp.zoo.monitor import induction_snapshot
 from interp.zoo.recipe import Recipe, batch, learning_rate, model_config
@@ -73,8 +74,11 @@ def _checkpoint(
 def _resume(
     path: Path, model: T5ForConditionalGeneration, optimizer: torch.optim.Optimizer, recipe: Recipe
 ) -> dict[str, Any]:
-    with safe_open(path, "pt") as file:
-        record = json.loads(file.metadata()["record"])
+    try:
+        with safe_open(path, "pt") as file:
+            record = json.loads(file.metadata()["record"])
+    except SafetensorError as error:
+        raise DamagedFile(f"{path} cannot be read: {error}. Remove it to start anew.") from None
     if Recipe(**record["recipe"]) != recipe:
         raise InvalidInput(f"{path} was written by another recipe: {record['recipe']}. Choose another directory.")
     tensors = load_file(path)
@@ -104,6 +108,14 @@ def _close(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
             weight[:, columns] = 0
 
 
+def _look_ahead(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
+    """Start some encoder heads as next-token heads, by the position bias of one step ahead."""
+    attention = model.encoder.block.get_submodule("0.layer.0.SelfAttention")
+    bucket = T5Attention._relative_position_bucket(torch.tensor([1]))
+    with torch.no_grad():
+        cast(nn.Embedding, attention.relative_attention_bias).weight[bucket, : recipe.next_token_heads] = 4.0
+
+
 def _keep_closed(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
     for weight, columns in _late_heads(model, recipe):
         assert weight.grad is not None
@@ -119,7 +131,7 @@ def train(
     save_every: int = 500,
     progress: bool = True,
 ) -> Path:
-    """Train a model by its recipe and write it as a Chronos checkpoint.
+    """Train a model by its recipe and write it as a Chronos checkpoint; nothing if it is there.
 
     Args:
         recipe: sizes, schedule, data and seed.
@@ -134,9 +146,15 @@ def train(
         and at about 20 log-spaced steps the accuracy and the mosaic on repeated random tokens.
 
     Raises:
-        InvalidInput: the checkpoint in `out` belongs to another recipe.
+        InvalidInput: what is in `out` belongs to another recipe, or `out` cannot be written.
+        DamagedFile: the checkpoint in `out` is not whole.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if _is_done(out, recipe):
+        return out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {out}: {error.strerror}.") from None
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         config = model_config(recipe)
@@ -150,6 +168,7 @@ def train(
             fused=True,
         )
         _close(model, recipe)
+        _look_ahead(model, recipe)
         record: dict[str, Any] = {"recipe": asdict(recipe), "step": 0, "seconds": 0.0, "snapshots": [], "losses": []}
         if (out / CHECKPOINT).exists():
             record = _resume(out / CHECKPOINT, model, optimizer, recipe)
@@ -161,6 +180,16 @@ def train(
     write_text(out / RECORD, json.dumps(record) + "\n")
     (out / CHECKPOINT).unlink(missing_ok=True)
     return out
+
+
+def _is_done(out: Path, recipe: Recipe) -> bool:
+    """Whether the very model is there already; one of another recipe is not trained over."""
+    if not (out / RECORD).exists():
+        return False
+    found = Recipe.parse((out / RECORD).read_text(), {})
+    if found != recipe:
+        raise InvalidInput(f"{out} holds a model of another recipe: {found}. Choose another directory.")
+    return (out / "model.safetensors").exists()
 
 
 def _loop(

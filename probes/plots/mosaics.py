@@ -204,7 +204,7 @@ def occurrences(result: Mosaic) -> go.Figure:
     for column, (kind, values) in enumerate(sides.items(), start=1):
         found = getattr(result, kind).heads(THRESHOLD)
         if not found:
-            blank = go.Scatter(x=[1], y=[0.5], mode="text", text="no such head", showlegend=False)
+            blank = go.Scatter(x=[1], y=[0.75], mode="text", text="no such head", showlegend=False)
             figure.add_trace(blank, row=1, col=column)
         for head in found:
             figure.add_trace(
