@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from chronos import BaseChronosPipeline, ChronosConfig, ChronosPipeline
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.utils import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, T5ForConditionalGeneration
@@ -96,10 +96,10 @@ def check_device(device: str | torch.device) -> None:
 def _check_weights(name: str, source: str, module: nn.Module) -> None:
     """Hold the weights' file against the model: what is missing would be random, and in silence."""
     found = _stored_names(source)
-    groups: dict[int, set[str]] = {}
+    groups: dict[int, list[str]] = {}
     for key, value in module.state_dict(keep_vars=True).items():
-        groups.setdefault(id(value), set()).add(key)
-    missing = sorted(min(names) for names in groups.values() if not names & found)
+        groups.setdefault(id(value), []).append(key)
+    missing = [names[0] for names in groups.values() if not found.intersection(names)]
     unknown = sorted(found - set().union(*groups.values()) - IGNORED)
     if missing or unknown:
         what = [f"lack {', '.join(missing[:3])}"] if missing else []
@@ -151,7 +151,7 @@ def _check_hub_name(name: str) -> None:
 def _check_config(name: str, source: str) -> None:
     try:
         config: Any = AutoConfig.from_pretrained(source)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         if "model type" in str(error) or "model_type" in str(error):
             raise UnsupportedModel(f"{name}: transformers does not know this model: {error}") from None
         raise DamagedFile(f"{name}: the config cannot be used: {error}") from None

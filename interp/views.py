@@ -12,6 +12,22 @@ from nnsight.intervention.eproperty import eproperty
 from torch import Tensor
 
 
+def _by_head(key: str, doc: str) -> eproperty:
+    """A view by head of a flat output `[batch, pos, n_heads * d_head]`."""
+
+    def view(self: "HeadViews", value: Tensor) -> Tensor:
+        return value.unflatten(-1, (self.n_heads, -1))
+
+    def edited(_: "HeadViews", view: Tensor, raw: Tensor) -> Tensor:
+        return view.flatten(-2)
+
+    def assigned(_: "HeadViews", value: Tensor) -> Tensor:
+        return value.flatten(-2)
+
+    view.__doc__ = doc
+    return eproperty(key=key)(view).transform(edited).postprocess(assigned)
+
+
 class HeadViews:
     """The views of one attention layer, made by `Model.views`.
 
@@ -24,47 +40,9 @@ class HeadViews:
         self.interleaver: Any = envoy.interleaver
         self.n_heads = n_heads
 
-    def _by_head(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(-1, (self.n_heads, -1))
-
-    @eproperty(key="q.output")
-    def q(self, value: Tensor) -> Tensor:
-        """Queries `[batch, pos, head, d_head]`."""
-        return self._by_head(value)
-
-    @q.transform
-    def q(self, view: Tensor, raw: Tensor) -> Tensor:
-        return view.flatten(-2)
-
-    @q.postprocess
-    def q(self, value: Tensor) -> Tensor:
-        return value.flatten(-2)
-
-    @eproperty(key="k.output")
-    def k(self, value: Tensor) -> Tensor:
-        """Keys `[batch, pos, head, d_head]`."""
-        return self._by_head(value)
-
-    @k.transform
-    def k(self, view: Tensor, raw: Tensor) -> Tensor:
-        return view.flatten(-2)
-
-    @k.postprocess
-    def k(self, value: Tensor) -> Tensor:
-        return value.flatten(-2)
-
-    @eproperty(key="v.output")
-    def v(self, value: Tensor) -> Tensor:
-        """Values `[batch, pos, head, d_head]`."""
-        return self._by_head(value)
-
-    @v.transform
-    def v(self, view: Tensor, raw: Tensor) -> Tensor:
-        return view.flatten(-2)
-
-    @v.postprocess
-    def v(self, value: Tensor) -> Tensor:
-        return value.flatten(-2)
+    q = _by_head("q.output", "Queries `[batch, pos, head, d_head]`.")
+    k = _by_head("k.output", "Keys `[batch, pos, head, d_head]`.")
+    v = _by_head("v.output", "Values `[batch, pos, head, d_head]`.")
 
     @eproperty(key="hook_scores.output")
     def scores(self, value: Tensor) -> Tensor:
@@ -80,7 +58,7 @@ class HeadViews:
     def z(self, value: Any) -> Tensor:
         """The heads' outputs before W_O, `[batch, pos, head, d_head]`."""
         (flat,), _ = value
-        return self._by_head(flat)
+        return flat.unflatten(-1, (self.n_heads, -1))
 
     @z.transform
     def z(self, view: Tensor, raw: Any) -> Any:

@@ -42,6 +42,7 @@ def mosaic(
     images: Annotated[bool, typer.Option(help="Draw the figures as PNG too, which needs a browser.")] = True,
 ) -> None:
     """The induction mosaic of some models: page, pictures, JSON and table."""
+    report.check_out(out)
     mosaics = []
     for name in tqdm(model, desc="mosaic", disable=len(model) < 2):
         opened = interp.load(name, dtype=getattr(torch, dtype.value), device=device)
@@ -60,12 +61,12 @@ def mosaic(
                 seed=seed,
             )
         )
-    if out.suffix == ".html":
+    if out.suffix.lower() == ".html":
         written = [report.write_report_page(out, mosaics, threshold)]
     else:
         written = report.write_report(out, mosaics, threshold)
         if images:
-            drawn = {out / f"{name}.png": f for name, f in report.figures(mosaics, threshold).items()}
+            drawn = {out / f"{report.file_name(name)}.png": f for name, f in report.figures(mosaics, threshold).items()}
             try:
                 written += plots.write_images(drawn)
             except interp.MissingBrowser as error:

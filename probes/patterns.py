@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import Batch, Head, InvalidInput, Model, capture
+from interp.inputs import whole
 from interp.results import Floats, Heads, as_heads, provenance
 
 
@@ -73,16 +74,17 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
         InvalidInput: heads of more than one stack or kind, or a row that is not there.
     """
     found = _of_one_kind(as_heads(model, heads))
-    if row is not None and not 0 <= row < len(batch):
+    if row is not None and whole("row", row, 0) >= len(batch):
         raise InvalidInput(f"row={row}: the batch has rows 0-{len(batch) - 1}.")
     patterns = _patterns(model, batch, found)
+    patterns = patterns.cpu().double()
     values = patterns.mean(1) if row is None else patterns[:, row]
     keys = batch.input_ids if found[0].kind == "cross" or found[0].stack == "encoder" else batch.decoder_input_ids
     queries = batch.input_ids if found[0].stack == "encoder" else batch.decoder_input_ids
     ids = [_common(side, row) for side in (keys, queries)]
     return AttentionPatterns(
         heads=tuple(found),
-        values=values.double().cpu().numpy(),
+        values=values.numpy(),
         key_tokens=None if ids[0] is None else tuple(ids[0].tolist()),
         query_tokens=None if ids[1] is None else tuple(ids[1].tolist()),
         key_values=None if ids[0] is None else token_values(model, ids[0]).double().numpy(),
@@ -105,7 +107,8 @@ def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 
         The curves; a head that matches values peaks at zero. Bins without a pair are NaN.
 
     Raises:
-        InvalidInput: heads of more than one stack or kind, or no query that is a value.
+        InvalidInput: heads of more than one stack or kind, no query that is a value, or values that
+            do not differ.
     """
     found = _of_one_kind(as_heads(model, heads))
     key, query, seen = _sides(model, batch, found[0])
@@ -115,8 +118,12 @@ def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 
         raise InvalidInput(
             "no query is a value: give the decoder values too, as Batch.from_series(..., num_decoder=1) does."
         )
-    low, high = torch.quantile(gap[keep][:1_000_000], torch.tensor([0.01, 0.99])).tolist()
-    edges = torch.linspace(low, high, bins + 1)
+    # quantile takes 16 million values at most; a stride leaves no row out.
+    some = gap[keep][:: 1 + int(keep.sum()) // 1_000_000]
+    low, high = torch.quantile(some, torch.tensor([0.01, 0.99])).tolist()
+    if low == high:
+        raise InvalidInput("all pairs of query and key differ by the same value: a constant series has no curve.")
+    edges = torch.linspace(low, high, whole("bins", bins, 1) + 1)
     return _curves(model, batch, found, gap, keep, edges, "value difference")
 
 
@@ -139,9 +146,11 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
     key, query, seen = _sides(model, batch, found[0])
     n_keys, n_queries = key.shape[1], query.shape[1]
     if found[0].kind == "cross":
-        lag = (n_keys - 1 - torch.arange(n_keys)).expand(n_queries, -1)
+        places = torch.arange(n_keys)
+        last = places.masked_fill(key.isnan(), -1).amax(1)
+        lag = (1 + last[:, None, None] - places).expand(-1, n_queries, -1)
     else:
-        lag = torch.arange(n_queries)[:, None] - torch.arange(n_keys)[None, :]
+        lag = (torch.arange(n_queries)[:, None] - torch.arange(n_keys)).expand(len(batch), -1, -1)
     keep = ~key.isnan()[:, None, :] & seen
     if found[0].stack == "encoder":
         keep = keep & ~query.isnan()[:, :, None]
@@ -149,7 +158,7 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
     if found[0].stack == "decoder":
         low = 1 if found[0].kind == "cross" else 0
     edges = torch.arange(low, high + 2) - 0.5
-    return _curves(model, batch, found, lag.expand(len(batch), -1, -1).float(), keep, edges, "lag")
+    return _curves(model, batch, found, lag.float(), keep, edges, "lag")
 
 
 def _curves(
@@ -162,7 +171,10 @@ def _curves(
     against: Literal["value difference", "lag"],
 ) -> AttentionCurves:
     patterns = _patterns(model, batch, heads).cpu().double()
-    place = torch.bucketize(x[keep], edges) - 1
+    # Tokens are discrete: pairs on the outer edges belong to the outer bins.
+    at = x[keep]
+    place = torch.bucketize(at, edges, right=True) - 1
+    place[at == edges[-1]] = len(edges) - 2
     inside = (place >= 0) & (place < len(edges) - 1)
     place = place[inside]
     count = torch.bincount(place, minlength=len(edges) - 1).double()

@@ -1,5 +1,6 @@
 """The mosaic report: what `python -m probes mosaic` prints and writes."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from interp.files import write_text
 from probes import plots
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.page import write_page
-from probes.plots.style import label, short
+from probes.plots.style import label, short, unique
 
 
 def induction_heads(mosaic: Mosaic, threshold: float = THRESHOLD) -> pd.DataFrame:
@@ -64,10 +65,18 @@ def summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> pd.DataF
 
 def figures(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> dict[str, go.Figure]:
     """The report's figures by name: a mosaic a model, counts, layers, occurrences."""
-    made = {f"mosaic-{short(m.name)}": plots.mosaic(m, threshold=threshold) for m in mosaics}
+    names = unique([m.name for m in mosaics])
+    made = {f"mosaic-{name}": plots.mosaic(m, threshold=threshold) for name, m in zip(names, mosaics, strict=True)}
     made["counts"] = plots.counts(mosaics, threshold=threshold)
     made["layers"] = plots.layers(mosaics, threshold=threshold)
-    return made | {f"occurrences-{short(m.name)}": plots.occurrences(m) for m in mosaics}
+    for name, m in zip(names, mosaics, strict=True):
+        made[f"occurrences-{name}"] = plots.occurrences(m, threshold=threshold)
+    return made
+
+
+def file_name(name: str) -> str:
+    """A figure's or model's name with nothing in it that a file system minds."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
 
 
 def write_report_page(path: str | Path, mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> Path:
@@ -100,6 +109,23 @@ def write_report_page(path: str | Path, mosaics: Sequence[Mosaic], threshold: fl
     return write_page(path, "Induction mosaic", parts)
 
 
+def check_out(out: str | Path) -> Path:
+    """The place that a report goes to, made if need be: a directory, or an `.html` file in one.
+
+    Raises:
+        InvalidInput: it cannot be written.
+    """
+    path = Path(out)
+    page = path.suffix.lower() == ".html"
+    try:
+        (path.parent if page else path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {out}: {error.strerror}.") from None
+    if page and path.is_dir():
+        raise InvalidInput(f"cannot write to {out}: it is a directory.")
+    return path
+
+
 def write_report(out: str | Path, mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> list[Path]:
     """The page, the mosaics as JSON and the table as CSV; `write_images` draws the pictures.
 
@@ -111,11 +137,10 @@ def write_report(out: str | Path, mosaics: Sequence[Mosaic], threshold: float = 
     Returns:
         The files written.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = check_out(out)
     written = [write_report_page(folder / "induction_mosaic.html", mosaics, threshold)]
-    for mosaic in mosaics:
-        written.append(mosaic.save(folder / f"mosaic-{short(mosaic.name)}.json"))
+    for name, mosaic in zip(unique([m.name for m in mosaics]), mosaics, strict=True):
+        written.append(mosaic.save(folder / f"mosaic-{file_name(name)}.json"))
     table = pd.concat([induction_heads(m, threshold) for m in mosaics], ignore_index=True)
     written.append(write_text(folder / "induction_heads.csv", table.to_csv(index=False)))
     return written

@@ -116,6 +116,7 @@ def test_opening_refuses_hook_points_that_are_read_only(
     with pytest.raises(interp.BrokenHook, match="edited without effect"):
         interp.wrap(pipeline)
     assert pipeline.model.model.config._attn_implementation == "eager"
+    assert not [name for name, _ in pipeline.model.model.named_modules() if "hook_" in name]
 
 
 def test_idle_heads_and_layers_are_accepted(pipeline: ChronosPipeline) -> None:

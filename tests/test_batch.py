@@ -76,6 +76,9 @@ def test_series_of_different_lengths_are_padded_on_the_left(model: Model) -> Non
         ([float("nan")] * 4, "only NaN"),
         (np.array([[1.0, 2.0], [np.nan, np.nan]]), r"\[1\] hold only NaN"),
         ([1.0, float("inf")], "infinite"),
+        (pd.DataFrame({"y": [1.0, 2.0]}), "data frame"),
+        ([1 + 2j, 3], "real numbers"),
+        (np.array(["2020-01-01"], dtype="datetime64[D]"), "real numbers"),
         (["a", "b"], "must be real numbers"),
         (np.zeros((2, 3, 4)), r"\[series, step\]"),
         ([np.zeros(3), np.zeros(0)], "empty series"),
@@ -84,6 +87,19 @@ def test_series_of_different_lengths_are_padded_on_the_left(model: Model) -> Non
 def test_what_cannot_be_a_series(model: Model, series: Any, message: str) -> None:
     with pytest.raises(interp.InvalidInput, match=message):
         Batch.from_series(model, series)
+
+
+def test_nothing_but_missing_values_in_the_last_context(model: Model) -> None:
+    """Chronos sees the last 64 steps only: values before them do not count."""
+    with pytest.raises(interp.InvalidInput, match="last 64 steps"):
+        Batch.from_series(model, np.r_[np.ones(100), np.full(64, np.nan)])
+
+
+def test_a_batch_is_a_copy() -> None:
+    ids = torch.tensor([[5, 6]])
+    batch = Batch(input_ids=ids)
+    ids[0, 0] = 9999
+    assert batch.input_ids.tolist() == [[5, 6]]
 
 
 def test_a_decoder_that_takes_everything(model: Model) -> None:

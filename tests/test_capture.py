@@ -34,6 +34,7 @@ def test_equal_to_hugging_face_bit_for_bit(model: Model, batch: Batch, everythin
 def test_every_site_has_its_axes(model: Model, batch: Batch) -> None:
     cache = capture(model, batch, model.sites())
     assert list(cache) == [str(site) for site in model.sites()]
+    assert not [name for name, value in cache.items() if value.requires_grad]
     enc, dec, heads, d_head, d_model = 9, 5, 3, 8, 20
     shapes = {
         "encoder.self.1.scores": (4, heads, enc, enc),
@@ -53,6 +54,11 @@ def test_every_site_has_its_axes(model: Model, batch: Batch) -> None:
 def test_the_parts_add_up(model: Model, batch: Batch) -> None:
     """Residual stream, attention and MLP outputs, head outputs: the sums that define them."""
     c = capture(model, batch, model.sites())
+    for layer in range(3):
+        at = f"encoder.{layer}"
+        mid = c[f"{at}.resid_pre"] + c[f"encoder.self.{layer}.attn_out"]
+        assert torch.equal(c[f"{at}.resid_mid"], mid)
+        assert torch.equal(c[f"{at}.resid_post"], mid + c[f"{at}.mlp_out"])
     for layer in range(2):
         at = f"decoder.{layer}"
         sums = {
@@ -110,6 +116,21 @@ def test_values_are_copies_of_what_was_there(model: Model, batch: Batch) -> None
     handle.remove()
     assert torch.equal(spoiled["decoder.1.resid_pre"], clean)
     assert not spoiled["decoder.1.resid_pre"].requires_grad
+
+
+@pytest.mark.parametrize("suffix", ["", ".o"])
+def test_an_attention_output_is_read_as_it_is_handed_on(model: Model, batch: Batch, suffix: str) -> None:
+    """Whichever module a hook edits it at, what is captured is what the residual stream gets."""
+
+    def silence(_: nn.Module, __: Any, output: Any) -> Any:
+        return torch.zeros_like(output) if suffix else (torch.zeros_like(output[0]), *output[1:])
+
+    path = f"decoder.block.1.layer.1.EncDecAttention{suffix}"
+    handle = model.module.get_submodule(path).register_forward_hook(silence)
+    cache = capture(model, batch, ["decoder.cross.1.attn_out", "decoder.1.resid_mid", "decoder.1.resid_mid_cross"])
+    handle.remove()
+    assert not bool(cache["decoder.cross.1.attn_out"].any())
+    assert torch.equal(cache["decoder.1.resid_mid"], cache["decoder.1.resid_mid_cross"])
 
 
 def test_nothing_stays_behind(model: Model, batch: Batch) -> None:

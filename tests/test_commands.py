@@ -1,6 +1,7 @@
 """The command lines: what they print and write, and one line for what is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_the_page_is_self_contained(tmp_path: Path) -> None:
     text = page.read_text()
     assert "Plotly.newPlot" in text
     assert 'src="http' not in text
-    assert "float32" in text
+    assert "Computed in float32" in text
     assert [p.name for p in tmp_path.iterdir()] == ["induction_mosaic.html"]
 
 
@@ -53,7 +54,7 @@ def test_several_models_and_dtypes(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "page.html"), "--batch-size", "5", "--dtype", "bfloat16"]
     result = probe("--model", "pico-t5", "--model", "pico-t5", *out)
     assert result.exit_code == 0, result.output
-    assert "bfloat16" in (tmp_path / "page.html").read_text()
+    assert "Computed in bfloat16" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -62,14 +63,25 @@ def test_several_models_and_dtypes(tmp_path: Path) -> None:
         (["--model", "pico-t6"], "Did you mean 'pico-t5'"),
         (["--model", "pico-t5", "--repetitions", "0"], "at least 1"),
         (["--model", "pico-t5", "--vocab-range", "9", "3"], "reversed"),
+        (["--model", "pico-t5", "--seed", "-1"], "at least 0"),
+        (["--model", "pico-t5", "--device", "zzz"], "cannot be used here"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     result = probe(*arguments, "--out", str(tmp_path / "page.html"))
     assert result.exit_code == 2
     assert message in result.output
-    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "d.html").mkdir()
+    for out in ("file", "file/x", "d.html"):
+        result = probe("--model", "no-such-model", "--out", str(tmp_path / out))
+        assert result.exit_code == 2
+        assert "cannot write" in result.output
 
 
 def test_models_and_info() -> None:
@@ -122,4 +134,4 @@ def test_the_page_draws_in_a_browser(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.count('class="main-svg"') >= 8
-    assert "Induction mosaic of pico-t5" in done.stdout
+    assert re.search(r"<text[^>]*>Induction mosaic of pico-t5</text>", done.stdout)

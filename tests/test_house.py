@@ -1,6 +1,8 @@
 """The house itself: imports go down only, no pickle, small files, true versions."""
 
 import ast
+import re
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +46,14 @@ def test_public_names_have_docstrings() -> None:
             thing = getattr(module, name)
             if callable(thing):
                 assert thing.__doc__, f"{module.__name__}.{name}"
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^A-Za-z0-9_-]", text)[0].replace("-", "_") for text in project["dependencies"]}
+    declared |= {"chronos", *RANK, *sys.stdlib_module_names}
+    # kaleido brings its browser driver, whose errors it lets through.
+    assert not {name for path in FILES for name in imported(path)} - declared - {"choreographer"}
 
 
 def test_constraints_satisfy_the_declared_ranges() -> None:

@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from chronos import ChronosPipeline
+from safetensors.torch import load_file, save_file
 
 import interp
 from interp import Batch, zoo
@@ -103,6 +105,83 @@ def test_no_weights(directory: Path) -> None:
         interp.load(str(directory))
 
 
+def rewrite(directory: Path, change: Any) -> None:
+    weights = directory / "model.safetensors"
+    tensors = load_file(weights)
+    change(tensors)
+    weights.unlink()
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("lost", ["decoder.block.1.", "shared.weight", "encoder.final_layer_norm.weight"])
+def test_weights_with_a_hole_are_not_drawn_at_random(directory: Path, lost: str) -> None:
+    def drop(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [n for n in tensors if n.startswith(lost)]:
+            del tensors[name]
+
+    rewrite(directory, drop)
+    with pytest.raises(interp.DamagedFile, match=f"lack .*{lost}"):
+        interp.load(str(directory))
+
+
+def test_weights_of_a_deeper_model(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
+    with pytest.raises(interp.DamagedFile, match=r"hold encoder\.block\.2\."):
+        interp.load(str(directory))
+
+
+def test_weights_that_are_not_numbers(directory: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["shared.weight"].fill_(torch.nan)
+
+    rewrite(directory, spoil)
+    with pytest.raises(interp.DamagedFile, match="NaN"):
+        interp.load(str(directory))
+
+
+@pytest.mark.parametrize(
+    "chronos",
+    [None, [], "x", {}, {"extra": 1}, {"tokenizer_class": "NoSuch"}, {"tokenizer_kwargs": {}}, {"n_tokens": 9999}],
+)
+def test_a_chronos_config_that_cannot_be_used(directory: Path, chronos: Any) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    changed = {**config["chronos_config"], **chronos} if isinstance(chronos, dict) and chronos else chronos
+    (directory / "config.json").write_text(json.dumps(config | {"chronos_config": changed}))
+    with pytest.raises((interp.DamagedFile, interp.UnsupportedModel)):
+        interp.load(str(directory))
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '{"model_type": "t5", "d_model": "x"}'])
+def test_a_config_of_another_form(directory: Path, text: str) -> None:
+    (directory / "config.json").write_text(text)
+    with pytest.raises((interp.DamagedFile, interp.UnsupportedModel)):
+        interp.load(str(directory))
+
+
+@pytest.mark.parametrize("name", ["", "a/b c", "a/..", "x" * 120 + "/y", "~/m"])
+def test_names_that_no_hub_has(name: str) -> None:
+    with pytest.raises(interp.UnknownModel):
+        interp.load(name)
+
+
+def test_dtypes_and_devices_that_cannot_be() -> None:
+    with pytest.raises(interp.InvalidInput, match="floating-point"):
+        interp.load("pico-t5", dtype=torch.int8)
+    with pytest.raises(interp.InvalidInput, match="banana"):
+        interp.load("pico-t5", device="banana")
+    if not torch.cuda.is_available():
+        with pytest.raises(interp.InvalidInput, match="cuda"):
+            interp.load("pico-t5", device="cuda")
+
+
+def test_a_digest_follows_weights_edited_in_place(model: interp.Model) -> None:
+    before = model.digest
+    with torch.no_grad():
+        model.module.shared.weight[5] += 1
+    assert model.digest != before
+
+
 @pytest.mark.parametrize("name", ["ChronosBoltPipeline", "Chronos2Pipeline"])
 def test_other_chronos_models(directory: Path, name: str) -> None:
     config = json.loads((directory / "config.json").read_text())
@@ -134,9 +213,15 @@ def test_what_cannot_be_wrapped(pipeline: ChronosPipeline) -> None:
         interp.wrap(pipeline)
 
 
-def test_untied_embeddings(batch: Batch) -> None:
-    """Unembedding follows the config: no scaling of the decoder's output where none is asked for."""
-    model = interp.wrap(tiny_pipeline(tie_word_embeddings=False))
+def test_untied_embeddings(batch: Batch, tmp_path: Path) -> None:
+    """A checkpoint with an unembedding of its own: read from the file, and without T5's scaling."""
+    module = tiny_pipeline(tie_word_embeddings=False).model.model
+    module.lm_head.weight = torch.nn.Parameter(torch.randn(4096, 20))
+    module.config.tie_word_embeddings = False
+    module.save_pretrained(tmp_path / "untied")
+    model = interp.load(str(tmp_path / "untied"))
+    assert torch.equal(model.module.lm_head.weight, module.lm_head.weight)
+    assert not torch.equal(model.module.lm_head.weight, model.module.shared.weight)
     cache = interp.capture(model, batch, ["decoder.ln_final", "decoder.logits"])
     with torch.no_grad():
         assert torch.equal(model.unembed(cache["decoder.ln_final"]), cache["decoder.logits"])

@@ -60,6 +60,7 @@ def test_a_head_that_matches_content_splits_its_attention_equally(repetitions: i
     assert mosaic.right_by_occurrence is not None
     assert mosaic.eos is not None
     assert mosaic.occurrence_sum is not None
+    assert mosaic.occurrence_sum.stderr is not None
     at = (1, 2)
     np.testing.assert_allclose(mosaic.current_token.values[at], 1 / repetitions, atol=1e-4)
     np.testing.assert_allclose(mosaic.current_by_occurrence[at], np.full(repetitions, 1 / repetitions), atol=1e-4)
@@ -161,6 +162,36 @@ def test_save_and_load(model: Model, tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(again, name).values, getattr(mosaic, name).values)
         np.testing.assert_array_equal(getattr(again, name).stderr, getattr(mosaic, name).stderr)
     assert again.n_tokens == mosaic.n_tokens
+
+
+def test_numbers_from_numpy_can_be_saved(model: Model, tmp_path: Path) -> None:
+    mosaic = induction_mosaic(model, seed=np.int64(3), batch_size=np.int32(4))
+    assert Mosaic.load(mosaic.save(tmp_path / "m.json")).provenance["stimulus"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"provenance": None},
+        {"n_tokens": -1},
+        {"n_tokens": 2.5},
+        {"eos": {}},
+        {"bin_errors": "x"},
+        {"current_by_occurrence": [[[0.1]]]},
+    ],
+)
+def test_a_file_of_another_form(model: Model, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = induction_mosaic(model, batch_size=3).save(tmp_path / "m.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(interp.DamagedFile):
+        Mosaic.load(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(interp.MissingFile):
+        Mosaic.load(tmp_path / "none.json")
+    with pytest.raises(interp.InvalidInput, match="directory"):
+        probes.published("chronos-t5-mini")[0].save(tmp_path)
 
 
 def test_compare() -> None:

@@ -56,6 +56,17 @@ def test_lag_in_cross_attention_counts_from_the_end(model: Model) -> None:
     np.testing.assert_allclose(curves.values[0], pattern[0, 0, :, :11].mean(0).numpy()[::-1], rtol=1e-5)
 
 
+def test_pairs_on_the_edges_are_counted(model: Model) -> None:
+    """Two values only: all differences fall on an edge or in the middle, and none is lost."""
+    batch = Batch.from_series(model, [1.0, -1.0] * 8)
+    curves = attention_by_value(model, batch, "encoder.self.0.0", bins=5)
+    assert not np.isnan(curves.values[0, [0, 2, 4]]).any()
+    pattern = interp.capture(model, batch, "encoder.self.0.pattern")["encoder.self.0.pattern"][0, 0]
+    assert curves.values[0, 0] == pytest.approx(float(pattern[0:16:2, 1:16:2].mean()), rel=1e-5)
+    with pytest.raises(interp.InvalidInput, match="constant series"):
+        attention_by_value(model, Batch.from_series(model, [2.0] * 8), "encoder.self.0.0")
+
+
 def test_what_is_refused(model: Model, batch: Batch) -> None:
     with pytest.raises(interp.InvalidInput, match="one stack and kind"):
         attention_patterns(model, batch, ["decoder.cross.0.0", "encoder.self.0.0"])

@@ -98,6 +98,22 @@ def test_training_shows_every_cross_head(pico: Model) -> None:
         plots.training("nano")
 
 
+def test_models_of_one_short_name_stay_apart(small: probes.Mosaic) -> None:
+    from probes import report
+
+    assert plots.style.unique(["a/m", "b/m", "c", "c"]) == ["a/m", "b/m", "c", "c (2)"]
+    twice = plots.counts([small, small])
+    assert list(traces(twice, go.Bar)[0].x) == ["amazon/chronos-t5-small", "amazon/chronos-t5-small (2)"]
+    assert report.file_name("mosaic-a/m (2)") == "mosaic-a-m-2"
+
+
+def test_ticks_are_values_or_tokens(model: Model, batch: Batch) -> None:
+    patterns = probes.attention_patterns(model, batch, "decoder.cross.0.0", row=0)
+    assert patterns.key_tokens is not None
+    assert plots.attention(patterns, ticks="tokens").layout.xaxis.ticktext[0] == str(patterns.key_tokens[0])
+    assert "." in plots.attention(patterns).layout.xaxis.ticktext[0]
+
+
 def test_plotly_s_defaults_are_left_alone(small: probes.Mosaic) -> None:
     before = pio.templates.default
     plots.mosaic(small)

@@ -230,12 +230,12 @@ def _loop(
             _keep_closed(model, recipe)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        record["losses"] = [*record["losses"][-99:], float(loss)]
+        record["losses"] = [*record["losses"][-99:], loss.item()]
         record["step"] = step + 1
         record["seconds"] = before + time.monotonic() - start
         look(step + 1)
         if (step + 1) % save_every == 0:
             _checkpoint(out / CHECKPOINT, model, optimizer, record)
-            bar.set_postfix(loss=f"{float(loss):.3f}")
+            bar.set_postfix(loss=f"{loss.item():.3f}")
         bar.update()
     bar.close()

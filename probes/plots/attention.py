@@ -1,6 +1,6 @@
 """Figures of attention: patterns of heads, and attention against value difference and lag."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,10 +11,12 @@ from probes.patterns import AttentionCurves, AttentionPatterns
 from probes.plots.style import SCALE, short, styled
 
 
-def _axis(tokens: tuple[int, ...] | None, values: Floats | None, size: int) -> list[str]:
+def _axis(tokens: tuple[int, ...] | None, values: Floats | None, size: int, as_ids: bool) -> list[str]:
     """Tick texts of one axis: position, and the value or the special token there."""
     if tokens is None or values is None:
         return [str(i) for i in range(size)]
+    if as_ids:
+        return [str(token) for token in tokens]
     special = {0: "start", 1: "EOS"}
     return [
         special.get(token, f"{value:.2f}") if np.isnan(value) else f"{value:.2f}"
@@ -22,15 +24,19 @@ def _axis(tokens: tuple[int, ...] | None, values: Floats | None, size: int) -> l
     ]
 
 
-def attention(patterns: AttentionPatterns, *, columns: int = 4) -> go.Figure:
+def attention(
+    patterns: AttentionPatterns, *, columns: int = 4, ticks: Literal["values", "tokens"] = "values"
+) -> go.Figure:
     """Attention patterns, one panel a head, queries down and keys across.
 
     Args:
         patterns: what `attention_patterns` read: one head, a layer, or any choice.
         columns: panels in a row.
+        ticks: what stands along the axes: the values that tokens stand for, or the tokens' ids;
+            positions where the pattern is a mean over rows that differ.
 
     Returns:
-        The figure; the ticks are the values that tokens stand for, where the rows share them.
+        The figure.
     """
     heads, n_queries, n_keys = patterns.values.shape
     columns = min(columns, heads)
@@ -42,8 +48,9 @@ def attention(patterns: AttentionPatterns, *, columns: int = 4) -> go.Figure:
         horizontal_spacing=0.09 / columns + 0.03,
         vertical_spacing=min(0.12, 0.5 / rows),
     )
-    keys = _axis(patterns.key_tokens, patterns.key_values, n_keys)
-    queries = _axis(patterns.query_tokens, patterns.query_values, n_queries)
+    as_ids = ticks == "tokens"
+    keys = _axis(patterns.key_tokens, patterns.key_values, n_keys, as_ids)
+    queries = _axis(patterns.query_tokens, patterns.query_values, n_queries, as_ids)
     for i, head in enumerate(patterns.heads):
         figure.add_trace(
             go.Heatmap(
@@ -71,7 +78,7 @@ def attention(patterns: AttentionPatterns, *, columns: int = 4) -> go.Figure:
         figure,
         f"Attention patterns, {kind}",
         f"{short(str(patterns.provenance.get('model', '')))}, {which}; ticks: "
-        + ("position" if patterns.key_values is None else "scaled value"),
+        + ("position" if patterns.key_values is None else "token id" if as_ids else "scaled value"),
         coloraxis={
             "colorscale": SCALE,
             "cmin": 0,

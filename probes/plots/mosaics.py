@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from interp import InvalidInput
 from interp.results import HeadScores
 from probes.mosaic import KINDS, THRESHOLD, Mosaic
-from probes.plots.style import COLORS, SCALE, label, short, styled
+from probes.plots.style import COLORS, SCALE, label, short, styled, unique
 
 
 def _heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
@@ -117,7 +117,7 @@ def counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
         Two panels of bars: numbers, and shares of all cross heads in percent.
     """
     found = _each(mosaics)
-    names = [short(m.name) for m in found]
+    names = unique([m.name for m in found])
     figure = make_subplots(cols=2, subplot_titles=["number of heads", "share of cross-attention heads, %"])
     for kind in (*KINDS, "either"):
         numbers = [getattr(m.counts(threshold), kind) for m in found]
@@ -159,10 +159,11 @@ def layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
     """
     found = _each(mosaics)
     figure = go.Figure()
+    names = unique([m.name for m in found])
     frames = [m.to_frame() for m in found]
     for kind in KINDS:
         parts = [frame[frame[kind] >= threshold] for frame in frames]
-        x = [short(m.name) for m, part in zip(found, parts, strict=True) for _ in range(len(part))]
+        x = [name for name, part in zip(names, parts, strict=True) for _ in range(len(part))]
         figure.add_trace(
             go.Violin(
                 x=x,
@@ -182,7 +183,7 @@ def layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
             )
         )
     figure.update_yaxes(title="relative layer", range=[0, 1.08])
-    figure.update_xaxes(categoryorder="array", categoryarray=[short(m.name) for m in found])
+    figure.update_xaxes(categoryorder="array", categoryarray=names)
     return styled(
         figure,
         "Layers of the induction heads",
@@ -194,15 +195,19 @@ def layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
     )
 
 
-def occurrences(result: Mosaic) -> go.Figure:
-    """Attention by earlier occurrence, counted from the last, for each head over the threshold."""
+def occurrences(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+    """Attention by earlier occurrence, counted from the last, for each head over the threshold.
+
+    Raises:
+        InvalidInput: a published mosaic, which holds no attention by occurrence.
+    """
     if result.current_by_occurrence is None or result.right_by_occurrence is None:
         raise InvalidInput(f"{result.name}: this mosaic holds no attention by occurrence.")
     sides = {"current_token": result.current_by_occurrence, "token_to_right": result.right_by_occurrence}
     figure = make_subplots(cols=2, subplot_titles=[label(kind) for kind in KINDS], shared_yaxes=True)
     repeats = result.current_by_occurrence.shape[-1]
     for column, (kind, values) in enumerate(sides.items(), start=1):
-        found = getattr(result, kind).heads(THRESHOLD)
+        found = getattr(result, kind).heads(threshold)
         if not found:
             blank = go.Scatter(x=[1], y=[0.75], mode="text", text="no such head", showlegend=False)
             figure.add_trace(blank, row=1, col=column)
@@ -228,7 +233,7 @@ def occurrences(result: Mosaic) -> go.Figure:
     return styled(
         figure,
         f"Attention by occurrence, {short(result.name)}",
-        f"heads with a score of at least {THRESHOLD:g}; dotted: equal shares",
+        f"heads with a score of at least {threshold:g}; dotted: equal shares",
         width=900,
         height=420,
     )

@@ -1,6 +1,6 @@
 """What all figures share: colours, fonts, and writing pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,13 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> 
 
 def short(model: str) -> str:
     """A model's name without its owner or folder."""
-    return model.rstrip("/").split("/")[-1]
+    return model.rstrip("/").split("/")[-1].strip(".") or "model"
+
+
+def unique(models: Sequence[str]) -> list[str]:
+    """Short names where they tell models apart, full ones where not, numbered where they repeat."""
+    names = [name if [short(m) for m in models].count(short(name)) > 1 else short(name) for name in models]
+    return [f"{n} ({names[:i].count(n) + 1})" if names[:i].count(n) else n for i, n in enumerate(names)]
 
 
 def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> list[Path]:
@@ -54,6 +60,7 @@ def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> li
     Raises:
         MissingBrowser: no Chrome or Chromium is installed, which kaleido draws with.
     """
+    from choreographer.errors import BrowserClosedError, BrowserFailedError
     from kaleido.errors import ChromeNotFoundError
 
     targets = list(figures)
@@ -62,11 +69,11 @@ def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> li
         pio.write_images(list(figures.values()), list[str | Path](partials), scale=scale)
         for partial, target in zip(partials, targets, strict=True):
             partial.replace(target)
-    except (ChromeNotFoundError, RuntimeError) as error:
+    except (ChromeNotFoundError, BrowserFailedError, BrowserClosedError) as error:
         raise MissingBrowser(
             f"{', '.join(t.name for t in targets)}: not written, pictures need Chrome or Chromium "
-            f"({type(error).__name__}). Install one (Debian: apt install chromium), set BROWSER_PATH to it, or "
-            "use figure.write_html."
+            f"({type(error).__name__}: {error}). Install one (Debian: apt install chromium), set BROWSER_PATH to "
+            "it, or use figure.write_html."
         ) from None
     finally:
         for partial in partials:
