@@ -221,6 +221,13 @@ def check_pipeline(pipeline: object) -> None:
         raise UnsupportedModel("the model's weights are quantised: open it in a float dtype.")
 
 
+def _set_attention(module: T5ForConditionalGeneration, name: str) -> None:
+    # transformers 5.15 and 5.16 do not pass the name on to the stacks, which have configs of their own.
+    module.set_attn_implementation(name)
+    for stack in (module.encoder, module.decoder):
+        stack.config._attn_implementation = name
+
+
 def wrap(pipeline: ChronosPipeline, *, name: str = "wrapped") -> Model:
     """A handle on a pipeline that is already open.
 
@@ -244,12 +251,12 @@ def wrap(pipeline: ChronosPipeline, *, name: str = "wrapped") -> Model:
     before, training = module.config._attn_implementation or "eager", module.training
     layers = [AttentionLayer(s, k, i) for s, k in KINDS for i in range(model.n_layers[s])]
     attached = [at for at in layers if attention.attach(module.get_submodule(model.family.attention_path(at)))]
-    module.set_attn_implementation(attention.NAME)
+    _set_attention(module, attention.NAME)
     module.eval()
     try:
         check_hooks(model)
     except BaseException:
-        module.set_attn_implementation(before)
+        _set_attention(module, before)
         module.train(training)
         for at in attached:
             attention.detach(module.get_submodule(model.family.attention_path(at)))

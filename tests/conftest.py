@@ -5,6 +5,7 @@ import beartype  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 # isort: split
 import copy
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from chronos.chronos import ChronosModel
 from transformers import T5Config, T5ForConditionalGeneration
 
 import interp
+from interp.zoo.recipe import chronos_config
 
 SIZES = {
     "d_model": 20,
@@ -27,22 +29,7 @@ SIZES = {
 
 def tiny_config(**changes: Any) -> T5Config:
     """A T5 with a chronos_config, small enough to make in milliseconds."""
-    chronos = ChronosConfig(
-        tokenizer_class="MeanScaleUniformBins",
-        tokenizer_kwargs={"low_limit": -15.0, "high_limit": 15.0},
-        context_length=64,
-        prediction_length=6,
-        n_tokens=4096,
-        n_special_tokens=2,
-        pad_token_id=0,
-        eos_token_id=1,
-        use_eos_token=True,
-        model_type="seq2seq",
-        num_samples=3,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-    )
+    chronos = replace(chronos_config(), context_length=64, prediction_length=6, num_samples=3)
     values: dict[str, Any] = {
         "vocab_size": 4096,
         "dropout_rate": 0.1,

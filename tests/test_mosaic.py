@@ -14,22 +14,7 @@ from interp import Batch, Model
 from probes import Mosaic, induction_mosaic, repeated_random_tokens
 from tests.conftest import tiny_pipeline
 from tests.planted import content_matcher
-
-
-def published_procedure(model: Any, batch: probes.RepeatedTokens, position: int) -> np.ndarray[Any, Any]:
-    """As published: one generated token, its first step's cross-attentions, position 1, mean over rows."""
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            decoder_input_ids=batch.decoder_input_ids,
-            max_new_tokens=1,
-            do_sample=False,
-            output_attentions=True,
-            return_dict_in_generate=True,
-            use_cache=False,
-        )
-    return np.stack([layer[:, :, 1, position].float().mean(0).numpy() for layer in out.cross_attentions[0]])
+from tests.published_procedure import published_scores
 
 
 @pytest.mark.parametrize(
@@ -47,8 +32,8 @@ def test_scores_are_those_of_the_published_procedure(values: dict[str, Any]) -> 
     n, r = batch.parameters["sequence_length"], batch.parameters["repetitions"]
     u, e = batch.parameters["num_unique_sequences"], batch.parameters["extension"]
     s = n * ((r - 1) * u + e) + batch.parameters["sub_extension"]
-    np.testing.assert_allclose(mosaic.current_token.values, published_procedure(plain, batch, s), atol=1e-6)
-    np.testing.assert_allclose(mosaic.token_to_right.values, published_procedure(plain, batch, s + 1), atol=1e-6)
+    np.testing.assert_allclose(mosaic.current_token.values, published_scores(plain, batch, s), atol=1e-6)
+    np.testing.assert_allclose(mosaic.token_to_right.values, published_scores(plain, batch, s + 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("repetitions", [1, 2, 4, 5])

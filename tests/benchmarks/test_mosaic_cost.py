@@ -18,6 +18,7 @@ import interp
 import probes
 from interp import zoo
 from tests.conftest import tiny_pipeline
+from tests.published_procedure import published_attentions
 
 SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": 6, "num_heads": 8}
 """The shape of amazon/chronos-t5-small."""
@@ -34,23 +35,12 @@ def pipelines(size: str, dtype: torch.dtype) -> Any:
     return BaseChronosPipeline.from_pretrained(str(zoo.path("pico-t5")), dtype=dtype, attn_implementation="eager")
 
 
-def published(module: Any, batch: probes.RepeatedTokens) -> list[list[float]]:
-    with torch.no_grad():
-        out = module.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            decoder_input_ids=batch.decoder_input_ids,
-            max_new_tokens=1,
-            do_sample=False,
-            output_attentions=True,
-            return_dict_in_generate=True,
-            use_cache=False,
-        )
-    last = batch.occurrences[-1]
-    return [
-        [float(layer[:, head, 1, position].mean()) for head in range(layer.shape[1]) for position in (last, last + 1)]
-        for layer in out.cross_attentions[0]
-    ]
+def published(module: Any, batch: probes.RepeatedTokens) -> None:
+    layers = published_attentions(module, batch)
+    for position in (batch.occurrences[-1], batch.occurrences[-1] + 1):
+        for layer in layers:
+            for head in range(layer.shape[1]):
+                layer[:, head, 1, position].mean().item()
 
 
 def timed(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
