@@ -31,7 +31,7 @@ class Model:
     pipeline: ChronosPipeline
     family: Family
     # By the weights' versions: whoever edits them in place gets another digest.
-    _digests: dict[tuple[tuple[int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
+    _digests: dict[tuple[tuple[int, int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
 
     @property
     def module(self) -> T5ForConditionalGeneration:
@@ -86,7 +86,7 @@ class Model:
         """The number of tokens, special ones included."""
         return self.config.vocab_size
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """The number of weights, shared ones counted once."""
         return sum(p.numel() for p in self.module.parameters())
@@ -94,11 +94,22 @@ class Model:
     @property
     def digest(self) -> str:
         """A SHA-256 of all weights by name, so that results know which weights they are of."""
-        state = tuple((id(p), p._version) for p in self.module.parameters())
+        state = tuple(
+            (id(p), p._version, p.data_ptr()) for holder in self._holders for p in holder.values() if p is not None
+        )
         if state not in self._digests:
             self._digests.clear()
             self._digests[state] = self._digest()
         return self._digests[state]
+
+    @cached_property
+    def _holders(self) -> list[dict[str, Tensor | None]]:
+        # Walking all modules takes longer than a small model's layer; where the weights hang does not change.
+        return [module._parameters for module in self.module.modules() if module._parameters]  # type: ignore[misc]
+
+    @cached_property
+    def _sites(self) -> dict[str, Site]:
+        return {str(site): site for site in self.family.sites(self.n_layers)}
 
     def _digest(self) -> str:
         hasher = sha256()
@@ -171,7 +182,7 @@ class Model:
         Raises:
             UnknownSite: a name or pattern matches no site of this model.
         """
-        known = {str(site): site for site in self.family.sites(self.n_layers)}
+        known = self._sites
         if not patterns:
             return list(known.values())
         wanted: set[str] = set()
