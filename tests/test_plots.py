@@ -1,6 +1,7 @@
 """Figures hold the numbers they are made from, name their heads, and can be drawn."""
 
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,10 @@ def test_no_mosaics() -> None:
 def test_pictures_are_written_whole(small: probes.Mosaic, tmp_path: Path) -> None:
     written = plots.write_images({tmp_path / "a.png": plots.mosaic(small), tmp_path / "b.png": plots.layers(small)})
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    # Width and height are where a PNG's header has them; a cut-off figure would have plotly's 700 x 500.
+    sizes = [struct.unpack(">II", path.read_bytes()[16:24]) for path in written]
+    figures = (plots.mosaic(small), plots.layers(small))
+    assert sizes == [(2 * f.layout.width, 2 * f.layout.height) for f in figures]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 

@@ -209,7 +209,7 @@ def occurrences(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     for column, (kind, values) in enumerate(sides.items(), start=1):
         found = getattr(result, kind).heads(threshold)
         if not found:
-            blank = go.Scatter(x=[1], y=[0.75], mode="text", text="no such head", showlegend=False)
+            blank = go.Scatter(x=[(1 + repeats) / 2], y=[0.75], mode="text", text="no such head", showlegend=False)
             figure.add_trace(blank, row=1, col=column)
         for head in found:
             figure.add_trace(

@@ -66,7 +66,14 @@ def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> li
     targets = list(figures)
     partials = [target.with_name(f".partial.{target.name}") for target in targets]
     try:
-        pio.write_images(list(figures.values()), list[str | Path](partials), scale=scale)
+        # Many at once are written in plotly's default size unless theirs is passed on.
+        pio.write_images(
+            list(figures.values()),
+            list[str | Path](partials),
+            scale=scale,
+            width=[figure.layout.width for figure in figures.values()],
+            height=[figure.layout.height for figure in figures.values()],
+        )
         for partial, target in zip(partials, targets, strict=True):
             partial.replace(target)
     except (ChromeNotFoundError, BrowserFailedError, BrowserClosedError) as error:
