@@ -57,5 +57,6 @@ class MissingBrowser(InterpError, RuntimeError):
 
 def nearest(asked: str, known: Iterable[str]) -> str:
     """A hint "Did you mean ...?" with the closest known name, or nothing."""
-    found = get_close_matches(asked, list(known), n=1, cutoff=0.4)
+    names = list(known)
+    found = [] if asked in names else get_close_matches(asked, names, n=1, cutoff=0.4)
     return f" Did you mean {found[0]!r}?" if found else ""

@@ -54,6 +54,9 @@ def test_no_network_and_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(interp.UnknownModel, match=r"not in the cache.*pico-t5"):
         interp.load("amazon/chronos-t5-not-there")
+    with pytest.raises(interp.UnknownModel) as caught:
+        interp.load("amazon/chronos-t5-tiny")
+    assert "Did you mean" not in str(caught.value)
 
 
 def test_a_directory_without_a_config(tmp_path: Path) -> None:
