@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.errors import DamagedFile, InvalidInput
 from interp.files import load_json, save_json
 from interp.model import Model
-from interp.names import AttentionLayer, Head, parse_kind
+from interp.names import Head, parse_kind
 
 Floats = NDArray[np.float64]
 
@@ -233,9 +233,3 @@ def listed(values: NDArray[Any]) -> list[Any]:
     kept = values.astype(object)
     kept[np.isnan(values)] = None
     return kept.tolist()
-
-
-def attention_layers(model: Model, site: str) -> list[AttentionLayer]:
-    """The attention layers of a stack and kind, such as `decoder.cross`."""
-    stack, kind = parse_kind(site)
-    return [AttentionLayer(stack, kind, layer) for layer in range(model.n_layers[stack])]

@@ -50,7 +50,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     cache = capture(model, tokens, ["decoder.cross.*.pattern", "decoder.ln_final"])
     paid = torch.stack(
         [cache[f"{SITE}.{layer}.pattern"][:, :, tokens.query] for layer in range(model.n_layers["decoder"])]
-    )
+    ).float()  # sums over occurrences are not to be rounded to bfloat16
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
 
     last = tokens.occurrences[-1]

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from interp import Batch, InvalidInput
 from interp.inputs import whole
+from interp.zoo.series import NARROW
 
 EOS, START = 1, 0
 N_SPECIAL = 2
-
-NARROW = (1911, 2187)
-"""Ids of scaled values within +-1.01, inclusive: part 2's range."""
 
 ALL_VALUES = (2, 4095)
 """All ids that are not special, inclusive: part 1's range."""
