@@ -1,11 +1,14 @@
-"""The instrument: open a Chronos T5 model, name its heads, read it."""
+"""The instrument: open a Chronos T5 model, name its heads, read it, edit it."""
 
 from interp import zoo
 from interp.batch import Batch
 from interp.capture import Cache, capture
+from interp.editing import ablate, edited
+from interp.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
 from interp.errors import (
     BrokenHook,
     DamagedFile,
+    InertEdit,
     InterpError,
     InvalidInput,
     MissingBrowser,
@@ -21,24 +24,34 @@ from interp.names import AttentionLayer, Head, Site
 from interp.opening import load, wrap
 
 __all__ = [
+    "Add",
     "AttentionLayer",
     "Batch",
     "BrokenHook",
     "Cache",
     "DamagedFile",
+    "FreezePatterns",
     "Head",
+    "InertEdit",
     "InterpError",
     "InvalidInput",
+    "Knockout",
+    "Mean",
     "MissingBrowser",
     "MissingFile",
     "Model",
+    "Resample",
+    "Scale",
     "Site",
     "UnknownHead",
     "UnknownModel",
     "UnknownSite",
     "UnsupportedModel",
     "WrongVersion",
+    "Zero",
+    "ablate",
     "capture",
+    "edited",
     "load",
     "wrap",
     "zoo",

@@ -51,6 +51,10 @@ class BrokenHook(InterpError, RuntimeError):
     """A hook point that the model's forward pass does not go through."""
 
 
+class InertEdit(InterpError, RuntimeError):
+    """An edit that reached no module by the end of its context."""
+
+
 class MissingBrowser(InterpError, RuntimeError):
     """No Chrome or Chromium for writing pictures."""
 

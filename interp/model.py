@@ -169,6 +169,19 @@ class Model:
             )
         return found
 
+    def layer(self, layer: AttentionLayer | str) -> AttentionLayer:
+        """An attention layer of this model by its address, such as `decoder.cross.3`.
+
+        Raises:
+            UnknownSite: there is no such layer.
+        """
+        at = layer if isinstance(layer, AttentionLayer) else AttentionLayer.parse(str(layer))
+        if at.layer >= self.n_layers[at.stack]:
+            last = self.n_layers[at.stack] - 1
+            close = AttentionLayer(at.stack, at.kind, last)
+            raise UnknownSite(f"{str(at)!r}: {self.name} has {at.stack} layers 0-{last}. Did you mean {str(close)!r}?")
+        return at
+
     def sites(self, *patterns: str | Site) -> list[Site]:
         """The sites that addresses or patterns name, in forward order, each once.
 
@@ -237,12 +250,7 @@ class Model:
         Raises:
             UnknownSite: there is no such layer.
         """
-        at = layer if isinstance(layer, AttentionLayer) else AttentionLayer.parse(str(layer))
-        if at.layer >= self.n_layers[at.stack]:
-            last = self.n_layers[at.stack] - 1
-            close = AttentionLayer(at.stack, at.kind, last)
-            raise UnknownSite(f"{str(at)!r}: {self.name} has {at.stack} layers 0-{last}. Did you mean {str(close)!r}?")
-        return HeadViews(self.envoy(self.family.attention_path(at)), self.n_heads)
+        return HeadViews(self.envoy(self.family.attention_path(self.layer(layer))), self.n_heads)
 
     def envoy(self, path: str) -> Any:
         """nnsight's view of the module at a dotted path, such as `decoder.block.0`."""

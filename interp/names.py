@@ -172,3 +172,23 @@ def parse_kind(text: str) -> tuple[Stack, Kind]:
     if text not in known:
         raise UnknownSite(f"{text!r}: there are {', '.join(known)}.{nearest(text, known)}")
     return known[text]
+
+
+def parse_address(text: str) -> Head | AttentionLayer | Site:
+    """What an address names: a head, a whole attention layer or a site.
+
+    Args:
+        text: such as `decoder.cross.3.5`, `decoder.cross.3` or `decoder.3.mlp_out`.
+
+    Returns:
+        The head, layer or site.
+
+    Raises:
+        UnknownHead, UnknownSite: the text is none of them.
+    """
+    parts = text.split(".")
+    if len(parts) == 4 and parts[3].isdigit():
+        return Head.parse(text)
+    if len(parts) == 3 and parts[1] in ("self", "cross") and parts[2].isdigit():
+        return AttentionLayer.parse(text)
+    return Site.parse(text)
