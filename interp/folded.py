@@ -116,9 +116,7 @@ def resume(
             x = x[:, :, -1:]
         if done != "cross":
             flat = x.reshape(rows, -1, d_model)
-            flat = second(
-                flat, key_value_states=context.hidden, attention_mask=context.mask, past_key_values=shared
-            )[0]
+            flat = second(flat, key_value_states=context.hidden, attention_mask=context.mask, past_key_values=shared)[0]
             x = flat.reshape(rows, variants, -1, d_model)
         x = third(x)
     return model.module.decoder.final_layer_norm(x)

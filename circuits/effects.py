@@ -1,0 +1,140 @@
+"""What each head alone does to the continuation: every head ablated by itself, cheaply.
+
+1. One run of the unedited model keeps the heads' outputs z, the residual stream after each
+   attention, and the keys and values that cross-attention reads.
+2. Ablating head h of layer l changes the residual stream after that attention by (z' - z) W_O[h];
+   everything below stays as it was, and so does the encoder if the head is the decoder's.
+3. From there all heads of a layer go on together, as variants of one run, and only the last
+   position is carried through the last layer.
+
+Source: total effects, as Heimersheim & Nanda 2024; Benjamini & Hochberg 1995.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from einops import einsum, rearrange
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from circuits.outcomes import continuation_scores, stimulus_of
+from circuits.results import HeadEffects
+from interp import Batch, InvalidInput, Model
+from interp.actions import Run, actions
+from interp.editing import check_unhooked
+from interp.edits import Method, Reference, ablations
+from interp.folded import Context, clean_run, resume, resume_encoder
+from interp.names import AttentionLayer, Site, Stack, parse_kind
+from interp.results import provenance
+
+MEMORY = 2**28
+"""How many bytes the variants of one run may take, by default."""
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+@torch.no_grad()
+def head_effects(
+    model: Model,
+    batch: Batch,
+    kind: str = "decoder.cross",
+    *,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    by_position: bool = False,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> HeadEffects:
+    """The total effect of each head: what ablating it alone does to the continuation.
+
+    Args:
+        model: the model, with no edit in force. In bfloat16 effects are off by about 2e-3.
+        batch: what `probes.repeated_random_tokens` made.
+        kind: which heads, such as `decoder.cross`.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from.
+        by_position: whether means are taken at each position by itself.
+        memory: bytes that the variants of one run may take; at least one head runs.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The change in log-probability (nats) of the continuation at the last decoder position,
+        edited minus clean, mean over rows: negative where the head helps. With it the same change
+        for the row's other tokens, as the control.
+
+    Raises:
+        InvalidInput: a batch that does not know its continuation, edits in force, a reference that
+            is missing or does not fit, or a dtype that the sweep cannot run in.
+        UnknownSite: there is no such kind.
+
+    Source: edited minus unedited, one head at a time; equal to as many edited forwards.
+    """
+    stack, of = parse_kind(kind)
+    tokens = stimulus_of(batch, "head_effects")
+    check_unhooked(model, "head_effects")
+    if model.dtype not in DTYPES:
+        raise InvalidInput(f"head_effects runs in float32, float64 or bfloat16; {model.name} is in {model.dtype}.")
+    middle = "resid_mid_cross" if of == "cross" else "resid_mid"
+    layers = [AttentionLayer(stack, of, layer) for layer in range(model.n_layers[stack])]
+    edits = ablations(layers, method, reference, by_position)
+    acts = actions(model, edits, Run(encoder_rows=len(tokens)))
+    cache, context = clean_run(model, tokens, [f"{kind}.*.z", f"{stack}.*.{middle}", "decoder.ln_final"])
+    clean = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)
+
+    size = max(1, memory // variant_bytes(model, tokens, stack))
+    found = [np.zeros((len(layers), model.n_heads, len(tokens))) for _ in range(2)]
+    bar = tqdm(total=len(layers) * model.n_heads, disable=not progress, desc=f"ablate {kind}", unit="head", leave=False)
+    for at, action in zip(layers, acts, strict=True):
+        z = cache[f"{at}.z"]
+        replaced = action.act(z)
+        assert replaced is not None
+        changes = written(model, at, replaced - z)
+        stream = cache[str(Site(stack, None, at.layer, middle))]
+        for heads, change in _chunks(changes, size):
+            x = stream[:, None] + change
+            ln_final = (
+                resume(model, context, x, at.layer, of, last=True)
+                if stack == "decoder"
+                else _through_decoder(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer))
+            )
+            after = continuation_scores(model, ln_final[:, :, -1], tokens)
+            for effects, edited, plain in zip(found, after[:2], clean[:2], strict=True):
+                effects[at.layer, heads] = (edited - plain[:, None]).T
+            bar.update(change.shape[1])
+    bar.close()
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | {"method": method}
+    return HeadEffects.of(kind, found[0], found[1], source)
+
+
+def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:
+    """About what one variant takes: its widest tensors, twice, and its logits."""
+    rows, keys = batch.input_ids.shape
+    queries = batch.decoder_input_ids.shape[1] if stack == "decoder" else keys
+    width = max(model.config.d_ff, 4 * model.d_model, model.n_heads * model.d_head) + model.n_heads * keys
+    return rows * (2 * queries * width + 2 * model.d_vocab) * torch.finfo(model.dtype).bits // 8
+
+
+def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+    for start in range(0, changes.shape[1], size):
+        part = changes[:, start : start + size]
+        yield slice(start, start + part.shape[1]), part
+
+
+def written(model: Model, at: AttentionLayer, z: Tensor) -> Tensor:
+    """What each head's z writes into the residual stream, `[row, head, pos, d_model]`."""
+    point = model.family.point(Site(at.stack, at.kind, at.layer, "z"))
+    weight = model.module.get_parameter(f"{point.path}.weight")
+    W_O = rearrange(weight, "d_model (head d_head) -> head d_head d_model", head=model.n_heads)
+    return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row head pos d_model")
+
+
+def _through_decoder(model: Model, batch: Batch, hidden: Tensor) -> Tensor:
+    """The decoder on variants of the encoder's output, which share nothing."""
+    rows, variants = hidden.shape[:2]
+    flat = hidden.flatten(0, 1)
+    mask = batch.attention_mask.repeat_interleave(variants, 0)
+    ids = batch.decoder_input_ids.repeat_interleave(variants, 0).to(model.device)
+    embedded = model.module.decoder.embed_tokens(ids)[:, None]
+    made = resume(model, Context.of(flat, mask), embedded, last=True)
+    return made.reshape(rows, variants, 1, -1)

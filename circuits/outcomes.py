@@ -1,0 +1,55 @@
+"""What is measured on repeated random tokens: log-probability and accuracy of the continuation."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp import InvalidInput, Model
+from interp.results import Floats
+from probes.stimuli import N_SPECIAL, RepeatedTokens
+
+
+def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
+    """The batch, if it knows its query and continuation.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    if not isinstance(batch, RepeatedTokens):
+        raise InvalidInput(
+            f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
+        )
+    return batch
+
+
+@torch.no_grad()
+def continuation_scores(model: Model, ln_final: Tensor, tokens: RepeatedTokens) -> tuple[Floats, Floats, Floats]:
+    """Log-probabilities at the query, of variants or not.
+
+    Args:
+        model: the model.
+        ln_final: the decoder's last norm at the query, `[row, d_model]` or `[row, variant, d_model]`.
+        tokens: the stimulus.
+
+    Returns:
+        In nats, `[row]` or `[row, variant]`: the log-probability of the continuation; the mean
+        log-probability of the other tokens of the row's sequences, as a control (NaN where there
+        is none); and whether the continuation is the likeliest token, 0 or 1.
+    """
+    logits = model.unembed(ln_final).float()
+    total = logits.logsumexp(-1)
+    shape = (len(tokens), *[1] * (logits.ndim - 2), 1)
+    target = tokens.continuation.to(logits.device)
+    right = logits.gather(-1, target.reshape(shape).expand(*logits.shape[:-1], 1))[..., 0]
+    ids = tokens.input_ids.to(logits.device)
+    others = ((ids != target[:, None]) & (ids >= N_SPECIAL)).to(logits.dtype)
+    among = ids.reshape(*shape[:-1], ids.shape[1]).expand(*logits.shape[:-1], ids.shape[1])
+    weights = others.reshape(*shape[:-1], ids.shape[1])
+    rest = (logits.gather(-1, among) * weights).sum(-1) / weights.sum(-1)
+    hit = right >= logits.amax(-1)
+    return _numpy(right - total), _numpy(rest - total), _numpy(hit)
+
+
+def _numpy(values: Tensor) -> Floats:
+    return values.double().cpu().numpy()

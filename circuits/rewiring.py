@@ -1,0 +1,85 @@
+"""How ablating earlier heads changes what cross heads look at: the causal counterpart of K-composition.
+
+Source: Olsson et al. 2022, "In-context Learning and Induction Heads" (previous-token heads feed
+induction heads); the mosaic's scores are those of "Hunting for Induction Heads in Amazon's Chronos".
+"""
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from circuits.controls import random_controls
+from circuits.outcomes import stimulus_of
+from circuits.results import MosaicEffects
+from interp import Batch, InvalidInput, Model, capture
+from interp.editing import check_unhooked, edited
+from interp.edits import Method, Reference, ablations
+from interp.names import Head
+from interp.results import Floats, Heads, as_heads, provenance
+from probes.stimuli import RepeatedTokens
+
+
+@torch.no_grad()
+def mosaic_effects(
+    model: Model,
+    batch: Batch,
+    heads: Heads,
+    *,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    controls: int = 3,
+    seed: int = 0,
+    progress: bool = True,
+) -> MosaicEffects:
+    """How every cross head's current and right scores change when each earlier head is ablated.
+
+    Args:
+        model: the model, with no edit in force.
+        batch: what `probes.repeated_random_tokens` made.
+        heads: which heads to ablate, one at a time: of any stack and kind.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from.
+        controls: other heads of the same layer, drawn for each, whose mean change stands beside it.
+        seed: of the draws.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Edited minus clean scores, with every row. NaN for cross heads that do not come later.
+
+    Raises:
+        UnknownHead: a head that this model does not have.
+        InvalidInput: no heads, one twice; and as `head_effects`.
+    """
+    tokens = stimulus_of(batch, "mosaic_effects")
+    check_unhooked(model, "mosaic_effects")
+    chosen = as_heads(model, heads)
+    if not chosen:
+        raise InvalidInput("no heads to ablate: name at least one.")
+    drawn = [random_controls(model, [head], exclude=chosen, draws=controls, seed=seed).sets for head in chosen]
+    needed = list(dict.fromkeys([*chosen, *(head for sets in drawn for members in sets for head in members)]))
+    clean = _scores(model, tokens)
+    changes: dict[Head, Floats] = {}
+    for head in tqdm(needed, disable=not progress, desc="ablate, read the mosaic", unit="head", leave=False):
+        with edited(model, ablations(head, method, reference)):
+            change = _scores(model, tokens) - clean
+        # A cross head of the same layer reads the stream before this one writes to it.
+        first = 0 if head.stack == "encoder" else head.layer + (head.kind == "cross")
+        change[:, :first] = np.nan
+        changes[head] = change
+    found = np.stack([changes[head] for head in chosen])
+    beside = np.stack(
+        [
+            np.mean([changes[head] for (head,) in sets], axis=0) if sets else np.full_like(found[0], np.nan)
+            for sets in drawn
+        ]
+    )
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | {"method": method, "seed": seed}
+    return MosaicEffects(tuple(chosen), found[:, 0], found[:, 1], beside[:, 0], beside[:, 1], source)
+
+
+def _scores(model: Model, tokens: RepeatedTokens) -> Floats:
+    """Current and right scores by row, `[kind, layer, head, row]`."""
+    cache = capture(model, tokens, "decoder.cross.*.pattern")
+    paid = torch.stack([pattern[:, :, tokens.query] for pattern in cache.values()]).double().cpu().numpy()
+    last = tokens.occurrences[-1]
+    return np.stack([paid[..., last], paid[..., last + 1]]).swapaxes(-1, -2)

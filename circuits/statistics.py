@@ -1,0 +1,57 @@
+"""Intervals, tests and false discovery, by SciPy, over the rows of a stimulus.
+
+Source: Efron 1979 (percentile bootstrap); Benjamini & Hochberg 1995.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from interp.results import Floats
+
+LEVEL = 0.95
+"""Of all intervals."""
+
+
+def interval(rows: Floats, *, seed: int = 0, level: float = LEVEL, resamples: int = 2000) -> tuple[Floats, Floats]:
+    """A percentile bootstrap interval of the mean over the last axis.
+
+    Args:
+        rows: `[..., row]`; NaN rows are left out of nothing: they make the interval NaN.
+        seed: of the resampling.
+        level: of the interval.
+        resamples: how many.
+
+    Returns:
+        Low and high, `[...]`; NaN where there are fewer than two rows.
+    """
+    if rows.shape[-1] < 2:
+        return np.full(rows.shape[:-1], np.nan), np.full(rows.shape[:-1], np.nan)
+    flat = rows.reshape(-1, rows.shape[-1])
+    index = np.random.default_rng(seed).integers(0, flat.shape[1], (resamples, flat.shape[1]))
+    weights = np.stack([np.bincount(draw, minlength=flat.shape[1]) for draw in index]) / flat.shape[1]
+    tail = 50 * (1 - level)
+    # One set of draws for all: means are then a product, and differences keep their pairing.
+    low, high = np.percentile(flat @ weights.T, [tail, 100 - tail], axis=1)
+    return low.reshape(rows.shape[:-1]), high.reshape(rows.shape[:-1])
+
+
+def p_values(rows: Floats) -> Floats:
+    """Two-sided p-values of a mean of zero over the last axis, by the t-test; 1 where nothing varies."""
+    if rows.shape[-1] < 2:
+        return np.full(rows.shape[:-1], np.nan)
+    spread = rows.std(-1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = rows.mean(-1) / (spread / np.sqrt(rows.shape[-1]))
+    found: Any = 2 * stats.t.sf(np.abs(t), rows.shape[-1] - 1)
+    return np.where(np.isnan(t), 1.0, found)
+
+
+def q_values(p: Floats) -> Floats:
+    """Benjamini-Hochberg adjusted p-values: heads with q <= 0.05 hold 5 % false ones at most on average."""
+    known = ~np.isnan(p)
+    q = np.full(p.shape, np.nan)
+    if known.any():
+        q[known] = stats.false_discovery_control(p[known])
+    return q
