@@ -14,6 +14,7 @@ from circuits.outcomes import stimulus_of
 from circuits.results import AblationCurve, CurvePoint, LayerEffects
 from circuits.sets import set_outcomes
 from interp import Batch, InvalidInput, Model
+from interp.batch import Series
 from interp.edits import Method, Reference
 from interp.names import KINDS, AttentionLayer
 from interp.results import HeadScores, provenance
@@ -68,6 +69,10 @@ def ablation_curve(
     reference: Reference | None = None,
     ascending: bool = False,
     threshold: float = THRESHOLD,
+    series: Series | None = None,
+    prediction_length: int = 24,
+    num_samples: int = 20,
+    season: int = 1,
     progress: bool = True,
 ) -> AblationCurve:
     """Ablate the strongest k heads, and random heads of the same layers, for several k.
@@ -84,11 +89,16 @@ def ablation_curve(
         ascending: whether to take the weakest heads instead.
         threshold: from which score on a head is never a control; of a mosaic's `either`. For other
             scores the heads of the largest count are none.
+        series: what to forecast under the same ablations and controls; nothing by default.
+        prediction_length: the series' last steps, which are forecast.
+        num_samples: sample paths for each series, ablation and control.
+        season: steps of a season, by which forecast errors are scaled.
         progress: whether to show a progress bar.
 
     Returns:
         The curve: log-probability and accuracy of the continuation by k, for the heads and for
-        each control, with every row. A k without controls says why.
+        each control, with every row. A k without controls says why. With series, `forecasts` holds
+        what `forecast_effects` gives, the ablation of k heads under the name `top k`.
 
     Raises:
         InvalidInput: more heads than there are, scores of another model or from the same tokens,

@@ -4,15 +4,18 @@ Source: McGrath et al. 2023, "The Hydra Effect"; Rushing & Nanda 2024, "Explorat
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from circuits.controls import layer_of
 from circuits.effects import written
 from circuits.outcomes import continuation_scores, stimulus_of
-from circuits.results import SelfRepair
 from circuits.sets import set_outcomes
+from circuits.statistics import interval
 from interp import Batch, InvalidInput, Model, capture
 from interp.actions import Run, actions
 from interp.editing import check_unhooked
@@ -20,6 +23,36 @@ from interp.edits import Method, Reference, ablations
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
 from probes.stimuli import RepeatedTokens
+
+
+@dataclass(frozen=True, eq=False)
+class SelfRepair:
+    """Total and direct effects `[head, row]` of chosen heads, then of controls, and what restoring brings.
+
+    `all_ablated` `[row]` is the effect of all chosen heads together.
+    """
+
+    heads: tuple[Head, ...]
+    controls: tuple[Head, ...]
+    total: Floats
+    direct: Floats
+    restored: Floats
+    all_ablated: Floats
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a head: each part with its 95 % interval; `role` is `chosen` or `control`."""
+        frame = pd.DataFrame(
+            {
+                "head": [str(head) for head in (*self.heads, *self.controls)],
+                "role": ["chosen"] * len(self.heads) + ["control"] * len(self.controls),
+            }
+        )
+        parts = {"total": self.total, "direct": self.direct, "repaired": self.total - self.direct}
+        for name, rows in (parts | {"restored": self.restored}).items():
+            low, high = interval(rows)
+            frame = frame.assign(**{name: rows.mean(-1), f"{name}_low": low, f"{name}_high": high})
+        return frame
 
 
 @torch.no_grad()

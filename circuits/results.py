@@ -122,13 +122,15 @@ class CurvePoint:
 class AblationCurve:
     """The strongest k heads ablated, against random heads of the same layers, for several k.
 
-    `clean_log_prob` and `clean_hit` are the unedited model's, by row.
+    `clean_log_prob` and `clean_hit` are the unedited model's, by row; `forecasts` are those of the
+    same sets, where series were given.
     """
 
     points: tuple[CurvePoint, ...]
     clean_log_prob: Floats
     clean_hit: Floats
     provenance: dict[str, Any]
+    forecasts: "ForecastEffects | None" = None
 
     def to_frame(self) -> pd.DataFrame:
         """One tidy row a k and outcome, for the heads and, as `control...`, for the control sets.
@@ -191,67 +193,82 @@ class LayerEffects:
 
 
 @dataclass(frozen=True, eq=False)
-class SelfRepair:
-    """Total and direct effects `[head, row]` of chosen heads, then of controls, and what restoring brings.
+class ForecastEffects:
+    """Forecasts unedited, ablated and under controls, with what they are worth.
 
-    `all_ablated` `[row]` is the effect of all chosen heads together.
+    Attributes:
+        names: of the variants: `unedited`, the ablations, their controls.
+        sets: what each variant ablates.
+        controls: by ablation, the names of its controls.
+        reasons: by ablation, why it has no controls or fewer than asked; empty otherwise.
+        outcomes: by name, `[variant, series]`: `nll` (nats a step, the truth read step by step),
+            `crps` (of the bins' distribution, likewise), `mase`, `wql`, `distance` (of the median
+            to the unedited one), `to_parroting` (of the median to the parroted forecast),
+            `parroting` (correlation of the two over steps). CRPS and distances are in units of the
+            context's mean absolute seasonal difference, as MASE is.
+        baselines: `mase` and `wql` `[series]` of `naive`, `seasonal_naive`, `parroting`.
+        contexts: `[series, step]`.
+        truth: `[series, step]`.
+        fans: quantile forecasts 0.1 to 0.9, `[variant, series, quantile, step]`.
+        points: the baselines' forecasts, `[series, step]`.
+        provenance: the model, its weights' digest, seeds, versions.
     """
 
-    heads: tuple[Head, ...]
-    controls: tuple[Head, ...]
-    total: Floats
-    direct: Floats
-    restored: Floats
-    all_ablated: Floats
+    names: tuple[str, ...]
+    sets: dict[str, tuple[str, ...]]
+    controls: dict[str, tuple[str, ...]]
+    reasons: dict[str, str]
+    outcomes: dict[str, Floats]
+    baselines: dict[str, dict[str, Floats]]
+    contexts: Floats
+    truth: Floats
+    fans: Floats
+    points: dict[str, Floats]
     provenance: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: each part with its 95 % interval; `role` is `chosen` or `control`."""
-        frame = pd.DataFrame(
-            {
-                "head": [str(head) for head in (*self.heads, *self.controls)],
-                "role": ["chosen"] * len(self.heads) + ["control"] * len(self.controls),
-            }
-        )
-        parts = {"total": self.total, "direct": self.direct, "repaired": self.total - self.direct}
-        for name, rows in (parts | {"restored": self.restored}).items():
-            low, high = interval(rows)
-            frame = frame.assign(**{name: rows.mean(-1), f"{name}_low": low, f"{name}_high": high})
-        return frame
+        """One tidy row a variant, series and outcome; the baselines' among them."""
+        rows = [
+            {"variant": name, "series": i, "outcome": outcome, "value": float(value)}
+            for outcome, values in self.outcomes.items()
+            for name, of_series in zip(self.names, values, strict=True)
+            for i, value in enumerate(of_series)
+        ]
+        rows += [
+            {"variant": name, "series": i, "outcome": outcome, "value": float(value)}
+            for name, found in self.baselines.items()
+            for outcome, values in found.items()
+            for i, value in enumerate(values)
+        ]
+        return pd.DataFrame(rows)
 
+    def summary(self) -> pd.DataFrame:
+        """One row an ablation and outcome: means over series, the change, and the controls' change.
 
-@dataclass(frozen=True, eq=False)
-class MosaicEffects:
-    """How cross heads' scores change when earlier heads are ablated: `[ablated, layer, head, row]`.
-
-    The controls are the mean change over other heads of the ablated head's layer, likewise.
-    """
-
-    heads: tuple[Head, ...]
-    current_token: Floats
-    token_to_right: Floats
-    control_current_token: Floats
-    control_token_to_right: Floats
-    provenance: dict[str, Any]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One tidy row an ablated head, later cross head and kind: change, interval, control."""
+        `low, high` are the 95 % bootstrap interval of the change over series (NaN for one series);
+        `control` is the mean change over control sets, `control_low, control_high` their 2.5th and
+        97.5th percentiles.
+        """
         rows = []
-        for kind in ("current_token", "token_to_right"):
-            values, control = getattr(self, kind), getattr(self, f"control_{kind}").mean(-1)
-            low, high = interval(values)
-            for index, ablated in enumerate(self.heads):
-                for layer, head in zip(*np.nonzero(~np.isnan(values[index].mean(-1))), strict=True):
-                    at = (index, layer, head)
-                    rows.append(
-                        {
-                            "ablated": str(ablated),
-                            "head": str(Head("decoder", "cross", int(layer), int(head))),
-                            "kind": kind,
-                            "change": values[at].mean(),
-                            "low": low[at],
-                            "high": high[at],
-                            "control": control[at],
-                        }
-                    )
+        for name in self.controls:
+            for outcome, values in self.outcomes.items():
+                clean, own = values[0], values[self.names.index(name)]
+                low, high = interval((own - clean)[None])
+                others = [float((values[self.names.index(c)] - clean).mean()) for c in self.controls[name]] or [np.nan]
+                rows.append(
+                    {
+                        "ablation": name,
+                        "outcome": outcome,
+                        "unedited": clean.mean(),
+                        "ablated": own.mean(),
+                        "change": (own - clean).mean(),
+                        "low": low[0],
+                        "high": high[0],
+                        "control": np.mean(others),
+                        "control_low": np.percentile(others, 2.5),
+                        "control_high": np.percentile(others, 97.5),
+                        "draws": len(self.controls[name]),
+                        "reason": self.reasons[name],
+                    }
+                )
         return pd.DataFrame(rows)

@@ -4,19 +4,60 @@ Source: Olsson et al. 2022, "In-context Learning and Induction Heads" (previous-
 induction heads); the mosaic's scores are those of "Hunting for Induction Heads in Amazon's Chronos".
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from circuits.controls import random_controls
 from circuits.outcomes import stimulus_of
-from circuits.results import MosaicEffects
+from circuits.statistics import interval
 from interp import Batch, InvalidInput, Model, capture
 from interp.editing import check_unhooked, edited
 from interp.edits import Method, Reference, ablations
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
 from probes.stimuli import RepeatedTokens
+
+
+@dataclass(frozen=True, eq=False)
+class MosaicEffects:
+    """How cross heads' scores change when earlier heads are ablated: `[ablated, layer, head, row]`.
+
+    The controls are the mean change over other heads of the ablated head's layer, likewise.
+    """
+
+    heads: tuple[Head, ...]
+    current_token: Floats
+    token_to_right: Floats
+    control_current_token: Floats
+    control_token_to_right: Floats
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row an ablated head, later cross head and kind: change, interval, control."""
+        rows = []
+        for kind in ("current_token", "token_to_right"):
+            values, control = getattr(self, kind), getattr(self, f"control_{kind}").mean(-1)
+            low, high = interval(values)
+            for index, ablated in enumerate(self.heads):
+                for layer, head in zip(*np.nonzero(~np.isnan(values[index].mean(-1))), strict=True):
+                    at = (index, layer, head)
+                    rows.append(
+                        {
+                            "ablated": str(ablated),
+                            "head": str(Head("decoder", "cross", int(layer), int(head))),
+                            "kind": kind,
+                            "change": values[at].mean(),
+                            "low": low[at],
+                            "high": high[at],
+                            "control": control[at],
+                        }
+                    )
+        return pd.DataFrame(rows)
 
 
 @torch.no_grad()

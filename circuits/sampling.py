@@ -1,0 +1,182 @@
+"""Forecasts of many ablations at once, that differ by the ablation alone.
+
+1. The encoder runs once a series, and its keys and values are shared by all samples and ablations.
+2. Every step's token comes from one stored uniform number per series, sample and step, inverted
+   through the cumulative distribution over the value tokens in their order: common random numbers.
+   Temperature, top_k and top_p are the pipeline's, applied in the order of transformers.
+
+Source: Glasserman & Yao 1992, "Some guidelines and guarantees for common random numbers".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.sets import Set, in_decoder_attention, kept_heads, layers_of
+from interp import Batch, InvalidInput, Model
+from interp.actions import Run, actions
+from interp.editing import edited
+from interp.edits import Address, Method, Reference, ablations
+from interp.folded import Context, decode, encode, variant_heads
+from interp.names import AttentionLayer
+from probes.stimuli import N_SPECIAL
+
+START = 0
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a token is drawn from logits: the pipeline's own settings."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    n_tokens: int
+
+    @classmethod
+    def of(cls, model: Model) -> "Sampler":
+        """A model's settings, from its `chronos_config`."""
+        config = model.chronos_config
+        if config.temperature <= 0:
+            raise InvalidInput(f"{model.name} samples at temperature {config.temperature}: it must be positive.")
+        return cls(config.temperature, config.top_k or 0, config.top_p or 1.0, config.n_tokens)
+
+    def __call__(self, logits: Float[Tensor, "*row token"], uniform: Float[Tensor, "*row"]) -> Int[Tensor, "*row"]:
+        """The value tokens at which the cumulative distribution passes the uniform numbers.
+
+        Special tokens are never drawn (transformers suppresses EOS only; padding it would read as
+        the lowest value).
+        """
+        values = logits[..., N_SPECIAL : self.n_tokens].float() / self.temperature
+        size = values.shape[-1]
+        if 0 < self.top_k < size:
+            values, places = values.topk(self.top_k, sorted=False)
+            places, order = places.sort(-1)
+            values = values.gather(-1, order)
+        else:
+            places = torch.arange(size, device=values.device).expand(values.shape)
+        if self.top_p < 1:
+            values = values.masked_fill(~_nucleus(values, self.top_p), -torch.inf)
+        shares = values.double().softmax(-1).cumsum(-1)
+        at = (shares < uniform[..., None] * shares[..., -1:]).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
+        return places.gather(-1, at)[..., 0] + N_SPECIAL
+
+
+def _nucleus(values: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens that holds at least `top_p`."""
+    order = values.argsort(-1, descending=True)
+    shares = values.gather(-1, order).softmax(-1)
+    before = shares.cumsum(-1) - shares
+    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, order, before < top_p)
+
+
+def uniforms(seed: int, series: int, samples: int, steps: int) -> Float[Tensor, "series sample step"]:
+    """The stored uniform numbers of a seed; those of a series do not depend on how many follow it."""
+    drawn = [np.random.default_rng([seed, index]).random((samples, steps)) for index in range(series)]
+    return torch.from_numpy(np.stack(drawn))
+
+
+@dataclass(frozen=True, eq=False)
+class Ablated:
+    """A model with several sets ablated, each a variant, ready to run on one batch's encoder output."""
+
+    model: Model
+    sets: Sequence[Set]
+    method: Method
+    reference: Reference | None
+
+    def groups(self) -> dict[tuple[Address, ...], list[int]]:
+        """Sets by what of them lies outside the decoder's attention, and so needs a run of its own."""
+        found: dict[tuple[Address, ...], list[int]] = {}
+        for index, members in enumerate(self.sets):
+            outside = sorted((m for m in members if not in_decoder_attention(m)), key=str)
+            found.setdefault(tuple(outside), []).append(index)
+        return found
+
+    def run(self, batch: Batch, act: Callable[[Context, int], Tensor], copies: int = 1) -> Tensor:
+        """Run something on the folded decoder with all sets ablated.
+
+        Args:
+            batch: what the encoder reads.
+            act: given the context and the number of variants, gives `[row, variant, ...]`; each set
+                has `copies` variants, side by side.
+            copies: such as the number of samples.
+
+        Returns:
+            What `act` gave, `[set, row, copy, ...]`.
+        """
+        made: dict[int, Tensor] = {}
+        for outside, indices in self.groups().items():
+            with edited(self.model, ablations(list(outside), self.method, self.reference if outside else None)):
+                context = encode(self.model, batch)
+                members = [self.sets[i] for i in indices for _ in range(copies)]
+                touched = layers_of(members)
+                with variant_heads(self.model, kept_heads(self.model, members, touched), self._fill(touched)):
+                    values = act(context, len(members)).unflatten(1, (len(indices), copies))
+            made |= {index: values[:, place] for place, index in enumerate(indices)}
+        return torch.stack([made[index] for index in range(len(self.sets))])
+
+    def _fill(self, touched: Sequence[AttentionLayer]) -> dict[AttentionLayer, Tensor]:
+        if self.method == "zero" or not touched:
+            return {}
+        blank = torch.zeros(1, 1, self.model.n_heads, self.model.d_head, device=self.model.device)
+        acts = actions(self.model, ablations(touched, self.method, self.reference), Run())
+        made = [action.act(blank.to(self.model.dtype)) for action in acts]
+        return {at: value[:, None] for at, value in zip(touched, made, strict=True) if value is not None}
+
+
+@torch.no_grad()
+def sample(
+    ablated: Ablated, batch: Batch, uniform: Float[Tensor, "series sample step"]
+) -> Int[Tensor, "set series sample step"]:
+    """Sampled continuations of every series under every set.
+
+    Args:
+        ablated: the model and the sets.
+        batch: the contexts.
+        uniform: common random numbers.
+
+    Returns:
+        Value tokens, on the CPU.
+    """
+    model, sampler = ablated.model, Sampler.of(ablated.model)
+    series, samples, steps = uniform.shape
+    uniform = uniform.to(model.device)
+
+    def act(context: Context, variants: int) -> Tensor:
+        cache = context.cache()
+        token = torch.full((series, variants, 1), START, device=model.device)
+        drawn: list[Tensor] = []
+        for step in range(steps):
+            logits = model.unembed(decode(model, context, token, cache)[:, :, 0])
+            token = sampler(logits, uniform[:, :, step].repeat(1, variants // samples))[..., None]
+            drawn.append(token)
+        return torch.cat(drawn, -1)
+
+    return ablated.run(batch, act, samples).cpu()
+
+
+@torch.no_grad()
+def teacher_forced(
+    ablated: Ablated, batch: Batch, act: Callable[[Float[Tensor, "row variant pos token"]], Tensor]
+) -> Tensor:
+    """What follows from the logits of a batch's own decoder tokens, under every set.
+
+    Args:
+        ablated: the model and the sets.
+        batch: contexts and decoder tokens.
+        act: given logits `[row, variant, pos, token]`, gives `[row, variant, ...]`.
+
+    Returns:
+        What `act` gave, `[set, row, ...]`.
+    """
+    ids = batch.decoder_input_ids[:, None]
+
+    def run(context: Context, variants: int) -> Tensor:
+        return act(ablated.model.unembed(decode(ablated.model, context, ids.expand(-1, variants, -1))))
+
+    return ablated.run(batch, run)[:, :, 0]
