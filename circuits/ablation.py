@@ -12,6 +12,7 @@ from typing import Any
 from circuits.controls import Controls, random_controls, strongest
 from circuits.outcomes import stimulus_of
 from circuits.results import AblationCurve, CurvePoint, LayerEffects
+from circuits.scoring import Variants, measure_forecasts
 from circuits.sets import set_outcomes
 from interp import Batch, InvalidInput, Model
 from interp.batch import Series
@@ -107,6 +108,8 @@ def ablation_curve(
     Source: Crosbie & Shutova 2024.
     """
     tokens = stimulus_of(batch, "ablation_curve")
+    if series is not None and method == "resample":
+        raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
     check_digest(model, scores)
     check_fresh(scores, tokens)
     ranked = scores.either if isinstance(scores, Mosaic) else scores
@@ -137,12 +140,22 @@ def ablation_curve(
             )
         )
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
-    return AblationCurve(
-        tuple(points),
-        measured.log_prob[0],
-        measured.hit[0],
-        source | {"method": method, "ranked_by": ranked.name, "seed": seed},
-    )
+    source |= {"method": method, "ranked_by": ranked.name, "seed": seed}
+    forecasts = None
+    if series is not None:
+        forecasts = measure_forecasts(
+            model,
+            series,
+            Variants.of({f"top {k}": chosen[k] for k in chosen}, {f"top {k}": drawn[k] for k in chosen}),
+            prediction_length=prediction_length,
+            num_samples=num_samples,
+            season=season,
+            seed=seed,
+            method=method,
+            reference=reference,
+            progress=progress,
+        )
+    return AblationCurve(tuple(points), measured.log_prob[0], measured.hit[0], source, forecasts)
 
 
 def check_controls(drawn: dict[Any, Controls], asked: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from circuits.baselines import WINDOW
-from circuits.controls import random_controls
+from circuits.controls import Controls, random_controls
 from circuits.effects import MEMORY
 from circuits.results import ForecastEffects
 from circuits.scoring import UNEDITED, Variants, measure_forecasts
@@ -73,25 +73,17 @@ def forecast_effects(
     """
     named = _targets(model, ablations)
     everywhere = [m for members in named.values() for m in members if isinstance(m, Head)]
-    sets: dict[str, list[Address]] = {UNEDITED: [], **named}
-    control_of: dict[str, list[str]] = {}
-    reasons: dict[str, str] = {}
+    drawn: dict[str, Controls] = {}
     for name, members in named.items():
-        control_of[name] = []
         heads = [m for m in members if isinstance(m, Head)]
         if len(heads) < len(members):
-            reasons[name] = "controls are drawn for sets of heads only"
-            continue
-        drawn = random_controls(model, heads, exclude=everywhere, draws=controls, seed=seed)
-        reasons[name] = drawn.reason
-        for index, control in enumerate(drawn.sets):
-            control_of[name].append(f"{name}, control {index + 1}")
-            sets[control_of[name][-1]] = list(control)
-
+            drawn[name] = Controls((), "no control: they are drawn for sets of heads only")
+        else:
+            drawn[name] = random_controls(model, heads, exclude=everywhere, draws=controls, seed=seed)
     return measure_forecasts(
         model,
         series,
-        Variants(sets, control_of, reasons),
+        Variants.of(named, drawn),
         prediction_length=prediction_length,
         num_samples=num_samples,
         season=season,

@@ -9,7 +9,7 @@ Source: as `circuits.accuracy`, `circuits.baselines` and `circuits.sampling`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from circuits.accuracy import QUANTILES, bin_crps, centers, forecast_errors, quantiles, seasonal_scale
 from circuits.baselines import WINDOW, naive, parrot, seasonal_naive
+from circuits.controls import Controls
 from circuits.effects import MEMORY
 from circuits.results import ForecastEffects
 from circuits.sampling import Ablated, sample, teacher_forced, uniforms
@@ -40,6 +41,15 @@ class Variants:
     sets: Mapping[str, Sequence[Address]]
     controls: Mapping[str, Sequence[str]]
     reasons: Mapping[str, str]
+
+    @classmethod
+    def of(cls, named: Mapping[str, Sequence[Address]], drawn: Mapping[str, Controls]) -> Self:
+        """From ablations and their controls, by name."""
+        sets: dict[str, Sequence[Address]] = {UNEDITED: [], **named}
+        controls = {name: [f"{name}, control {i + 1}" for i in range(len(drawn[name].sets))] for name in named}
+        for name, titles in controls.items():
+            sets |= dict(zip(titles, drawn[name].sets, strict=True))
+        return cls(sets, controls, {name: drawn[name].reason for name in named})
 
 
 def measure_forecasts(

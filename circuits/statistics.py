@@ -55,3 +55,39 @@ def q_values(p: Floats) -> Floats:
     if known.any():
         q[known] = stats.false_discovery_control(p[known])
     return q
+
+
+def rank_correlation(a: Floats, b: Floats, *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Spearman's correlation over heads, and within layers, with permutation p-values.
+
+    Args:
+        a: `[layer, head]`.
+        b: likewise.
+        draws: permutations of the heads; within their layers for the second.
+        seed: of the permutations.
+
+    Returns:
+        `overall`, `within_layers`, and their p-values `overall_p`, `within_layers_p`; NaN where
+        one of the two does not vary.
+    """
+    rng = np.random.default_rng(seed)
+    first, second = (stats.rankdata(x).reshape(x.shape) for x in (a, b))
+    within = [np.stack([stats.rankdata(row) for row in x]) for x in (a, b)]
+    within = [x - x.mean(1, keepdims=True) for x in within]
+    found: dict[str, float] = {}
+    for name, (x, y) in {"overall": (first, second), "within_layers": (within[0], within[1])}.items():
+        real = _pearson(x.ravel(), y.ravel())
+        axis = None if name == "overall" else 1
+        shuffled = [y.ravel()] * draws
+        for i in range(draws):
+            shuffled[i] = rng.permutation(y.ravel()) if axis is None else rng.permuted(y, axis=1).ravel()
+        null = np.array([_pearson(x.ravel(), z) for z in shuffled])
+        found[name] = real
+        found[f"{name}_p"] = float((1 + (np.abs(null) >= abs(real) - 1e-12).sum()) / (1 + draws))
+    return found
+
+
+def _pearson(x: Floats, y: Floats) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    size = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum() / size) if size else float("nan")

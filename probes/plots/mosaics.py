@@ -13,7 +13,8 @@ from probes.mosaic import KINDS, THRESHOLD, Mosaic
 from probes.plots.style import COLORS, SCALE, label, short, styled, unique
 
 
-def _heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
+def heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
+    """One cell a head, layers down and heads across; hovering names the head."""
     layers, heads = scores.values.shape
     names = [[str(scores.head(i, j)) for j in range(heads)] for i in range(layers)]
     error = np.full(scores.values.shape, np.nan) if scores.stderr is None else scores.stderr
@@ -28,11 +29,13 @@ def _heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
     )
 
 
-def _ticks(n: int) -> dict[str, Any]:
+def ticks(n: int) -> dict[str, Any]:
+    """Ticks of an axis of layers or heads."""
     return {"tick0": 0, "dtick": 1 if n <= 12 else 2}
 
 
-def _rings(scores: HeadScores, threshold: float) -> go.Scatter:
+def rings(scores: HeadScores, threshold: float) -> go.Scatter:
+    """Rings around the heads at or over a threshold."""
     cells = np.argwhere(scores.values >= threshold)
     return go.Scatter(
         x=cells[:, 1],
@@ -59,10 +62,10 @@ def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.1)
     layers, heads = result.current_token.values.shape
     for column, kind in enumerate(KINDS, start=1):
-        figure.add_trace(_heatmap(getattr(result, kind), "coloraxis"), row=1, col=column)
-        figure.add_trace(_rings(getattr(result, kind), threshold), row=1, col=column)
-    figure.update_xaxes(title="head", range=[-0.5, heads - 0.5], showgrid=False, zeroline=False, **_ticks(heads))
-    figure.update_yaxes(title="layer", range=[layers - 0.5, -0.5], showgrid=False, zeroline=False, **_ticks(layers))
+        figure.add_trace(heatmap(getattr(result, kind), "coloraxis"), row=1, col=column)
+        figure.add_trace(rings(getattr(result, kind), threshold), row=1, col=column)
+    figure.update_xaxes(title="head", range=[-0.5, heads - 0.5], showgrid=False, zeroline=False, **ticks(heads))
+    figure.update_yaxes(title="layer", range=[layers - 0.5, -0.5], showgrid=False, zeroline=False, **ticks(layers))
     stimulus = result.provenance.get("stimulus", {})
     subtitle = (
         f"attention of decoder cross-attention heads on repeated random tokens: length "
@@ -82,12 +85,16 @@ def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
 def scores(result: HeadScores, *, title: str | None = None) -> go.Figure:
     """Any head scores as a heatmap in the mosaic's layout; on 0 to 1 if they are attention."""
     layers, heads = result.values.shape
-    axis = {"colorscale": SCALE, "colorbar": {"title": result.unit}}
+    axis: dict[str, Any] = {"colorscale": SCALE, "colorbar": {"title": result.unit}}
     if result.unit == "attention":
         axis |= {"cmin": 0, "cmax": 1}
-    figure = go.Figure(_heatmap(result, "coloraxis"))
-    figure.update_xaxes(title="head", showgrid=False, zeroline=False, **_ticks(heads))
-    figure.update_yaxes(title="layer", autorange="reversed", showgrid=False, zeroline=False, **_ticks(layers))
+    if np.nanmin(result.values) < 0:
+        # Effects: white is nothing, both directions on one scale.
+        largest = float(np.nanmax(np.abs(result.values)))
+        axis |= {"colorscale": "RdBu", "cmin": -largest, "cmax": largest}
+    figure = go.Figure(heatmap(result, "coloraxis"))
+    figure.update_xaxes(title="head", showgrid=False, zeroline=False, **ticks(heads))
+    figure.update_yaxes(title="layer", autorange="reversed", showgrid=False, zeroline=False, **ticks(layers))
     name = short(str(result.provenance.get("model", "")))
     return styled(
         figure,

@@ -1,0 +1,244 @@
+"""Figures of ablations: curves with their control band, effects by head and layer, self-repair."""
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuits.repair import SelfRepair
+from circuits.results import AblationCurve, HeadEffects, LayerEffects
+from circuits.statistics import rank_correlation
+from interp import InvalidInput
+from probes import plots
+from probes.mosaic import THRESHOLD, Mosaic
+from probes.plots.mosaics import rings
+from probes.plots.style import COLORS, label, short, styled
+
+HEADS, CONTROL = "#b3312c", "#7a7a7a"
+NAT = "change in log-probability, nats"
+
+
+def _source(provenance: dict[str, object]) -> str:
+    return f"{short(str(provenance.get('model')))}, {provenance.get('method')} ablation"
+
+
+def ablation_curve(curve: AblationCurve) -> go.Figure:
+    """The strongest k heads ablated against random heads of the same layers.
+
+    Args:
+        curve: the result.
+
+    Returns:
+        Panels of the change in log-probability and of the accuracy of the continuation by k, and
+        with forecasts of the change in MASE; bars are 95 % bootstrap intervals, the band holds
+        95 % of the control sets.
+    """
+    frame = curve.to_frame()
+    panels = {
+        "log-probability of the continuation": (frame.loc[frame["outcome"] == "effect"], NAT),
+        "accuracy of the continuation": (frame.loc[frame["outcome"] == "accuracy"], "share of rows"),
+    }
+    if curve.forecasts is not None:
+        found = curve.forecasts.summary()
+        found = found.loc[found["outcome"] == "mase"]
+        found = found.assign(value=found["change"], count=[point.count for point in curve.points], clean=0.0)
+        panels["forecasts"] = (found, "change in MASE")
+    figure = make_subplots(cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.1)
+    for column, (rows, unit) in enumerate(panels.values(), start=1):
+        known = rows.dropna(subset=["control"])
+        band = go.Scatter(
+            x=[*known["count"], *known["count"][::-1]],
+            y=[*known["control_high"], *known["control_low"][::-1]],
+            fill="toself",
+            mode="lines",
+            fillcolor="rgba(122,122,122,.22)",
+            line_width=0,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        middle = go.Scatter(
+            x=known["count"],
+            y=known["control"],
+            mode="lines+markers",
+            name="random heads of the same layers",
+            line={"color": CONTROL},
+            legendgroup="control",
+            showlegend=column == 1,
+        )
+        own = go.Scatter(
+            x=rows["count"],
+            y=rows["value"],
+            mode="lines+markers",
+            name="strongest heads",
+            line={"color": HEADS, "width": 2.5},
+            error_y={
+                "type": "data",
+                "array": rows["high"] - rows["value"],
+                "arrayminus": rows["value"] - rows["low"],
+                "thickness": 1.2,
+            },
+            customdata=rows["count"],
+            legendgroup="own",
+            showlegend=column == 1,
+        )
+        for trace in (band, middle, own):
+            figure.add_trace(trace, row=1, col=column)
+        figure.add_hline(y=float(rows["clean"].iloc[0]), line_dash="dot", line_color="#555", row=1, col=column)  # type: ignore[arg-type]
+        figure.update_yaxes(title=unit, row=1, col=column)
+    counts = [point.count for point in curve.points]
+    figure.update_xaxes(title="heads ablated", tickvals=counts, rangemode="tozero")
+    figure.update_yaxes(range=[-0.03, 1.05], col=2)
+    missing = [str(point.count) for point in curve.points if not len(point.control_sets)]
+    note = f"; no control could be drawn for {', '.join(missing)}" if missing else ""
+    return styled(
+        figure,
+        "Do the induction heads matter?",
+        f"{_source(curve.provenance)}, heads ranked by {label(str(curve.provenance.get('ranked_by')))}; dotted: "
+        f"unedited; bars: 95 % over rows; band: 95 % of control sets{note}",
+        width=430 * len(panels) + 80,
+        height=440,
+        legend={"orientation": "h", "y": -0.22, "x": 0},
+    )
+
+
+def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshold: float = THRESHOLD) -> go.Figure:
+    """The effect of each head alone, in the mosaic's layout; red where the head helps.
+
+    Args:
+        effects: the result.
+        mosaic: whose heads at or over the threshold are ringed.
+        threshold: of the rings.
+
+    Returns:
+        The figure.
+    """
+    figure = plots.scores(effects, title=f"Effect of ablating each head, {effects.site}")
+    ringed = ""
+    if mosaic is not None and effects.site == "decoder.cross":
+        figure.add_trace(rings(mosaic.either, threshold).update(marker_color="black"))
+        ringed = f"; ringed: induction heads, at least {threshold:g}"
+    return figure.update_layout(
+        title_subtitle_text=f"{_source(effects.provenance)}{ringed}",
+        coloraxis_colorbar_title="nats",
+        width=700,
+    )
+
+
+def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
+    """Mosaic score against effect, a point a head, with the correlation, overall and within layers.
+
+    Args:
+        mosaic: the scores.
+        effects: of decoder cross heads.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InvalidInput: effects of other heads than the mosaic's.
+    """
+    if effects.site != "decoder.cross" or effects.values.shape != mosaic.either.values.shape:
+        raise InvalidInput(
+            f"the effects are of {effects.site} {list(effects.values.shape)}, the mosaic of other heads."
+        )
+    frame, scores = effects.to_frame(), mosaic.to_frame()
+    right = scores["token_to_right"] > scores["current_token"]
+    figure = go.Figure()
+    for kind, chosen in (("current_token", ~right), ("token_to_right", right)):
+        part = frame[chosen.to_numpy()]
+        figure.add_trace(
+            go.Scatter(
+                x=scores["either"][chosen],
+                y=part["score"],
+                error_y={
+                    "type": "data",
+                    "array": part["high"] - part["score"],
+                    "arrayminus": part["score"] - part["low"],
+                    "thickness": 1,
+                },
+                mode="markers",
+                marker={"size": 9, "color": COLORS[kind], "line": {"width": 0.5, "color": "white"}},
+                name=f"{label(kind)} is its larger score",
+                text=part["head"],
+                hovertemplate="%{text}<br>score %{x:.3f}<br>effect %{y:.3f}<extra></extra>",
+            )
+        )
+    extreme = frame.assign(x=scores["either"]).nsmallest(4, "score")
+    for index, row in enumerate(extreme.to_dict("records")):
+        away = {"ax": 70 if row["x"] < 0.5 else -85, "ay": 18 * index - 18}
+        figure.add_annotation(x=row["x"], y=row["score"], text=row["head"], font_size=11, arrowwidth=0.7, **away)
+    found = rank_correlation(mosaic.either.values, effects.values)
+    figure.add_hline(y=0, line_color="#999", line_width=1)
+    figure.add_vline(x=THRESHOLD, line_dash="dot", line_color="#888")
+    figure.update_xaxes(title="mosaic score, the larger of the two", rangemode="tozero")
+    figure.update_yaxes(title=NAT)
+    return styled(
+        figure,
+        "Does the mosaic find the heads that matter?",
+        f"{_source(effects.provenance)}; Spearman {found['overall']:.2f} (p {found['overall_p']:.3f}), within layers "
+        f"{found['within_layers']:.2f} (p {found['within_layers_p']:.3f}); bars: 95 % over rows",
+        width=820,
+        height=520,
+        legend={"orientation": "h", "y": -0.16, "x": 0},
+    )
+
+
+def layer_effects(effects: LayerEffects) -> go.Figure:
+    """Whole layers ablated, as bars with intervals; beside each the change of the row's other tokens."""
+    frame = effects.to_frame()
+    figure = go.Figure()
+    for name, low, high, title, color in (
+        ("effect", "low", "high", "the continuation", HEADS),
+        ("control", "control_low", "control_high", "the row's other tokens (control)", CONTROL),
+    ):
+        figure.add_trace(
+            go.Bar(
+                x=frame["layer"],
+                y=frame[name],
+                name=title,
+                marker_color=color,
+                error_y={
+                    "type": "data",
+                    "array": frame[high] - frame[name],
+                    "arrayminus": frame[name] - frame[low],
+                    "thickness": 1,
+                },
+            )
+        )
+    figure.update_yaxes(title=NAT)
+    figure.update_xaxes(tickangle=-45)
+    return styled(
+        figure,
+        "Whole layers ablated",
+        f"{_source(effects.provenance)}; bars: 95 % over rows",
+        barmode="group",
+        width=max(760, 46 * len(frame)),
+        height=520,
+        legend={"orientation": "h", "y": -0.42, "x": 0},
+    )
+
+
+def self_repair(result: SelfRepair) -> go.Figure:
+    """Total and direct effects of each head, and what restoring it brings when all chosen are ablated."""
+    frame = result.to_frame()
+    names = [f"{head} (control)" if role == "control" else head for head, role in frame[["head", "role"]].to_numpy()]
+    figure = go.Figure()
+    for name, title, color in (
+        ("total", "ablated alone: total", HEADS),
+        ("direct", "ablated alone: direct part", "#e3a29b"),
+        ("restored", "given back when all chosen are ablated", "#2f6f4f"),
+    ):
+        error = {"type": "data", "array": frame[f"{name}_high"] - frame[name]}
+        error |= {"arrayminus": frame[name] - frame[f"{name}_low"], "thickness": 1}
+        figure.add_trace(go.Bar(x=names, y=frame[name], name=title, marker_color=color, error_y=error))
+    figure.update_yaxes(title=NAT)
+    figure.update_xaxes(tickangle=-45)
+    return styled(
+        figure,
+        "Do other heads stand in?",
+        f"{_source(result.provenance)}; all {len(result.heads)} chosen heads together: "
+        f"{float(np.mean(result.all_ablated)):.2f} nats; bars: 95 % over rows",
+        barmode="group",
+        width=max(820, 70 * len(frame)),
+        height=540,
+        legend={"orientation": "h", "y": -0.5, "x": 0},
+    )

@@ -1,0 +1,137 @@
+"""Figures of forecasts with and without heads: fans, and changes against controls."""
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuits.accuracy import QUANTILES
+from circuits.plots.ablation import CONTROL, HEADS
+from circuits.results import ForecastEffects
+from interp import InvalidInput
+from interp.inputs import whole
+from probes.plots.style import short, styled
+
+UNEDITED = "#1f6f8b"
+TITLES = {
+    "nll": "negative log-likelihood, nats a step",
+    "crps": "CRPS of the bins",
+    "mase": "MASE",
+    "wql": "weighted quantile loss",
+    "distance": "distance to the unedited",
+    "parroting": "correlation with parroting",
+}
+
+
+def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | None = None) -> go.Figure:
+    """Forecast fans before and after, one panel an ablation.
+
+    Args:
+        effects: the result.
+        series: which series.
+        names: of the ablations (or controls) to show; all ablations by default.
+
+    Returns:
+        The median and the 10-90 % band, unedited and ablated, with the context and the truth.
+
+    Raises:
+        InvalidInput: no such series or variant.
+    """
+    if whole("series", series, 0) >= len(effects.truth):
+        raise InvalidInput(f"series={series}: there are series 0-{len(effects.truth) - 1}.")
+    shown = list(effects.controls) if names is None else names
+    if unknown := [name for name in shown if name not in effects.names] or not shown:
+        raise InvalidInput(f"no variants called {unknown}: there are {', '.join(effects.names)}.")
+    context, truth = effects.contexts[series], effects.truth[series]
+    start = len(context)
+    ahead = np.arange(start, start + len(truth))
+    figure = make_subplots(
+        rows=len(shown), subplot_titles=[_title(effects, name) for name in shown], shared_xaxes=True,
+        vertical_spacing=min(0.09, 0.3 / len(shown)),
+    )  # fmt: skip
+    for row, name in enumerate(shown, start=1):
+        past = go.Scatter(x=np.arange(start), y=context, line_color="#333", name="context", legendgroup="context")
+        came = go.Scatter(
+            x=ahead, y=truth, line={"color": "#333", "dash": "dot"}, name="what came", legendgroup="truth"
+        )
+        traces = [past, came]
+        for variant, color, title in (("unedited", UNEDITED, "unedited"), (name, HEADS, "ablated")):
+            fan = effects.fans[effects.names.index(variant), series]
+            low, middle, high = fan[0], fan[QUANTILES.index(0.5)], fan[-1]
+            traces.append(
+                go.Scatter(
+                    x=[*ahead, *ahead[::-1]], y=[*high, *low[::-1]], fill="toself", mode="lines", line_width=0,
+                    fillcolor=_faint(color), hoverinfo="skip", showlegend=False,
+                )
+            )  # fmt: skip
+            traces.append(
+                go.Scatter(x=ahead, y=middle, line={"color": color, "width": 2.3}, name=title, legendgroup=title)
+            )
+        for trace in traces:
+            if row > 1:
+                trace.showlegend = False
+            figure.add_trace(trace, row=row, col=1)
+    shown_from = max(0, start - 4 * len(truth))
+    figure.update_xaxes(range=[shown_from, start + len(truth)])
+    figure.update_xaxes(title="step", row=len(shown), col=1)
+    return styled(
+        figure,
+        f"Forecasts before and after, series {series}",
+        f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, "
+        f"{effects.provenance.get('num_samples')} samples with common random numbers; bands: 10-90 %",
+        width=900,
+        height=190 + 230 * len(shown),
+        legend={"orientation": "h", "y": -0.12 - 0.1 / len(shown), "x": 0},
+    )
+
+
+def _title(effects: ForecastEffects, name: str) -> str:
+    members = effects.sets[name]
+    return f"{name}: {', '.join(members[:4])}{f' and {len(members) - 4} more' if len(members) > 4 else ''}"
+
+
+def _faint(color: str) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},.18)"
+
+
+def forecast_effects(effects: ForecastEffects) -> go.Figure:
+    """What each ablation does to the forecasts, beside its controls, outcome by outcome.
+
+    Args:
+        effects: the result.
+
+    Returns:
+        Means over series of the unedited and the ablated forecasts and of the controls, with 95 %
+        bootstrap intervals of the ablation's change over series, and 95 % of the control sets.
+    """
+    frame = effects.summary()
+    figure = make_subplots(rows=2, cols=3, subplot_titles=list(TITLES.values()), vertical_spacing=0.24)
+    for index, outcome in enumerate(TITLES):
+        rows = frame.loc[frame["outcome"] == outcome]
+        base = rows["unedited"].to_numpy()
+        bars = (
+            ("unedited", base, None, None, UNEDITED),
+            ("ablated", rows["ablated"], base + rows["low"], base + rows["high"], HEADS),
+            ("control heads", base + rows["control"], base + rows["control_low"], base + rows["control_high"], CONTROL),
+        )
+        for name, values, low, high, color in bars:
+            error = None
+            if low is not None and high is not None:
+                error = {"type": "data", "array": high - values, "arrayminus": values - low, "thickness": 1.2}
+            figure.add_trace(
+                go.Bar(
+                    x=rows["ablation"], y=values, name=name, marker_color=color, error_y=error, legendgroup=name,
+                    showlegend=index == 0,
+                ),
+                row=index // 3 + 1, col=index % 3 + 1,
+            )  # fmt: skip
+    return styled(
+        figure,
+        "Do the heads cause the forecast?",
+        f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, means over "
+        f"{len(effects.truth)} series; bars: 95 % over series, and of control sets",
+        barmode="group",
+        width=1080,
+        height=680,
+        legend={"orientation": "h", "y": -0.12, "x": 0},
+    )
