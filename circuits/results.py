@@ -247,14 +247,17 @@ class ForecastEffects:
 
         `low, high` are the 95 % bootstrap interval of the change over series (NaN for one series);
         `control` is the mean change over control sets, `control_low, control_high` their 2.5th and
-        97.5th percentiles.
+        97.5th percentiles; `series` is how many have the outcome under all of these.
         """
         rows = []
         for name in self.controls:
             for outcome, values in self.outcomes.items():
-                clean, own = values[0], values[self.names.index(name)]
+                variants = values[[0, self.names.index(name), *(self.names.index(c) for c in self.controls[name])]]
+                # A correlation with parroting does not exist where what is parroted is flat.
+                kept = ~np.isnan(variants).any(0)
+                clean, own, *controls = variants[:, kept]
                 low, high = interval((own - clean)[None])
-                others = [float((values[self.names.index(c)] - clean).mean()) for c in self.controls[name]] or [np.nan]
+                others = [float((control - clean).mean()) for control in controls] or [np.nan]
                 rows.append(
                     {
                         "ablation": name,
@@ -268,6 +271,7 @@ class ForecastEffects:
                         "control_low": np.percentile(others, 2.5),
                         "control_high": np.percentile(others, 97.5),
                         "draws": len(self.controls[name]),
+                        "series": int(kept.sum()),
                         "reason": self.reasons[name],
                     }
                 )

@@ -162,10 +162,13 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
                 hovertemplate="%{text}<br>score %{x:.3f}<br>effect %{y:.3f}<extra></extra>",
             )
         )
-    extreme = frame.assign(x=scores["either"]).nsmallest(4, "score")
-    for index, row in enumerate(extreme.to_dict("records")):
-        away = {"ax": 70 if row["x"] < 0.5 else -85, "ay": 18 * index - 18}
-        figure.add_annotation(x=row["x"], y=row["score"], text=row["head"], font_size=11, arrowwidth=0.7, **away)
+    placed = frame.assign(x=scores["either"])
+    for side in (placed["x"] < THRESHOLD, placed["x"] >= THRESHOLD):
+        for row in placed.loc[side].sort_values("score").head(1).to_dict("records"):
+            away = 75 if row["x"] < placed["x"].max() / 2 else -75
+            figure.add_annotation(
+                x=row["x"], y=row["score"], text=row["head"], ax=away, ay=-12, font_size=11, arrowwidth=0.7
+            )
     found = rank_correlation(mosaic.either.values, effects.values)
     figure.add_hline(y=0, line_color="#999", line_width=1)
     figure.add_vline(x=THRESHOLD, line_dash="dot", line_color="#888")

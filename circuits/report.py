@@ -1,0 +1,175 @@
+"""The ablation report: what `python -m circuits ablate` runs, prints and writes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from circuits import plots
+from circuits.ablation import ablation_curve, layer_effects
+from circuits.effects import head_effects
+from circuits.forecasts import forecast_effects
+from circuits.repair import SelfRepair, self_repair
+from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
+from interp import Batch, InvalidInput, Model
+from interp.files import write_text
+from interp.zoo.evaluation import air_passengers, held_out
+from probes import induction_mosaic, repeated_random_tokens
+from probes.mosaic import THRESHOLD, Mosaic
+from probes.page import write_page
+
+SEASON, HORIZON = 12, 24
+
+
+@dataclass(frozen=True, eq=False)
+class AblationReport:
+    """Everything the page shows."""
+
+    mosaic: Mosaic
+    curve: AblationCurve
+    effects: HeadEffects
+    layers: LayerEffects
+    repair: SelfRepair
+    forecasts: dict[str, ForecastEffects]
+
+
+def example_series() -> dict[str, list[np.ndarray]]:
+    """Monthly air passengers at five origins, and the bundled synthetic series of season 12."""
+    passengers = air_passengers()
+    origins = range(72, len(passengers) - HORIZON + 1, 12)
+    values, period = held_out()
+    return {
+        "air passengers": [passengers[: origin + HORIZON] for origin in origins],
+        "synthetic": list(values[period == SEASON]),
+    }
+
+
+def run_report(
+    model: Model,
+    *,
+    top: int = 3,
+    method: Literal["zero", "mean"] = "zero",
+    controls: int = 20,
+    seed: int = 0,
+    progress: bool = True,
+) -> AblationReport:
+    """Choose heads on one stimulus, ablate them on another, and in forecasts.
+
+    Args:
+        model: the model.
+        top: how many of the strongest heads.
+        method: `zero`, or `mean` over other stimuli of the same kind.
+        controls: random sets of heads; a quarter as many in forecasts, which cost more.
+        seed: of the stimulus the heads are chosen on; the next two are measured on and averaged over.
+        progress: whether to show progress bars.
+
+    Returns:
+        The results.
+
+    Raises:
+        InvalidInput: more heads than there are, or another method.
+    """
+    if method not in ("zero", "mean"):
+        raise InvalidInput(f"method={method!r}: the report takes 'zero' or 'mean'.")
+    mosaic = induction_mosaic(model, seed=seed)
+    fresh, other = repeated_random_tokens(seed=seed + 1), repeated_random_tokens(seed=seed + 2)
+    reference = other if method == "mean" else None
+    ranked = [found.address for found in mosaic.either.heads()]
+    found = len(mosaic.heads())
+    counts = sorted({1, top, found} - {0})
+    curve = ablation_curve(
+        model, mosaic, fresh, counts=counts, controls=controls, seed=seed, method=method, reference=reference,
+        progress=progress,
+    )  # fmt: skip
+    named = {f"top {top}": ranked[:top]}
+    if found not in (0, top):
+        named[f"all {found} induction heads"] = ranked[:found]
+    forecasts: dict[str, ForecastEffects] = {}
+    for name, series in example_series().items():
+        forecasts[name] = forecast_effects(
+            model, series, named, prediction_length=HORIZON, season=SEASON, seed=seed, method=method,
+            reference=Batch.from_series(model, series) if method == "mean" else None, controls=max(1, controls // 4),
+            progress=progress,
+        )  # fmt: skip
+    return AblationReport(
+        mosaic=mosaic,
+        curve=curve,
+        effects=head_effects(model, fresh, method=method, reference=reference, progress=progress),
+        layers=layer_effects(model, fresh, method=method, reference=reference, progress=progress),
+        repair=self_repair(
+            model, fresh, ranked[: max(top, found)], method=method, reference=reference, controls=4, progress=progress
+        ),
+        forecasts=forecasts,
+    )
+
+
+def figures(report: AblationReport) -> dict[str, go.Figure]:
+    """The report's figures by name."""
+    made = {
+        "ablation-curve": plots.ablation_curve(report.curve),
+        "head-effects": plots.head_effects(report.effects, report.mosaic),
+        "score-against-effect": plots.score_against_effect(report.mosaic, report.effects),
+        "layer-effects": plots.layer_effects(report.layers),
+        "self-repair": plots.self_repair(report.repair),
+    }
+    for name, effects in report.forecasts.items():
+        slug = name.replace(" ", "-")
+        made[f"forecast-effects-{slug}"] = plots.forecast_effects(effects)
+        made[f"forecast-fan-{slug}"] = plots.forecast_fan(effects, len(effects.truth) - 1)
+    return made
+
+
+def tables(report: AblationReport) -> dict[str, pd.DataFrame]:
+    """The report's tables by name."""
+    made = {
+        "ablation_curve": report.curve.to_frame(),
+        "head_effects": report.effects.to_frame().sort_values("score"),
+        "layer_effects": report.layers.to_frame(),
+        "self_repair": report.repair.to_frame(),
+    }
+    for name, effects in report.forecasts.items():
+        slug = name.replace(" ", "_")
+        made[f"forecast_effects_{slug}"] = effects.summary()
+        rows = effects.to_frame().pivot_table("value", "variant", "outcome", sort=False)
+        kept = [*effects.baselines, "unedited", *effects.controls]
+        made[f"forecast_baselines_{slug}"] = rows.loc[kept, ["mase", "wql"]].reset_index()
+    return made
+
+
+_WORDS: dict[str, str] = {
+    "ablation-curve": "The strongest heads, chosen on other tokens than these, against random heads of the same "
+    f"layers that are not induction heads (score of at least {THRESHOLD:g}), where any can be drawn.",
+    "head-effects": "Each head ablated alone: what that does to the log-probability of the continuation.",
+    "score-against-effect": "Attending to the right place is one thing, mattering another: a point a head.",
+    "layer-effects": "Whole attention layers and MLPs, one at a time; beside it the row's other tokens.",
+    "self-repair": "A head's total effect, the part that goes straight to the logits, and what giving it back brings "
+    "when all chosen heads are ablated. Total less than direct means that later layers make up for it.",
+}
+
+
+def write_report(out: str | Path, report: AblationReport) -> list[Path]:
+    """The page, the tables as CSV and the effects as JSON.
+
+    Args:
+        out: a directory; it is made if it is not there.
+        report: what `run_report` gave.
+
+    Returns:
+        The files written.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn, made = figures(report), tables(report)
+    parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = []
+    title: Callable[[str], str] = lambda name: name.replace("-", " ").replace("_", " ").capitalize()  # noqa: E731
+    for name, figure in drawn.items():
+        parts.append((title(name), _WORDS.get(name, ""), figure))
+    parts += [(title(name), "", table.drop(columns=["reason"], errors="ignore")) for name, table in made.items()]
+    written = [write_page(folder / "ablation.html", "Head ablation", parts)]
+    written += [write_text(folder / f"{name}.csv", table.to_csv(index=False)) for name, table in made.items()]
+    written.append(report.effects.save(folder / "head_effects.json"))
+    return written
