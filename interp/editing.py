@@ -36,6 +36,10 @@ class _PointHook:
     paused: bool = False
     handle: RemovableHandle | None = None
 
+    def __deepcopy__(self, _: dict[int, Any]) -> "_PointHook":
+        # A copy of a model that is being edited is a model, not an edited one for ever.
+        return _PointHook(self.point, self.n_heads, paused=True)
+
     def _pass(self, raw: Tensor) -> Tensor:
         value = raw.clone()
         view = value.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else value
