@@ -37,7 +37,8 @@ def continuation_scores(model: Model, ln_final: Tensor, tokens: RepeatedTokens) 
         log-probability of the other tokens of the row's sequences, as a control (NaN where there
         is none); and whether the continuation is the likeliest token, 0 or 1.
     """
-    logits = model.unembed(ln_final).float()
+    logits = model.unembed(ln_final)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     total = logits.logsumexp(-1)
     shape = (len(tokens), *[1] * (logits.ndim - 2), 1)
     target = tokens.continuation.to(logits.device)

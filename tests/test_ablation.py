@@ -1,0 +1,217 @@
+"""Ablation experiments: heads, controls, layers, self-repair, what is rewired."""
+
+from math import comb
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import circuits
+import interp
+import probes
+from circuits.controls import strongest
+from circuits.sets import set_outcomes
+from interp import InvalidInput, Mean, Resample, Zero
+from interp.edits import ablations
+from interp.names import Head
+from interp.results import HeadScores
+
+from .test_effects import log_probs, stimulus
+
+
+def scored(model: interp.Model, site: str = "decoder.cross", seed: int = 0) -> HeadScores:
+    layers = model.n_layers["encoder" if site.startswith("encoder") else "decoder"]
+    values = np.random.default_rng(seed).random((layers, model.n_heads))
+    return HeadScores("random", site, values, provenance={"digest": model.digest})
+
+
+def test_sets_equal_ordinary_edited_forwards(model: interp.Model) -> None:
+    tokens, other = stimulus(), stimulus(9)
+    sets: list[list[Any]] = [
+        [],
+        [Head("decoder", "cross", 1, 0), Head("decoder", "self", 0, 2)],
+        [interp.AttentionLayer("decoder", "cross", 0)],
+        [Head("encoder", "self", 1, 1), Head("decoder", "cross", 1, 2)],
+        [interp.Site("decoder", None, 0, "mlp_out")],
+    ]
+    for options in ({}, {"method": "mean", "reference": other}, {"method": "resample", "reference": other}):
+        for memory in (1, 2**28):
+            found = set_outcomes(model, tokens, sets, memory=memory, progress=False, **options)  # type: ignore[arg-type]
+            for index, members in enumerate(sets):
+                with interp.edited(model, ablations(members, **(options if members else {}))):  # type: ignore[arg-type]
+                    wanted = log_probs(model, tokens)
+                np.testing.assert_allclose(found.log_prob[index], wanted, atol=1e-5)
+
+
+def test_the_strongest_heads(model: interp.Model) -> None:
+    scores = scored(model)
+    order = [str(found.address) for found in scores.heads()]
+    assert [str(h) for h in strongest(scores, [2])[2]] == order[:2]
+    assert [str(h) for h in strongest(scores, [2], ascending=True)[2]] == order[::-1][:2]
+    assert list(strongest(scores, ["1%", "50%"])) == [1, 3]
+    for bad in ([], [0], [7], [1, 1], ["1%", "2%"], ["x%"], ["50"], ["0%"], [1.5]):
+        with pytest.raises(InvalidInput):
+            strongest(scores, bad)
+    unknown = HeadScores("some", "decoder.cross", np.array([[0.1, np.nan, 0.3], [np.nan, 0.2, np.nan]]))
+    assert list(strongest(unknown, ["100%"])) == [3]
+
+
+def test_controls_are_of_the_same_layers(pico: interp.Model) -> None:
+    heads = ["decoder.cross.1.0", "decoder.cross.1.1", "decoder.cross.2.3"]
+    exclude = [pico.head("decoder.cross.1.2")]
+    found = circuits.random_controls(pico, heads, exclude=exclude, draws=30, seed=4)
+    assert len(found.sets) == len(set(found.sets)) == 30
+    for members in found.sets:
+        assert sorted(h.layer for h in members) == [1, 1, 2]
+        assert not {str(h) for h in members} & {*heads, "decoder.cross.1.2"}
+    assert found == circuits.random_controls(pico, heads, exclude=exclude, draws=30, seed=4)
+    assert found != circuits.random_controls(pico, heads, exclude=exclude, draws=30, seed=5)
+    every = circuits.random_controls(pico, heads, exclude=exclude, draws=1000)
+    assert len(every.sets) == comb(5, 2) * 7
+    assert "only 70 distinct" in every.reason
+    none = circuits.random_controls(pico, [f"decoder.cross.1.{i}" for i in range(5)])
+    assert (none.sets, "has 3 other heads and 5 are needed" in none.reason) == ((), True)
+    with pytest.raises(InvalidInput):
+        circuits.random_controls(pico, [*heads, heads[0]])
+
+
+def test_the_curve_holds_what_forwards_give(model: interp.Model) -> None:
+    tokens = stimulus()
+    scores = scored(model)
+    curve = circuits.ablation_curve(model, scores, tokens, counts=[1, 2], controls=3, progress=False)
+    clean = log_probs(model, tokens)
+    for point in curve.points:
+        with interp.ablate(model, point.heads):
+            np.testing.assert_allclose(point.log_prob, log_probs(model, tokens) - clean, atol=1e-5)
+        for members, row in zip(point.control_sets, point.control_log_prob, strict=True):
+            with interp.ablate(model, members):
+                np.testing.assert_allclose(row, log_probs(model, tokens) - clean, atol=1e-5)
+    assert [h.address for h in scores.heads()[:2]] == list(curve.points[1].heads)
+    weakest = circuits.ablation_curve(model, scores, tokens, counts=[1], ascending=True, controls=1, progress=False)
+    assert weakest.points[0].heads[0] == scores.heads()[-1].address
+
+
+def test_a_count_without_controls_says_why(pico: interp.Model) -> None:
+    mosaic, fresh = probes.induction_mosaic(pico, seed=0), probes.repeated_random_tokens(seed=1)
+    curve = circuits.ablation_curve(pico, mosaic, fresh, counts=[2, 16], controls=4, progress=False)
+    frame = curve.to_frame()
+    assert frame[frame["count"] == 16]["control"].isna().all()
+    assert "no control" in frame[frame["count"] == 16]["reason"].iloc[0]
+    assert frame[frame["count"] == 2]["draws"].tolist() == [4, 4]
+    with pytest.raises(InvalidInput, match="cannot be drawn"):
+        circuits.ablation_curve(pico, mosaic, fresh, counts=[16, 20], progress=False)
+    assert np.isnan(
+        circuits.ablation_curve(pico, mosaic, fresh, counts=[16], controls=0, progress=False).to_frame()["control"]
+    ).all()
+
+
+def test_induction_heads_matter_and_others_do_not(pico: interp.Model) -> None:
+    """The control beside the effect: random heads of the same layers leave the continuation alone."""
+    mosaic, fresh = probes.induction_mosaic(pico, seed=0), probes.repeated_random_tokens(seed=1)
+    k = len(mosaic.heads())
+    for options in ({}, {"method": "mean", "reference": probes.repeated_random_tokens(seed=2)}):
+        frame = circuits.ablation_curve(
+            pico, mosaic, fresh, counts=[k], controls=10, progress=False, **options  # type: ignore[arg-type]
+        ).to_frame()  # fmt: skip
+        effect, accuracy = frame.iloc[0], frame.iloc[1]
+        assert effect["high"] < -2 < -0.5 < effect["control_low"]
+        assert accuracy["value"] < 0.3 < 0.8 < accuracy["control_low"]
+
+
+def test_heads_are_not_measured_where_they_were_chosen(pico: interp.Model, model: interp.Model) -> None:
+    mosaic = probes.induction_mosaic(pico, seed=0)
+    with pytest.raises(InvalidInput, match="very tokens"):
+        circuits.ablation_curve(pico, mosaic, probes.repeated_random_tokens(seed=0))
+    with pytest.raises(InvalidInput, match="make them with this model"):
+        circuits.ablation_curve(model, mosaic, stimulus())
+    with pytest.raises(InvalidInput, match=r"\[layer, head\]"):
+        circuits.ablation_curve(model, HeadScores("x", "decoder.cross", np.ones((3, 3))), stimulus())
+    with pytest.raises(InvalidInput, match="24 have a score"):
+        circuits.ablation_curve(pico, mosaic, probes.repeated_random_tokens(seed=1), counts=[25])
+
+
+def test_the_curve_of_encoder_heads(model: interp.Model) -> None:
+    scores = scored(model, "encoder.self")
+    curve = circuits.ablation_curve(model, scores, stimulus(), counts=[1], controls=2, progress=False)
+    assert curve.points[0].heads[0].stack == "encoder"
+    assert len(curve.points[0].control_sets) == 2
+
+
+def test_layers(model: interp.Model) -> None:
+    tokens = stimulus()
+    found = circuits.layer_effects(model, tokens, progress=False)
+    assert len(found.layers) == 3 + 2 + 2 + 3 + 2
+    clean = log_probs(model, tokens)
+    for name, row in zip(found.layers, found.rows, strict=True):
+        with interp.ablate(model, name):
+            np.testing.assert_allclose(row, log_probs(model, tokens) - clean, atol=1e-5)
+    assert {"effect", "low", "high", "control", "q"} <= set(found.to_frame())
+
+
+@pytest.mark.parametrize("method", ["zero", "mean"])
+def test_the_direct_part_is_what_an_intervention_measures(model: interp.Model, method: str) -> None:
+    """All later layers held at their unedited values: what is left of the head's effect is direct."""
+    tokens = stimulus()
+    reference = None if method == "zero" else stimulus(8)
+    found = circuits.self_repair(
+        model, tokens, ["decoder.cross.0.1", "decoder.self.1.2"], method=method, reference=reference, controls=2,  # type: ignore[arg-type]
+        progress=False,
+    )  # fmt: skip
+    clean = log_probs(model, tokens)
+    later = {
+        "decoder.cross.0.1": ["decoder.0.mlp_out", "decoder.self.1", "decoder.cross.1", "decoder.1.mlp_out"],
+        "decoder.self.1.2": ["decoder.cross.1", "decoder.1.mlp_out"],
+    }
+    for index, (head, sites) in enumerate(later.items()):
+        edit = Zero(head) if reference is None else Mean(head, reference)
+        with interp.edited(model, [edit, *(Resample(site, tokens) for site in sites)]):
+            np.testing.assert_allclose(found.direct[index], log_probs(model, tokens) - clean, atol=1e-5)
+        with interp.edited(model, edit):
+            np.testing.assert_allclose(found.total[index], log_probs(model, tokens) - clean, atol=1e-5)
+    with interp.ablate(model, list(later), method=method, reference=reference):  # type: ignore[arg-type]
+        both = log_probs(model, tokens)
+    with interp.ablate(model, "decoder.self.1.2", method=method, reference=reference):  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.restored[0], log_probs(model, tokens) - both, atol=1e-5)
+    np.testing.assert_allclose(found.all_ablated, both - clean, atol=1e-5)
+    frame = found.to_frame()
+    assert frame["role"].tolist() == ["chosen"] * 2 + ["control"] * 2
+    np.testing.assert_allclose(frame["repaired"], frame["total"] - frame["direct"])
+
+
+def test_self_repair_refuses(model: interp.Model) -> None:
+    for heads in ([], ["encoder.self.0.0"]):
+        with pytest.raises(InvalidInput):
+            circuits.self_repair(model, stimulus(), heads)
+
+
+def test_what_is_rewired(model: interp.Model) -> None:
+    tokens = stimulus()
+    heads = ["encoder.self.2.0", "decoder.self.1.1", "decoder.cross.0.2"]
+    found = circuits.mosaic_effects(model, tokens, heads, controls=2, progress=False)
+    clean = probes.induction_mosaic(model, tokens)
+    for index, head in enumerate(heads):
+        with interp.ablate(model, head):
+            edited = probes.induction_mosaic(model, tokens)
+        first = {"encoder.self.2.0": 0, "decoder.self.1.1": 1, "decoder.cross.0.2": 1}[head]
+        for kind in ("current_token", "token_to_right"):
+            change = getattr(edited, kind).values - getattr(clean, kind).values
+            assert not change[:first].any()
+            np.testing.assert_allclose(getattr(found, kind)[index].mean(-1)[first:], change[first:], atol=1e-6)
+            assert np.isnan(getattr(found, kind)[index][:first]).all()
+    frame = found.to_frame()
+    assert len(frame) == 2 * (6 + 3 + 3)
+    assert frame["control"].notna().all()
+    with pytest.raises(InvalidInput):
+        circuits.mosaic_effects(model, tokens, [])
+
+
+def test_nothing_is_left_behind(model: interp.Model) -> None:
+    state, tokens = torch.get_rng_state(), stimulus()
+    clean = log_probs(model, tokens)
+    circuits.layer_effects(model, tokens, progress=False)
+    circuits.self_repair(model, tokens, "decoder.cross.0.1", progress=False)
+    circuits.ablation_curve(model, scored(model), tokens, counts=[1], controls=2, progress=False)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.module.modules())
+    np.testing.assert_array_equal(clean, log_probs(model, tokens))

@@ -1,0 +1,154 @@
+"""Effects of heads: equal to one ordinary edited forward each, and what their results hold."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import circuits
+import interp
+import probes
+from circuits.outcomes import continuation_scores
+from circuits.statistics import interval, p_values, q_values, rank_correlation
+from interp import Batch, InvalidInput
+from interp.results import Floats
+
+from .conftest import tiny_pipeline
+
+
+def stimulus(seed: int = 1, **options: Any) -> probes.RepeatedTokens:
+    return probes.repeated_random_tokens(batch_size=5, sequence_length=4, seed=seed, **options)
+
+
+@torch.no_grad()
+def log_probs(model: interp.Model, tokens: probes.RepeatedTokens) -> Floats:
+    logits = model.module(**model.inputs(tokens)).logits[:, -1].log_softmax(-1)
+    return logits.gather(1, tokens.continuation[:, None])[:, 0].double().numpy()
+
+
+def one_by_one(model: interp.Model, tokens: probes.RepeatedTokens, kind: str, **options: Any) -> Floats:
+    clean, rows = log_probs(model, tokens), []
+    for head in model.heads(kind):
+        with interp.ablate(model, head, **options):
+            rows.append(log_probs(model, tokens) - clean)
+    return np.array(rows).reshape(-1, model.n_heads, len(tokens))
+
+
+@pytest.mark.parametrize("kind", ["encoder.self", "decoder.self", "decoder.cross"])
+@pytest.mark.parametrize("method", ["zero", "mean", "by position", "resample"])
+def test_equal_to_one_edited_forward_a_head(model: interp.Model, kind: str, method: str) -> None:
+    tokens = stimulus()
+    options: dict[str, Any] = {"method": "mean" if method == "by position" else method}
+    if method != "zero":
+        options["reference"] = stimulus(7)
+    if method == "by position":
+        options["by_position"] = True
+    found = circuits.head_effects(model, tokens, kind, progress=False, **options)
+    wanted = one_by_one(model, tokens, kind, **options)
+    np.testing.assert_allclose(found.rows, wanted, atol=1e-5)
+    np.testing.assert_allclose(found.values, wanted.mean(-1), atol=1e-5)
+    assert np.abs(wanted).max() > 1e-3
+    one_at_a_time = circuits.head_effects(model, tokens, kind, memory=1, progress=False, **options)
+    np.testing.assert_allclose(one_at_a_time.rows, found.rows, atol=1e-5)
+
+
+def test_with_padding_and_in_double_precision() -> None:
+    model = interp.wrap(tiny_pipeline(dtype=torch.float64))
+    tokens = stimulus()
+    mask = torch.ones_like(tokens.input_ids)
+    mask[1, :3] = 0
+    tokens = type(tokens)(**(vars(tokens) | {"attention_mask": mask}))
+    for kind in ("encoder.self", "decoder.cross"):
+        found = circuits.head_effects(model, tokens, kind, progress=False)
+        np.testing.assert_allclose(found.rows, one_by_one(model, tokens, kind), atol=1e-9)
+
+
+def test_bfloat16_within_its_tolerance(pico: interp.Model) -> None:
+    tokens = probes.repeated_random_tokens(batch_size=20, seed=1)
+    exact = circuits.head_effects(pico, tokens, progress=False)
+    rough = circuits.head_effects(interp.load("pico-t5", dtype=torch.bfloat16), tokens, progress=False)
+    assert np.abs(exact.values - rough.values).max() < 0.1 * np.abs(exact.values).max()
+
+
+def test_the_outcome_by_hand(model: interp.Model) -> None:
+    tokens = stimulus()
+    cache = interp.capture(model, tokens, ["decoder.ln_final", "decoder.logits"])
+    right, others, hit = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)
+    np.testing.assert_allclose(right, log_probs(model, tokens), atol=1e-5)
+    logits = cache["decoder.logits"][:, -1].double().log_softmax(-1).numpy()
+    for row in range(len(tokens)):
+        ids = [t for t in tokens.input_ids[row].tolist() if t not in (0, 1, int(tokens.continuation[row]))]
+        assert others[row] == pytest.approx(np.mean([logits[row, t] for t in ids]), abs=1e-5)
+        assert hit[row] == (logits[row].argmax() == tokens.continuation[row])
+
+
+def test_what_the_result_holds(pico: interp.Model, tmp_path: Path) -> None:
+    effects = circuits.head_effects(pico, probes.repeated_random_tokens(seed=1), progress=False)
+    mosaic = probes.induction_mosaic(pico, seed=0)
+    low, high = effects.interval()
+    assert ((low <= effects.values) & (effects.values <= high)).all()
+    helping = {str(found.address) for found in effects.discoveries()[:6]}
+    assert len(helping & {str(found.address) for found in mosaic.heads()}) >= 3
+    assert effects.discoveries()[0].score == effects.values.min()
+    assert effects.helpful.heads()[0].address == effects.discoveries()[0].address
+    frame = effects.to_frame()
+    assert {"score", "low", "high", "control", "q"} <= set(frame)
+    loaded = circuits.HeadEffects.load(effects.save(tmp_path / "effects.json"))
+    np.testing.assert_array_equal(loaded.rows, effects.rows)
+    assert loaded.provenance == effects.provenance
+    (tmp_path / "effects.json").write_text('{"kind": "head-effects", "version": 1}')
+    with pytest.raises(interp.DamagedFile):
+        circuits.HeadEffects.load(tmp_path / "effects.json")
+    with pytest.raises(interp.DamagedFile):
+        circuits.HeadEffects.load(mosaic.either.save(tmp_path / "scores.json"))
+
+
+def test_bad_input(model: interp.Model, batch: Batch) -> None:
+    with pytest.raises(InvalidInput, match="continuation"):
+        circuits.head_effects(model, batch)
+    with pytest.raises(interp.UnknownSite):
+        circuits.head_effects(model, stimulus(), "decoder.mlp")
+    with pytest.raises(InvalidInput, match="reference"):
+        circuits.head_effects(model, stimulus(), method="mean")
+    with pytest.raises(InvalidInput, match="rows"):
+        circuits.head_effects(model, stimulus(), method="resample", reference=probes.repeated_random_tokens(
+            batch_size=3, sequence_length=4))  # fmt: skip
+    with interp.edited(model, interp.Scale("decoder.cross.0", 1.0)):
+        with pytest.raises(InvalidInput, match="Leave edits first"):
+            circuits.head_effects(model, stimulus())
+        model.module(**model.inputs(batch))
+    with pytest.raises(InvalidInput, match="float16"):
+        circuits.head_effects(interp.Model("half", tiny_pipeline(dtype=torch.float16), model.family), stimulus())
+
+
+def test_one_row_has_no_interval(model: interp.Model) -> None:
+    found = circuits.head_effects(model, probes.repeated_random_tokens(batch_size=1, sequence_length=4), progress=False)
+    assert found.stderr is None
+    assert np.isnan(found.interval()[0]).all()
+    assert found.discoveries() == ()
+
+
+def test_statistics() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0.5, 1, (300, 50))
+    low, high = interval(rows)
+    covered = ((low <= 0.5) & (high >= 0.5)).mean()
+    assert 0.88 < covered < 0.98
+    null = p_values(rng.normal(0, 1, (2000, 30)))
+    assert 0.03 < (null < 0.05).mean() < 0.07
+    assert (q_values(null) < 0.05).sum() <= 2
+    assert p_values(np.zeros((2, 5))).tolist() == [1.0, 1.0]
+    assert p_values(np.ones((1, 5)))[0] == 0.0
+    assert np.isnan(q_values(np.array([0.01, np.nan]))[1])
+
+    scores = rng.random((4, 8))
+    same = rank_correlation(scores, scores**3)
+    assert same["overall"] == pytest.approx(1) == same["within_layers"]
+    assert same["within_layers_p"] < 0.01
+    by_layer = np.arange(4)[:, None] + rng.random((4, 8)) * 0.1  # all of it between layers
+    apart = rank_correlation(by_layer, np.arange(4)[:, None] + rng.random((4, 8)) * 0.1)
+    assert apart["overall"] > 0.8
+    assert abs(apart["within_layers"]) < 0.5
+    assert np.isnan(rank_correlation(scores, np.ones((4, 8)))["overall"])

@@ -1,0 +1,95 @@
+"""Folded runs give Hugging Face's numbers, for every variant, layer and step."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import interp
+from interp import Batch
+from interp.folded import clean_run, decode, encode, resume, resume_encoder, variant_heads
+from interp.names import AttentionLayer
+
+from .conftest import tiny_pipeline
+
+
+@pytest.fixture
+def double() -> interp.Model:
+    return interp.wrap(tiny_pipeline(dtype=torch.float64))
+
+
+@torch.no_grad()
+def logits(model: interp.Model, batch: Batch) -> Tensor:
+    return model.module(**model.inputs(batch)).logits
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
+
+
+def test_the_decoder_on_several_variants(double: interp.Model, batch: Batch) -> None:
+    """Rows with padding, and three continuations of each."""
+    ids = torch.stack([batch.decoder_input_ids + shift for shift in range(3)], 1)
+    with torch.no_grad():
+        found = double.unembed(decode(double, encode(double, batch), ids))
+    for variant in range(3):
+        close(found[:, variant], logits(double, Batch(batch.input_ids, batch.attention_mask, ids[:, variant])))
+
+
+def test_step_by_step_with_the_cache(double: interp.Model, batch: Batch) -> None:
+    ids = torch.stack([batch.decoder_input_ids, batch.decoder_input_ids.flip(1)], 1)
+    context = encode(double, batch)
+    cache = context.cache()
+    with torch.no_grad():
+        steps = [double.unembed(decode(double, context, ids[..., i : i + 1], cache)) for i in range(5)]
+        close(torch.cat(steps, 2), double.unembed(decode(double, context, ids)))
+    for variant in range(2):
+        given = Batch(batch.input_ids, batch.attention_mask, ids[:, variant])
+        close(torch.cat(steps, 2)[:, variant], logits(double, given))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("after", ["self", "cross"])
+@pytest.mark.parametrize("last", [False, True])
+def test_resuming_the_decoder(double: interp.Model, batch: Batch, layer: int, after: str, last: bool) -> None:
+    site = f"decoder.{layer}.{'resid_mid' if after == 'self' else 'resid_mid_cross'}"
+    cache, context = clean_run(double, batch, [site])
+    stream = cache[site]
+    other = stream + torch.linspace(-1, 1, 20, dtype=torch.float64)
+    with torch.no_grad():
+        found = double.unembed(resume(double, context, torch.stack([stream, other], 1), layer, after, last=last))
+    kept = slice(-1, None) if last else slice(None)
+    close(found[:, 0], logits(double, batch)[:, kept])
+    with interp.edited(double, interp.Add(site, torch.linspace(-1, 1, 20, dtype=torch.float64))):
+        close(found[:, 1], logits(double, batch)[:, kept])
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_resuming_the_encoder(double: interp.Model, batch: Batch, layer: int) -> None:
+    cache = interp.capture(double, batch, [f"encoder.{layer}.resid_mid", "encoder.ln_final"])
+    stream = cache[f"encoder.{layer}.resid_mid"]
+    found = resume_encoder(double, torch.stack([stream, stream + 0.5], 1), batch.attention_mask, layer)
+    close(found[:, 0], cache["encoder.ln_final"])
+    with interp.edited(double, interp.Add(f"encoder.{layer}.resid_mid", 0.5)):
+        close(found[:, 1], interp.capture(double, batch, "encoder.ln_final")["encoder.ln_final"])
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+def test_heads_replaced_by_variant(double: interp.Model, batch: Batch, kind: str) -> None:
+    at = AttentionLayer("decoder", kind, 1)  # type: ignore[arg-type]
+    keep = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]])
+    value = torch.arange(24.0, dtype=torch.float64).reshape(1, 1, 1, 3, 8)
+    ids = batch.decoder_input_ids[:, None].expand(-1, 3, -1)
+    context = encode(double, batch)
+    for fill in ({}, {at: value}):
+        with variant_heads(double, {at: keep}, fill), torch.no_grad():
+            found = double.unembed(decode(double, context, ids))
+        for variant, row in enumerate(keep):
+            edits: list[interp.Zero | interp.Add] = []
+            for head in (~row.bool()).nonzero().flatten().tolist():
+                edits.append(interp.Zero(f"{at}.{head}"))
+                if fill:
+                    edits.append(interp.Add(f"{at}.{head}", value[0, 0, 0, head]))
+            with interp.edited(double, edits):
+                close(found[:, variant], logits(double, batch))
+    with torch.no_grad():
+        close(double.unembed(decode(double, context, ids[:, :1]))[:, 0], logits(double, batch))
