@@ -111,7 +111,8 @@ class Ablated:
         """
         made: dict[int, Tensor] = {}
         for outside, indices in self.groups().items():
-            with edited(self.model, ablations(list(outside), self.method, self.reference if outside else None)):
+            elsewhere = ablations(list(outside), self.method, self.reference) if outside else []
+            with edited(self.model, elsewhere):
                 context = encode(self.model, batch)
                 members = [self.sets[i] for i in indices for _ in range(copies)]
                 touched = layers_of(members)

@@ -26,7 +26,7 @@ from circuits.sampling import Ablated, sample, teacher_forced, uniforms
 from interp import Batch, InvalidInput, Model
 from interp.batch import Series, as_series
 from interp.editing import check_unhooked
-from interp.edits import Address, Method, Reference
+from interp.edits import Address, Method, Reference, ablations
 from interp.inputs import whole
 from interp.results import Floats, provenance
 from probes.stimuli import N_SPECIAL
@@ -81,6 +81,7 @@ def measure_forecasts(
     check_unhooked(model, "a forecast of several ablations")
     if method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': sampled tokens part ways from a resample's.")
+    ablations([], method, reference)
     contexts, truth = _split(model, series, prediction_length, season)
     whole("num_samples", num_samples, 1)
     sets = variants.sets

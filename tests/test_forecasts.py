@@ -1,0 +1,296 @@
+"""Forecasts under ablation: common random numbers, likelihoods, errors, baselines, all by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+import circuits
+import interp
+from circuits.accuracy import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
+from circuits.baselines import naive, parrot, seasonal_naive
+from circuits.sampling import Ablated, Sampler, sample, teacher_forced, uniforms
+from interp import Batch, InvalidInput
+from interp.names import Head
+
+from .conftest import tiny_pipeline
+
+RNG = np.random.default_rng(0)
+SERIES = np.sin(np.arange(30) * 0.7)[None] * np.array([[1.0], [3.0], [0.2]]) + RNG.normal(0, 0.1, (3, 30))
+SETS = [[], [Head("decoder", "cross", 1, 0)], [Head("encoder", "self", 0, 1), Head("decoder", "self", 0, 2)]]
+
+
+@pytest.fixture
+def double() -> interp.Model:
+    return interp.wrap(tiny_pipeline(dtype=torch.float64))
+
+
+def by_transformers(logits: torch.Tensor, uniform: float, temperature: float, top_k: int, top_p: float) -> int:
+    """One token by the library's own warpers and a plain inverse of the cumulative distribution."""
+    scores = logits[None].clone()
+    scores[:, :2] = -torch.inf
+    for warper in (TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)):
+        scores = warper(torch.zeros(1, 1, dtype=torch.long), scores)  # type: ignore[arg-type]
+    shares = scores[0].double().softmax(-1).numpy().cumsum()
+    return int(np.searchsorted(shares, uniform * shares[-1]))
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 50, 1.0), (0.7, 5, 0.6), (2.0, 4096, 0.9)])
+def test_tokens_are_drawn_as_transformers_warps(temperature: float, top_k: int, top_p: float) -> None:
+    logits = torch.randn(200, 4096, dtype=torch.float64) * 3
+    uniform = torch.rand(200, dtype=torch.float64)
+    sampler = Sampler(temperature, top_k if top_k < 4096 else 0, top_p, 4096)
+    wanted = [by_transformers(*pair, temperature, top_k, top_p) for pair in zip(logits, uniform.tolist(), strict=True)]
+    assert sampler(logits, uniform).tolist() == wanted
+
+
+def test_the_extremes_of_a_uniform_number() -> None:
+    logits = torch.zeros(3, 4096)
+    found = Sampler(1.0, 0, 1.0, 4096)(logits, torch.tensor([0.0, 0.5, 1.0]))
+    assert found.tolist() == [2, 2048, 4095]
+    assert Sampler(1.0, 50, 1.0, 4096)(logits, torch.tensor([1.0, 1.0, 1.0])).max() <= 4095
+
+
+def test_uniforms_of_a_series_do_not_depend_on_the_others() -> None:
+    assert torch.equal(uniforms(1, 3, 4, 5)[:2], uniforms(1, 2, 4, 5))
+    assert not torch.equal(uniforms(1, 2, 4, 5), uniforms(2, 2, 4, 5))
+
+
+def test_sampled_paths_are_those_of_ordinary_forwards(double: interp.Model) -> None:
+    """Each sampled token is what the whole model, edited and without cache, gives for its own past."""
+    batch = Batch.from_series(double, SERIES)
+    uniform = uniforms(0, 3, 4, 5)
+    found = sample(Ablated(double, SETS, "zero", None), batch, uniform)
+    assert found.shape == (3, 3, 4, 5)
+    config = double.chronos_config
+    for index, members in enumerate(SETS):
+        with interp.ablate(double, members):
+            for path in range(4):
+                tokens = found[index, :, path]
+                ids = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens[:, :-1]], 1)
+                with torch.no_grad():
+                    logits = double.module(**double.inputs(Batch(batch.input_ids, batch.attention_mask, ids))).logits
+                for row in range(3):
+                    for step in range(5):
+                        wanted = by_transformers(
+                            logits[row, step], float(uniform[row, path, step]), config.temperature, config.top_k, 1.0
+                        )
+                        assert tokens[row, step] == wanted
+
+
+@pytest.mark.parametrize("method", ["zero", "mean"])
+def test_teacher_forced_logits_are_huggingfaces(double: interp.Model, method: Any) -> None:
+    batch = Batch.from_series(double, SERIES, num_decoder=6)
+    reference = Batch.from_series(double, SERIES * 2) if method == "mean" else None
+    sets = [*SETS, [interp.Site("decoder", None, 1, "mlp_out"), Head("decoder", "cross", 0, 1)]]
+    found = teacher_forced(Ablated(double, sets, method, reference), batch, lambda logits: logits)
+    for index, members in enumerate(sets):
+        options: dict[str, Any] = {"method": method, "reference": reference} if members else {}
+        with interp.ablate(double, members, **options), torch.no_grad():
+            wanted = double.module(**double.inputs(batch)).logits
+        torch.testing.assert_close(found[index], wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_teacher_forced_logits_in_single_precision(pico: interp.Model) -> None:
+    batch = Batch.from_series(pico, SERIES, num_decoder=6)
+    found = teacher_forced(Ablated(pico, [[]] * 3, "zero", None), batch, lambda logits: logits)
+    with torch.no_grad():
+        wanted = pico.module(**pico.inputs(batch)).logits
+    torch.testing.assert_close(found[2], wanted, atol=5e-5, rtol=1e-5)
+
+
+def test_crps_of_bins_by_its_definition() -> None:
+    centers = torch.sort(torch.randn(40, dtype=torch.float64)).values
+    log_probs = torch.randn(3, 40, dtype=torch.float64) * 2
+    truth = torch.randn(3, dtype=torch.float64)
+    shares = log_probs.softmax(-1)
+    apart = (centers[:, None] - centers[None]).abs()
+    wanted = [(p * (centers - y).abs()).sum() - 0.5 * (p @ apart @ p) for p, y in zip(shares, truth, strict=True)]
+    torch.testing.assert_close(bin_crps(log_probs, centers, truth), torch.stack(wanted))
+    certain = torch.full((1, 40), -1e9, dtype=torch.float64)
+    certain[0, 7] = 0
+    torch.testing.assert_close(bin_crps(certain, centers, truth[:1]), (centers[7] - truth[:1]).abs())
+
+
+def test_errors_by_hand() -> None:
+    contexts, truth = SERIES[:, :24], SERIES[:, 24:]
+    contexts = contexts.copy()
+    contexts[0, :3] = np.nan
+    fans = {"a": np.sort(RNG.normal(0, 1, (3, 9, 6)), axis=1), "b": np.zeros((3, 9, 6))}
+    found = forecast_errors(contexts, truth, fans, season=4)
+    for row in range(3):
+        known = contexts[row][~np.isnan(contexts[row])]
+        scale = np.abs(known[4:] - known[:-4]).mean()
+        assert seasonal_scale(contexts, 4)[row] == pytest.approx(scale)
+        for name, fan in fans.items():
+            assert found["mase"][name][row] == pytest.approx(np.abs(truth[row] - fan[row, 4]).mean() / scale)
+            losses = [
+                np.maximum(q * (truth[row] - f), (q - 1) * (truth[row] - f)).sum()
+                for q, f in zip(QUANTILES, fan[row], strict=True)
+            ]
+            wanted = 2 * np.mean(losses) / np.abs(truth[row]).sum()
+            assert found["wql"][name][row] == pytest.approx(wanted)
+    samples = RNG.normal(0, 1, (2, 20, 6))
+    np.testing.assert_allclose(quantiles(samples)[:, 4], np.median(samples, axis=1))
+
+
+def test_baselines() -> None:
+    context = np.array([1.0, 2, 3, 4, 5, 6, np.nan])
+    np.testing.assert_array_equal(naive(context, 2), [6, 6])
+    np.testing.assert_array_equal(seasonal_naive(context, 5, 3), [5, 6, 4, 5, 6])
+    motif = np.array([3.0, 1, 4, 1, 5, 9, 2, 6])
+    np.testing.assert_array_equal(parrot(np.tile(motif, 3)[:-2], 6, window=3), [2, 6, 3, 1, 4, 1])
+    np.testing.assert_array_equal(parrot(np.tile(motif, 3) + [0.01] * 24, 2, window=3), [3.01, 1.01])
+    # What followed ends before the horizon: it goes on with its own start.
+    np.testing.assert_array_equal(parrot(np.array([9.0, 1, 2, 3, 1, 2]), 5, window=2), [3, 1, 2, 3, 1])
+    assert np.isnan(parrot(np.array([1.0, 2, np.nan]), 2, window=2)).all()
+    assert np.isnan(parrot(np.arange(4.0), 2, window=4)).all()
+    with pytest.raises(InvalidInput, match="shorter than its season"):
+        seasonal_naive(np.arange(3.0), 2, 4)
+    with pytest.raises(InvalidInput, match="no value at all"):
+        seasonal_naive(np.array([np.nan, 1, np.nan, 2]), 2, 2)
+
+
+def effects(model: interp.Model, series: Any = SERIES, **options: Any) -> circuits.ForecastEffects:
+    chosen: dict[str, Any] = {"one": "decoder.cross.1.0"}
+    settings: dict[str, Any] = {"ablations": chosen, "prediction_length": 6, "num_samples": 5, "controls": 2}
+    return circuits.forecast_effects(model, series, progress=False, **(settings | options))
+
+
+def test_what_forecast_effects_hold(double: interp.Model) -> None:
+    found = effects(double, season=3)
+    assert found.names == ("unedited", "one", "one, control 1", "one, control 2")
+    assert all(values.shape == (4, 3) for values in found.outcomes.values())
+    assert not found.outcomes["distance"][0].any()
+    batch = Batch.from_series(double, SERIES, num_decoder=6)
+    with interp.ablate(double, "decoder.cross.1.0"), torch.no_grad():
+        logits = double.module(**double.inputs(batch)).logits[:, :-1, 2:]
+    labels = batch.decoder_input_ids[:, 1:, None] - 2
+    nll = -logits.log_softmax(-1).gather(-1, labels)[..., 0].mean(-1)
+    np.testing.assert_allclose(found.outcomes["nll"][1], nll.numpy(), atol=1e-5)
+    tokenizer: Any = double.pipeline.tokenizer
+    _, _, scale = tokenizer.context_input_transform(torch.tensor(SERIES[:, :-6]))
+    centers = torch.cat([tokenizer.centers[:1], tokenizer.centers])
+    crps = bin_crps(logits, centers, torch.tensor(SERIES[:, -6:]) / scale[:, None]).mean(-1).numpy() * scale.numpy()
+    np.testing.assert_allclose(found.outcomes["crps"][1], crps / seasonal_scale(SERIES[:, :-6], 3), atol=1e-5)
+    samples = tokenizer.output_transform(
+        sample(Ablated(double, [found_heads(found, "one")], "zero", None), Batch.from_series(double, SERIES[:, :-6]),
+               uniforms(0, 3, 5, 6))[0], scale,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.fans[1], quantiles(samples.double().numpy()), rtol=1e-6)
+    moved = np.abs(found.fans[1, :, 4] - found.fans[0, :, 4]).mean(-1) / seasonal_scale(SERIES[:, :-6], 3)
+    np.testing.assert_allclose(found.outcomes["distance"][1], moved)
+    missed = np.abs(parrot(SERIES[0, :-6], 6) - SERIES[0, -6:]).mean() / seasonal_scale(SERIES[:, :-6], 3)[0]
+    np.testing.assert_allclose(found.baselines["parroting"]["mase"][0], missed, rtol=1e-5)
+
+
+def found_heads(found: circuits.ForecastEffects, name: str) -> list[Head]:
+    return [Head.parse(head) for head in found.sets[name]]
+
+
+def test_runs_differ_by_the_edit_alone(model: interp.Model) -> None:
+    state = torch.get_rng_state()
+    first = effects(model)
+    again = effects(model, ablations={"other": "decoder.self.1.1", "one": "decoder.cross.1.0"}, controls=0)
+    assert torch.equal(state, torch.get_rng_state())
+    np.testing.assert_allclose(first.fans[0], again.fans[0], rtol=1e-5)
+    np.testing.assert_allclose(first.fans[1], again.fans[2], rtol=1e-5)
+    alone = effects(model, SERIES[:1])
+    np.testing.assert_allclose(first.fans[1, :1], alone.fans[1], rtol=1e-5)
+    chunked = effects(model, memory=1)
+    np.testing.assert_allclose(first.outcomes["nll"], chunked.outcomes["nll"], atol=1e-5)
+    np.testing.assert_allclose(first.outcomes["mase"], chunked.outcomes["mase"], rtol=1e-5)
+    assert not np.allclose(first.fans[0], effects(model, seed=1).fans[0])
+
+
+def test_encoder_heads_layers_and_sites(model: interp.Model) -> None:
+    heads = ["encoder.self.0.1", "decoder.cross.0.0"]
+    found = effects(model, ablations={"heads": heads, "layer": "decoder.cross.1", "mlp": "encoder.1.mlp_out"})
+    assert found.reasons["layer"] == found.reasons["mlp"] == "no control: they are drawn for sets of heads only"
+    assert len(found.controls["heads"]) == 2
+    summary = found.summary()
+    assert summary[summary["ablation"] == "mlp"]["control"].isna().all()
+    assert (found.outcomes["distance"][1:4] > 0).any(1).all()
+
+
+def test_the_summary_and_the_frame(model: interp.Model) -> None:
+    found = effects(model)
+    row = found.summary().set_index(["ablation", "outcome"]).loc[("one", "mase")]
+    change = found.outcomes["mase"][1] - found.outcomes["mase"][0]
+    assert row["change"] == pytest.approx(change.mean())
+    assert row["low"] <= row["change"] <= row["high"]
+    assert row["control"] == pytest.approx((found.outcomes["mase"][2:] - found.outcomes["mase"][0]).mean())
+    frame = found.to_frame()
+    assert len(frame) == 7 * 4 * 3 + 3 * 2 * 3
+    assert np.isnan(effects(model, SERIES[:1]).summary()["low"]).all()
+
+
+def test_missing_values_in_the_context(model: interp.Model) -> None:
+    series = SERIES.copy()
+    series[1, [2, 5, 6]] = np.nan
+    found = effects(model, series, season=2)
+    assert all(np.isfinite(values).all() for name, values in found.outcomes.items() if "parroting" not in name)
+    np.testing.assert_allclose(found.fans[:, 0], effects(model, season=2).fans[:, 0], rtol=1e-5)
+    uneven = [SERIES[0], SERIES[1, 8:]]
+    assert np.isfinite(effects(model, uneven).outcomes["mase"]).all()
+
+
+@pytest.mark.parametrize(
+    ("series", "options", "says"),
+    [
+        (SERIES[:, :8], {"season": 4}, "longer than its season"),
+        ([SERIES[0], SERIES[1, -9:]], {"season": 4}, r"series \[1\] have a context no longer"),
+        (np.ones(30), {}, "constant"),
+        (np.tile([1.0, 2.0], 15), {"season": 2}, "do not vary"),
+        (np.where(np.arange(30) == 28, np.nan, SERIES[0]), {}, "missing values in the last 6"),
+        (SERIES, {"prediction_length": 7}, "forecasts 6 steps at once"),
+        (SERIES, {"num_samples": 0}, "num_samples"),
+        (SERIES, {"ablations": {}}, "no ablations"),
+        (SERIES, {"ablations": ["decoder.cross.1.0"]}, "dictionary"),
+        (SERIES, {"ablations": {"unedited": "decoder.cross.1.0"}}, "unedited"),
+        (SERIES, {"ablations": {"none": []}}, "has no heads"),
+        (SERIES, {"ablations": {"two": ["decoder.cross.1.0"] * 2}}, "more than once"),
+        (SERIES, {"method": "resample"}, "part ways"),
+        (SERIES, {"method": "mean"}, "needs a reference"),
+        (SERIES, {"season": 0}, "season"),
+    ],
+)
+def test_bad_input(model: interp.Model, series: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        effects(model, series, **options)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.module.modules())
+
+
+def test_unknown_heads_and_edits_in_force(model: interp.Model) -> None:
+    with pytest.raises(interp.UnknownHead):
+        effects(model, ablations={"far": "decoder.cross.9.0"})
+    with interp.edited(model, interp.Scale("decoder.cross.0", 1.0)):
+        with pytest.raises(InvalidInput, match="Leave edits first"):
+            effects(model)
+        model.pipeline.predict(torch.arange(9.0), prediction_length=1)
+
+
+def test_a_curve_with_forecasts(pico: interp.Model) -> None:
+    import probes
+    from interp.zoo.evaluation import held_out
+
+    values, period = held_out()
+    mosaic, fresh = probes.induction_mosaic(pico, seed=0), probes.repeated_random_tokens(seed=1)
+    k = len(mosaic.heads())
+    curve = circuits.ablation_curve(
+        pico, mosaic, fresh, counts=[k], controls=2, series=values[period == 12][:4], season=12, num_samples=10,
+        progress=False,
+    )  # fmt: skip
+    assert curve.forecasts is not None
+    assert list(curve.forecasts.controls) == [f"top {k}"]
+    assert [tuple(map(str, s)) for s in curve.points[0].control_sets] == [
+        curve.forecasts.sets[f"top {k}, control {i}"] for i in (1, 2)
+    ]
+    found = curve.forecasts.summary().set_index("outcome")
+    for outcome in ("nll", "crps", "mase", "wql"):
+        assert found.loc[outcome, "low"] > 0
+        assert found.loc[outcome, "change"] > 10 * abs(found.loc[outcome, "control"])
+    with pytest.raises(InvalidInput, match="leave series out"):
+        circuits.ablation_curve(pico, mosaic, fresh, method="resample", reference=fresh, series=values)
