@@ -43,7 +43,7 @@ class _PointHook:
     def _pass(self, raw: Tensor) -> Tensor:
         value = raw.clone()
         view = value.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else value
-        for action in sorted(self.actions, key=lambda action: not action.sets):
+        for action in self.actions:
             part = view
             if action.head is not None:
                 part = view[:, action.head] if self.point.layout == "square" else view[..., action.head, :]
@@ -189,6 +189,7 @@ def _place(model: Model, action: Action, stack: ExitStack) -> None:
         hook = _PointHook(point, model.n_heads)
         hook.attach(module)
     hook.actions.append(action)
+    hook.actions.sort(key=lambda action: not action.sets)  # stable: values are set first, then changed in turn
     stack.callback(_remove, hook, action)
 
 

@@ -6,9 +6,6 @@ attentions, then the means). Sizes: the bundled model, and chronos-t5-small with
 """
 
 import copy
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import pytest
@@ -17,19 +14,17 @@ import torch
 import interp
 import probes
 from interp import zoo
+from tests.benchmarks.shapes import SHAPES, timed
 from tests.conftest import tiny_pipeline
 from tests.published_procedure import published_attentions
-
-SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": 6, "num_heads": 8}
-"""The shape of amazon/chronos-t5-small."""
 
 ROUNDS = {"pico-t5": 80, "small shape": 15}
 MOST = 1.15
 
 
 def pipelines(size: str, dtype: torch.dtype) -> Any:
-    if size == "small shape":
-        return tiny_pipeline(dtype=dtype, **SMALL)
+    if size in SHAPES:
+        return tiny_pipeline(dtype=dtype, **SHAPES[size])
     from chronos import BaseChronosPipeline
 
     return BaseChronosPipeline.from_pretrained(str(zoo.path("pico-t5")), dtype=dtype, attn_implementation="eager")
@@ -41,18 +36,6 @@ def published(module: Any, batch: probes.RepeatedTokens) -> None:
         for layer in layers:
             for head in range(layer.shape[1]):
                 layer[:, head, 1, position].mean().item()
-
-
-def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    for call in 3 * list(calls.values()):
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: median(values) for name, values in seconds.items()}
 
 
 @pytest.mark.benchmark
