@@ -91,7 +91,7 @@ def _hooks_of(module: nn.Module) -> Iterator[_PointHook]:
 @contextmanager
 def unedited(model: Model) -> Generator[None]:
     """The model without the edits that are in force, which act again afterwards."""
-    owners = [owner for module in model.module.modules() for owner in _owners(module)]
+    owners = [owner for module in model._modules.values() for owner in _owners(module)]
     pausing = [owner for owner in owners if isinstance(owner, _PointHook | Run) and not owner.paused]
     for owner in pausing:
         owner.paused = True
@@ -108,7 +108,7 @@ def check_unhooked(model: Model, what: str) -> None:
     Raises:
         InvalidInput: edits are in force, or modules have forward hooks of the user's own.
     """
-    for name, module in model.module.named_modules():
+    for name, module in model._modules.items():
         if module._forward_pre_hooks or module._forward_hooks:
             raise InvalidInput(
                 f"{what} runs on the unedited model: {name or 'the model'} has hooks. Leave edits first."
@@ -201,7 +201,7 @@ def _remove(hook: _PointHook, action: Action) -> None:
 
 def _check_conflicts(model: Model, made: Sequence[Action]) -> None:
     """Two edits that set one value, or one that cuts scores whose pattern is set."""
-    outer = [action for module in model.module.modules() for hook in _hooks_of(module) for action in hook.actions]
+    outer = [action for module in model._modules.values() for hook in _hooks_of(module) for action in hook.actions]
     for index, action in enumerate(made):
         for other in made[:index]:
             if other.edit == action.edit and other.site == action.site:

@@ -10,7 +10,7 @@ import torch
 from chronos import ChronosConfig, ChronosPipeline
 from jaxtyping import Float
 from nnsight import NNsight
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from interp.batch import Batch
@@ -103,9 +103,13 @@ class Model:
         return self._digests[state]
 
     @cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        # Walking all modules takes longer than a small model's layer, and they do not change.
+        return dict(self.module.named_modules())
+
+    @cached_property
     def _holders(self) -> list[dict[str, Tensor | None]]:
-        # Walking all modules takes longer than a small model's layer; where the weights hang does not change.
-        return [module._parameters for module in self.module.modules() if module._parameters]  # type: ignore[misc]
+        return [module._parameters for module in self._modules.values() if module._parameters]  # type: ignore[misc]
 
     @cached_property
     def _sites(self) -> dict[str, Site]:
