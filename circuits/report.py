@@ -17,6 +17,7 @@ from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from interp import Batch, InvalidInput, Model
 from interp.files import write_text
+from interp.inputs import whole
 from interp.zoo.evaluation import air_passengers, held_out
 from probes import induction_mosaic, repeated_random_tokens
 from probes.mosaic import THRESHOLD, Mosaic
@@ -75,6 +76,7 @@ def run_report(
     """
     if method not in ("zero", "mean"):
         raise InvalidInput(f"method={method!r}: the report takes 'zero' or 'mean'.")
+    whole("top", top, 1)
     mosaic = induction_mosaic(model, seed=seed)
     fresh, other = repeated_random_tokens(seed=seed + 1), repeated_random_tokens(seed=seed + 2)
     reference = other if method == "mean" else None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnknownSite
-from interp.inputs import whole
+from interp.inputs import positions
 from interp.names import AttentionLayer, Head, Site, parse_address
 from interp.results import ScoredHead
 
@@ -220,7 +220,7 @@ class Knockout:
             raise InvalidInput(f"a knockout is of one head, as 'decoder.cross.3.5'; found {str(found)!r}.")
         object.__setattr__(self, "head", found)
         for name in ("query", "key"):
-            object.__setattr__(self, name, _positions(name, getattr(self, name)))
+            object.__setattr__(self, name, positions(name, getattr(self, name)))
         if self.query is None and self.key is None:
             raise InvalidInput(f"{self}: give the positions that look, the positions looked at, or both.")
 
@@ -310,14 +310,3 @@ def _finite(edit: Any, name: str, value: Any, axes: int) -> Any:
         what = "a finite number" if axes == 0 else f"finite numbers of at most {axes} axes"
         raise InvalidInput(f"{edit}: {name} must be {what}; found {value!r:.80}.")
     return tensor
-
-
-def _positions(name: str, given: Any) -> tuple[int, ...] | None:
-    if given is None:
-        return None
-    is_many = isinstance(given, Sequence | range | Tensor) or getattr(given, "ndim", 0)
-    items = list(given) if is_many else [given]
-    found = tuple(whole(name, item, -(2**31)) for item in items)
-    if not found or len(set(found)) < len(found):
-        raise InvalidInput(f"{name}={given!r}: give at least one position, and each once.")
-    return found

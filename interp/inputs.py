@@ -1,6 +1,7 @@
 """Small checks of what users pass in."""
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 from interp.errors import InvalidInput
@@ -27,3 +28,25 @@ def whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise InvalidInput(f"{name}={value!r} must be at least {least}.")
     return number
+
+
+def positions(name: str, given: Any) -> tuple[int, ...] | None:
+    """One or several whole numbers, negative ones too, each once; None stays None.
+
+    Args:
+        name: what the user calls them.
+        given: a number, or a sequence, array or tensor of them.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        InvalidInput: none, one twice, or something other than whole numbers.
+    """
+    if given is None:
+        return None
+    many = isinstance(given, Sequence) or getattr(given, "ndim", 0)
+    found = tuple(whole(name, item, -(2**31)) for item in (list(given) if many else [given]))
+    if not found or len(set(found)) < len(found):
+        raise InvalidInput(f"{name}={given!r}: give at least one position, and each once.")
+    return found

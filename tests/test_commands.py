@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+import circuits.__main__ as circuits_command
 import interp
 import interp.__main__ as interp_command
 import probes.__main__ as probes_command
@@ -135,3 +136,34 @@ def test_the_page_draws_in_a_browser(tmp_path: Path) -> None:
     )
     assert done.stdout.count('class="main-svg"') >= 8
     assert re.search(r"<text[^>]*>Induction mosaic of pico-t5</text>", done.stdout)
+
+
+def ablate(*arguments: str) -> Result:
+    return runner.invoke(circuits_command.app, ["ablate", *arguments])
+
+
+def test_the_ablate_command(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    result = ablate("--model", "pico-t5", "--top", "2", "--out", str(out), "--controls", "2", "--no-images")
+    assert result.exit_code == 0, result.output
+    assert (out / "ablation.html").exists()
+    table = pd.read_csv(out / "ablation_curve.csv")
+    assert {1, 2} <= set(table["count"])
+    assert "air passengers, 5 series" in result.output
+    assert "mase" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "pico-t6"], "Did you mean"),
+        (["--model", "pico-t5", "--top", "99"], "24 have a score"),
+        (["--model", "pico-t5", "--top", "0"], "at least 1"),
+        (["--model", "pico-t5", "--out", "page.html"], "give a directory"),
+    ],
+)
+def test_mistakes_in_the_ablate_command(arguments: list[str], says: str, tmp_path: Path) -> None:
+    result = ablate(*(["--out", str(tmp_path / "o")] if "--out" not in arguments else []), *arguments)
+    assert result.exit_code == 2
+    assert says in result.output
+    assert not (tmp_path / "o").exists() or not list((tmp_path / "o").iterdir())

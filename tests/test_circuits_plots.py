@@ -1,0 +1,118 @@
+"""Figures of experiments hold the numbers they are made from, and can be drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+import circuits
+import interp
+import probes
+from circuits import plots
+from circuits.report import AblationReport, figures, run_report, tables, write_report
+from tests.test_plots import needs_browser, traces
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def report(pico: interp.Model) -> AblationReport:
+    return run_report(pico, top=2, controls=4, progress=False)
+
+
+def test_the_curve_and_its_band(report: AblationReport) -> None:
+    figure = plots.ablation_curve(report.curve)
+    frame = report.curve.to_frame()
+    lines: list[Any] = [t for t in traces(figure, go.Scatter) if t.name]
+    own = next(t for t in lines if t.name == "strongest heads" and t.xaxis == "x")
+    rows = frame[frame["outcome"] == "effect"]
+    np.testing.assert_allclose(np.array(own.y, dtype=float), rows["value"])
+    np.testing.assert_allclose(np.array(own.error_y.array, dtype=float), rows["high"] - rows["value"])
+    band = next(t for t in traces(figure, go.Scatter) if t.fill == "toself")
+    known = rows.dropna(subset=["control"])
+    np.testing.assert_allclose(list(band.y)[: len(known)], known["control_high"])
+    assert band.mode == "lines"
+
+
+def test_effects_are_red_where_a_head_helps(report: AblationReport) -> None:
+    figure = plots.head_effects(report.effects, report.mosaic)
+    axis = figure.layout.coloraxis
+    assert axis.cmin == -axis.cmax == report.effects.values.min()
+    assert axis.colorscale[0][1] == "rgb(103,0,31)"
+    rings = traces(figure, go.Scatter)[0]
+    assert len(rings.x) == report.mosaic.counts().either
+    np.testing.assert_array_equal(traces(figure, go.Heatmap)[0].z, report.effects.values)
+
+
+def test_a_point_a_head(report: AblationReport) -> None:
+    figure = plots.score_against_effect(report.mosaic, report.effects)
+    points = {t: (x, y) for trace in figure.data for t, x, y in zip(trace.text, trace.x, trace.y, strict=True)}
+    assert len(points) == report.effects.values.size
+    for name, (x, y) in points.items():
+        assert x == pytest.approx(report.mosaic.either[name])
+        assert y == pytest.approx(report.effects[name])
+    other = circuits.HeadEffects.of("encoder.self", RNG.random((3, 8, 4)), RNG.random((3, 8, 4)), {})
+    with pytest.raises(interp.InvalidInput):
+        plots.score_against_effect(report.mosaic, other)
+
+
+def test_fans_before_and_after(report: AblationReport) -> None:
+    effects = report.forecasts["synthetic"]
+    name = next(iter(effects.controls))
+    figure = plots.forecast_fan(effects, 1, [name])
+    lines = {t.name: list(t.y) for t in traces(figure, go.Scatter) if t.name}
+    np.testing.assert_allclose(lines["what came"], effects.truth[1])
+    np.testing.assert_allclose(lines["unedited"], effects.fans[0, 1, 4])
+    np.testing.assert_allclose(lines["ablated"], effects.fans[effects.names.index(name), 1, 4])
+    for bad in ({"series": 99}, {"names": ["nothing"]}, {"names": []}):
+        with pytest.raises(interp.InvalidInput):
+            plots.forecast_fan(effects, **bad)  # type: ignore[arg-type]
+
+
+def test_forecast_bars(report: AblationReport) -> None:
+    effects = report.forecasts["air passengers"]
+    figure = plots.forecast_effects(effects)
+    summary = effects.summary()
+    mase = summary[summary["outcome"] == "mase"]
+    bars = {t.name: list(t.y) for t in traces(figure, go.Bar) if t.xaxis == "x3"}
+    np.testing.assert_allclose(bars["ablated"], mase["ablated"])
+    np.testing.assert_allclose(bars["unedited"], mase["unedited"])
+    np.testing.assert_allclose(bars["control heads"], mase["unedited"] + mase["control"])
+
+
+def test_layers_and_self_repair(report: AblationReport) -> None:
+    bars = traces(plots.layer_effects(report.layers), go.Bar)
+    np.testing.assert_allclose(bars[0].y, report.layers.rows.mean(-1))
+    bars = traces(plots.self_repair(report.repair), go.Bar)
+    np.testing.assert_allclose(bars[1].y, report.repair.direct.mean(-1))
+    assert any("(control)" in name for name in bars[0].x)
+
+
+def test_the_report_is_written(report: AblationReport, tmp_path: Path) -> None:
+    written = write_report(tmp_path / "new", report)
+    assert {path.name for path in written} == {
+        "ablation.html",
+        "head_effects.json",
+        *(f"{n}.csv" for n in tables(report)),
+    }
+    page = (tmp_path / "new" / "ablation.html").read_text()
+    assert page.count("Plotly.newPlot") == len(figures(report)) == 9
+    assert 'src="http' not in page
+    loaded = circuits.HeadEffects.load(tmp_path / "new" / "head_effects.json")
+    np.testing.assert_array_equal(loaded.values, report.effects.values)
+
+
+def test_the_report_with_means(pico: interp.Model) -> None:
+    report = run_report(pico, top=1, method="mean", controls=2, progress=False)
+    assert report.curve.provenance["method"] == "mean"
+    with pytest.raises(interp.InvalidInput):
+        run_report(pico, method="resample")  # type: ignore[arg-type]
+
+
+@needs_browser
+def test_every_figure_can_be_drawn(report: AblationReport, tmp_path: Path) -> None:
+    made = figures(report)
+    files = probes.plots.write_images({tmp_path / f"{name}.png": figure for name, figure in made.items()}, scale=1)
+    assert all(path.stat().st_size > 5000 for path in files)
