@@ -10,6 +10,9 @@ from transformers import AttentionInterface
 
 import interp
 import probes
+from circuits.accuracy import bin_crps
+from circuits.sampling import Ablated, Sampler, sample, uniforms
+from interp import folded
 from interp.attention import NAME, hooked_attention
 from interp.batch import as_series
 
@@ -54,3 +57,28 @@ def test_the_fields_of_stimuli() -> None:
     fields = {name: kind for cls in type(batch).__mro__[:2] for name, kind in cls.__annotations__.items()}
     for name in ("input_ids", "attention_mask", "decoder_input_ids", "continuation"):
         assert isinstance(getattr(batch, name), fields[name]), name
+
+
+def test_folded_runs(model: interp.Model, batch: interp.Batch) -> None:
+    context = folded.encode(model, batch)
+    ids = batch.decoder_input_ids[:, None].expand(-1, 3, -1)
+    with torch.no_grad():
+        assert checked(folded.decode)(model, context, ids).shape == (4, 3, 5, 20)
+        x = torch.zeros(4, 2, 5, 20)
+        assert checked(folded.resume)(model, context, x, 1, "cross", last=True).shape == (4, 2, 1, 20)
+        x = torch.zeros(4, 2, 9, 20)
+        assert checked(folded.resume_encoder)(model, x, batch.attention_mask, 1).shape == (4, 2, 9, 20)
+        with pytest.raises(TypeCheckError):
+            checked(folded.resume)(model, context, x[:, 0])
+
+
+def test_sampling_and_scores(model: interp.Model) -> None:
+    uniform = checked(uniforms)(0, 2, 3, 4)
+    assert uniform.shape == (2, 3, 4)
+    draw = checked(Sampler.__call__)
+    assert draw(Sampler(1.0, 5, 0.9, 4096), torch.randn(2, 3, 4096), uniform[..., 0]).shape == (2, 3)
+    found = checked(bin_crps)(torch.randn(2, 3, 7), torch.arange(7.0), torch.zeros(2, 3))
+    assert found.shape == (2, 3)
+    batch = interp.Batch.from_series(model, torch.arange(20.0).reshape(2, 10))
+    ablated = Ablated(model, [[], []], "zero", None)
+    assert checked(sample)(ablated, batch, uniform).shape == (2, 2, 3, 4)
