@@ -55,6 +55,19 @@ def forecast_errors(
     Returns:
         `mase` and `wql`: by name `[series]`.
     """
+    names = list(forecasts)
+    # Frames of very many columns are slow, and pandas warns of them.
+    parts = [{name: forecasts[name] for name in names[i : i + 10]} for i in range(0, len(names), 10)]
+    found: dict[str, dict[str, Floats]] = {"mase": {}, "wql": {}}
+    for part in parts:
+        for kind, errors in _errors(contexts, truth, part, season).items():
+            found[kind] |= errors
+    return found
+
+
+def _errors(
+    contexts: Floats, truth: Floats, forecasts: Mapping[str, Floats], season: int
+) -> dict[str, dict[str, Floats]]:
     series, steps = truth.shape
     start = contexts.shape[1]
     ids, ds = np.repeat(np.arange(series), steps), np.tile(np.arange(start, start + steps), series)
