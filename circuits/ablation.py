@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from circuits.controls import Controls, random_controls, strongest
-from circuits.outcomes import stimulus_of
+from circuits.outcomes import method_of, stimulus_of
 from circuits.results import AblationCurve, CurvePoint, LayerEffects
 from circuits.scoring import Variants, measure_forecasts
 from circuits.sets import set_outcomes
 from interp import Batch, InvalidInput, Model
 from interp.batch import Series
 from interp.edits import Method, Reference
+from interp.inputs import whole
 from interp.names import KINDS, AttentionLayer
 from interp.results import HeadScores, provenance
 from probes.mosaic import THRESHOLD, Mosaic
@@ -48,10 +49,11 @@ def check_fresh(scores: Mosaic | HeadScores, tokens: RepeatedTokens) -> None:
     """See that heads are not measured on the very tokens they were chosen on.
 
     Raises:
-        InvalidInput: the same stimulus and seed.
+        InvalidInput: the same seed.
     """
-    chosen = {k: v for k, v in scores.provenance.get("stimulus", {}).items() if k != "name"}
-    if chosen and chosen == tokens.parameters:
+    # The generator gives the same first rows for a seed, whatever else is asked for.
+    chosen = scores.provenance.get("stimulus", {})
+    if "seed" in chosen and chosen["seed"] == tokens.parameters["seed"]:
         raise InvalidInput(
             f"the heads were chosen on these very tokens (seed {tokens.parameters['seed']}): measure on others, as "
             "probes.repeated_random_tokens(seed=...) with another seed."
@@ -86,7 +88,8 @@ def ablation_curve(
         controls: random sets for each k; all distinct ones where there are fewer.
         seed: of the random sets.
         method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from.
+        reference: what means and resamples are taken from; with series, means in the forecasts too, so
+            give batches of both (`interp.Batch.from_series`).
         ascending: whether to take the weakest heads instead.
         threshold: from which score on a head is never a control; of a mosaic's `either`. For other
             scores the heads of the largest count are none.
@@ -110,6 +113,8 @@ def ablation_curve(
     tokens = stimulus_of(batch, "ablation_curve")
     if series is not None and method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
+    whole("controls", controls, 0)
+    whole("seed", seed, 0)
     check_digest(model, scores)
     check_fresh(scores, tokens)
     ranked = scores.either if isinstance(scores, Mosaic) else scores
@@ -140,7 +145,8 @@ def ablation_curve(
             )
         )
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
-    source |= {"method": method, "ranked_by": ranked.name, "seed": seed}
+    source |= method_of(method, reference, ranked_by=ranked.name, ascending=ascending, threshold=threshold, seed=seed)
+    source |= {"chosen_on": scores.provenance.get("stimulus", {}), "controls": controls}
     forecasts = None
     if series is not None:
         forecasts = measure_forecasts(
@@ -203,5 +209,5 @@ def layer_effects(
         tuple(str(place) for place in places),
         measured.log_prob[1:] - measured.log_prob[0],
         measured.control[1:] - measured.control[0],
-        provenance(model, name="repeated_random_tokens", **tokens.parameters) | {"method": method},
+        provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(method, reference),
     )

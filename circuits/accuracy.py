@@ -53,7 +53,7 @@ def forecast_errors(
         season: by whose differences MASE scales.
 
     Returns:
-        `mase` and `wql`: by name `[series]`.
+        `mase` and `wql`: by name `[series]`; `wql` is NaN where the truth is zero throughout.
     """
     names = list(forecasts)
     # Frames of very many columns are slow, and pandas warns of them.
@@ -89,9 +89,11 @@ def _errors(
         models={name: [f"{name}|{q}" for q in QUANTILES] for name in forecasts},
         quantiles=np.array(QUANTILES),
     )
+    # The loss is weighted by the truth's absolute values: where all are zero it does not exist.
+    weights = np.where(np.abs(truth).sum(1) > 0, 1.0, np.nan)
     return {
         "mase": {name: scaled.sort_values("unique_id")[name].to_numpy() for name in forecasts},
-        "wql": {name: weighted.sort_values("unique_id")[name].to_numpy() for name in forecasts},
+        "wql": {name: weighted.sort_values("unique_id")[name].to_numpy() * weights for name in forecasts},
     }
 
 

@@ -23,14 +23,14 @@ def naive(context: Floats, horizon: int) -> Floats:
 def seasonal_naive(context: Floats, horizon: int, season: int) -> Floats:
     """What was one season before, repeated, `[step]`; a missing value is looked for a season earlier.
 
+    Steps of the season at which the context has no value at all are NaN.
+
     Raises:
-        InvalidInput: a context shorter than its season, or a phase of it with no value at all.
+        InvalidInput: a context shorter than its season.
     """
     if len(context) < whole("season", season, 1):
         raise InvalidInput(f"a context of {len(context)} steps is shorter than its season of {season}.")
     phases = np.array([_last(context[::-1][season - 1 - i :: season]) for i in range(season)])
-    if np.isnan(phases).any():
-        raise InvalidInput(f"a context has no value at all at {int(np.isnan(phases).sum())} steps of its season.")
     return np.tile(phases, horizon // season + 1)[:horizon]
 
 

@@ -4,7 +4,7 @@ Source: Crosbie & Shutova 2024, "Induction Heads as an Essential Mechanism for P
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import comb, prod
@@ -34,7 +34,7 @@ def random_controls(
     model: Model,
     heads: Sequence[Head | ScoredHead | str],
     *,
-    exclude: Iterable[Head] = (),
+    exclude: Sequence[Head | ScoredHead | str] = (),
     draws: int = 20,
     seed: int = 0,
 ) -> Controls:
@@ -56,7 +56,8 @@ def random_controls(
     """
     chosen = as_heads(model, heads)
     whole("draws", draws, 0)
-    taken = {*chosen, *exclude}
+    whole("seed", seed, 0)
+    taken = {*chosen, *as_heads(model, exclude)}
     wanted = Counter(layer_of(head) for head in chosen)
     free = {
         at: [h for h in (Head(at.stack, at.kind, at.layer, i) for i in range(model.n_heads)) if h not in taken]
@@ -96,6 +97,8 @@ def strongest(scores: HeadScores, counts: Sequence[int | str], *, ascending: boo
     """
     order = [found.address for found in scores.heads()]
     order = order[::-1] if ascending else order
+    if isinstance(counts, int | str):
+        raise InvalidInput(f"counts={counts!r}: give several, as [1, 2, 4] or ['3%'].")
     ks = [_count(count, len(order)) for count in counts]
     if not ks or len(set(ks)) < len(ks):
         raise InvalidInput(f"counts={list(counts)!r} give {ks} heads of {len(order)}: give different numbers.")

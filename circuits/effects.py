@@ -18,7 +18,7 @@ from einops import einsum, rearrange
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.outcomes import continuation_scores, stimulus_of
+from circuits.outcomes import continuation_scores, method_of, stimulus_of
 from circuits.results import HeadEffects
 from interp import Batch, InvalidInput, Model
 from interp.actions import Run, actions
@@ -78,7 +78,7 @@ def head_effects(
     middle = "resid_mid_cross" if of == "cross" else "resid_mid"
     layers = [AttentionLayer(stack, of, layer) for layer in range(model.n_layers[stack])]
     edits = ablations(layers, method, reference, by_position)
-    acts = actions(model, edits, Run(encoder_rows=len(tokens)))
+    acts = actions(model, edits, Run(rows=len(tokens)))
     cache, context = clean_run(model, tokens, [f"{kind}.*.z", f"{stack}.*.{middle}", "decoder.ln_final"])
     clean = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)
 
@@ -103,7 +103,9 @@ def head_effects(
                 effects[at.layer, heads] = (edited - plain[:, None]).T
             bar.update(change.shape[1])
     bar.close()
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | {"method": method}
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
+        method, reference, by_position=by_position
+    )
     return HeadEffects.of(kind, found[0], found[1], source)
 
 

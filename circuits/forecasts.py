@@ -17,13 +17,15 @@ from circuits.baselines import WINDOW
 from circuits.controls import Controls, random_controls
 from circuits.effects import MEMORY
 from circuits.results import ForecastEffects
-from circuits.scoring import UNEDITED, Variants, measure_forecasts
+from circuits.scoring import Variants, measure_forecasts
 from interp import InvalidInput, Model
 from interp.actions import locate
 from interp.batch import Series
 from interp.edits import Address, Method, Reference, Target, as_address
 from interp.edits import ablations as check_once
+from interp.inputs import whole
 from interp.names import Head
+from interp.results import Heads, as_heads
 
 
 def forecast_effects(
@@ -38,6 +40,7 @@ def forecast_effects(
     method: Method = "zero",
     reference: Reference | None = None,
     controls: int = 5,
+    exclude: Heads = (),
     window: int = WINDOW,
     memory: int = MEMORY,
     progress: bool = True,
@@ -57,29 +60,35 @@ def forecast_effects(
         reference: a batch, or several, for means.
         controls: random sets of as many other heads of the same layers, for each set of heads; all
             distinct ones where there are fewer.
+        exclude: heads that are never drawn, such as all induction heads; those that are ablated
+            under any name never are.
         window: how many of the last points parroting matches.
         memory: bytes that the variants of one run may take; at least one series runs.
         progress: whether to show a progress bar.
 
     Returns:
-        Likelihood, CRPS, MASE, weighted quantile loss and distances for each series, unedited,
+        Likelihood over the value tokens, CRPS, MASE, weighted quantile loss and distances for each series, unedited,
         ablated and under every control, with the baselines.
 
     Raises:
         UnknownHead, UnknownSite: an address that this model does not have.
-        InvalidInput: no ablations, one without a target or with one twice; series that are too
+        InvalidInput: no ablations, one without a target or with one twice, or by a name that is
+            taken; sites that the folded decoder does not pass; series that are too
             short for the prediction or the season, without a finite truth, or whose context does
             not vary from season to season, for which a scaled error is undefined; edits in force.
     """
     named = _targets(model, ablations)
-    everywhere = [m for members in named.values() for m in members if isinstance(m, Head)]
+    whole("seed", seed, 0)
+    whole("controls", controls, 0)
+    everywhere = {m for members in named.values() for m in members if isinstance(m, Head)}
+    never = sorted(everywhere | set(as_heads(model, exclude)))
     drawn: dict[str, Controls] = {}
     for name, members in named.items():
         heads = [m for m in members if isinstance(m, Head)]
         if len(heads) < len(members):
             drawn[name] = Controls((), "no control: they are drawn for sets of heads only")
         else:
-            drawn[name] = random_controls(model, heads, exclude=everywhere, draws=controls, seed=seed)
+            drawn[name] = random_controls(model, heads, exclude=never, draws=controls, seed=seed)
     return measure_forecasts(
         model,
         series,
@@ -102,10 +111,15 @@ def _targets(model: Model, named: Mapping[str, Target | Sequence[Target]]) -> di
     found: dict[str, list[Address]] = {}
     for name, targets in named.items():
         items = [targets] if isinstance(targets, Target) else list(targets)
-        if not items or name == UNEDITED:
-            raise InvalidInput(f"the ablation {name!r} has no heads, or the name of the unedited forecast.")
+        if not isinstance(cast(Any, name), str) or not items:
+            raise InvalidInput(f"the ablation {name!r} has no heads, or no name: give both, as text.")
         check_once(items)
-        found[str(name)] = [as_address(target) for target in items]
-        for address in found[str(name)]:
-            locate(model, address)
+        found[name] = [as_address(target) for target in items]
+        for address in found[name]:
+            site, _ = locate(model, address)
+            if site.stack == "decoder" and site.name in ("resid_pre", "resid_post"):
+                raise InvalidInput(
+                    f"{address}: forecasts of several ablations run the decoder's layers one by one, past this site. "
+                    "Ablate what is added to the stream, as decoder.1.mlp_out, or use interp.ablate and predict."
+                )
     return found

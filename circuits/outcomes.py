@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp import InvalidInput, Model
+from interp import Batch, InvalidInput, Model
+from interp.edits import Method, Reference
 from interp.results import Floats
 from probes.stimuli import N_SPECIAL, RepeatedTokens
 
@@ -21,6 +22,16 @@ def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
             f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
         )
     return batch
+
+
+def method_of(method: Method, reference: Reference | None, **settings: Any) -> dict[str, Any]:
+    """How an ablation was done, for a result's provenance: the reference by its own parameters or its shape."""
+    batches = () if reference is None else (reference,) if isinstance(reference, Batch) else tuple(reference)
+    told = [
+        batch.parameters if isinstance(batch, RepeatedTokens) else {"shape": list(batch.input_ids.shape)}
+        for batch in batches
+    ]
+    return {"method": method, "reference": told, **settings}
 
 
 @torch.no_grad()

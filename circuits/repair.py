@@ -13,24 +13,28 @@ import torch
 
 from circuits.controls import layer_of
 from circuits.effects import written
-from circuits.outcomes import continuation_scores, stimulus_of
+from circuits.outcomes import continuation_scores, method_of, stimulus_of
+from circuits.saved import Saved
 from circuits.sets import set_outcomes
-from circuits.statistics import interval
+from circuits.statistics import interval, p_values, q_values
 from interp import Batch, InvalidInput, Model, capture
 from interp.actions import Run, actions
 from interp.editing import check_unhooked
 from interp.edits import Method, Reference, ablations
+from interp.inputs import whole
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
 from probes.stimuli import RepeatedTokens
 
 
 @dataclass(frozen=True, eq=False)
-class SelfRepair:
+class SelfRepair(Saved):
     """Total and direct effects `[head, row]` of chosen heads, then of controls, and what restoring brings.
 
     `all_ablated` `[row]` is the effect of all chosen heads together.
     """
+
+    KIND = "self-repair"
 
     heads: tuple[Head, ...]
     controls: tuple[Head, ...]
@@ -41,7 +45,10 @@ class SelfRepair:
     provenance: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: each part with its 95 % interval; `role` is `chosen` or `control`."""
+        """One tidy row a head: each part with its 95 % interval; `role` is `chosen` or `control`.
+
+        `q` is the Benjamini-Hochberg adjusted p-value of no total effect, over the table.
+        """
         frame = pd.DataFrame(
             {
                 "head": [str(head) for head in (*self.heads, *self.controls)],
@@ -52,7 +59,7 @@ class SelfRepair:
         for name, rows in (parts | {"restored": self.restored}).items():
             low, high = interval(rows)
             frame = frame.assign(**{name: rows.mean(-1), f"{name}_low": low, f"{name}_high": high})
-        return frame
+        return frame.assign(q=q_values(p_values(self.total)))
 
 
 @torch.no_grad()
@@ -94,6 +101,8 @@ def self_repair(
     """
     tokens = stimulus_of(batch, "self_repair")
     chosen = as_heads(model, heads)
+    whole("controls", controls, 0)
+    whole("seed", seed, 0)
     check_unhooked(model, "self_repair")
     if not chosen or any(head.stack == "encoder" for head in chosen):
         raise InvalidInput("self_repair takes decoder heads: an encoder head has no direct path to the logits.")
@@ -111,7 +120,9 @@ def self_repair(
     restored = found[2 + n :] - found[1]
     restored[len(chosen) :] *= -1
     direct = _direct(model, tokens, measured_heads, method, reference)
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | {"method": method, "seed": seed}
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
+        method, reference, seed=seed
+    )
     return SelfRepair(tuple(chosen), tuple(others), total, direct, restored, found[1] - found[0], source)
 
 
@@ -126,7 +137,7 @@ def _direct(
     layers = list(dict.fromkeys(layer_of(h) for h in heads))
     last = model.n_layers["decoder"] - 1
     cache = capture(model, tokens, [*(f"{at}.z" for at in layers), f"decoder.{last}.resid_post", "decoder.ln_final"])
-    acts = actions(model, ablations(layers, method, reference), Run(encoder_rows=len(tokens)))
+    acts = actions(model, ablations(layers, method, reference), Run(rows=len(tokens)))
     clean = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)[0]
     stream = cache[f"decoder.{last}.resid_post"][:, -1]
     found = []

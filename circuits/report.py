@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from circuits import plots
 from circuits.ablation import ablation_curve, layer_effects
+from circuits.controls import random_controls, strongest
 from circuits.effects import head_effects
 from circuits.forecasts import forecast_effects
 from circuits.repair import SelfRepair, self_repair
@@ -83,9 +84,13 @@ def run_report(
     ranked = [found.address for found in mosaic.either.heads()]
     found = len(mosaic.heads())
     counts = sorted({1, top, found} - {0})
+    induction = [head.address for head in mosaic.heads()]
+    chosen = strongest(mosaic.either, counts).values()
+    # A small model may have no other heads to draw from, which is no reason to show nothing.
+    drawable = any(random_controls(model, heads, exclude=induction, draws=1).sets for heads in chosen)
     curve = ablation_curve(
-        model, mosaic, fresh, counts=counts, controls=controls, seed=seed, method=method, reference=reference,
-        progress=progress,
+        model, mosaic, fresh, counts=counts, controls=controls if drawable else 0, seed=seed, method=method,
+        reference=reference, progress=progress,
     )  # fmt: skip
     named = {f"top {top}": ranked[:top]}
     if found not in (0, top):
@@ -94,8 +99,8 @@ def run_report(
     for name, series in example_series().items():
         forecasts[name] = forecast_effects(
             model, series, named, prediction_length=HORIZON, season=SEASON, seed=seed, method=method,
-            reference=Batch.from_series(model, series) if method == "mean" else None, controls=max(1, controls // 4),
-            progress=progress,
+            reference=_past(model, series) if method == "mean" else None, controls=-(-controls // 4),
+            exclude=induction, progress=progress,
         )  # fmt: skip
     return AblationReport(
         mosaic=mosaic,
@@ -107,6 +112,11 @@ def run_report(
         ),
         forecasts=forecasts,
     )
+
+
+def _past(model: Model, series: list[np.ndarray]) -> Batch:
+    """The contexts alone, the decoder reading the last steps of them: nothing of what is scored."""
+    return Batch.from_series(model, [values[:-HORIZON] for values in series], num_decoder=HORIZON)
 
 
 def figures(report: AblationReport) -> dict[str, go.Figure]:
@@ -154,7 +164,7 @@ _WORDS: dict[str, str] = {
 
 
 def write_report(out: str | Path, report: AblationReport) -> list[Path]:
-    """The page, the tables as CSV and the effects as JSON.
+    """The page, the tables as CSV and the results as JSON.
 
     Args:
         out: a directory; it is made if it is not there.
@@ -173,5 +183,11 @@ def write_report(out: str | Path, report: AblationReport) -> list[Path]:
     parts += [(title(name), "", table.drop(columns=["reason"], errors="ignore")) for name, table in made.items()]
     written = [write_page(folder / "ablation.html", "Head ablation", parts)]
     written += [write_text(folder / f"{name}.csv", table.to_csv(index=False)) for name, table in made.items()]
-    written.append(report.effects.save(folder / "head_effects.json"))
-    return written
+    results = {
+        "ablation_curve": report.curve,
+        "head_effects": report.effects,
+        "layer_effects": report.layers,
+        "self_repair": report.repair,
+        **{f"forecast_effects_{name.replace(' ', '_')}": effects for name, effects in report.forecasts.items()},
+    }
+    return written + [result.save(folder / f"{name}.json") for name, result in results.items()]

@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from circuits.saved import Saved
 from circuits.statistics import interval, p_values, q_values
 from interp import DamagedFile, InvalidInput
 from interp.names import Head
@@ -105,8 +106,10 @@ class HeadEffects(HeadScores):
 
 
 @dataclass(frozen=True, eq=False)
-class CurvePoint:
+class CurvePoint(Saved):
     """One k: the heads, the change in log-probability and the hits by row, and the controls' `[draw, row]`."""
+
+    KIND = "curve-point"
 
     count: int
     heads: tuple[Head, ...]
@@ -119,12 +122,14 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, eq=False)
-class AblationCurve:
+class AblationCurve(Saved):
     """The strongest k heads ablated, against random heads of the same layers, for several k.
 
     `clean_log_prob` and `clean_hit` are the unedited model's, by row; `forecasts` are those of the
     same sets, where series were given.
     """
+
+    KIND = "ablation-curve"
 
     points: tuple[CurvePoint, ...]
     clean_log_prob: Floats
@@ -167,8 +172,10 @@ class AblationCurve:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerEffects:
+class LayerEffects(Saved):
     """Whole layers ablated one at a time: changes in log-probability `[layer, row]`, and the control's."""
+
+    KIND = "layer-effects"
 
     layers: tuple[str, ...]
     rows: Floats
@@ -193,7 +200,7 @@ class LayerEffects:
 
 
 @dataclass(frozen=True, eq=False)
-class ForecastEffects:
+class ForecastEffects(Saved):
     """Forecasts unedited, ablated and under controls, with what they are worth.
 
     Attributes:
@@ -201,7 +208,7 @@ class ForecastEffects:
         sets: what each variant ablates.
         controls: by ablation, the names of its controls.
         reasons: by ablation, why it has no controls or fewer than asked; empty otherwise.
-        outcomes: by name, `[variant, series]`: `nll` (nats a step, the truth read step by step),
+        outcomes: by name, `[variant, series]`: `nll` (nats a step over the value tokens, the truth read step by step),
             `crps` (of the bins' distribution, likewise), `mase`, `wql`, `distance` (of the median
             to the unedited one), `to_parroting` (of the median to the parroted forecast),
             `parroting` (correlation of the two over steps). CRPS and distances are in units of the
@@ -213,6 +220,8 @@ class ForecastEffects:
         points: the baselines' forecasts, `[series, step]`.
         provenance: the model, its weights' digest, seeds, versions.
     """
+
+    KIND = "forecast-effects"
 
     names: tuple[str, ...]
     sets: dict[str, tuple[str, ...]]
@@ -257,6 +266,8 @@ class ForecastEffects:
                 kept = ~np.isnan(variants).any(0)
                 clean, own, *controls = variants[:, kept]
                 low, high = interval((own - clean)[None])
+                if not kept.any():
+                    clean, own, controls = np.full(1, np.nan), np.full(1, np.nan), []
                 others = [float((control - clean).mean()) for control in controls] or [np.nan]
                 rows.append(
                     {

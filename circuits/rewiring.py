@@ -13,22 +13,26 @@ import torch
 from tqdm.auto import tqdm
 
 from circuits.controls import random_controls
-from circuits.outcomes import stimulus_of
-from circuits.statistics import interval
+from circuits.outcomes import method_of, stimulus_of
+from circuits.saved import Saved
+from circuits.statistics import interval, p_values, q_values
 from interp import Batch, InvalidInput, Model, capture
 from interp.editing import check_unhooked, edited
 from interp.edits import Method, Reference, ablations
+from interp.inputs import whole
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
 from probes.stimuli import RepeatedTokens
 
 
 @dataclass(frozen=True, eq=False)
-class MosaicEffects:
+class MosaicEffects(Saved):
     """How cross heads' scores change when earlier heads are ablated: `[ablated, layer, head, row]`.
 
     The controls are the mean change over other heads of the ablated head's layer, likewise.
     """
+
+    KIND = "mosaic-effects"
 
     heads: tuple[Head, ...]
     current_token: Floats
@@ -38,11 +42,14 @@ class MosaicEffects:
     provenance: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row an ablated head, later cross head and kind: change, interval, control."""
+        """One tidy row an ablated head, later cross head and kind: change, interval, control, q.
+
+        `q` is the Benjamini-Hochberg adjusted p-value of no change, over all rows of the table.
+        """
         rows = []
         for kind in ("current_token", "token_to_right"):
-            values, control = getattr(self, kind), getattr(self, f"control_{kind}").mean(-1)
-            low, high = interval(values)
+            values, control = getattr(self, kind), getattr(self, f"control_{kind}")
+            (low, high), (under, over) = interval(values), interval(control)
             for index, ablated in enumerate(self.heads):
                 for layer, head in zip(*np.nonzero(~np.isnan(values[index].mean(-1))), strict=True):
                     at = (index, layer, head)
@@ -54,10 +61,14 @@ class MosaicEffects:
                             "change": values[at].mean(),
                             "low": low[at],
                             "high": high[at],
-                            "control": control[at],
+                            "control": control[at].mean(),
+                            "control_low": under[at],
+                            "control_high": over[at],
+                            "p": float(p_values(values[at])),
                         }
                     )
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        return frame.assign(q=q_values(frame["p"].to_numpy())).drop(columns="p")
 
 
 @torch.no_grad()
@@ -94,6 +105,7 @@ def mosaic_effects(
     tokens = stimulus_of(batch, "mosaic_effects")
     check_unhooked(model, "mosaic_effects")
     chosen = as_heads(model, heads)
+    whole("controls", controls, 0)
     if not chosen:
         raise InvalidInput("no heads to ablate: name at least one.")
     drawn = [random_controls(model, [head], exclude=chosen, draws=controls, seed=seed).sets for head in chosen]
@@ -114,13 +126,17 @@ def mosaic_effects(
             for sets in drawn
         ]
     )
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | {"method": method, "seed": seed}
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
+        method, reference, seed=seed
+    )
     return MosaicEffects(tuple(chosen), found[:, 0], found[:, 1], beside[:, 0], beside[:, 1], source)
 
 
 def _scores(model: Model, tokens: RepeatedTokens) -> Floats:
     """Current and right scores by row, `[kind, layer, head, row]`."""
-    cache = capture(model, tokens, "decoder.cross.*.pattern")
-    paid = torch.stack([pattern[:, :, tokens.query] for pattern in cache.values()]).double().cpu().numpy()
+    # The last norm is read so that the run goes on to the end, through every head that is ablated.
+    cache = capture(model, tokens, ["decoder.cross.*.pattern", "decoder.ln_final"])
+    patterns = [cache[f"decoder.cross.{layer}.pattern"] for layer in range(model.n_layers["decoder"])]
+    paid = torch.stack([pattern[:, :, tokens.query] for pattern in patterns]).double().cpu().numpy()
     last = tokens.occurrences[-1]
     return np.stack([paid[..., last], paid[..., last + 1]]).swapaxes(-1, -2)

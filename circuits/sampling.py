@@ -1,6 +1,7 @@
 """Forecasts of many ablations at once, that differ by the ablation alone.
 
-1. The encoder runs once a series, and its keys and values are shared by all samples and ablations.
+1. The encoder runs once a series, and its keys and values are shared by all samples and ablations;
+   once more for each set that reaches outside the decoder's attention.
 2. Every step's token comes from one stored uniform number per series, sample and step, inverted
    through the cumulative distribution over the value tokens in their order: common random numbers.
    Temperature, top_k and top_p are the pipeline's, applied in the order of transformers.
@@ -43,7 +44,7 @@ class Sampler:
         config = model.chronos_config
         if config.temperature <= 0:
             raise InvalidInput(f"{model.name} samples at temperature {config.temperature}: it must be positive.")
-        return cls(config.temperature, config.top_k or 0, config.top_p or 1.0, config.n_tokens)
+        return cls(config.temperature, config.top_k or 0, config.top_p, config.n_tokens)
 
     def __call__(self, logits: Float[Tensor, "*row token"], uniform: Float[Tensor, "*row"]) -> Int[Tensor, "*row"]:
         """The value tokens at which the cumulative distribution passes the uniform numbers.
@@ -53,12 +54,15 @@ class Sampler:
         """
         values = logits[..., N_SPECIAL : self.n_tokens].float() / self.temperature
         size = values.shape[-1]
+        places = torch.arange(size, device=values.device).expand(values.shape)
         if 0 < self.top_k < size:
-            values, places = values.topk(self.top_k, sorted=False)
-            places, order = places.sort(-1)
-            values = values.gather(-1, order)
-        else:
-            places = torch.arange(size, device=values.device).expand(values.shape)
+            top, at = values.topk(self.top_k, sorted=False)
+            kept = values >= top.amin(-1, keepdim=True)
+            if int(kept.sum()) == at.numel():
+                places, order = at.sort(-1)
+                values = top.gather(-1, order)
+            else:  # transformers keeps all that equal the k-th, which in bfloat16 are often several
+                values = values.masked_fill(~kept, -torch.inf)
         if self.top_p < 1:
             values = values.masked_fill(~_nucleus(values, self.top_p), -torch.inf)
         shares = values.double().softmax(-1).cumsum(-1)
@@ -71,13 +75,27 @@ def _nucleus(values: Tensor, top_p: float) -> Tensor:
     order = values.argsort(-1, descending=True)
     shares = values.gather(-1, order).softmax(-1)
     before = shares.cumsum(-1) - shares
-    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, order, before < top_p)
+    kept = before < top_p
+    kept[..., 0] = True
+    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, order, kept)
 
 
 def uniforms(seed: int, series: int, samples: int, steps: int) -> Float[Tensor, "series sample step"]:
     """The stored uniform numbers of a seed; those of a series do not depend on how many follow it."""
     drawn = [np.random.default_rng([seed, index]).random((samples, steps)) for index in range(series)]
     return torch.from_numpy(np.stack(drawn))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Something to run on variants of a batch.
+
+    `act`, given the context and the number of variants, gives `[row, variant, ...]`; each set has
+    `copies` variants, side by side, such as the number of samples.
+    """
+
+    act: Callable[[Context, int], Tensor]
+    copies: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,29 +115,29 @@ class Ablated:
             found.setdefault(tuple(outside), []).append(index)
         return found
 
-    def run(self, batch: Batch, act: Callable[[Context, int], Tensor], copies: int = 1) -> Tensor:
-        """Run something on the folded decoder with all sets ablated.
+    def run(self, batch: Batch, *jobs: Job) -> list[Tensor]:
+        """Run jobs on the folded decoder with all sets ablated; the encoder runs once for all of them.
 
         Args:
             batch: what the encoder reads.
-            act: given the context and the number of variants, gives `[row, variant, ...]`; each set
-                has `copies` variants, side by side.
-            copies: such as the number of samples.
+            jobs: what to run.
 
         Returns:
-            What `act` gave, `[set, row, copy, ...]`.
+            What each gave, `[set, row, copy, ...]`.
         """
-        made: dict[int, Tensor] = {}
+        made: list[dict[int, Tensor]] = [{} for _ in jobs]
         for outside, indices in self.groups().items():
             elsewhere = ablations(list(outside), self.method, self.reference) if outside else []
+            touched = layers_of([self.sets[i] for i in indices])
+            fill = self._fill(touched)
             with edited(self.model, elsewhere):
                 context = encode(self.model, batch)
-                members = [self.sets[i] for i in indices for _ in range(copies)]
-                touched = layers_of(members)
-                with variant_heads(self.model, kept_heads(self.model, members, touched), self._fill(touched)):
-                    values = act(context, len(members)).unflatten(1, (len(indices), copies))
-            made |= {index: values[:, place] for place, index in enumerate(indices)}
-        return torch.stack([made[index] for index in range(len(self.sets))])
+                for job, found in zip(jobs, made, strict=True):
+                    members = [self.sets[i] for i in indices for _ in range(job.copies)]
+                    with variant_heads(self.model, kept_heads(self.model, members, touched), fill):
+                        values = job.act(context, len(members)).unflatten(1, (len(indices), job.copies))
+                    found |= {index: values[:, place] for place, index in enumerate(indices)}
+        return [torch.stack([found[index] for index in range(len(self.sets))]) for found in made]
 
     def _fill(self, touched: Sequence[AttentionLayer]) -> dict[AttentionLayer, Tensor]:
         if self.method == "zero" or not touched:
@@ -130,24 +148,18 @@ class Ablated:
         return {at: value[:, None] for at, value in zip(touched, made, strict=True) if value is not None}
 
 
-@torch.no_grad()
-def sample(
-    ablated: Ablated, batch: Batch, uniform: Float[Tensor, "series sample step"]
-) -> Int[Tensor, "set series sample step"]:
-    """Sampled continuations of every series under every set.
+def sampling(model: Model, uniform: Float[Tensor, "series sample step"]) -> Job:
+    """The job of sampling continuations: value tokens, `[set, series, sample, step]`.
 
     Args:
-        ablated: the model and the sets.
-        batch: the contexts.
+        model: the model.
         uniform: common random numbers.
-
-    Returns:
-        Value tokens, on the CPU.
     """
-    model, sampler = ablated.model, Sampler.of(ablated.model)
+    sampler = Sampler.of(model)
     series, samples, steps = uniform.shape
     uniform = uniform.to(model.device)
 
+    @torch.no_grad()
     def act(context: Context, variants: int) -> Tensor:
         cache = context.cache()
         token = torch.full((series, variants, 1), START, device=model.device)
@@ -158,26 +170,20 @@ def sample(
             drawn.append(token)
         return torch.cat(drawn, -1)
 
-    return ablated.run(batch, act, samples).cpu()
+    return Job(act, samples)
 
 
-@torch.no_grad()
-def teacher_forced(
-    ablated: Ablated, batch: Batch, act: Callable[[Float[Tensor, "row variant pos token"]], Tensor]
-) -> Tensor:
-    """What follows from the logits of a batch's own decoder tokens, under every set.
+def reading(model: Model, ids: Int[Tensor, "series pos"], judge: Callable[[Tensor], Tensor]) -> Job:
+    """The job of reading given decoder tokens: what follows from their logits, `[set, series, 1, ...]`.
 
     Args:
-        ablated: the model and the sets.
-        batch: contexts and decoder tokens.
-        act: given logits `[row, variant, pos, token]`, gives `[row, variant, ...]`.
-
-    Returns:
-        What `act` gave, `[set, row, ...]`.
+        model: the model.
+        ids: decoder tokens.
+        judge: given logits `[row, variant, pos, token]`, gives `[row, variant, ...]`.
     """
-    ids = batch.decoder_input_ids[:, None]
 
-    def run(context: Context, variants: int) -> Tensor:
-        return act(ablated.model.unembed(decode(ablated.model, context, ids.expand(-1, variants, -1))))
+    @torch.no_grad()
+    def act(context: Context, variants: int) -> Tensor:
+        return judge(model.unembed(decode(model, context, ids[:, None].expand(-1, variants, -1))))
 
-    return ablated.run(batch, run)[:, :, 0]
+    return Job(act)

@@ -21,8 +21,9 @@ from circuits.accuracy import QUANTILES, bin_crps, centers, forecast_errors, qua
 from circuits.baselines import WINDOW, naive, parrot, seasonal_naive
 from circuits.controls import Controls
 from circuits.effects import MEMORY
+from circuits.outcomes import method_of
 from circuits.results import ForecastEffects
-from circuits.sampling import Ablated, sample, teacher_forced, uniforms
+from circuits.sampling import Ablated, reading, sampling, uniforms
 from interp import Batch, InvalidInput, Model
 from interp.batch import Series, as_series
 from interp.editing import check_unhooked
@@ -32,6 +33,7 @@ from interp.results import Floats, provenance
 from probes.stimuli import N_SPECIAL
 
 UNEDITED = "unedited"
+BASELINES = ("naive", "seasonal_naive", "parroting")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,21 @@ class Variants:
 
     @classmethod
     def of(cls, named: Mapping[str, Sequence[Address]], drawn: Mapping[str, Controls]) -> Self:
-        """From ablations and their controls, by name."""
+        """From ablations and their controls, by name.
+
+        Raises:
+            InvalidInput: an ablation has the name of a baseline, a control or the unedited forecast.
+        """
+        reserved = {UNEDITED, *BASELINES}
+        if taken := sorted(reserved & set(named)):
+            raise InvalidInput(
+                f"an ablation cannot be called {', '.join(taken)}: that is the name of another forecast."
+            )
         sets: dict[str, Sequence[Address]] = {UNEDITED: [], **named}
         controls = {name: [f"{name}, control {i + 1}" for i in range(len(drawn[name].sets))] for name in named}
         for name, titles in controls.items():
+            if taken := sorted(set(titles) & set(sets)):
+                raise InvalidInput(f"an ablation cannot be called {', '.join(taken)}: so are controls of {name!r}.")
             sets |= dict(zip(titles, drawn[name].sets, strict=True))
         return cls(sets, controls, {name: drawn[name].reason for name in named})
 
@@ -83,7 +96,8 @@ def measure_forecasts(
         raise InvalidInput("forecasts take method='zero' or 'mean': sampled tokens part ways from a resample's.")
     ablations([], method, reference)
     contexts, truth = _split(model, series, prediction_length, season)
-    whole("num_samples", num_samples, 1)
+    for name, value, least in (("num_samples", num_samples, 1), ("seed", seed, 0), ("window", window, 1)):
+        whole(name, value, least)
     sets = variants.sets
     ablated = Ablated(model, list(sets.values()), method, reference)
     nll, crps, samples = _run(model, ablated, contexts, truth, num_samples, seed, memory, progress)
@@ -107,7 +121,7 @@ def measure_forecasts(
         "parroting": np.stack([_correlation(median, points["parroting"]) for median in medians]),
     }
     source = provenance(model, name="series", n_series=len(truth), context=contexts.shape[1], season=season)
-    source |= {"method": method, "seed": seed, "num_samples": num_samples, "prediction_length": prediction_length}
+    source |= method_of(method, reference, seed=seed, num_samples=num_samples, prediction_length=prediction_length)
     return ForecastEffects(
         names=tuple(sets),
         sets={name: tuple(map(str, members)) for name, members in sets.items()},
@@ -192,10 +206,11 @@ def _run(
             likelihood = -log_probs.gather(-1, at)[..., 0].mean(-1)
             return torch.stack([likelihood.double(), bin_crps(log_probs, values, target[:, None]).mean(-1)], -1)
 
-        found = teacher_forced(ablated, given, judge).cpu().numpy()
+        jobs = reading(model, given.decoder_input_ids, judge), sampling(model, uniform[rows])
+        judged, tokens = (made.cpu() for made in ablated.run(given, *jobs))
+        found = judged[:, :, 0].numpy()
         nll.append(found[..., 0])
         crps.append(found[..., 1] * scale.numpy())
-        tokens = sample(ablated, given, uniform[rows])
         samples.append(values.cpu().double().numpy()[tokens.numpy() - N_SPECIAL] * scale.numpy()[:, None, None])
         bar.update(len(scale))
     bar.close()

@@ -74,7 +74,7 @@ def set_outcomes(
         touched = layers_of([sets[i] for i in folded])
         cache, context = clean_run(model, tokens, [*(f"{at}.z" for at in touched), "decoder.ln_final"])
         edits = ablations(touched, method, reference, by_position) if touched else []
-        acts = actions(model, edits, Run(encoder_rows=len(tokens)))
+        acts = actions(model, edits, Run(rows=len(tokens)))
         fill: dict[AttentionLayer, Tensor] = {}
         for at, action in zip(touched, acts, strict=True):
             made = action.act(cache[f"{at}.z"])

@@ -38,14 +38,14 @@ def interval(rows: Floats, *, seed: int = 0, level: float = LEVEL, resamples: in
 
 
 def p_values(rows: Floats) -> Floats:
-    """Two-sided p-values of a mean of zero over the last axis, by the t-test; 1 where nothing varies."""
+    """Two-sided p-values of a mean of zero over the last axis, by the t-test; 1 where all is zero, NaN stays NaN."""
     if rows.shape[-1] < 2:
         return np.full(rows.shape[:-1], np.nan)
     spread = rows.std(-1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = rows.mean(-1) / (spread / np.sqrt(rows.shape[-1]))
     found: Any = 2 * stats.t.sf(np.abs(t), rows.shape[-1] - 1)
-    return np.where(np.isnan(t), 1.0, found)
+    return np.where((rows == 0).all(-1), 1.0, found)
 
 
 def q_values(p: Floats) -> Floats:
@@ -83,7 +83,8 @@ def rank_correlation(a: Floats, b: Floats, *, draws: int = 2000, seed: int = 0) 
             shuffled[i] = rng.permutation(y.ravel()) if axis is None else rng.permuted(y, axis=1).ravel()
         null = np.array([_pearson(x.ravel(), z) for z in shuffled])
         found[name] = real
-        found[f"{name}_p"] = float((1 + (np.abs(null) >= abs(real) - 1e-12).sum()) / (1 + draws))
+        beyond = (np.abs(null) >= abs(real) - 1e-12).sum()
+        found[f"{name}_p"] = float("nan") if np.isnan(real) else float((1 + beyond) / (1 + draws))
     return found
 
 

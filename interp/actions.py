@@ -23,28 +23,42 @@ from interp.names import AttentionLayer, Head, Site
 
 @dataclass(eq=False)
 class Run:
-    """What is running now: the encoder's rows, where in the sequence the decoder is."""
+    """What is running now: how many rows the inputs have, where in the sequence the decoder is."""
 
-    encoder_rows: int | None = None
-    offset: int = 0
     frozen: Batch | None = None
+    rows: int | None = None
+    offset: int = 0
     paused: bool = False
+    dead: bool = False
+    _encoded: Tensor | None = None
+    _read: Tensor | None = None
 
-    def see_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+    def __deepcopy__(self, _: dict[int, Any]) -> "Run":
+        return Run(paused=True, dead=True)  # a copy of a model carries no edit
+
+    def see_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self.paused:
+            return
+        self._encoded, self._read = output[0], None
+
+    def enter_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
         if self.paused:
             return
         given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        self.encoder_rows = None if given is None else len(given)
+        self.rows = None if given is None else len(given)
         if self.frozen is not None:
             mask = kwargs.get("attention_mask")
             self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids)
             self._same("attention_mask", torch.ones_like(cast(Tensor, given)) if mask is None else mask.long(), None)
 
-    def see_decoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+    def enter_decoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
         if self.paused:
             return
         past = kwargs.get("past_key_values")
         self.offset = 0 if past is None else int(past.get_seq_length())
+        hidden = kwargs.get("encoder_hidden_states")
+        if hidden is not None and hidden is not self._read:
+            self._read, self.rows = hidden, self._inputs(hidden)
         if self.frozen is not None:
             if self.offset:
                 raise InvalidInput(
@@ -52,6 +66,25 @@ class Run:
                     "part ways. Run the model on the batch itself."
                 )
             self._same("decoder_input_ids", kwargs.get("input_ids"), self.frozen.decoder_input_ids)
+
+    def _inputs(self, hidden: Tensor) -> int:
+        """How many inputs the decoder's rows stand for: generation repeats each side by side."""
+        if hidden is self._encoded:
+            return len(hidden)
+        known = self._encoded
+        repeated = known is not None and len(hidden) % len(known) == 0 and hidden.shape[1:] == known.shape[1:]
+        if (
+            known is not None
+            and repeated
+            and torch.equal(hidden, known.repeat_interleave(len(hidden) // len(known), 0))
+        ):
+            return len(known)
+        if self.frozen is not None:
+            raise InvalidInput(
+                "patterns are frozen for one batch, and the encoder's output was given: whether it is of that batch "
+                "cannot be known. Run the whole model on the batch."
+            )
+        return len(hidden)
 
     def _same(self, name: str, found: Tensor | None, wanted: Tensor | None) -> None:
         assert self.frozen is not None
@@ -225,13 +258,13 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
             )
         value = value.narrow(axis, start, wanted)
     rows = len(part)
-    if len(value) not in (1, rows):
-        if len(value) != run.encoder_rows or rows % len(value):
-            raise InvalidInput(
-                f"{edit}: the reference has {len(value)} rows and the run {run.encoder_rows or rows}: give as many, "
-                "or one for all."
-            )
-        value = value.repeat_interleave(rows // len(value), 0)
+    inputs = run.rows or rows
+    if len(value) not in (1, inputs):
+        raise InvalidInput(
+            f"{edit}: the reference has {len(value)} rows and the run {inputs}: give as many, or one for all."
+        )
+    if len(value) > 1:
+        value = value.repeat_interleave(rows // inputs, 0)
     return value.to(part).expand_as(part)
 
 

@@ -13,10 +13,9 @@ Hooks are plain PyTorch: a forward, `generate`, `pipeline.predict` and nnsight t
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from interp.actions import Action, Run, actions
 from interp.edits import Add, Edit, Knockout, Method, Reference, Scale, Target, Zero, ablations
@@ -34,11 +33,11 @@ class _PointHook:
     n_heads: int
     actions: list[Action] = field(default_factory=list[Action])
     paused: bool = False
-    handle: RemovableHandle | None = None
+    dead: bool = False
 
     def __deepcopy__(self, _: dict[int, Any]) -> "_PointHook":
         # A copy of a model that is being edited is a model, not an edited one for ever.
-        return _PointHook(self.point, self.n_heads, paused=True)
+        return _PointHook(self.point, self.n_heads, paused=True, dead=True)
 
     def _pass(self, raw: Tensor) -> Tensor:
         value = raw.clone()
@@ -73,15 +72,18 @@ class _PointHook:
         # nnsight serves an output as it was before a hook changed it; scores and pattern are
         # identities, whose input serves as well.
         if self.point.port == "input" or self.point.layout == "square":
-            self.handle = module.register_forward_pre_hook(self.on_input, with_kwargs=True)
+            module.register_forward_pre_hook(self.on_input, with_kwargs=True)
         else:
-            self.handle = module.register_forward_hook(self.on_output)
+            module.register_forward_hook(self.on_output)
 
 
 def _owners(module: nn.Module) -> Iterator[Any]:
+    """Whose the hooks of a module are; what a copy made under edits brought along is nobody's."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for hook in hooks.values():
-            yield getattr(hook, "__self__", None)
+            owner = getattr(hook, "__self__", None)
+            if not getattr(owner, "dead", False):
+                yield owner
 
 
 def _hooks_of(module: nn.Module) -> Iterator[_PointHook]:
@@ -109,7 +111,7 @@ def check_unhooked(model: Model, what: str) -> None:
         InvalidInput: edits are in force, or modules have forward hooks of the user's own.
     """
     for name, module in model._modules.items():
-        if module._forward_pre_hooks or module._forward_hooks:
+        if any(True for _ in _owners(module)):
             raise InvalidInput(
                 f"{what} runs on the unedited model: {name or 'the model'} has hooks. Leave edits first."
             )
@@ -125,7 +127,10 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
             does not decide what is lost.
 
     Yields:
-        Nothing; the edits are in force until the context is left, by whatever way.
+        Nothing; the edits are in force until the context is left, by whatever way. In an nnsight trace
+        of your own, a value that is edited at a module's output (q, k, v, attn_out, mlp_out, the
+        residual stream, logits) is served at that very site as it was before; all that follows is
+        edited, and `capture` gives the site itself as it is used.
 
     Raises:
         UnknownHead, UnknownSite: an address that this model does not have.
@@ -134,7 +139,10 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
             a reference does not have.
         InertEdit: on leaving, an edit that reached no module: nothing ran, or nothing that has it.
     """
-    items: list[Edit] = [edits] if isinstance(edits, Edit) else list(edits)
+    given: Any = [edits] if isinstance(edits, Edit) else edits
+    if not isinstance(given, Sequence):
+        raise InvalidInput(f"edits={edits!r}: give an edit, or several of them.")
+    items: list[Edit] = list(cast(Sequence[Edit], given))
     run = Run()
     with unedited(model):
         made = actions(model, items, run)
@@ -142,9 +150,7 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     with ExitStack() as stack:
         # Zero, Scale and Add need not know where in a run they are.
         if not all(isinstance(edit, Zero | Scale | Add) for edit in items):
-            for name, see in (("encoder", run.see_encoder), ("decoder", run.see_decoder)):
-                watched = model.module.get_submodule(name)
-                stack.callback(watched.register_forward_pre_hook(see, with_kwargs=True).remove)
+            _watch(model, run, stack)
         for action in made:
             _place(model, action, stack)
         yield
@@ -181,22 +187,33 @@ def ablate(
         yield
 
 
+def _watch(model: Model, run: Run, stack: ExitStack) -> None:
+    encoder, decoder = model.module.get_submodule("encoder"), model.module.get_submodule("decoder")
+    stack.callback(encoder.register_forward_pre_hook(run.enter_encoder, with_kwargs=True).remove)
+    stack.callback(encoder.register_forward_hook(run.see_encoder, with_kwargs=True).remove)
+    stack.callback(decoder.register_forward_pre_hook(run.enter_decoder, with_kwargs=True).remove)
+
+
 def _place(model: Model, action: Action, stack: ExitStack) -> None:
     point = model.family.point(action.site)
     module = model.module.get_submodule(point.path)
     hook = next((found for found in _hooks_of(module) if found.point == point), None)
-    if hook is None:
-        hook = _PointHook(point, model.n_heads)
-        hook.attach(module)
+    hook = hook or _PointHook(point, model.n_heads)
+    # Undone whatever comes, an interrupt between these lines too.
+    stack.callback(_remove, module, hook, action)
     hook.actions.append(action)
     hook.actions.sort(key=lambda action: not action.sets)  # stable: values are set first, then changed in turn
-    stack.callback(_remove, hook, action)
+    if hook not in _hooks_of(module):
+        hook.attach(module)
 
 
-def _remove(hook: _PointHook, action: Action) -> None:
-    hook.actions.remove(action)
-    if not hook.actions and hook.handle is not None:
-        hook.handle.remove()
+def _remove(module: nn.Module, hook: _PointHook, action: Action) -> None:
+    hook.actions = [other for other in hook.actions if other is not action]
+    if not hook.actions:
+        for table in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, found in table.items() if getattr(found, "__self__", None) is hook]:
+                for entries in (table, module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
+                    entries.pop(key, None)
 
 
 def _check_conflicts(model: Model, made: Sequence[Action]) -> None:
@@ -207,36 +224,36 @@ def _check_conflicts(model: Model, made: Sequence[Action]) -> None:
             if other.edit == action.edit and other.site == action.site:
                 raise InvalidInput(f"{action.edit} is given twice. Give each edit once.")
         for other in [*made[:index], *outer]:
-            overlap = _tensor(model, action.site) == _tensor(model, other.site) and (
-                None in (action.head, other.head) or action.head == other.head
-            )
-            if (
-                overlap
-                and action.sets
-                and other.sets
-                and not (isinstance(action.edit, Zero) and action.edit == other.edit)
-            ):
+            if _both_set(model, action, other):
                 raise InvalidInput(f"{other.edit} and {action.edit} set the same value in two ways: give one of them.")
             for cut, setter in ((action, other), (other, action)):
-                if isinstance(cut.edit, Knockout) and setter.sets and _is_pattern_of(setter.site, cut.site):
-                    if setter.head not in (None, cut.head):
-                        continue
+                if _is_lost(cut, setter):
                     raise InvalidInput(
                         f"{cut.edit} acts on the scores, and {setter.edit} sets the pattern that is made from them: "
                         "the knockout would be lost. Give it with renormalise=False."
                     )
 
 
-def _is_pattern_of(pattern: Site, scores: Site) -> bool:
-    return (pattern.name, scores.name) == ("pattern", "scores") and (pattern.stack, pattern.kind, pattern.layer) == (
-        scores.stack,
-        scores.kind,
-        scores.layer,
-    )
+def _both_set(model: Model, one: Action, other: Action) -> bool:
+    """Whether two actions set the same value differently; zero is zero, whoever says so."""
+    agree = (isinstance(one.edit, Zero) and isinstance(other.edit, Zero)) or one.edit is other.edit
+    apart = None not in (one.head, other.head) and one.head != other.head
+    meet = _tensor(model, one.site) == _tensor(model, other.site) and not apart
+    return one.sets and other.sets and meet and not agree
+
+
+def _is_lost(cut: Action, setter: Action) -> bool:
+    """Whether a knockout acts on scores whose pattern is set."""
+    pattern, scores = setter.site, cut.site
+    same_layer = (pattern.stack, pattern.kind, pattern.layer) == (scores.stack, scores.kind, scores.layer)
+    names = (pattern.name, scores.name) == ("pattern", "scores")
+    return isinstance(cut.edit, Knockout) and setter.sets and names and same_layer
 
 
 def _tensor(model: Model, site: Site) -> Site:
-    """One name for each tensor: what a layer puts out is what the next one takes in."""
+    """One name for each tensor: what a layer puts out is what the next one takes in, and attention what z makes."""
+    if site.name == "attn_out":
+        return Site(site.stack, site.kind, site.layer, "z")
     if site.name == "resid_post" and site.layer is not None and site.layer + 1 < model.n_layers[site.stack]:
         return Site(site.stack, None, site.layer + 1, "resid_pre")
     return site

@@ -152,7 +152,7 @@ class Mean(_Edit):
     def __post_init__(self) -> None:
         super().__post_init__()
         given: Any = self.reference
-        batches = (given,) if isinstance(given, Batch) else tuple(cast(Sequence[Any], given or ()))
+        batches = (given,) if isinstance(given, Batch) else tuple(given) if isinstance(given, Sequence) else ()
         if not batches or not all(isinstance(batch, Batch) for batch in batches):
             raise InvalidInput(f"{self}: a mean needs a reference to be taken over: give a Batch, or a list of them.")
         shapes = sorted({(b.input_ids.shape[1], b.decoder_input_ids.shape[1]) for b in batches})
@@ -196,7 +196,9 @@ class Knockout:
         query: positions that look, or None for all. Positions from 0 are those of the whole
             sequence, whichever step of a generation reaches them. Negative ones count from the end
             of the step's own queries: -1 is the last position of a plain forward, and in
-            generation with a cache, where a step has one query, every step's.
+            generation with a cache, where a step has one query, every step's. (Without a cache each
+            step runs all positions again, and -1 is the newest one alone: the earlier ones, cut at
+            their own step, are not cut when they are run again.)
         key: positions looked at, likewise; negative ones count from the end of the keys there are
             (in cross-attention -1 is EOS; in decoder self-attention the query itself).
         renormalise: whether the rest of the row is scaled to sum to 1, as a mask would do;
@@ -281,7 +283,9 @@ def ablations(
     """
     if method not in METHODS:
         raise InvalidInput(f"method={method!r}: there are {', '.join(METHODS)}.")
-    items = [targets] if isinstance(targets, Target) else list(targets)
+    items = [targets] if isinstance(targets, Target) else targets
+    if not isinstance(cast(Any, items), Sequence):
+        raise InvalidInput(f"targets={targets!r}: give an address, or several of them.")
     places = [as_address(target) for target in items]
     if twice := sorted({str(place) for place in places if places.count(place) > 1}):
         raise InvalidInput(f"named more than once: {', '.join(twice)}. Give each once.")

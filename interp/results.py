@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -88,6 +88,8 @@ def as_heads(model: Model, heads: Heads) -> list[Head]:
         InvalidInput: a head that is named twice.
     """
     items: Iterable[Any] = [heads] if isinstance(heads, Head | ScoredHead | str) else heads
+    if not isinstance(cast(Any, items), Iterable):
+        raise InvalidInput(f"heads={heads!r}: give a head, its address, or several of them.")
     found = [model.head(item.address if isinstance(item, ScoredHead) else item) for item in items]
     twice = sorted({str(head) for head in found if found.count(head) > 1})
     if twice:

@@ -70,6 +70,9 @@ def test_controls_are_of_the_same_layers(pico: interp.Model) -> None:
     every = circuits.random_controls(pico, heads, exclude=exclude, draws=1000)
     assert len(every.sets) == comb(5, 2) * 7
     assert "only 70 distinct" in every.reason
+    as_scored = probes.induction_mosaic(pico, seed=0).heads()
+    drawn = circuits.random_controls(pico, heads[2:], exclude=as_scored, draws=50).sets
+    assert not {head for (head,) in drawn} & {found.address for found in as_scored}
     none = circuits.random_controls(pico, [f"decoder.cross.1.{i}" for i in range(5)])
     assert (none.sets, "has 3 other heads and 5 are needed" in none.reason) == ((), True)
     with pytest.raises(InvalidInput):
@@ -121,8 +124,9 @@ def test_induction_heads_matter_and_others_do_not(pico: interp.Model) -> None:
 
 def test_heads_are_not_measured_where_they_were_chosen(pico: interp.Model, model: interp.Model) -> None:
     mosaic = probes.induction_mosaic(pico, seed=0)
-    with pytest.raises(InvalidInput, match="very tokens"):
-        circuits.ablation_curve(pico, mosaic, probes.repeated_random_tokens(seed=0))
+    for size in (100, 99):
+        with pytest.raises(InvalidInput, match="very tokens"):
+            circuits.ablation_curve(pico, mosaic, probes.repeated_random_tokens(seed=0, batch_size=size))
     with pytest.raises(InvalidInput, match="make them with this model"):
         circuits.ablation_curve(model, mosaic, stimulus())
     with pytest.raises(InvalidInput, match=r"\[layer, head\]"):
@@ -179,10 +183,19 @@ def test_the_direct_part_is_what_an_intervention_measures(model: interp.Model, m
     np.testing.assert_allclose(frame["repaired"], frame["total"] - frame["direct"])
 
 
-def test_self_repair_refuses(model: interp.Model) -> None:
-    for heads in ([], ["encoder.self.0.0"]):
+@pytest.mark.parametrize("bad", [{"seed": -1}, {"controls": -1}, {"controls": 1.5}, {"counts": 3}])
+def test_numbers_that_cannot_be(model: interp.Model, bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        circuits.ablation_curve(model, scored(model), stimulus(), **bad)
+    if "counts" not in bad:
         with pytest.raises(InvalidInput):
-            circuits.self_repair(model, stimulus(), heads)
+            circuits.self_repair(model, stimulus(), "decoder.cross.0.0", **bad)
+
+
+def test_self_repair_refuses(model: interp.Model) -> None:
+    for heads in ([], ["encoder.self.0.0"], None):
+        with pytest.raises(InvalidInput):
+            circuits.self_repair(model, stimulus(), heads)  # type: ignore[arg-type]
 
 
 def test_what_is_rewired(model: interp.Model) -> None:
@@ -202,8 +215,15 @@ def test_what_is_rewired(model: interp.Model) -> None:
     frame = found.to_frame()
     assert len(frame) == 2 * (6 + 3 + 3)
     assert frame["control"].notna().all()
+    assert {"low", "high", "control_low", "q"} <= set(frame)
     with pytest.raises(InvalidInput):
         circuits.mosaic_effects(model, tokens, [])
+
+
+def test_heads_with_nothing_after_them_rewire_nothing(model: interp.Model) -> None:
+    found = circuits.mosaic_effects(model, stimulus(), model.heads("decoder.cross"), controls=1, progress=False)
+    assert np.isnan(found.current_token[3:]).all()
+    assert np.isfinite(found.current_token[:3, 1]).all()
 
 
 def test_nothing_is_left_behind(model: interp.Model) -> None:

@@ -56,6 +56,14 @@ def test_a_point_a_head(report: AblationReport) -> None:
     other = circuits.HeadEffects.of("encoder.self", RNG.random((3, 8, 4)), RNG.random((3, 8, 4)), {})
     with pytest.raises(interp.InvalidInput):
         plots.score_against_effect(report.mosaic, other)
+    shape = (*report.effects.values.shape, 4)
+    strange = circuits.HeadEffects.of("decoder.cross", RNG.random(shape), RNG.random(shape), {"digest": "other"})
+    for draw in (
+        lambda: plots.score_against_effect(report.mosaic, strange),
+        lambda: plots.head_effects(strange, report.mosaic),
+    ):
+        with pytest.raises(interp.InvalidInput, match="different weights"):
+            draw()
 
 
 def test_fans_before_and_after(report: AblationReport) -> None:

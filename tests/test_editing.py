@@ -266,8 +266,41 @@ def test_beyond_the_reference_is_an_error(model: interp.Model, batch: Batch) -> 
         model.pipeline.predict(contexts, prediction_length=4)
 
 
+def test_rows_are_those_of_the_inputs(model: interp.Model, batch: Batch) -> None:
+    """References stand for inputs, not for samples; what was run before does not count."""
+    contexts = torch.stack([SERIES, SERIES.cos()])
+    six = Batch.from_series(model, contexts.repeat(3, 1))
+    with (
+        pytest.raises(InvalidInput, match="6 rows and the run 2"),
+        interp.edited(model, Resample("decoder.cross.1", six)),
+    ):
+        model.pipeline.predict(contexts, prediction_length=1, num_samples=3)
+    encoded = model.module.encoder(input_ids=batch.input_ids.repeat(2, 1))
+    twice = batch.decoder_input_ids.repeat(2, 1)
+    with interp.edited(model, Resample("decoder.cross.1", batch)):
+        logits(model, batch)
+        with pytest.raises(InvalidInput, match="4 rows and the run 8"):
+            model.module(encoder_outputs=encoded, decoder_input_ids=twice)
+
+
+def test_an_interrupt_while_hooks_are_put_on(model: interp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.nn.Module.register_forward_pre_hook
+
+    def interrupted(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        real(module, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", interrupted)
+    with pytest.raises(KeyboardInterrupt), interp.ablate(model, "decoder.cross.1.0"):
+        raise AssertionError("not reached")
+    assert not any(pre or post for _, pre, post in hooks(model))
+
+
 def test_frozen_patterns(model: interp.Model, batch: Batch) -> None:
     clean = interp.capture(model, batch, "*.*.*.pattern")
+    encoded = model.module.encoder(input_ids=batch.input_ids + 1)
+    with pytest.raises(InvalidInput, match="cannot be known"), interp.edited(model, FreezePatterns(batch)):
+        model.module(encoder_outputs=encoded, decoder_input_ids=batch.decoder_input_ids)
     with interp.edited(model, [Zero("encoder.self.0"), FreezePatterns(batch)]):
         frozen = interp.capture(model, batch, "*.*.*.pattern")
         preserved = logits(model, batch)
@@ -332,8 +365,25 @@ def test_conflicts(model: interp.Model, batch: Batch, pair: tuple[Any, Any]) -> 
         with pytest.raises(InvalidInput), interp.edited(model, first), interp.edited(model, second):
             raise AssertionError("not reached")
     assert not any(pre or post for _, pre, post in hooks(model))
+
+
+def test_what_does_not_conflict(model: interp.Model, batch: Batch) -> None:
+    mean = Mean("decoder.cross.0.1", batch)
+    with interp.edited(
+        model, [Zero("decoder.cross.1"), Zero("decoder.cross.1.0"), Zero("decoder.cross.1.attn_out"), mean]
+    ):
+        first = logits(model, batch)
+        with interp.edited(model, mean):
+            assert torch.equal(first, logits(model, batch))
     with interp.edited(model, [Zero("decoder.cross.1.0"), Mean("decoder.cross.1.1", batch)]):
         logits(model, batch)
+    with (
+        pytest.raises(InvalidInput, match="two ways"),
+        interp.edited(model, [Mean("decoder.cross.1", batch), Zero("decoder.cross.1.attn_out")]),
+    ):
+        raise AssertionError("not reached")
+    with pytest.raises(InvalidInput, match="several"), interp.edited(model, None):  # type: ignore[arg-type]
+        raise AssertionError("not reached")
 
 
 def test_the_model_is_left_as_it_was(model: interp.Model, batch: Batch) -> None:

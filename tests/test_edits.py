@@ -50,7 +50,7 @@ def test_factors_must_be_numbers(factor: Any) -> None:
 
 
 def test_a_mean_needs_a_reference(batch: Batch) -> None:
-    for nothing in (None, [], [1, 2]):
+    for nothing in (None, [], [1, 2], torch.ones(2, 2), np.ones(3), 5):
         with pytest.raises(InvalidInput, match="needs a reference"):
             Mean(HEAD, nothing)  # type: ignore[arg-type]
     other = Batch(input_ids=torch.tensor([[5, 6, 1]]))
@@ -100,6 +100,7 @@ def test_ablations_by_method(batch: Batch) -> None:
     ("targets", "options", "says"),
     [
         (["decoder.cross.1.2", HEAD], {}, "more than once"),
+        (None, {}, "give an address"),
         (HEAD, {"method": "none"}, "zero, mean, resample"),
         (HEAD, {"method": "mean"}, "needs a reference"),
         (HEAD, {"method": "resample"}, "needs a reference"),

@@ -151,4 +151,6 @@ def test_statistics() -> None:
     apart = rank_correlation(by_layer, np.arange(4)[:, None] + rng.random((4, 8)) * 0.1)
     assert apart["overall"] > 0.8
     assert abs(apart["within_layers"]) < 0.5
-    assert np.isnan(rank_correlation(scores, np.ones((4, 8)))["overall"])
+    flat = rank_correlation(scores, np.ones((4, 8)))
+    assert np.isnan([flat["overall"], flat["overall_p"], flat["within_layers"], flat["within_layers_p"]]).all()
+    assert np.isnan(p_values(np.array([np.nan, 1.0, 2.0])))

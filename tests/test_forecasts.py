@@ -1,5 +1,6 @@
 """Forecasts under ablation: common random numbers, likelihoods, errors, baselines, all by hand."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import circuits
 import interp
 from circuits.accuracy import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.baselines import naive, parrot, seasonal_naive
-from circuits.sampling import Ablated, Sampler, sample, teacher_forced, uniforms
+from circuits.sampling import Ablated, Sampler, reading, sampling, uniforms
 from interp import Batch, InvalidInput
 from interp.names import Head
 
@@ -37,9 +38,16 @@ def by_transformers(logits: torch.Tensor, uniform: float, temperature: float, to
     return int(np.searchsorted(shares, uniform * shares[-1]))
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 50, 1.0), (0.7, 5, 0.6), (2.0, 4096, 0.9)])
-def test_tokens_are_drawn_as_transformers_warps(temperature: float, top_k: int, top_p: float) -> None:
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 50, 1.0), (0.7, 5, 0.6), (2.0, 4096, 0.9), (1.0, 50, 0.0)]
+)
+def test_tokens_are_drawn_as_transformers_warps(temperature: float, top_k: int, top_p: float, ties: bool) -> None:
+    """Ties at the k-th logit are frequent in bfloat16: all of them stay, as in transformers."""
     logits = torch.randn(200, 4096, dtype=torch.float64) * 3
+    if ties:
+        logits = logits.round()
+        top_p = 1.0
     uniform = torch.rand(200, dtype=torch.float64)
     sampler = Sampler(temperature, top_k if top_k < 4096 else 0, top_p, 4096)
     wanted = [by_transformers(*pair, temperature, top_k, top_p) for pair in zip(logits, uniform.tolist(), strict=True)]
@@ -62,7 +70,7 @@ def test_sampled_paths_are_those_of_ordinary_forwards(double: interp.Model) -> N
     """Each sampled token is what the whole model, edited and without cache, gives for its own past."""
     batch = Batch.from_series(double, SERIES)
     uniform = uniforms(0, 3, 4, 5)
-    found = sample(Ablated(double, SETS, "zero", None), batch, uniform)
+    found = Ablated(double, SETS, "zero", None).run(batch, sampling(double, uniform))[0]
     assert found.shape == (3, 3, 4, 5)
     config = double.chronos_config
     for index, members in enumerate(SETS):
@@ -80,12 +88,18 @@ def test_sampled_paths_are_those_of_ordinary_forwards(double: interp.Model) -> N
                         assert tokens[row, step] == wanted
 
 
+def read(ablated: Ablated, batch: Batch) -> torch.Tensor:
+    return ablated.run(batch, reading(ablated.model, batch.decoder_input_ids, lambda logits: logits))[0][:, :, 0]
+
+
 @pytest.mark.parametrize("method", ["zero", "mean"])
 def test_teacher_forced_logits_are_huggingfaces(double: interp.Model, method: Any) -> None:
     batch = Batch.from_series(double, SERIES, num_decoder=6)
     reference = Batch.from_series(double, SERIES * 2) if method == "mean" else None
-    sets = [*SETS, [interp.Site("decoder", None, 1, "mlp_out"), Head("decoder", "cross", 0, 1)]]
-    found = teacher_forced(Ablated(double, sets, method, reference), batch, lambda logits: logits)
+    # An encoder head and a decoder head that reads what it changes: the mean must be the unedited model's.
+    mixed = [Head("encoder", "self", 0, 1), Head("decoder", "cross", 0, 1)]
+    sets = [*SETS, mixed, [interp.Site("decoder", None, 1, "mlp_out"), Head("decoder", "cross", 0, 1)]]
+    found = read(Ablated(double, sets, method, reference), batch)
     for index, members in enumerate(sets):
         options: dict[str, Any] = {"method": method, "reference": reference} if members else {}
         with interp.ablate(double, members, **options), torch.no_grad():
@@ -95,7 +109,7 @@ def test_teacher_forced_logits_are_huggingfaces(double: interp.Model, method: An
 
 def test_teacher_forced_logits_in_single_precision(pico: interp.Model) -> None:
     batch = Batch.from_series(pico, SERIES, num_decoder=6)
-    found = teacher_forced(Ablated(pico, [[]] * 3, "zero", None), batch, lambda logits: logits)
+    found = read(Ablated(pico, [[]] * 3, "zero", None), batch)
     with torch.no_grad():
         wanted = pico.module(**pico.inputs(batch)).logits
     torch.testing.assert_close(found[2], wanted, atol=5e-5, rtol=1e-5)
@@ -149,8 +163,7 @@ def test_baselines() -> None:
     assert np.isnan(parrot(np.arange(4.0), 2, window=4)).all()
     with pytest.raises(InvalidInput, match="shorter than its season"):
         seasonal_naive(np.arange(3.0), 2, 4)
-    with pytest.raises(InvalidInput, match="no value at all"):
-        seasonal_naive(np.array([np.nan, 1, np.nan, 2]), 2, 2)
+    np.testing.assert_array_equal(seasonal_naive(np.array([np.nan, 1, np.nan, 2]), 3, 2), [np.nan, 2, np.nan])
 
 
 def effects(model: interp.Model, series: Any = SERIES, **options: Any) -> circuits.ForecastEffects:
@@ -176,8 +189,8 @@ def test_what_forecast_effects_hold(double: interp.Model) -> None:
     crps = bin_crps(logits, centers, torch.tensor(SERIES[:, -6:]) / scale[:, None]).mean(-1).numpy() * scale.numpy()
     np.testing.assert_allclose(found.outcomes["crps"][1], crps / seasonal_scale(SERIES[:, :-6], 3), atol=1e-5)
     samples = tokenizer.output_transform(
-        sample(Ablated(double, [found_heads(found, "one")], "zero", None), Batch.from_series(double, SERIES[:, :-6]),
-               uniforms(0, 3, 5, 6))[0], scale,
+        Ablated(double, [found_heads(found, "one")], "zero", None).run(
+            Batch.from_series(double, SERIES[:, :-6]), sampling(double, uniforms(0, 3, 5, 6)))[0][0], scale,
     )  # fmt: skip
     np.testing.assert_allclose(found.fans[1], quantiles(samples.double().numpy()), rtol=1e-6)
     moved = np.abs(found.fans[1, :, 4] - found.fans[0, :, 4]).mean(-1) / seasonal_scale(SERIES[:, :-6], 3)
@@ -255,6 +268,14 @@ def test_missing_values_in_the_context(model: interp.Model) -> None:
         (SERIES, {"method": "resample"}, "part ways"),
         (SERIES, {"method": "mean"}, "needs a reference"),
         (SERIES, {"season": 0}, "season"),
+        (SERIES, {"seed": -1}, "seed"),
+        (SERIES, {"seed": 1.5}, "seed"),
+        (SERIES, {"window": 0}, "window"),
+        (SERIES, {"controls": -1}, "controls"),
+        (SERIES, {"ablations": {"naive": "decoder.cross.1.0"}}, "another forecast"),
+        (SERIES, {"ablations": {1: "decoder.cross.1.0"}}, "no name"),
+        (SERIES, {"ablations": {"a": "decoder.cross.1.0", "a, control 1": "decoder.self.0.0"}}, "so are controls"),
+        (SERIES, {"ablations": {"stream": "decoder.1.resid_pre"}}, "one by one"),
     ],
 )
 def test_bad_input(model: interp.Model, series: Any, options: dict[str, Any], says: str) -> None:
@@ -270,6 +291,29 @@ def test_unknown_heads_and_edits_in_force(model: interp.Model) -> None:
         with pytest.raises(InvalidInput, match="Leave edits first"):
             effects(model)
         model.pipeline.predict(torch.arange(9.0), prediction_length=1)
+
+
+def test_heads_that_are_never_controls(model: interp.Model) -> None:
+    found = effects(model, controls=5, exclude=["decoder.cross.1.1"])
+    assert [found.sets[name] for name in found.controls["one"]] == [("decoder.cross.1.2",)]
+    assert "only 1 distinct" in found.reasons["one"]
+
+
+def test_outcomes_that_do_not_exist(model: interp.Model) -> None:
+    """A truth of zeros has no weighted loss; a context that ends in a gap has nothing to parrot."""
+    series = SERIES.copy()
+    series[1, -6:] = 0
+    found = effects(model, series)
+    assert np.isnan(found.outcomes["wql"][:, 1]).all()
+    assert np.isfinite(found.outcomes["wql"][:, 0]).all()
+    row = found.summary().set_index("outcome").loc["wql"]
+    assert (row["series"], np.isfinite(row["change"])) == (2, True)
+    gap = SERIES.copy()
+    gap[:, 20] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        empty = effects(model, gap).summary().set_index("outcome").loc["parroting"]
+    assert (empty["series"], np.isnan(empty["change"])) == (0, True)
 
 
 def test_a_curve_with_forecasts(pico: interp.Model) -> None:

@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 import interp
 import probes
 from circuits.accuracy import bin_crps
-from circuits.sampling import Ablated, Sampler, sample, uniforms
+from circuits.sampling import Ablated, Sampler, sampling, uniforms
 from interp import folded
 from interp.attention import NAME, hooked_attention
 from interp.batch import as_series
@@ -81,4 +81,4 @@ def test_sampling_and_scores(model: interp.Model) -> None:
     assert found.shape == (2, 3)
     batch = interp.Batch.from_series(model, torch.arange(20.0).reshape(2, 10))
     ablated = Ablated(model, [[], []], "zero", None)
-    assert checked(sample)(ablated, batch, uniform).shape == (2, 2, 3, 4)
+    assert ablated.run(batch, checked(sampling)(model, uniform))[0].shape == (2, 2, 3, 4)

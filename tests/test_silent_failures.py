@@ -9,6 +9,7 @@ from torch import Tensor
 
 import interp
 from interp import Batch, FreezePatterns, Mean, Zero
+from interp.editing import check_unhooked
 
 from .conftest import tiny_pipeline
 
@@ -142,6 +143,17 @@ def test_a_site_is_read_as_the_model_uses_it(model: interp.Model, batch: Batch) 
     assert torch.equal(cache["decoder.0.resid_post"], cache["decoder.0.resid_mid_cross"])
 
 
+def test_a_trace_sees_what_follows_an_edited_output(model: interp.Model, batch: Batch) -> None:
+    """The one thing nnsight serves unedited is the edited output itself; what follows is edited."""
+    with interp.edited(model, Zero("decoder.0.mlp_out")), torch.no_grad():
+        wanted = model.module(**model.inputs(batch)).logits
+        with model.nnsight.trace(**model.inputs(batch)):
+            served = model.envoy("decoder.block.0.layer.2.DenseReluDense").output.save()
+            found = model.nnsight.output.logits.save()
+    assert served.any()
+    assert torch.equal(found, wanted)
+
+
 def test_the_original_pipeline_under_sdpa_is_not_what_is_edited(batch: Batch) -> None:
     """Under sdpa patterns do not exist; the hooked attention is put in its place on opening."""
     pipeline = tiny_pipeline()
@@ -160,6 +172,17 @@ def test_a_copied_model_carries_no_edit(model: interp.Model, batch: Batch) -> No
     with torch.no_grad():
         assert torch.equal(model.module(**model.inputs(batch)).logits, clean)
         assert torch.equal(copied(**model.inputs(batch)).logits, clean)
+    pipeline = tiny_pipeline()
+    pipeline.model.model = copied
+    again = interp.wrap(pipeline)
+    check_unhooked(again, "this")
+    with interp.ablate(again, "decoder.cross.1"):
+        assert not torch.allclose(logits(again, batch), clean)
+    with interp.edited(model, FreezePatterns(batch)):
+        logits(model, batch)
+        thawed = copy.deepcopy(model.module)
+    with torch.no_grad():
+        thawed(input_ids=batch.input_ids + 1, decoder_input_ids=batch.decoder_input_ids)
 
 
 def test_frozen_patterns_do_not_follow_other_tokens(model: interp.Model, batch: Batch) -> None:

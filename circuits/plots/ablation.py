@@ -110,7 +110,11 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
 
     Returns:
         The figure.
+
+    Raises:
+        InvalidInput: a mosaic of other weights.
     """
+    _check_same(effects, mosaic)
     figure = plots.scores(effects, title=f"Effect of ablating each head, {effects.site}")
     ringed = ""
     if mosaic is not None and effects.site == "decoder.cross":
@@ -121,6 +125,12 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
         coloraxis_colorbar_title="nats",
         width=700,
     )
+
+
+def _check_same(effects: HeadEffects, mosaic: Mosaic | None) -> None:
+    digests = {found.provenance.get("digest") for found in (effects, mosaic) if found is not None} - {None}
+    if len(digests) > 1:
+        raise InvalidInput(f"the effects and the mosaic are of different weights ({', '.join(map(str, digests))}).")
 
 
 def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
@@ -134,12 +144,13 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
         The figure.
 
     Raises:
-        InvalidInput: effects of other heads than the mosaic's.
+        InvalidInput: effects of other heads than the mosaic's, or of other weights.
     """
     if effects.site != "decoder.cross" or effects.values.shape != mosaic.either.values.shape:
         raise InvalidInput(
             f"the effects are of {effects.site} {list(effects.values.shape)}, the mosaic of other heads."
         )
+    _check_same(effects, mosaic)
     frame, scores = effects.to_frame(), mosaic.to_frame()
     right = scores["token_to_right"] > scores["current_token"]
     figure = go.Figure()
