@@ -115,6 +115,7 @@ class Ablated:
             found.setdefault(tuple(outside), []).append(index)
         return found
 
+    @torch.no_grad()
     def run(self, batch: Batch, *jobs: Job) -> list[Tensor]:
         """Run jobs on the folded decoder with all sets ablated; the encoder runs once for all of them.
 

@@ -50,6 +50,7 @@ class Context:
         return EncoderDecoderCache(DynamicCache(), self.cross)
 
 
+@torch.no_grad()
 def encode(model: Model, batch: Batch) -> Context:
     """The encoder's output on a batch, whose edits are seen; keys and values come on first use."""
     inputs = model.inputs(batch)
