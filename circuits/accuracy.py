@@ -55,45 +55,35 @@ def forecast_errors(
     Returns:
         `mase` and `wql`: by name `[series]`; `wql` is NaN where the truth is zero throughout.
     """
-    names = list(forecasts)
-    # Frames of very many columns are slow, and pandas warns of them.
-    parts = [{name: forecasts[name] for name in names[i : i + 10]} for i in range(0, len(names), 10)]
-    found: dict[str, dict[str, Floats]] = {"mase": {}, "wql": {}}
-    for part in parts:
-        for kind, errors in _errors(contexts, truth, part, season).items():
-            found[kind] |= errors
-    return found
-
-
-def _errors(
-    contexts: Floats, truth: Floats, forecasts: Mapping[str, Floats], season: int
-) -> dict[str, dict[str, Floats]]:
     series, steps = truth.shape
     start = contexts.shape[1]
-    ids, ds = np.repeat(np.arange(series), steps), np.tile(np.arange(start, start + steps), series)
-    columns = {
-        f"{name}|{q}": values[:, i].ravel() for name, values in forecasts.items() for i, q in enumerate(QUANTILES)
-    }
-    table = pd.DataFrame({"unique_id": ids, "ds": ds, "y": truth.ravel(), **columns})
-    past = pd.DataFrame(
+    names = list(forecasts)
+    stacked = np.stack([forecasts[name] for name in names])
+    # Long frames, an id for each forecast of a series: the library works column by column.
+    each = np.arange(len(names) * series)
+    table = pd.DataFrame(
         {
-            "unique_id": np.repeat(np.arange(series), start),
-            "ds": np.tile(np.arange(start), series),
-            "y": contexts.ravel(),
+            "unique_id": np.repeat(each, steps),
+            "ds": np.tile(np.arange(start, start + steps), len(each)),
+            "y": np.tile(truth.ravel(), len(names)),
+            **{str(q): stacked[:, :, i].ravel() for i, q in enumerate(QUANTILES)},
         }
     )
-    medians = table.rename(columns={f"{name}|0.5": name for name in forecasts})
-    scaled = mase(medians, models=list(forecasts), seasonality=season, train_df=past)
-    weighted = scaled_crps(
-        table,
-        models={name: [f"{name}|{q}" for q in QUANTILES] for name in forecasts},
-        quantiles=np.array(QUANTILES),
+    past = pd.DataFrame(
+        {
+            "unique_id": np.repeat(each, start),
+            "ds": np.tile(np.arange(start), len(each)),
+            "y": np.tile(contexts.ravel(), len(names)),
+        }
     )
+    scaled = mase(table, models=["0.5"], seasonality=season, train_df=past).sort_values("unique_id")["0.5"]
+    losses = scaled_crps(table, models={"wql": list(map(str, QUANTILES))}, quantiles=np.array(QUANTILES))
+    weighted = losses.sort_values("unique_id")["wql"].to_numpy().reshape(len(names), series)
     # The loss is weighted by the truth's absolute values: where all are zero it does not exist.
-    weights = np.where(np.abs(truth).sum(1) > 0, 1.0, np.nan)
+    weighted = np.where(np.abs(truth).sum(1) > 0, weighted, np.nan)
     return {
-        "mase": {name: scaled.sort_values("unique_id")[name].to_numpy() for name in forecasts},
-        "wql": {name: weighted.sort_values("unique_id")[name].to_numpy() * weights for name in forecasts},
+        "mase": dict(zip(names, scaled.to_numpy().reshape(len(names), series), strict=True)),
+        "wql": dict(zip(names, weighted, strict=True)),
     }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.sets import Set, in_decoder_attention, kept_heads, layers_of
 from interp import Batch, InvalidInput, Model
@@ -53,21 +53,38 @@ class Sampler:
         the lowest value).
         """
         values = logits[..., N_SPECIAL : self.n_tokens].float() / self.temperature
-        size = values.shape[-1]
-        places = torch.arange(size, device=values.device).expand(values.shape)
-        if 0 < self.top_k < size:
-            top, at = values.topk(self.top_k, sorted=False)
-            kept = values >= top.amin(-1, keepdim=True)
-            if int(kept.sum()) == at.numel():
-                places, order = at.sort(-1)
-                values = top.gather(-1, order)
-            else:  # transformers keeps all that equal the k-th, which in bfloat16 are often several
-                values = values.masked_fill(~kept, -torch.inf)
+        places = torch.arange(values.shape[-1], device=values.device).expand(values.shape)
+        if 0 < self.top_k < values.shape[-1]:
+            values, places = _largest(values, self.top_k)
         if self.top_p < 1:
             values = values.masked_fill(~_nucleus(values, self.top_p), -torch.inf)
         shares = values.double().softmax(-1).cumsum(-1)
         at = (shares < uniform[..., None] * shares[..., -1:]).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
         return places.gather(-1, at)[..., 0] + N_SPECIAL
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest values and their places, in the order of places; all of them where some equal the k-th.
+
+    transformers keeps all that equal the k-th, which in bfloat16 are often several: they come as a
+    mask then. Otherwise the k largest lie in the k blocks whose largest are largest, which is found
+    several times faster than by looking through everything.
+    """
+    size, block = values.shape[-1], 16
+    blocks = nn.functional.pad(values, (0, -size % block), value=-torch.inf).unflatten(-1, (-1, block))
+    tops = blocks.amax(-1)
+    if tops.shape[-1] > k:
+        chosen = tops.topk(k, sorted=False).indices
+        index = chosen[..., None].expand(*chosen.shape, block)
+        found, at = blocks.gather(-2, index).flatten(-2).topk(k, sorted=False)
+        places = (index * block + torch.arange(block, device=values.device)).flatten(-2).gather(-1, at)
+    else:
+        found, places = values.topk(k, sorted=False)
+    kept = values >= found.amin(-1, keepdim=True)
+    if int(kept.sum()) > found.numel():
+        return values.masked_fill(~kept, -torch.inf), torch.arange(size, device=values.device).expand(values.shape)
+    places, order = places.sort(-1)
+    return found.gather(-1, order), places
 
 
 def _nucleus(values: Tensor, top_p: float) -> Tensor:
