@@ -67,22 +67,22 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest values and their places, in the order of places; all of them where some equal the k-th.
 
     transformers keeps all that equal the k-th, which in bfloat16 are often several: they come as a
-    mask then. Otherwise the k largest lie in the k blocks whose largest are largest, which is found
+    mask then. Otherwise the k largest lie in the k blocks whose largest are largest, which are found
     several times faster than by looking through everything.
     """
     size, block = values.shape[-1], 16
     blocks = nn.functional.pad(values, (0, -size % block), value=-torch.inf).unflatten(-1, (-1, block))
     tops = blocks.amax(-1)
-    if tops.shape[-1] > k:
-        chosen = tops.topk(k, sorted=False).indices
-        index = chosen[..., None].expand(*chosen.shape, block)
-        found, at = blocks.gather(-2, index).flatten(-2).topk(k, sorted=False)
-        places = (index * block + torch.arange(block, device=values.device)).flatten(-2).gather(-1, at)
-    else:
-        found, places = values.topk(k, sorted=False)
-    kept = values >= found.amin(-1, keepdim=True)
-    if int(kept.sum()) > found.numel():
-        return values.masked_fill(~kept, -torch.inf), torch.arange(size, device=values.device).expand(values.shape)
+    chosen = tops.topk(min(k, tops.shape[-1]), sorted=False).indices
+    index = chosen[..., None].expand(*chosen.shape, block)
+    among = blocks.gather(-2, index).flatten(-2)
+    found, at = among.topk(k, sorted=False)
+    least = found.amin(-1, keepdim=True)
+    missed = (tops >= least).sum() > (tops.gather(-1, chosen) >= least).sum()
+    if bool(missed | ((among >= least).sum() > found.numel())):
+        places = torch.arange(size, device=values.device).expand(values.shape)
+        return values.masked_fill(values < least, -torch.inf), places
+    places = (index * block + torch.arange(block, device=values.device)).flatten(-2).gather(-1, at)
     places, order = places.sort(-1)
     return found.gather(-1, order), places
 
