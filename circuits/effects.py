@@ -20,18 +20,16 @@ from tqdm.auto import tqdm
 
 from circuits.outcomes import continuation_scores, method_of, stimulus_of
 from circuits.results import HeadEffects
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.actions import Run, actions
 from interp.editing import check_unhooked
 from interp.edits import Method, Reference, ablations
-from interp.folded import Context, clean_run, resume, resume_encoder
+from interp.folded import Context, check_dtype, clean_run, resume, resume_encoder
 from interp.names import AttentionLayer, Site, Stack, parse_kind
 from interp.results import provenance
 
 MEMORY = 2**28
 """How many bytes the variants of one run may take, by default."""
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 @torch.no_grad()
@@ -73,8 +71,7 @@ def head_effects(
     stack, of = parse_kind(kind)
     tokens = stimulus_of(batch, "head_effects")
     check_unhooked(model, "head_effects")
-    if model.dtype not in DTYPES:
-        raise InvalidInput(f"head_effects runs in float32, float64 or bfloat16; {model.name} is in {model.dtype}.")
+    check_dtype(model)
     middle = "resid_mid_cross" if of == "cross" else "resid_mid"
     layers = [AttentionLayer(stack, of, layer) for layer in range(model.n_layers[stack])]
     edits = ablations(layers, method, reference, by_position)

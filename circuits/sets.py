@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from circuits.controls import layer_of
 from circuits.effects import MEMORY, variant_bytes
 from circuits.outcomes import continuation_scores, stimulus_of
 from interp import Batch, Model, capture
@@ -109,7 +110,7 @@ def in_decoder_attention(address: Address) -> bool:
 def layers_of(sets: Sequence[Set]) -> list[AttentionLayer]:
     """The attention layers that sets of decoder heads touch, in forward order."""
     found = {
-        member if isinstance(member, AttentionLayer) else AttentionLayer(member.stack, member.kind, member.layer)
+        member if isinstance(member, AttentionLayer) else layer_of(member)
         for members in sets
         for member in members
         if isinstance(member, Head | AttentionLayer) and member.stack == "decoder"
@@ -124,11 +125,6 @@ def kept_heads(model: Model, sets: Sequence[Set], touched: Sequence[AttentionLay
         for member in members:
             if isinstance(member, AttentionLayer) and member in keep:
                 keep[member][row] = 0
-            elif isinstance(member, Head):
-                at = AttentionLayer(member.stack, member.kind, member.layer)
-                if at in keep:
-                    keep[at][row, model.head(member).head] = 0
+            elif isinstance(member, Head) and layer_of(member) in keep:
+                keep[layer_of(member)][row, model.head(member).head] = 0
     return keep
-
-
-__all__ = ["Set", "SetOutcomes", "in_decoder_attention", "kept_heads", "layers_of", "set_outcomes"]

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from interp.batch import Batch
 from interp.capture import Cache, capture
+from interp.errors import InvalidInput
 from interp.model import Model
 from interp.names import AttentionLayer, Site
 
@@ -50,9 +51,26 @@ class Context:
         return EncoderDecoderCache(DynamicCache(), self.cross)
 
 
+def check_dtype(model: Model) -> None:
+    """See that sublayers can be run one by one: in float16 T5's blocks clamp what lies between them.
+
+    Raises:
+        InvalidInput: a model in float16.
+    """
+    if model.dtype == torch.float16:
+        raise InvalidInput(
+            f"{model.name} is in float16, where T5 clamps between layers: open it in float32 or bfloat16."
+        )
+
+
 @torch.no_grad()
 def encode(model: Model, batch: Batch) -> Context:
-    """The encoder's output on a batch, whose edits are seen; keys and values come on first use."""
+    """The encoder's output on a batch, whose edits are seen; keys and values come on first use.
+
+    Raises:
+        InvalidInput: a model in float16.
+    """
+    check_dtype(model)
     inputs = model.inputs(batch)
     hidden = model.module.encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])[0]
     return Context.of(hidden, batch.attention_mask)
@@ -187,6 +205,7 @@ def variant_heads(
 
 def clean_run(model: Model, batch: Batch, sites: Sequence[str]) -> tuple[Cache, Context]:
     """The unedited run of a batch: some sites, and its context with the keys and values as they were."""
+    check_dtype(model)
     names = [*sites, "encoder.ln_final", "decoder.cross.*.k", "decoder.cross.*.v"]
     cache = capture(model, batch, names)
     return cache, Context.of(cache["encoder.ln_final"], batch.attention_mask, cache, model.n_layers["decoder"])

@@ -178,6 +178,9 @@ def test_the_direct_part_is_what_an_intervention_measures(model: interp.Model, m
     with interp.ablate(model, "decoder.self.1.2", method=method, reference=reference):  # type: ignore[arg-type]
         np.testing.assert_allclose(found.restored[0], log_probs(model, tokens) - both, atol=1e-5)
     np.testing.assert_allclose(found.all_ablated, both - clean, atol=1e-5)
+    # A control is taken away in addition: what keeping it brings when all chosen ones are gone.
+    with interp.ablate(model, [*later, str(found.controls[0])], method=method, reference=reference):  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.restored[2], both - log_probs(model, tokens), atol=1e-5)
     frame = found.to_frame()
     assert frame["role"].tolist() == ["chosen"] * 2 + ["control"] * 2
     np.testing.assert_allclose(frame["repaired"], frame["total"] - frame["direct"])

@@ -119,8 +119,13 @@ def test_bad_input(model: interp.Model, batch: Batch) -> None:
         with pytest.raises(InvalidInput, match="Leave edits first"):
             circuits.head_effects(model, stimulus())
         model.module(**model.inputs(batch))
+    half = interp.wrap(tiny_pipeline(dtype=torch.float16))
     with pytest.raises(InvalidInput, match="float16"):
-        circuits.head_effects(interp.Model("half", tiny_pipeline(dtype=torch.float16), model.family), stimulus())
+        circuits.head_effects(half, stimulus())
+    with pytest.raises(InvalidInput, match="float16"):
+        circuits.layer_effects(half, stimulus())
+    with pytest.raises(InvalidInput, match="float16"):
+        circuits.forecast_effects(half, np.sin(np.arange(30.0)), {"a": "decoder.cross.0.0"}, prediction_length=4)
 
 
 def test_one_row_has_no_interval(model: interp.Model) -> None:
