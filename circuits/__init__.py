@@ -14,9 +14,9 @@ from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from circuits.rewiring import MosaicEffects, mosaic_effects
-from circuits.statistics import rank_correlation
 from circuits.summary import head_summary
 from circuits.tokens import TokenCircuit, TokenMeans, encoder_output_by_token, token_circuit, token_composition
+from interp.statistics import rank_correlation
 
 __all__ = [
     "AblationCurve",

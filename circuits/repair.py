@@ -16,7 +16,6 @@ from circuits.effects import written
 from circuits.outcomes import continuation_scores, method_of, stimulus_of
 from circuits.saved import Saved
 from circuits.sets import set_outcomes
-from circuits.statistics import interval, p_values, q_values
 from interp import Batch, InvalidInput, Model, capture
 from interp.actions import Run, actions
 from interp.editing import check_unhooked
@@ -24,6 +23,7 @@ from interp.edits import Method, Reference, ablations
 from interp.inputs import whole
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
+from interp.statistics import interval, p_values, q_values
 from probes.stimuli import RepeatedTokens
 
 

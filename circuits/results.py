@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from circuits.saved import Saved
-from circuits.statistics import interval, p_values, q_values
 from interp import DamagedFile, InvalidInput
 from interp.names import Head
 from interp.results import Floats, HeadScores, ScoredHead, frozen, listed
+from interp.statistics import interval, p_values, q_values
 
 
 @dataclass(frozen=True, eq=False)

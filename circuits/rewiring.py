@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 from circuits.controls import random_controls
 from circuits.outcomes import method_of, stimulus_of
 from circuits.saved import Saved
-from circuits.statistics import interval, p_values, q_values
 from interp import Batch, InvalidInput, Model, capture
 from interp.editing import check_unhooked, edited
 from interp.edits import Method, Reference, ablations
 from interp.inputs import whole
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
+from interp.statistics import interval, p_values, q_values
 from probes.stimuli import RepeatedTokens
 
 

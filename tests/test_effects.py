@@ -11,9 +11,9 @@ import circuits
 import interp
 import probes
 from circuits.outcomes import continuation_scores
-from circuits.statistics import interval, p_values, q_values, rank_correlation
 from interp import Batch, InvalidInput
 from interp.results import Floats
+from interp.statistics import interval, p_values, q_values, rank_correlation
 
 from .conftest import tiny_pipeline
 

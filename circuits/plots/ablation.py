@@ -6,8 +6,8 @@ from plotly.subplots import make_subplots
 
 from circuits.repair import SelfRepair
 from circuits.results import AblationCurve, HeadEffects, LayerEffects
-from circuits.statistics import rank_correlation
 from interp import InvalidInput
+from interp.statistics import rank_correlation
 from probes import plots
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.plots.mosaics import rings

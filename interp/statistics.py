@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results import Floats
 
 LEVEL = 0.95
