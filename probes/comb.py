@@ -1,0 +1,156 @@
+"""Combs: is a magnitude spectrum itself periodic, with which spacing, how strongly, and by chance?
+
+1. The constant part is taken off, and the one-sided magnitude spectrum is read on a grid twice as
+   fine (zero padding), so that lags do not wrap around the end of the context.
+2. The spectrum's own spectrum (the second FFT of the sources), over lags in steps: a comb of spacing
+   D shows at the multiples of 1/D, whatever the offset of its teeth.
+3. For each spacing that is tried, the share of the energy at those lags stands against the share that
+   even energy would have there. The best is the one that is furthest from chance (Kullback-Leibler
+   divergence): half the spacing has half the lags, twice the spacing dilutes them.
+4. How likely such a best score is by chance is counted, by scoring values permuted over positions.
+
+Source: the second FFT is that of "Hunting for Induction Heads in Amazon's Chronos", part 2; to search
+for periods by the share of energy on a comb of lags is the toolkit's own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.results import Floats
+
+LEAST_LAG = 4
+"""The shortest lag, in steps: below it lies how smooth a curve is."""
+
+_CHUNK = 1 << 22
+"""Numbers of scores held at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Combs:
+    """Combs that are tried on values of `steps` steps.
+
+    `period` is 1 / spacing, in steps; `member` is which lags of 0 to steps - 1 each has, `[comb, lag]`;
+    `chance` the share of the energy that falls on them if pairs of steps count alike.
+    """
+
+    period: Floats
+    member: NDArray[np.float32]
+    chance: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best comb of each row, `[...]`: period in steps, share of the energy, strength, and score in nats.
+
+    `strength` is the share beyond chance: 1 if the spectrum is periodic and nothing else, 0 by chance.
+    """
+
+    period: Floats
+    share: Floats
+    strength: Floats
+    score: Floats
+
+
+def comb_lags(steps: int, period: float) -> NDArray[np.bool_]:
+    """Which lags of 0 to steps - 1 are multiples of a period, rounded both ways, `[lag]`."""
+    multiples = np.arange(1, int(steps / period) + 1) * period
+    lags = np.concatenate([np.floor(multiples + 1e-6), np.ceil(multiples - 1e-6)]).astype(int)
+    found = np.zeros(steps, dtype=bool)
+    found[lags[(lags >= LEAST_LAG) & (lags < steps)]] = True
+    return found
+
+
+def combs(steps: int, periods: Sequence[float] | Floats) -> Combs:
+    """The combs of given periods in steps."""
+    member = np.array([comb_lags(steps, float(p)) for p in periods]).reshape(-1, steps)
+    pairs = np.where(np.arange(steps) >= LEAST_LAG, steps - np.arange(steps), 0)
+    return Combs(np.asarray(periods, dtype=np.float64), member.astype(np.float32), member @ pairs / pairs.sum())
+
+
+@lru_cache(maxsize=8)
+def candidates(steps: int) -> Combs:
+    """All combs that are tried: periods from four steps to half of all, so dense that the last lag moves by one."""
+    count = max(int(np.log(steps / 2 / LEAST_LAG) * steps) + 1, 1)
+    periods = LEAST_LAG * np.exp(np.arange(count) / steps)
+    whole = np.arange(LEAST_LAG, steps // 2 + 1, dtype=np.float64)
+    # Whole periods come last, so that of equal combs theirs is the name.
+    unique = {comb_lags(steps, p).tobytes(): p for p in [*periods[periods <= steps / 2], *whole]}
+    return combs(steps, sorted(unique.values()))
+
+
+def lag_energy(values: Floats) -> Floats:
+    """The energy of the magnitude spectrum's own spectrum by lag: `[..., step]` to `[..., lag]`, adding to 1.
+
+    Args:
+        values: such as attention over the context.
+
+    Returns:
+        Shares for lags of 0 to steps - 1, zero under the least lag; zeros for constant values.
+    """
+    steps = values.shape[-1]
+    centred = values - values.mean(-1, keepdims=True)
+    spectrum = np.abs(np.fft.rfft(centred, n=2 * steps, axis=-1))
+    second = np.fft.irfft(spectrum, n=2 * steps, axis=-1)[..., :steps]
+    energy = np.where(np.arange(steps) >= LEAST_LAG, second**2, 0.0)
+    total = energy.sum(-1, keepdims=True)
+    return np.divide(energy, total, out=np.zeros_like(energy), where=total > 1e-30)
+
+
+def comb_scores(energy: Floats, among: Combs) -> tuple[Floats, Floats]:
+    """Share and score of each comb: `[..., lag]` to two of `[..., comb]`; the score is 0 under chance."""
+    share = np.clip((energy.astype(np.float32) @ among.member.T).astype(np.float64), 1e-12, 1 - 1e-6)
+    score = share * np.log(share / among.chance) + (1 - share) * np.log((1 - share) / (1 - among.chance))
+    return share, np.where(share > among.chance, score, 0.0)
+
+
+def best_comb(energy: Floats, among: Combs) -> Best:
+    """The best comb of each row, its period fitted to the energy.
+
+    Args:
+        energy: `[..., lag]`, as `lag_energy` gives it.
+        among: combs to choose from.
+
+    Returns:
+        The one of the highest score.
+    """
+    lead, flat = energy.shape[:-1], energy.reshape(-1, energy.shape[-1])
+    lags = np.arange(flat.shape[1])
+    found = np.empty((4, len(flat)))
+    for rows in np.array_split(np.arange(len(flat)), max(1, -(-len(flat) * len(among.period) // _CHUNK))):
+        share, score = comb_scores(flat[rows], among)
+        at = score.argmax(1)
+        taken = np.arange(len(rows)), at
+        strength = (share[taken] - among.chance[at]) / (1 - among.chance[at])
+        # Within what rounding leaves open the period is that of the energy: least squares over its lags.
+        weight = flat[rows] * among.member[at]
+        multiple = np.rint(lags / among.period[at][:, None])
+        known = (weight * multiple**2).sum(1)
+        fitted = np.divide((weight * multiple * lags).sum(1), known, out=among.period[at].copy(), where=known > 0)
+        found[:, rows] = fitted, share[taken], strength, score[taken]
+    return Best(*(row.reshape(lead) for row in found))
+
+
+def permutation_null(values: Floats, among: Combs, draws: int, seed: int) -> Floats:
+    """The best comb's score of permuted values: what even distances come to by chance.
+
+    Args:
+        values: `[..., step]`; each row is permuted over its steps.
+        among: combs to choose from.
+        draws: permutations.
+        seed: of them.
+
+    Returns:
+        `[draw, ...]`.
+    """
+    rng = np.random.default_rng(seed)
+    return np.stack([best_comb(lag_energy(rng.permuted(values, axis=-1)), among).score for _ in range(draws)])
+
+
+def p_values(real: Floats, null: Floats) -> Any:
+    """The share of chance scores `[draw, ...]` that reach the real one, the real one counted with them."""
+    return (1 + (null >= real - 1e-9).sum(0)) / (1 + len(null))

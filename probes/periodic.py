@@ -1,0 +1,124 @@
+"""Runs over series: attention of every cross head over the context, its spectra, and their nulls.
+
+1. The encoder gets the tokenized series, the decoder the start token (and the last values, if asked).
+2. Each cross head's attention from one decoder position to the context, EOS left out, is a series of
+   its own on the same time axis, and so has a spectrum and a spectrum of that.
+3. Combs in the spectrum are looked for against two nulls: the same attention permuted over positions,
+   and the attention that the model pays to the series when its context is shuffled.
+
+Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp import Batch, InvalidInput, Model, capture
+from interp.inputs import whole
+from interp.results import Floats, provenance
+from probes import comb
+from probes.series import as_time_series, check_series, series_batch
+from probes.spectrum import SITE, AttentionSpectrum, comb_candidates
+from probes.stimuli import N_SPECIAL
+
+ROWS = 64
+"""Series in one forward pass."""
+
+
+def attention_spectrum(
+    model: Model,
+    series: Any,
+    *,
+    num_decoder: int = 0,
+    position: int | None = None,
+    shuffles: int = 199,
+    seed: int = 0,
+) -> AttentionSpectrum:
+    """Attention of every cross head over a series, with its spectra.
+
+    Args:
+        model: the model.
+        series: a `TimeSeries`, as `multisine` and `datasets` give it, or values `[step]`.
+        num_decoder: how many of the last values go to the decoder; with none, the query is the start
+            token, which is no value. Comparisons with repeated random tokens take 1 or more.
+        position: the decoder position that looks; the last by default.
+        shuffles: runs with the context shuffled, for the second null of combs; 0 for none.
+        seed: of the shuffles.
+
+    Returns:
+        The attention over the context and all that follows from it.
+
+    Raises:
+        InvalidInput: a series that is constant or has missing values, a context longer than the
+            model's, or a position that the decoder does not have.
+
+    Source: the published notebook: one forward with the start token, `numpy.fft` of the attention.
+    """
+    whole("shuffles", shuffles, 0)
+    given = as_time_series(series)
+    batch = series_batch(model, given, num_decoder=num_decoder)
+    at = num_decoder if position is None else whole("position", position, 0)
+    if at > num_decoder:
+        raise InvalidInput(f"position={position}: the decoder has positions 0-{num_decoder}; num_decoder gives more.")
+    cache = capture(model, batch, [f"{SITE}.*.pattern", "decoder.ln_final"])
+    pattern = torch.stack([cache[f"{SITE}.{i}.pattern"][0, :, at] for i in range(model.n_layers["decoder"])])
+    paid = pattern.cpu().double().numpy()
+    with torch.no_grad():
+        token = int(model.unembed(cache["decoder.ln_final"][0, at]).float().argmax())
+    value = float("nan")
+    if token >= N_SPECIAL:
+        centre = model.pipeline.tokenizer.output_transform(torch.tensor([[[token]]]), torch.tensor([batch.scale]))
+        value = float(centre)
+
+    n = len(given) - num_decoder
+    rng = np.random.default_rng(whole("seed", seed, 0))
+    scores: Floats = np.empty((0, *paid.shape[:2]))
+    if shuffles:
+        rows = np.tile(given.values, (shuffles, 1))
+        rows[:, :n] = rng.permuted(rows[:, :n], axis=1)
+        other = context_attention(model, rows, num_decoder=num_decoder, position=at)
+        scores = comb.best_comb(comb.lag_energy(other), comb_candidates(n)).score
+    source = provenance(
+        model,
+        name="attention_spectrum",
+        series=given.name,
+        steps=len(given),
+        num_decoder=num_decoder,
+        position=at,
+        shuffles=shuffles,
+        seed=seed,
+        parameters=given.parameters,
+    )
+    return AttentionSpectrum(
+        given, paid[..., :-1], paid[..., -1], at, int(batch.decoder_steps[at]), value, scores, source
+    )
+
+
+def context_attention(
+    model: Model, values: NDArray[np.float64], *, num_decoder: int = 1, position: int | None = None
+) -> Floats:
+    """Attention of every cross head over the contexts of many series of one length.
+
+    Args:
+        model: the model.
+        values: `[series, step]`, without gaps.
+        num_decoder: how many of the last values go to the decoder.
+        position: the decoder position that looks; the last by default.
+
+    Returns:
+        `[series, layer, head, step]` over the context, EOS left out.
+
+    Raises:
+        InvalidInput: as for `attention_spectrum`.
+    """
+    check_series(model, values, num_decoder)
+    at = num_decoder if position is None else position
+    parts: list[Floats] = []
+    for rows in np.array_split(np.arange(len(values)), -(-len(values) // ROWS)):
+        batch = Batch.from_series(model, values[rows], num_decoder=num_decoder)
+        cache = capture(model, batch, [f"{SITE}.*.pattern"])
+        layers = [cache[f"{SITE}.{i}.pattern"][:, :, at, :-1] for i in range(model.n_layers["decoder"])]
+        parts.append(torch.stack(layers, dim=1).cpu().double().numpy())
+    return np.concatenate(parts)

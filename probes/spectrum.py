@@ -1,0 +1,301 @@
+"""Attention over a series as a value: its spectrum, the spectrum of that, combs and coherence.
+
+Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from scipy import signal
+
+from interp import DamagedFile, InvalidInput
+from interp.files import load_json, save_json
+from interp.inputs import whole
+from interp.results import Floats, HeadScores, ScoredHead, frozen, listed
+from interp.statistics import q_values
+from probes import comb
+from probes.series import TimeSeries
+
+SITE = "decoder.cross"
+
+
+@dataclass(frozen=True, eq=False)
+class HeadCombs:
+    """The comb in each head's spectrum; all arrays `[layer, head]`.
+
+    Attributes:
+        spacing: distance of the spectrum's peaks, in cycles a `unit` of the series.
+        strength: how periodic the spectrum is with that spacing: 1 entirely, 0 as by chance.
+        p_permuted: of the attention against itself permuted over positions.
+        p_shuffled: against the attention to the series with its context shuffled; NaN without such runs.
+        p: the larger of the two: a comb must be one against both.
+        q: `p` controlled for false discovery over heads (Benjamini & Hochberg).
+    """
+
+    spacing: Floats
+    strength: Floats
+    p_permuted: Floats
+    p_shuffled: Floats
+    p: Floats
+    q: Floats
+    unit: str = "s"
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def heads(self, level: float = 0.05) -> tuple[ScoredHead, ...]:
+        """The heads whose comb is beyond chance at a false discovery rate, strongest first."""
+        strengths = HeadScores("comb", SITE, np.where(self.q <= level, self.strength, np.nan))
+        return strengths.heads()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a head: `head, layer, index, spacing, period, strength, p_permuted, p_shuffled, p, q`."""
+        layers, heads = self.spacing.shape
+        names = ("spacing", "strength", "p_permuted", "p_shuffled", "p", "q")
+        frame = pd.DataFrame(
+            {
+                "head": [f"{SITE}.{i}.{j}" for i, j in np.ndindex(layers, heads)],
+                "layer": np.repeat(np.arange(layers), heads),
+                "index": np.tile(np.arange(heads), layers),
+                **{name: getattr(self, name).ravel() for name in names},
+            }
+        )
+        frame.insert(4, "period", 1 / frame["spacing"])
+        return frame
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionSpectrum:
+    """What each cross head pays to a series from one decoder position, over time and frequency.
+
+    Attributes:
+        series: that the model read, with its time axis.
+        attention: `[layer, head, step]` over the context, EOS left out.
+        eos: attention to EOS, `[layer, head]`.
+        position: the decoder position that looks.
+        query_step: the series' step that stands there; -1 for the start token.
+        prediction: the value after that position, by one greedy step, in units of the series; NaN
+            where the model puts a special token first.
+        shuffled: the best comb's score in runs with the context shuffled, `[draw, layer, head]`.
+        provenance: the model, its weights' digest, the stimulus, versions.
+    """
+
+    series: TimeSeries
+    attention: Floats
+    eos: Floats
+    position: int
+    query_step: int
+    prediction: float
+    shuffled: Floats
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    KIND = "attention-spectrum"
+    VERSION = 1
+
+    def __post_init__(self) -> None:
+        for name in ("attention", "eos", "shuffled"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
+        if self.attention.ndim != 3 or self.eos.shape != self.attention.shape[:2]:
+            raise InvalidInput(f"attention must be [layer, head, step]; found {list(self.attention.shape)}.")
+
+    def __repr__(self) -> str:
+        layers, heads, steps = self.attention.shape
+        return (
+            f"AttentionSpectrum({self.name!r} on {self.series.name!r}: {layers} layers, {heads} heads, {steps} steps)"
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.provenance.get("model", "model"))
+
+    @property
+    def context(self) -> TimeSeries:
+        """What the encoder saw of the series."""
+        return self.series.first(self.attention.shape[-1])
+
+    @property
+    def next_step(self) -> int:
+        """The step that `prediction` is of."""
+        return self.attention.shape[-1] if self.query_step < 0 else self.query_step + 1
+
+    @property
+    def frequencies(self) -> Floats:
+        """Of the spectra's bins, 0 first, in cycles a unit of time: `[bin]`."""
+        return frozen(np.fft.rfftfreq(self.attention.shape[-1], self.series.spacing))
+
+    @cached_property
+    def spectrum(self) -> Floats:
+        """Magnitudes of the one-sided FFT of the attention, the constant part at 0: `[layer, head, bin]`."""
+        return frozen(np.abs(np.fft.rfft(self.attention, axis=-1)))
+
+    @cached_property
+    def series_spectrum(self) -> Floats:
+        """The same of the context's values: `[bin]`."""
+        return frozen(np.abs(np.fft.rfft(self.context.values)))
+
+    @property
+    def periods(self) -> Floats:
+        """Of the second spectra's bins, 0 first, in units of time: `[bin]`."""
+        return frozen(np.fft.rfftfreq(self.spectrum.shape[-1], 1 / self.context.duration))
+
+    @cached_property
+    def second(self) -> Floats:
+        """Magnitudes of the FFT of the one-sided magnitudes, `[layer, head, bin]`: peaks at a comb's 1 / spacing."""
+        return frozen(np.abs(np.fft.rfft(self.spectrum, axis=-1)))
+
+    @cached_property
+    def second_series(self) -> Floats:
+        """The same of the context's values: `[bin]`."""
+        return frozen(np.abs(np.fft.rfft(self.series_spectrum)))
+
+    @property
+    def amplitude(self) -> HeadScores:
+        """The highest magnitude of each head's spectrum, the constant part left out."""
+        return HeadScores(
+            "amplitude", SITE, self.spectrum[..., 1:].max(-1), unit="magnitude", provenance=self.provenance
+        )
+
+    def comb(self, *, permutations: int = 499, seed: int = 0) -> HeadCombs:
+        """The comb in each head's spectrum: the spacing of its peaks, how strong, how certain.
+
+        Args:
+            permutations: of the attention over its positions, for the first null.
+            seed: of them.
+
+        Returns:
+            Spacing, strength, p against both nulls, and q over heads, `[layer, head]`. Phase
+            shuffling and circular shifts leave the spectrum as it is and are no null.
+
+        Raises:
+            InvalidInput: no permutations, or a context too short for a comb.
+        """
+        among = comb_candidates(self.attention.shape[-1])
+        best = comb.best_comb(comb.lag_energy(self.attention), among)
+        null = comb.permutation_null(self.attention, among, whole("permutations", permutations, 1), seed)
+        permuted = comb.p_values(best.score, null)
+        shuffled = np.full_like(permuted, np.nan)
+        if len(self.shuffled):
+            shuffled = comb.p_values(best.score, self.shuffled)
+        p = np.fmax(permuted, shuffled)
+        return HeadCombs(
+            spacing=frozen(1 / (best.period * self.series.spacing)),
+            strength=frozen(best.strength),
+            p_permuted=frozen(permuted),
+            p_shuffled=frozen(shuffled),
+            p=frozen(p),
+            q=frozen(q_values(p)),
+            unit=self.series.unit,
+            provenance=self.provenance,
+        )
+
+    def coherence(self, *, segments: int = 5, permutations: int = 199, peaks: int = 4, seed: int = 0) -> pd.DataFrame:
+        """How steadily each head's attention goes along with the series, at each of its frequencies.
+
+        Args:
+            segments: windows, overlapping by half, over which the cross-spectrum is averaged; of one
+                alone the coherence is 1 whatever the two are.
+            permutations: of the attention over its positions, for p.
+            peaks: how many of the series' highest spectral peaks stand for its frequencies, if it
+                does not know them.
+            seed: of the permutations.
+
+        Returns:
+            One row a head and frequency: `head, frequency, bin` (the frequency that the windows
+            resolve), `coherence` (0 to 1), `p`, and `q` over all rows.
+
+        Raises:
+            InvalidInput: fewer than two segments, or a context too short for them.
+
+        Source: Welch 1967.
+        """
+        steps = self.attention.shape[-1]
+        length = 2 * steps // (whole("segments", segments, 2) + 1)
+        if length < 8:
+            raise InvalidInput(f"{steps} steps in {segments} segments leave windows of {length} steps: take fewer.")
+        found, _ = signal.find_peaks(self.series_spectrum[1:])
+        highest = found[np.argsort(-self.series_spectrum[1:][found])][: whole("peaks", peaks, 1)] + 1
+        wanted = np.array(self.series.frequencies or sorted(self.frequencies[highest]))
+        if not wanted.size:
+            raise InvalidInput(f"{self.series.name} has no peak in its spectrum to take as its frequency.")
+
+        def at(values: Floats) -> tuple[Floats, Floats]:
+            bins, all_of_them = signal.coherence(
+                self.context.values, values, fs=1 / self.series.spacing, nperseg=length, noverlap=length // 2
+            )
+            nearest = np.abs(bins[:, None] - wanted).argmin(0)
+            return bins[nearest], np.nan_to_num(all_of_them[..., nearest])
+
+        bins, real = at(self.attention)
+        rng = np.random.default_rng(seed)
+        draws = whole("permutations", permutations, 1)
+        null = np.stack([at(rng.permuted(self.attention, axis=-1))[1] for _ in range(draws)])
+        p = comb.p_values(real, null)
+        layers, heads = self.eos.shape
+        names = [f"{SITE}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
+        return pd.DataFrame(
+            {
+                "head": np.repeat(names, len(wanted)),
+                "frequency": np.tile(wanted, len(names)),
+                "bin": np.tile(bins, len(names)),
+                "coherence": real.ravel(),
+                "p": p.ravel(),
+                "q": q_values(p.ravel()),
+            }
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON, whole or not at all."""
+        series = {name: getattr(self.series, name) for name in ("spacing", "unit", "name", "frequencies", "parameters")}
+        content = {
+            "series": series | {"values": listed(self.series.values)},
+            **{name: listed(getattr(self, name)) for name in ("attention", "eos", "shuffled")},
+            "position": self.position,
+            "query_step": self.query_step,
+            "prediction": None if np.isnan(self.prediction) else self.prediction,
+            "provenance": self.provenance,
+        }
+        return save_json(path, self.KIND, self.VERSION, content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: the file is not whole or is something else.
+            WrongVersion: another version of the form.
+            MissingFile: there is no such file.
+        """
+        content = load_json(path, cls.KIND, cls.VERSION)
+        try:
+            series = dict(content["series"])
+            series |= {"values": np.array(series["values"]), "frequencies": tuple(series["frequencies"])}
+            heads = np.array(content["eos"]).shape
+            prediction = content["prediction"]
+            return cls(
+                series=TimeSeries(**series),
+                attention=np.array(content["attention"], dtype=float),
+                eos=np.array(content["eos"], dtype=float),
+                position=int(content["position"]),
+                query_step=int(content["query_step"]),
+                prediction=float("nan") if prediction is None else float(prediction),
+                shuffled=np.array(content["shuffled"], dtype=float).reshape(-1, *heads),
+                provenance=dict(content["provenance"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+
+
+def comb_candidates(steps: int) -> comb.Combs:
+    """All combs that are tried on a context.
+
+    Raises:
+        InvalidInput: a context in which no period comes twice.
+    """
+    if steps < 4 * comb.LEAST_LAG:
+        raise InvalidInput(
+            f"a context of {steps} steps is too short to look for combs: take {4 * comb.LEAST_LAG} or more."
+        )
+    return comb.candidates(steps)
