@@ -47,6 +47,7 @@ def repeated_random_tokens(
     vocab_range: tuple[int, int] = NARROW,
     unique: bool = False,
     min_gap: int = 0,
+    prefix: int = 0,
     seed: int = 0,
 ) -> RepeatedTokens:
     """Random sequences S_0, S_1, ... repeated, then begun once more: `ABC...J ABC...J A <EOS> | <START> B`.
@@ -63,6 +64,8 @@ def repeated_random_tokens(
             `sub_extension=0`.
         unique: draw without replacement within a row, over all its sequences.
         min_gap: draw so that any two tokens of a row's sequences differ by at least this many bins.
+        prefix: random tokens in front, none of them one of the row's sequences: a longer context in
+            which nothing else changes.
         seed: of the tokens.
 
     Returns:
@@ -86,6 +89,7 @@ def repeated_random_tokens(
         "vocab_range": [low, high],
         "unique": bool(unique),
         "min_gap": whole("min_gap", min_gap, 0),
+        "prefix": whole("prefix", prefix, 0),
         "seed": whole("seed", seed, 0),
     }
     if extension >= num_unique_sequences:
@@ -105,6 +109,7 @@ def repeated_random_tokens(
     sequences = tokens.reshape(batch_size, num_unique_sequences, sequence_length)
     encoder = np.concatenate(
         [
+            _others(rng, tokens, prefix, (low, high)),
             np.tile(tokens, (1, repetitions)),
             sequences[:, :extension].reshape(batch_size, -1),
             sequences[:, extension, :sub_extension],
@@ -114,7 +119,7 @@ def repeated_random_tokens(
     )
     decoder = np.stack([np.full(batch_size, START), sequences[:, extension, sub_extension]], axis=1)
     occurrences = tuple(
-        sequence_length * (r * num_unique_sequences + extension) + sub_extension for r in range(repetitions)
+        prefix + sequence_length * (r * num_unique_sequences + extension) + sub_extension for r in range(repetitions)
     )
     return RepeatedTokens(
         input_ids=torch.from_numpy(encoder),
@@ -124,6 +129,20 @@ def repeated_random_tokens(
         continuation=torch.from_numpy(encoder[:, occurrences[-1] + 1]),
         parameters=parameters,
     )
+
+
+def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: tuple[int, int]) -> NDArray[np.int64]:
+    """Random tokens `[row, count]` of the range that are none of the row's own."""
+    if not count:
+        return tokens[:, :0]
+    own = np.zeros((len(tokens), vocab_range[1] + 1 - vocab_range[0]), dtype=bool)
+    np.put_along_axis(own, tokens - vocab_range[0], True, axis=1)
+    free = (~own).cumsum(1)
+    if not free[:, -1].all():
+        raise InvalidInput(f"vocab_range={vocab_range} leaves no token for the prefix: all are in the sequences.")
+    # The k-th free id of each row, k uniform.
+    wanted = rng.integers(1, free[:, -1:] + 1, (len(tokens), count))
+    return vocab_range[0] + (free[:, None, :] < wanted[:, :, None]).sum(-1)
 
 
 def _range(vocab_range: Any) -> tuple[int, int]:

@@ -1,0 +1,218 @@
+"""Question 3: are the heads that pass the repeated-random-token test at work on periodic series?
+
+1. Multisines are drawn with random phases; the last value stands at the decoder, as the query does
+   in repeated random tokens.
+2. Each cross head gets four scores: attention to the steps of the query's phase in earlier periods,
+   attention to the steps after those, the highest magnitude of its attention's spectrum, and how
+   periodic that spectrum is.
+3. Over heads, and within layers, their ranks are compared with the mosaic's. The control is the same
+   series with its context shuffled: there is no phase to attend to.
+
+Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, which asks this of small models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from math import gcd
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from interp import InvalidInput, Model
+from interp.inputs import whole
+from interp.results import Floats, HeadScores, over_rows, provenance
+from interp.statistics import rank_correlation
+from probes import comb
+from probes.mosaic import THRESHOLD, Mosaic
+from probes.periodic import context_attention
+from probes.series import multisine
+from probes.spectrum import SITE, comb_candidates
+
+MEASURES = ("same_phase", "next_phase", "amplitude", "comb")
+
+PUBLISHED = ((5, 10, 20, 40), (1.0, 0.75, 0.5, 0.5))
+"""Frequencies in Hz and amplitudes of the published notebook."""
+
+
+@dataclass(frozen=True, eq=False)
+class MultisineScores:
+    """What each cross head does on multisines; every score is a mean over draws with its standard error.
+
+    Attributes:
+        same_phase: attention to the steps one, two, ... periods before the query, added.
+        next_phase: attention to the steps after those, added.
+        amplitude: the highest magnitude of the attention's spectrum, the constant part left out.
+        comb: strength of the best comb in that spectrum.
+        shuffled: the same four where the context was shuffled, by name.
+    """
+
+    same_phase: HeadScores
+    next_phase: HeadScores
+    amplitude: HeadScores
+    comb: HeadScores
+    shuffled: dict[str, HeadScores] = field(default_factory=dict[str, HeadScores])
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.same_phase.provenance.get("model", "model"))
+
+
+def multisine_scores(
+    model: Model,
+    frequencies: Sequence[int] = PUBLISHED[0],
+    amplitudes: Sequence[float] | float = PUBLISHED[1],
+    *,
+    draws: int = 40,
+    num_decoder: int = 1,
+    duration: float = 3.0,
+    steps: int = 301,
+    seed: int = 0,
+) -> MultisineScores:
+    """What each cross head does on multisines of random phases.
+
+    Args:
+        model: the model.
+        frequencies: whole numbers of Hz; their greatest common divisor is the period's inverse.
+        amplitudes: one for all or one a component.
+        draws: of the phases.
+        num_decoder: how many of the last values go to the decoder; the last of them looks.
+        duration: in seconds.
+        steps: of the series.
+        seed: of the phases, and of the control's shuffles.
+
+    Returns:
+        Four scores by head, and the same with the context shuffled.
+
+    Raises:
+        InvalidInput: no value at the decoder, or as for `multisine`.
+    """
+    whole("num_decoder", num_decoder, 1)
+    tones = [whole("frequencies", f, 1) for f in frequencies]
+    period = steps / duration / reduce(gcd, tones)
+    n, query = steps - num_decoder, steps - 1
+    if n < 2 * period:
+        raise InvalidInput(f"a period of {period:.0f} steps does not come twice in a context of {n}: take more steps.")
+    rng = np.random.default_rng(whole("seed", seed, 0))
+    values = np.stack(
+        [
+            multisine(
+                tones, amplitudes, rng.uniform(0, 2 * np.pi, len(tones)).tolist(), duration=duration, steps=steps
+            ).values
+            for _ in range(whole("draws", draws, 2))
+        ]
+    )
+    mixed = values.copy()
+    mixed[:, :n] = rng.permuted(values[:, :n], axis=1)
+    back = np.rint(np.arange(1, int(query / period) + 1) * period).astype(int)
+    places = {"same_phase": query - back, "next_phase": query + 1 - back}
+    source = provenance(
+        model,
+        name="multisine_scores",
+        frequencies=tones,
+        amplitudes=np.atleast_1d(amplitudes).tolist(),
+        draws=draws,
+        num_decoder=num_decoder,
+        duration=duration,
+        steps=steps,
+        seed=seed,
+    )
+    real, control = (
+        _scored(context_attention(model, rows, num_decoder=num_decoder), places, source) for rows in (values, mixed)
+    )
+    return MultisineScores(**real, shuffled=control)
+
+
+def _scored(paid: Floats, places: Mapping[str, Any], source: dict[str, Any]) -> dict[str, HeadScores]:
+    """The four scores of attention `[draw, layer, head, step]`."""
+    n = paid.shape[-1]
+    rows = {name: paid[..., at[(at >= 0) & (at < n)]].sum(-1) for name, at in places.items()}
+    rows["amplitude"] = np.abs(np.fft.rfft(paid, axis=-1))[..., 1:].max(-1)
+    rows["comb"] = comb.best_comb(comb.lag_energy(paid), comb_candidates(n)).strength
+    return {
+        name: over_rows(name, SITE, torch.from_numpy(np.swapaxes(r, 0, 1).copy()), source) for name, r in rows.items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How repeated random tokens and multisines rank the same heads.
+
+    Attributes:
+        mosaic: the scores on repeated random tokens.
+        multisine: those on multisines.
+        threshold: from which mosaic score on a head counts as an induction head.
+    """
+
+    mosaic: Mosaic
+    multisine: MultisineScores
+    threshold: float = THRESHOLD
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a multisine score.
+
+        Returns:
+            `measure`; Spearman's `rho` with the mosaic's `either` over heads and its `p`,
+            `within_layers` and `within_layers_p` (permutations); `auc`, the chance that an induction
+            head has more of it than another head, with its `auc_p` (Mann & Whitney); and
+            `shuffled_rho`, the correlation where the context was shuffled.
+        """
+        either = self.mosaic.either.values
+        chosen = either >= self.threshold
+        rows: list[dict[str, Any]] = []
+        for name in MEASURES:
+            values = getattr(self.multisine, name).values
+            found = rank_correlation(either, values)
+            auc, auc_p = float("nan"), float("nan")
+            if 0 < chosen.sum() < chosen.size:
+                test: Any = stats.mannwhitneyu(values[chosen], values[~chosen])
+                auc, auc_p = float(test.statistic) / float(chosen.sum() * (~chosen).sum()), float(test.pvalue)
+            shuffled = rank_correlation(either, self.multisine.shuffled[name].values, draws=1)
+            rows.append(
+                {
+                    "measure": name,
+                    "rho": found["overall"],
+                    "p": found["overall_p"],
+                    "within_layers": found["within_layers"],
+                    "within_layers_p": found["within_layers_p"],
+                    "auc": auc,
+                    "auc_p": auc_p,
+                    "shuffled_rho": shuffled["overall"],
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def heads(self) -> pd.DataFrame:
+        """One row a head: `head, layer, index, either, induction` and the four multisine scores."""
+        frame = self.mosaic.to_frame()[["head", "layer", "index", "either"]]
+        frame["induction"] = frame["either"] >= self.threshold
+        for name in MEASURES:
+            frame[name] = getattr(self.multisine, name).values.ravel()
+        return frame
+
+
+def agreement(mosaic: Mosaic, multisine: MultisineScores, *, threshold: float = THRESHOLD) -> Agreement:
+    """Hold the mosaic's scores against the multisine scores of the same model.
+
+    Args:
+        mosaic: of repeated random tokens.
+        multisine: what `multisine_scores` gave.
+        threshold: from which mosaic score on a head counts as an induction head.
+
+    Returns:
+        Both, with rank correlations over heads and within layers by `to_frame()`.
+
+    Raises:
+        InvalidInput: scores of different models.
+    """
+    ours, theirs = mosaic.provenance, multisine.same_phase.provenance
+    if mosaic.either.values.shape != multisine.same_phase.values.shape or ours.get("digest") != theirs.get("digest"):
+        raise InvalidInput(
+            f"a mosaic of {mosaic.name} and multisine scores of {multisine.name}, or of other weights: take both of "
+            "one model."
+        )
+    return Agreement(mosaic, multisine, threshold)

@@ -1,0 +1,240 @@
+"""Question 4: is the comb in the attention's spectrum the frequencies' gcd, smallest difference or minimum?
+
+1. Multisines whose greatest common divisor g, smallest difference d and smallest frequency s differ
+   are drawn with random phases and amplitudes.
+2. A comb of spacing D is attention that repeats at lags of 1/D. Every multiple of d and of s is one of
+   g, so the lags of g are among those of d and of s: the hypotheses are nested, and the one whose
+   lags hold the energy at the least cost of lags wins (see `probes.comb`).
+3. In each draw the best of the three stands against the same attention permuted over positions.
+4. Over draws a head has a verdict if its combs are more often beyond chance than 5 % (binomial test,
+   false discovery controlled over heads) and one hypothesis wins more than half of those.
+5. The control goes through the same steps: attention that falls off with the difference from the
+   query's value, and does nothing else.
+
+Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, whose notebook leaves this open.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from math import gcd
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from interp import InvalidInput, Model
+from interp.inputs import whole
+from interp.results import Floats, frozen, provenance
+from interp.statistics import interval, q_values
+from probes import comb
+from probes.periodic import context_attention
+from probes.series import multisine, positive
+from probes.spectrum import SITE
+
+HYPOTHESES = ("gcd", "smallest difference", "smallest frequency")
+CASES = ((9, 15, 24), (10, 16, 26), (12, 20, 30))
+"""Frequencies in Hz that tell the three apart: 3, 6, 9; 2, 6, 10; 2, 8, 12."""
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class CombOrigin:
+    """Which spacing each head's spectrum has, by draw; the last two axes are `[layer, head]`.
+
+    Attributes:
+        cases: the frequencies, by case, and their three `spacings` in Hz.
+        scores: of the three hypotheses, in nats, `[hypothesis, case, draw, layer, head]`.
+        strength: share of the energy at the lags of the gcd, beyond chance, `[case, draw, layer, head]`.
+        p: of the best of the three against permuted attention, `[case, draw, layer, head]`.
+        control_scores, control_strength, control_p: the same of matching by value, without heads.
+        width: of the control's kernel, in units of the series' mean absolute value.
+    """
+
+    cases: tuple[tuple[int, ...], ...]
+    spacings: tuple[tuple[int, int, int], ...]
+    scores: Floats
+    strength: Floats
+    p: Floats
+    control_scores: Floats
+    control_strength: Floats
+    control_p: Floats
+    width: float
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a head, and one for the control, with the verdict.
+
+        Returns:
+            `head`, `detected` (share of draws with a comb beyond chance), `q` (that it is more than
+            5 %, over heads), the share of those draws that each hypothesis wins, `verdict`,
+            `margin` (winner's score over the next one's, in nats, with `margin_low`,
+            `margin_high`), `strength`, and `over_control` (strength minus the control's, same
+            draws, with its interval).
+        """
+        layers, heads = self.p.shape[-2:]
+        rows = [self._row(f"{SITE}.{i}.{j}", (..., i, j)) for i, j in np.ndindex(layers, heads)]
+        q = q_values(np.array([row.pop("p") for row in rows]))
+        control = self._row("matching by value", None)
+        frame = pd.DataFrame([*rows, {k: v for k, v in control.items() if k != "p"}])
+        frame.insert(2, "q", [*q, control["p"]])
+        frame["verdict"] = frame["verdict"].where(frame["q"] <= LEVEL, "none")
+        return frame
+
+    def _row(self, name: str, at: Any) -> dict[str, Any]:
+        own = at is not None
+        score = (self.scores[(slice(None), *at)] if own else self.control_scores).reshape(3, -1)
+        strength = (self.strength[at] if own else self.control_strength).ravel()
+        found = (self.p[at] if own else self.control_p).ravel() <= LEVEL
+        wins = np.bincount(score[:, found].argmax(0), minlength=3) if found.any() else np.zeros(3, dtype=int)
+        best = int(wins.argmax())
+        low = (
+            stats.binomtest(int(wins[best]), int(found.sum())).proportion_ci(method="wilson").low
+            if found.any()
+            else 0.0
+        )
+        margin = score[best] - np.delete(score, best, axis=0).max(0)
+        margin_low, margin_high = interval(margin[None])
+        over = strength - self.control_strength.ravel()
+        over_low, over_high = interval(over[None])
+        return {
+            "head": name,
+            "detected": float(found.mean()),
+            "p": stats.binomtest(int(found.sum()), found.size, LEVEL, alternative="greater").pvalue,
+            **{h: float(w / max(found.sum(), 1)) for h, w in zip(HYPOTHESES, wins, strict=True)},
+            "verdict": HYPOTHESES[best] if low > 0.5 else "mixed",
+            "margin": float(margin.mean()),
+            "margin_low": float(margin_low[0]),
+            "margin_high": float(margin_high[0]),
+            "strength": float(strength.mean()),
+            "over_control": float(over.mean()) if own else float("nan"),
+            "over_control_low": float(over_low[0]) if own else float("nan"),
+            "over_control_high": float(over_high[0]) if own else float("nan"),
+        }
+
+
+def comb_origin(
+    model: Model,
+    cases: Sequence[Sequence[int]] = CASES,
+    *,
+    draws: int = 40,
+    permutations: int = 99,
+    num_decoder: int = 1,
+    duration: float = 3.0,
+    steps: int = 301,
+    width: float = 0.1,
+    seed: int = 0,
+) -> CombOrigin:
+    """Whether the spacing of each head's spectrum is the frequencies' gcd, smallest difference or minimum.
+
+    Args:
+        model: the model.
+        cases: sets of whole frequencies in Hz that tell the three apart.
+        draws: of phases (uniform) and amplitudes (0.5 to 1) a case.
+        permutations: of each draw's attention over positions.
+        num_decoder: how many of the last values go to the decoder; the last of them looks.
+        duration: of the series in seconds.
+        steps: of the series.
+        width: of the control's kernel exp(-|x_i - x_T| / width), in units of the series' mean
+            absolute value.
+        seed: of all draws.
+
+    Returns:
+        Scores and p by draw; `to_frame()` has the verdict by head beside the control's.
+
+    Raises:
+        InvalidInput: a case that cannot tell the three apart, or whose gcd does not repeat twice in
+            the context; no value at the decoder to look from.
+    """
+    sets = tuple(tuple(whole("cases", f, 1) for f in case) for case in cases)
+    if not sets:
+        raise InvalidInput("no cases: give at least one set of frequencies.")
+    whole("num_decoder", num_decoder, 1)
+    rng = np.random.default_rng(whole("seed", seed, 0))
+    spacings = tuple(_spacings(case) for case in sets)
+    n = steps - num_decoder
+    found: dict[str, list[Floats]] = {}
+    for case, three in zip(sets, spacings, strict=True):
+        among = comb.combs(n, [steps / duration / spacing for spacing in three])
+        if among.period[0] > n / 2:
+            raise InvalidInput(f"{case}: their gcd, {three[0]} Hz, does not repeat twice in {n} of {steps} steps.")
+        values = np.stack(
+            [
+                multisine(
+                    case,
+                    rng.uniform(0.5, 1, len(case)).tolist(),
+                    rng.uniform(0, 2 * np.pi, len(case)).tolist(),
+                    duration=duration,
+                    steps=steps,
+                ).values
+                for _ in range(whole("draws", draws, 2))
+            ]
+        )
+        heads = _compared(context_attention(model, values, num_decoder=num_decoder), among, permutations, rng)
+        control = _compared(value_matching(values, num_decoder, width), among, permutations, rng)
+        for name, result in (("", heads), ("control_", control)):
+            for part, array in zip(("scores", "strength", "p"), result, strict=True):
+                found.setdefault(name + part, []).append(array)
+    arrays = {name: frozen(np.stack(parts, axis=1 if "scores" in name else 0)) for name, parts in found.items()}
+    source = provenance(
+        model,
+        name="comb_origin",
+        cases=[list(case) for case in sets],
+        draws=draws,
+        permutations=permutations,
+        num_decoder=num_decoder,
+        duration=duration,
+        steps=steps,
+        width=width,
+        seed=seed,
+    )
+    return CombOrigin(sets, spacings, **arrays, width=width, provenance=source)
+
+
+def value_matching(values: Floats, num_decoder: int = 1, width: float = 0.1) -> Floats:
+    """Attention that falls off with the difference from the last value, and knows nothing else.
+
+    Args:
+        values: `[series, step]`.
+        num_decoder: how many of the last values are not in the context.
+        width: of the kernel exp(-|x_i - x_T| / width), in units of the series' mean absolute value.
+
+    Returns:
+        `[series, step]` over the context, adding to 1.
+    """
+    scaled = values / np.abs(values).mean(1, keepdims=True)
+    away = np.abs(scaled[:, : scaled.shape[1] - num_decoder] - scaled[:, -1:])
+    paid = np.exp(-away / positive("width", width))
+    return paid / paid.sum(1, keepdims=True)
+
+
+def _compared(
+    paid: Floats, among: comb.Combs, permutations: int, rng: np.random.Generator
+) -> tuple[Floats, Floats, Floats]:
+    """Scores `[hypothesis, draw, ...]`, strength at the gcd and p of the best, `[draw, ...]`."""
+    share, score = comb.comb_scores(comb.lag_energy(paid), among)
+    null = comb.permutation_null(paid, among, whole("permutations", permutations, 19), int(rng.integers(2**31)))
+    strength = (share[..., 0] - among.chance[0]) / (1 - among.chance[0])
+    return np.moveaxis(score, -1, 0), strength, comb.p_values(score.max(-1), null)
+
+
+def _spacings(case: tuple[int, ...]) -> tuple[int, int, int]:
+    """The three hypotheses' spacings in Hz: gcd, smallest difference, smallest frequency."""
+    if len(set(case)) < 2:
+        raise InvalidInput(f"{case}: give two different frequencies or more.")
+    least = reduce(gcd, case)
+    ordered = sorted(set(case))
+    three = (least, min(b - a for a, b in zip(ordered, ordered[1:], strict=False)), ordered[0])
+    if len(set(three)) < 3:
+        raise InvalidInput(
+            f"{case}: gcd {three[0]}, smallest difference {three[1]} and smallest frequency {three[2]} Hz do not all "
+            f"differ, so nothing can tell them apart. Try {CASES[0]}."
+        )
+    if all(f // least % 2 for f in case):
+        raise InvalidInput(
+            f"{case} are all odd multiples of {least}: the series is antiperiodic, and any odd response has a comb of "
+            f"{2 * least} Hz. Try {CASES[0]}."
+        )
+    return three
