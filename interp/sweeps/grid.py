@@ -73,12 +73,12 @@ def axis_values(name: str, given: Any) -> tuple[Any, ...]:
     values = tuple(_model(item) if name == MODEL else plain(name, item) for item in cast(Iterable[Any], given))
     if not values:
         raise InvalidInput(f"{name}: an axis without values leaves nothing to run. Give at least one.")
-    seen: list[Any] = []
+    seen: set[Any] = set()
     for value in map(model_name, values):
         # 1, 1.0 and True are one value to Python, and to nearly every function.
         if value in seen:
             raise InvalidInput(f"{name}={value!r} is given more than once. Give each value once.")
-        seen.append(value)
+        seen.add(value)
     return values
 
 

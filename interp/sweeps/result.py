@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -43,6 +42,8 @@ def table_of(found: Any, point: Configuration) -> pa.Table:
         raise InvalidInput(f"{at} has a column twice among {', '.join(names)}: name each differently.")
     if clash := [name for name in names if name in point]:
         raise InvalidInput(f"{at} has a column {', '.join(clash)}, which is an axis: rename or drop it.")
+    if not names and len(frame):
+        raise InvalidInput(f"{at} has no columns: return at least one value, or an empty list for no row.")
     if any(name is not None for name in frame.index.names):
         raise InvalidInput(f"{at} has a named index, which would be lost: return it after reset_index().")
     try:
@@ -88,13 +89,10 @@ class Sweep:
         """
         columns = merged([table.column_names for table in self._tables])
         lengths = [table.num_rows for table in self._tables]
-        axes = {
-            name: _column([point[name] for point in self._points]).repeat(lengths).reset_index(drop=True)
-            for name in self.axes
-        }
+        axes = {name: _column([point[name] for point in self._points], lengths) for name in self.axes}
         try:
             found = pa.concat_tables(self._tables, promote_options="permissive").to_pandas() if self._tables else None
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
+        except pa.ArrowException:
             # Numbers in one configuration and text in another: pandas keeps such columns as objects.
             found = pd.concat([table.to_pandas() for table in self._tables], ignore_index=True)
         if found is None:
@@ -114,9 +112,9 @@ def merged(names: Sequence[Sequence[str]]) -> list[str]:
     return order
 
 
-def _column(values: list[Any]) -> pd.Series:
-    if any(isinstance(value, tuple) for value in values):
-        values = [str(value) if isinstance(value, tuple) else value for value in values]
-    if len({type(value) for value in values} - {int, float}) and len({type(value) for value in values}) > 1:
-        return pd.Series(np.array([*values, None], dtype=object)[:-1], dtype=object)
-    return pd.Series(values)
+def _column(values: list[Any], lengths: list[int]) -> pd.Series:
+    kinds = {type(value) for value in values}
+    shown = [str(value) if isinstance(value, tuple) else value for value in values]
+    rows = [value for value, length in zip(shown, lengths, strict=True) for _ in range(length)]
+    # None beside numbers is a value of its own here, not a missing number.
+    return pd.Series(rows, dtype=object if len(kinds) > 1 and not kinds <= {int, float} else None)

@@ -9,8 +9,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ import torch
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
-from interp.errors import CannotWrite, InvalidInput, LostWorker
+from interp.errors import CannotWrite, DamagedFile, InvalidInput, LostWorker
 from interp.inputs import whole
 from interp.model import Model
 from interp.sweeps import models
@@ -39,7 +40,7 @@ from interp.sweeps.grid import (
     thaw,
 )
 from interp.sweeps.result import Sweep
-from interp.sweeps.work import Job, provenance, run_one
+from interp.sweeps.work import Job, Outcome, provenance, run_one
 
 
 def sweep(
@@ -122,25 +123,30 @@ def read(store: str | Path) -> Sweep:
 
     Raises:
         MissingFile: there is no store.
-        DamagedFile: the manifest or a shard is not whole.
+        DamagedFile: the manifest or a shard is not whole, or of another store.
         WrongVersion: a store in another version of the form.
     """
+    if not isinstance(cast(Any, store), str | Path):
+        raise InvalidInput(f"store={store!r} must be a directory.")
     directory = Path(store)
     # Shards first: the manifest that is read after them knows all their values.
-    keys = dict.fromkeys(files.keys_in(directory), cast(Configuration, {}))
+    keys = files.keys_in(directory)
     manifest = files.read_manifest(directory)
-    tables = files.read_shards(directory, keys)
+    tables = files.read_shards(directory, dict.fromkeys(keys, None))
     axes = {name: tuple(thaw(value) for value in values) for name, values in manifest["axes"].items()}
     place = {name: {canonical(value): i for i, value in enumerate(values)} for name, values in axes.items()}
-    found = [(files.configuration(table), table) for table in tables.values()]
-
-    def order(pair: tuple[Configuration, pa.Table]) -> list[int]:
-        return [place[name][canonical(pair[0][name])] for name in axes]
-
-    found.sort(key=order)
+    found: list[tuple[list[int], Configuration, pa.Table]] = []
+    for key, table in tables.items():
+        point = files.configuration(table)
+        try:
+            at = [place[name][canonical(point[name])] for name in axes]
+        except KeyError:
+            raise DamagedFile(f"{files.shard(directory, key)} is not of this store: {label(point)}") from None
+        found.append((at, {name: point[name] for name in axes}, table))
+    found.sort(key=itemgetter(0))
     source = {part: manifest[part] for part in ("function", "source", "dtype", "versions", "models")}
-    points = tuple({name: point[name] for name in axes} for point, _ in found)
-    return Sweep(axes, {k: thaw(v) for k, v in manifest["fixed"].items()}, source, points, tuple(t for _, t in found))
+    fixed = {name: thaw(value) for name, value in manifest["fixed"].items()}
+    return Sweep(axes, fixed, source, tuple(point for _, point, _ in found), tuple(table for _, _, table in found))
 
 
 def _in_this_process(n_jobs: int | None) -> bool:
@@ -204,8 +210,9 @@ def _run_all(
     except Exception as error:
         if not _is_lost_worker(error):
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LostWorker(f"a worker process died: {first} {_kept(job, waiting, total)}") from error
+        lines = f"{error}\n{error.__cause__ or ''}".strip('\n" ').splitlines() or [type(error).__name__]
+        what = " ".join(dict.fromkeys((lines[0], lines[-1])))
+        raise LostWorker(f"a worker process was lost: {what} {_kept(job, waiting, total)}") from error
 
 
 def _kept(job: Job, waiting: dict[str, Configuration], total: int) -> str:
@@ -221,19 +228,18 @@ def _is_lost_worker(error: Exception) -> bool:
     return isinstance(error, BrokenProcessPool) or (dask is not None and isinstance(error, dask.KilledWorker))
 
 
-def _outcomes(
-    job: Job, points: list[Configuration], n_jobs: int | None, bar: Any
-) -> Iterable[tuple[str, bool, pa.Table | None]]:
+def _outcomes(job: Job, points: list[Configuration], n_jobs: int | None, bar: Any) -> Iterable[Outcome]:
+    if joblib.effective_n_jobs(cast(int, n_jobs)) == 1:
+        return _one_by_one(job, points, bar)
     backend, _ = get_active_backend()
-    alone = joblib.effective_n_jobs(cast(int, n_jobs)) == 1
     # Ray's and multiprocessing's backends give results at the end only.
-    streams = alone or bool(getattr(backend, "supports_return_generator", False))
+    streams = bool(getattr(backend, "supports_return_generator", False))
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered" if streams else "list")
+    tasks = (joblib.delayed(run_one)(job, point) for point in by_model(points))
+    return cast(Iterable[Outcome], parallel(tasks))
 
-    def tasks() -> Generator[Any]:
-        for point in by_model(points):
-            if alone:
-                bar.set_description_str(label(point))
-            yield joblib.delayed(run_one)(job, point)
 
-    return cast(Iterable[tuple[str, bool, pa.Table | None]], parallel(tasks()))
+def _one_by_one(job: Job, points: list[Configuration], bar: Any) -> Iterator[Outcome]:
+    for point in by_model(points):
+        bar.set_description_str(label(point))
+        yield run_one(job, point)

@@ -11,7 +11,7 @@ is there. So any number of processes may share a store, and any of them may be k
 import json
 import os
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +51,8 @@ def open_store(store: Path, asked: dict[str, Any]) -> None:
         _check_contents(store)
         # Two calls may start together: one makes the manifest, the other finds it.
         with FileLock(store / LOCK):
+            for left in store.glob(f".{MANIFEST}.*"):
+                left.unlink(missing_ok=True)
             whole = asked
             if (store / MANIFEST).exists():
                 stored = read_manifest(store)
@@ -68,8 +70,6 @@ def open_store(store: Path, asked: dict[str, Any]) -> None:
     except CannotWrite:
         raise
     except OSError as error:
-        if isinstance(error, DamagedFile | WrongStore):
-            raise
         raise CannotWrite(f"store={store} cannot be written: {error.strerror or error}.") from error
 
 
@@ -106,11 +106,7 @@ def read_manifest(store: Path) -> dict[str, Any]:
             raise DamagedFile(f"{store / MANIFEST}: {part!r} is missing or not what it should be. Put the file back.")
     if not all(isinstance(values, list) for values in content["axes"].values()):
         raise DamagedFile(f"{store / MANIFEST}: 'axes' must hold a list of values for each axis. Put the file back.")
-    return {part: content[part] for part in (*PARTS, "source")} if "source" in content else _no_source(store)
-
-
-def _no_source(store: Path) -> dict[str, Any]:
-    raise DamagedFile(f"{store / MANIFEST}: 'source' is missing. Put the file back.")
+    return {**{part: content[part] for part in PARTS}, "source": content.get("source")}
 
 
 def _check_same(store: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -201,7 +197,8 @@ def claim(store: Path, key: str) -> Generator[bool]:
     finally:
         # Whoever takes a claim looks for the shard first, so a claim without its file hurts nobody.
         if shard(store, key).exists():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         lock.release()
 
 
@@ -244,12 +241,12 @@ def configuration(table: pa.Table) -> Configuration:
     return {name: thaw(value) for name, value in json.loads(metadata[b"configuration"]).items()}
 
 
-def read_shards(store: Path, points: dict[str, Configuration]) -> dict[str, pa.Table]:
+def read_shards(store: Path, points: Mapping[str, Configuration | None]) -> dict[str, pa.Table]:
     """The results of several configurations, of those that are there.
 
     Args:
         store: the directory.
-        points: configurations by key.
+        points: configurations by key; None where only the key is known.
 
     Returns:
         Tables by key.
@@ -276,7 +273,7 @@ def read_shards(store: Path, points: dict[str, Configuration]) -> dict[str, pa.T
 
 def tidy(store: Path) -> None:
     """Remove what killed processes left half written; what others are at work on stays."""
-    left = [(path, path.name.removeprefix(".").split(".")[0]) for path in (store / "shards").glob(".*")]
+    left = [(path, path.name.removeprefix(".").split(".")[0]) for path in (store / "shards").glob(".*.parquet.*")]
     left += [(path, path.stem) for path in (store / "claims").glob("*.lock") if shard(store, path.stem).exists()]
     for path, key in left:
         with claim(store, key) as mine:
@@ -284,6 +281,6 @@ def tidy(store: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def keys_in(store: Path) -> Iterable[str]:
+def keys_in(store: Path) -> list[str]:
     """The keys of all shards that are in a store now."""
     return sorted(path.stem for path in (store / "shards").glob("*.parquet"))

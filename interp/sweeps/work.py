@@ -20,6 +20,9 @@ from interp.sweeps import models, store
 from interp.sweeps.grid import MODEL, Configuration, canonical, key_of, label
 from interp.sweeps.result import table_of
 
+Outcome = tuple[str, bool, pa.Table | None]
+"""A configuration's key, whether it is done, and its table where there is no store."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -69,7 +72,7 @@ def _source_hash(function: Any) -> str | None:
     return sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
 
-def run_one(job: Job, point: Configuration) -> tuple[str, bool, pa.Table | None]:
+def run_one(job: Job, point: Configuration) -> Outcome:
     """Run one configuration in this process, unless it is done or another process runs it.
 
     Args:
