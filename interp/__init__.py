@@ -1,22 +1,25 @@
 """The instrument: open a Chronos T5 model, name its heads, read it, edit it."""
 
-from interp import zoo
+from interp import sweeps, zoo
 from interp.batch import Batch
 from interp.capture import Cache, capture
 from interp.editing import ablate, edited
 from interp.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
 from interp.errors import (
     BrokenHook,
+    CannotWrite,
     DamagedFile,
     InertEdit,
     InterpError,
     InvalidInput,
+    LostWorker,
     MissingBrowser,
     MissingFile,
     UnknownHead,
     UnknownModel,
     UnknownSite,
     UnsupportedModel,
+    WrongStore,
     WrongVersion,
 )
 from interp.factored import FactoredMatrix
@@ -31,6 +34,7 @@ __all__ = [
     "Batch",
     "BrokenHook",
     "Cache",
+    "CannotWrite",
     "DamagedFile",
     "FactoredMatrix",
     "FreezePatterns",
@@ -40,6 +44,7 @@ __all__ = [
     "InterpError",
     "InvalidInput",
     "Knockout",
+    "LostWorker",
     "Mean",
     "MissingBrowser",
     "MissingFile",
@@ -53,6 +58,7 @@ __all__ = [
     "UnknownModel",
     "UnknownSite",
     "UnsupportedModel",
+    "WrongStore",
     "WrongVersion",
     "Zero",
     "ablate",
@@ -60,6 +66,7 @@ __all__ = [
     "edited",
     "load",
     "position_bias",
+    "sweeps",
     "wrap",
     "zoo",
 ]

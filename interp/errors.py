@@ -47,6 +47,18 @@ class WrongVersion(InterpError, ValueError):
     """A results file that another version of the format wrote."""
 
 
+class WrongStore(InterpError, ValueError):
+    """A store of another sweep: another function, weights, versions, or no store at all."""
+
+
+class CannotWrite(InterpError, OSError):
+    """A file or directory that cannot be written: the disk is full, or not ours to write to."""
+
+
+class LostWorker(InterpError, RuntimeError):
+    """A worker process that died before it gave its result."""
+
+
 class BrokenHook(InterpError, RuntimeError):
     """A hook point that the model's forward pass does not go through."""
 

@@ -30,7 +30,6 @@ def provenance(model: Model, **stimulus: Any) -> dict[str, Any]:
     Returns:
         A dictionary that JSON can hold.
     """
-    packages = ("torch", "transformers", "chronos-forecasting", "nnsight", "chronos-interp")
     return {
         "model": model.name,
         "digest": model.digest,
@@ -38,8 +37,14 @@ def provenance(model: Model, **stimulus: Any) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "stimulus": stimulus,
-        "versions": {name: _version(name) for name in packages},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on."""
+    packages = ("torch", "transformers", "chronos-forecasting", "nnsight", "chronos-interp")
+    return {name: _version(name) for name in packages}
 
 
 @cache

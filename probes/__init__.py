@@ -15,6 +15,7 @@ from probes.patterns import (
 from probes.published import published, published_table
 from probes.report import induction_heads, summary
 from probes.stimuli import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
+from probes.sweeping import induction_sweep
 
 __all__ = [
     "ALL_VALUES",
@@ -31,6 +32,7 @@ __all__ = [
     "head_scores",
     "induction_heads",
     "induction_mosaic",
+    "induction_sweep",
     "plots",
     "prefix_matching",
     "published",
