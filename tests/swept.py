@@ -1,6 +1,7 @@
 """Frames as sweeps of mosaics give them: of real mosaics, and of scores made up by hand."""
 
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,9 @@ def real_frame(
     """One row a configuration and head, of real mosaics."""
     parts: list[pd.DataFrame] = []
     for model in models:
-        for axes in ((r, n, s) for r in repetitions for n in lengths for s in seeds):
-            r, n, s = axes
+        for r, n, s in product(repetitions, lengths, seeds):
             mosaic = probes.induction_mosaic(model, repetitions=r, sequence_length=n, seed=s, batch_size=20)
-            parts.append(_with_axes(mosaic, model.name, dict(repetitions=r, sequence_length=n, seed=s)))
+            parts.append(_with_axes(mosaic, model.name, {"repetitions": r, "sequence_length": n, "seed": s}))
     return pd.concat(parts, ignore_index=True)
 
 

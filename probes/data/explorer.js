@@ -6,6 +6,7 @@
   const COUNTED = ["either", ...KINDS];
   const LABELS = { current_token: "current token", token_to_right: "token to right", either: "either" };
   const FONT = { family: "Helvetica, Arial, DejaVu Sans, sans-serif", size: 13 };
+  const TITLE = { x: 0.01, y: 1, yref: "container", yanchor: "top", pad: { t: 12 } };
   const CONFIG = { displayModeBar: false, responsive: true };
   const MEAN = 0; // the place of the mean on the axis of seeds, where there are several
 
@@ -65,11 +66,16 @@
   COUNTED.forEach((kind) => byId("lines-kind").append(element("option", LABELS[kind], { value: kind })));
   byId("threshold").value = String(data.threshold);
 
+  function meanOf(at) {
+    const n = runsOfSeeds(at).length;
+    return n ? `mean over ${n} seed${n > 1 ? "s" : ""}` : data.axes[data.mean].labels[MEAN];
+  }
+
   function chosen() {
     const at = selects.map((select) => Number(select.value));
     const threshold = Number(byId("threshold").value);
     const names = data.axes.map((axis, i) => axis.labels[at[i]]);
-    const words = data.axes.map((axis, i) => (i === data.mean && at[i] === MEAN ? names[i] : `${axis.name} ${names[i]}`));
+    const words = data.axes.map((axis, i) => (i === data.mean && at[i] === MEAN ? meanOf(at) : `${axis.name} ${names[i]}`));
     const rest = words.filter((_, i) => i !== data.model);
     return { at, threshold, words, rest, model: names[data.model], run: runAt(at) };
   }
@@ -87,33 +93,35 @@
 
   function drawCounts({ at, run, threshold }) {
     const counts = countsOf(run, threshold);
+    const averaged = data.mean !== null && at[data.mean] === MEAN;
     const seeds = runsOfSeeds(at);
     const tiles = [...KINDS, "either"].map((kind) => {
       const each = seeds.map((one) => countsOf(one, threshold)[kind]);
-      const range = seeds.length > 1 ? `, by seed ${Math.min(...each)} to ${Math.max(...each)}` : "";
-      return [LABELS[kind], String(counts[kind]), ` of ${counts.all} heads, ${percent(counts[kind] / counts.all)}${range}`, data.colors[kind], kind];
+      const small = averaged ? `${Math.min(...each)} to ${Math.max(...each)} by seed` : "";
+      return [LABELS[kind], String(counts[kind]), ` of ${counts.all} heads, ${percent(counts[kind] / counts.all)}`, small, data.colors[kind], kind];
     });
-    tiles.push(["accuracy of the continuation", run.accuracy === null ? "not known" : percent(run.accuracy), "", "#ccc", "accuracy"]);
-    if (run.tokens !== null) tiles.push(["chance", (1 / run.tokens).toFixed(3), ` one of ${run.tokens} tokens`, "#ccc", "chance"]);
+    const accuracy = run.accuracy === null ? "not known" : percent(run.accuracy);
+    tiles.push(["accuracy of the continuation", accuracy, "", "", "#ccc", "accuracy"]);
     byId("counts").replaceChildren(
-      ...tiles.map(([name, number, rest, color, key]) => {
+      ...tiles.map(([name, number, rest, small, color, key]) => {
         const value = element("dd", element("strong", number));
         value.append(rest);
         const tile = element("div", element("dt", name), { id: `count-${key}` });
         tile.style.borderColor = color;
-        tile.append(value);
+        tile.append(value, small && element("dd", small, { className: "note" }));
         return tile;
       })
     );
-    byId("note").textContent =
-      seeds.length > 1 ? `Scores and accuracy are means over ${seeds.length} seeds; the counts are of the heads whose mean score reaches the threshold.` : "";
+    const chance = run.tokens === null ? "" : `Chance is ${(1 / run.tokens).toFixed(3)}, one of ${run.tokens} encoder tokens.`;
+    const means = averaged ? `Scores and accuracy: ${meanOf(at)}; counts: of the heads whose mean score reaches the threshold.` : "";
+    byId("note").textContent = `${chance} ${means}`;
   }
 
   const ticks = (n) => ({ tick0: 0, dtick: n <= 12 ? 1 : 2, showgrid: false, zeroline: false, fixedrange: true });
 
   function drawMosaic({ run, threshold, model, rest }) {
     const [layers, heads] = [run.current_token.length, run.current_token[0].length];
-    const height = Math.max(330, 190 + 30 * layers);
+    const height = Math.max(330, 160 + (layers > 12 ? 22 : 30) * layers);
     const width = byId("mosaic").clientWidth;
     // The plot's width less margins and the gap, by columns; its height less margins, by rows.
     const size = Math.max(5, Math.min(18, 0.5 * Math.min((0.45 * (width - 165)) / heads, (height - 155) / layers)));
@@ -124,7 +132,9 @@
       const axes = panel ? { xaxis: "x2", yaxis: "y2" } : {};
       const names = scores.map((row, layer) => row.map((_, head) => `${data.site}.${layer}.${head}`));
       const hover = `%{customdata}<br>${LABELS[kind]} %{z:.4f}<extra></extra>`;
-      const marker = { symbol: "circle-open", size, color: "white", line: { width: 2 } };
+      // White is not seen on the scale's light end.
+      const color = over.map((h) => (h[kind] > 0.7 * data.unit ? "#222" : "white"));
+      const marker = { symbol: "circle-open", size, color, line: { width: 2 } };
       return [
         { type: "heatmap", z: scores, customdata: names, coloraxis: "coloraxis", hovertemplate: hover, hoverongaps: false, xgap: 1, ygap: 1, ...axes },
         { type: "scatter", mode: "markers", x: over.map((h) => h.head), y: over.map((h) => h.layer), marker, hoverinfo: "skip", showlegend: false, ...axes },
@@ -136,11 +146,11 @@
     const y = { title: { text: "layer" }, range: [layers - 0.5, -0.5], ...ticks(layers) };
     const panelTitle = (kind, at) => ({
       text: `${LABELS[kind]}: ${counts[kind]} of ${counts.all} heads`,
-      x: at, y: 1, xref: "paper", yref: "paper", yanchor: "bottom", showarrow: false, font: { ...FONT, size: 15 },
+      x: at, y: 1, xref: "paper", yref: "paper", xanchor: "center", yanchor: "bottom", showarrow: false, font: { ...FONT, size: 15 },
     });
     const layout = {
       font: FONT, height, autosize: true, margin: { l: 60, r: 105, t: 105, b: 50 }, plot_bgcolor: "#f0f0f0",
-      title: { text: plain(title), subtitle: { text: plain(subtitle), font: { size: 13, color: "#666" } }, x: 0.01, y: 0.97, yanchor: "top" },
+      title: { text: plain(title), subtitle: { text: plain(subtitle), font: { size: 13, color: "#666" } }, ...TITLE },
       xaxis: { ...x, domain: [0, 0.46] }, xaxis2: { ...x, domain: [0.54, 1], anchor: "y2" },
       yaxis: y, yaxis2: { ...y, anchor: "x2" },
       coloraxis: { colorscale: data.scale, cmin: 0, cmax: 1, colorbar: { title: { text: "attention" } } },
@@ -177,13 +187,14 @@
     const kind = byId("lines-kind").value;
     const lengths = by === null ? [""] : data.axes[by].labels;
     const several = data.mean !== null && at[data.mean] === MEAN;
+    const now = []; // the point of the mosaic above
     const traces = lengths.flatMap((length, i) => {
       const points = values.flatMap((value, place) => {
         const there = replaced(by === null ? at : replaced(at, by, i), x, place);
         const counts = runsOfSeeds(there).map((run) => countsOf(run, threshold)[kind]);
         const mean = counts.reduce((sum, count) => sum + count, 0) / counts.length;
-        const now = there.join() === at.join();
-        return counts.length ? [{ value, mean, low: mean - Math.min(...counts), high: Math.max(...counts) - mean, now }] : [];
+        if (counts.length && there.join() === at.join()) now.push({ value, mean, color: colors[i] });
+        return counts.length ? [{ value, mean, low: mean - Math.min(...counts), high: Math.max(...counts) - mean }] : [];
       });
       if (!points.length) return [];
       const each = (key) => points.map((point) => point[key]);
@@ -191,16 +202,20 @@
       return [{
         type: "scatter", mode: "lines+markers", name: length, x: each("value"), y: each("mean"),
         line: { color: colors[i], width: 2 }, ...(several ? { error_y: bars } : {}),
-        marker: { size: points.map((p) => (p.now ? 14 : 6)), symbol: points.map((p) => (p.now ? "circle-open-dot" : "circle")), opacity: 1, line: { width: points.map((p) => (p.now ? 2 : 0)) } },
+        marker: { size: 6 },
         hovertemplate: `${by === null ? "" : `${data.axes[by].name} ${length}, `}%{x} repetitions<br>%{y:.4~g} heads<extra></extra>`,
         showlegend: by !== null,
       }];
     });
-    const most = Math.max(1, ...traces.flatMap((trace) => trace.y.map((y, i) => y + (several ? trace.error_y.array[i] : 0))));
+    const most = Math.max(1, ...traces.flatMap((trace) => trace.y.map((y, i) => y + (trace.error_y ? trace.error_y.array[i] : 0))));
+    traces.push({
+      type: "scatter", mode: "markers", x: now.map((p) => p.value), y: now.map((p) => p.mean), hoverinfo: "skip", showlegend: false,
+      marker: { symbol: "circle-open", size: 15, color: now.map((p) => p.color), line: { width: 2.5 } },
+    });
     const subtitle = `${LABELS[kind]}, at least ${(threshold / 100).toFixed(2)}${several ? "; means of the seeds' counts, bars from lowest to highest" : ""}`;
     const layout = {
-      font: FONT, height: 430, autosize: true, margin: { l: 60, r: 20, t: 80, b: 50 },
-      title: { text: `Heads by repetitions, ${plain(model)}`, subtitle: { text: plain(subtitle), font: { size: 13, color: "#666" } }, x: 0.01, y: 0.97, yanchor: "top" },
+      font: FONT, height: 400, autosize: true, uirevision: "kept", margin: { l: 60, r: 20, t: 80, b: 50 },
+      title: { text: `Heads by repetitions, ${plain(model)}`, subtitle: { text: plain(subtitle), font: { size: 13, color: "#666" } }, ...TITLE },
       xaxis: { title: { text: "repetitions" }, tickvals: values, zeroline: false, fixedrange: true },
       yaxis: { title: { text: "heads" }, range: [-0.04 * most, 1.08 * most], zeroline: false, fixedrange: true, ...(most < 6 ? { dtick: 1 } : { nticks: 8 }) },
       legend: { title: { text: by === null ? "" : data.axes[by].name.replace(" ", "<br>") }, traceorder: "normal" },
@@ -239,6 +254,7 @@
   }
 
   byId("controls").addEventListener("input", soon);
+  window.addEventListener("resize", soon); // rings are as large as their cells allow
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   byId("lines-kind").addEventListener("input", soon);
   byId("save").addEventListener("click", save);

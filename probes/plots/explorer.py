@@ -5,6 +5,7 @@ The page holds every configuration's scores; what is drawn of them is the busine
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -85,9 +86,10 @@ class Explorer:
     def _repr_html_(self) -> str:
         # A frame has a document of its own, in which no identifier meets those of another cell's. The
         # sandbox keeps its script out of the notebook.
+        style = f"width: 100%; height: {self.height}px; border: 1px solid #ddd"
         return (
             f'<iframe title="Mosaic explorer" srcdoc="{escape(self.to_html())}" '
-            f'sandbox="allow-scripts allow-downloads" style="width: 100%; height: {self.height}px; border: 1px solid #ddd"></iframe>'
+            f'sandbox="allow-scripts allow-downloads" style="{style}"></iframe>'
         )
 
 
@@ -117,12 +119,11 @@ def mosaic_explorer(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOL
     names = axis_names(frame)
     values = {name: axis_values(frame, name) for name in names}
     labels = {name: axis_labels(name, values[name]) for name in names}
-    runs = [_run(part, [_place(values[n], key) for n, key in zip(names, keys, strict=True)]) for keys, part in
-            frame.groupby(names, sort=False, dropna=False)]  # fmt: skip
+    runs = [_run(part, [places[name] for name in names]) for places, part in _grouped(frame, names, values)]
     averaged = SEED in names and len(values[SEED]) > 1
     if averaged:
         at = names.index(SEED)
-        labels[SEED] = [f"mean over {len(values[SEED])} seeds", *labels[SEED]]
+        labels[SEED] = ["mean over seeds", *labels[SEED]]
         for run in runs:
             run["at"][at] += 1
         runs += _means(frame, names, values)
@@ -145,11 +146,12 @@ def mosaic_explorer(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOL
         "scale": SCALE,
         "runs": runs,
     }
-    layers = int(frame["layer"].max()) + 1
-    return Explorer(_script_safe(content), height=max(400, 215 + 34 * min(layers, 16)) + 640)
+    layers = int(frame["layer"].to_numpy().max()) + 1
+    mosaic = max(330, 160 + (22 if layers > 12 else 30) * layers)
+    return Explorer(_script_safe(content), height=mosaic + 760)
 
 
-def _run(part: pd.DataFrame, at: list[int]) -> dict[str, Any]:
+def _run(part: Any, at: list[int]) -> dict[str, Any]:
     """A configuration as the page reads it: its place on the axes, its scores `[layer, head]`, its accuracy."""
     shape = (int(part["layer"].max()) + 1, int(part["index"].max()) + 1)
     if len(part) != shape[0] * shape[1]:
@@ -173,11 +175,19 @@ def _means(frame: pd.DataFrame, names: list[str], values: dict[str, list[Any]]) 
     others = [name for name in names if name != SEED]
     given = [name for name in ("accuracy", "n_tokens") if name in frame]
     runs: list[dict[str, Any]] = []
-    for keys, part in frame.groupby(others, sort=False, dropna=False):
-        places = dict(zip(others, keys, strict=True))
+    for places, part in _grouped(frame, others, values):
         mean = part.groupby(["head", "layer", "index"], sort=False, as_index=False)[[*KINDS, *given]].mean()
-        runs.append(_run(mean, [0 if name == SEED else _place(values[name], places[name]) for name in names]))
+        runs.append(_run(mean, [places.get(name, 0) for name in names]))
     return runs
+
+
+def _grouped(
+    frame: pd.DataFrame, names: list[str], values: dict[str, list[Any]]
+) -> Iterator[tuple[dict[str, int], Any]]:
+    """The rows of each configuration, with its place among the values of each axis."""
+    groups: Any = frame.groupby(names, sort=False, dropna=False)
+    for keys, part in groups:
+        yield {name: _place(values[name], key) for name, key in zip(names, keys, strict=True)}, part
 
 
 def _floored(scores: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -197,9 +207,7 @@ def _first(names: list[str], values: dict[str, list[Any]], runs: list[dict[str, 
 
 def _place(values: list[Any], key: Any) -> int:
     # NaN is a value too: it equals nothing, itself included.
-    return next(
-        i for i, value in enumerate(values) if value == key or (pd.isna(value) is True and pd.isna(key) is True)
-    )
+    return next(i for i, value in enumerate(values) if value == key or (value != value and key != key))
 
 
 def _number(value: Any) -> Any:

@@ -89,7 +89,8 @@ def head_counts(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
     names = axis_names(frame)
     marks = frame[names].assign(**{kind: frame[kind] >= threshold for kind in KINDS})
     marks = marks.assign(either=marks[list(KINDS)].any(axis=1), n_heads=1)
-    return marks.groupby(names, sort=False, dropna=False, as_index=False).sum()
+    grouped: Any = marks.groupby(names, sort=False, dropna=False, as_index=False)
+    return grouped.sum()
 
 
 def _hashable(value: Any) -> Any:

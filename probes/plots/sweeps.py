@@ -21,7 +21,7 @@ PUBLISHED_AXES = ("model", "repetitions", "sequence_length")
 
 def ordered_colors(n: int) -> list[str]:
     """Colours from dark to light, one for each of n lines; the palest are left out, they vanish on white."""
-    return sample_colorscale(SCALE, list(np.linspace(0, 0.88, n)) if n > 1 else [0.3])
+    return list[Any](sample_colorscale(SCALE, list(np.linspace(0, 0.88, n)) if n > 1 else [0.3]))
 
 
 def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, kind: Kind = "either") -> go.Figure:
@@ -46,7 +46,7 @@ def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, k
     rows = -(-len(models) // columns)
     figure = make_subplots(
         rows=rows, cols=columns, subplot_titles=_titles(counts, models),
-        horizontal_spacing=0.075, vertical_spacing=0.2 / rows,
+        horizontal_spacing=0.075, vertical_spacing=105 / (300 * rows) if rows > 1 else 0,
     )  # fmt: skip
     lengths = axis_values(counts, "sequence_length")
     repetitions = axis_values(counts, "repetitions")
@@ -82,7 +82,7 @@ def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, k
     for place, model in enumerate(models):
         most = int(counts.loc[counts["model"] == model, kind].max())
         step = max(1, next(s * 10**p for p in range(9) for s in (1, 2, 5) if s * 10**p * 6 >= most))
-        scale = {"range": [-0.04 * max(most, 1), max(most, 1) * 1.08], "tick0": 0, "dtick": step}
+        scale: dict[str, Any] = {"range": [-0.04 * max(most, 1), max(most, 1) * 1.08], "tick0": 0, "dtick": step}
         figure.update_yaxes(**scale, row=place // columns + 1, col=place % columns + 1)
     figure.update_yaxes(title="heads", col=1)
     tail = f"; mean over {seeds} seeds, bars from the lowest to the highest" if seeds > 1 else ""
@@ -91,7 +91,7 @@ def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, k
         f"Induction heads by repetitions{'' if kind == 'either' else f': {label(kind)}'}",
         f"decoder cross-attention heads with a score of at least {threshold:g}{tail}",
         width=150 + max(540, 330 * columns),
-        height=150 + 300 * rows,
+        height=178 + 300 * rows,
         legend={"title": {"text": "sequence<br>length"}, "traceorder": "normal"},
     )
 
@@ -124,12 +124,8 @@ def sweep_heatmap(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD)
     for row, model in enumerate(models, start=1):
         part = counts[counts["model"] == model]
         axis = f"coloraxis{row if row > 1 else ''}"
-        axes[axis] = {
-            "colorscale": SCALE,
-            "cmin": 0,
-            "cmax": max(1, part[list(kinds)].max(axis=None)),
-            "showscale": False,
-        }
+        means: Any = part.groupby(["sequence_length", "repetitions"])["either"].mean()
+        axes[axis] = {"colorscale": SCALE, "cmin": 0, "cmax": max(1, means.max()), "showscale": False}
         for column, kind in enumerate(kinds, start=1):
             table = part.pivot_table(index="sequence_length", columns="repetitions", values=kind, aggfunc="mean")
             cells = go.Heatmap(
@@ -153,9 +149,9 @@ def sweep_heatmap(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD)
         f"decoder cross-attention heads with a score of at least {threshold:g}"
         f"{f', mean over {seeds} seeds' if seeds > 1 else ''}; colours from 0 to the model's largest number",
         width=max(860, 150 + 3 * (60 + 40 * len(repetitions))),
-        height=180 + len(models) * panel + (len(models) - 1) * 105,
+        height=215 + len(models) * panel + (len(models) - 1) * 105,
         **axes,
-    ).update_layout(margin_t=135)
+    ).update_layout(margin_t=155)
 
 
 def _counts(sweep: Framed | pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, int]:
