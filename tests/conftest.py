@@ -5,6 +5,8 @@ import beartype  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 # isort: split
 import copy
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -87,3 +89,45 @@ def batch() -> interp.Batch:
 @pytest.fixture(scope="session")
 def pico() -> interp.Model:
     return interp.load("pico-t5")
+
+
+CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser without a window."""
+    # For a module only: Playwright keeps an event loop running, in which kaleido and notebooks could not start theirs.
+    path = next(filter(None, map(shutil.which, CHROMES)), None)
+    if path is None:
+        pytest.skip("no Chrome or Chromium was found: pages not tested")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def browser_page(browser: Any) -> Iterator[Any]:
+    """A page that must neither complain nor ask anything of a network."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900}, accept_downloads=True)
+    complaints: list[str] = []
+
+    def said(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(f"console: {message.text}")
+
+    def failed(error: Any) -> None:
+        complaints.append(f"error: {error}")
+
+    def asked(request: Any) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:", "about:")):
+            complaints.append(f"request: {request.url}")
+
+    page.on("console", said)
+    page.on("pageerror", failed)
+    page.on("request", asked)
+    yield page
+    page.close()
+    assert not complaints

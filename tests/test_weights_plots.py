@@ -1,6 +1,7 @@
 """Figures of weights and wiring show what they are given, by the names it has."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from circuits import composition_report, plots
 from circuits.__main__ import app
 from circuits.edges import WIRES
 from circuits.plots.wiring import WIRE, _spot
+from probes.page import write_page
 from tests.conftest import tiny_pipeline
 
 
@@ -143,6 +145,22 @@ def test_the_menu_switches_to_every_pair(scores: circuits.CompositionScores) -> 
         assert [place for place, visible in enumerate(button.args[0]["visible"]) if visible] == [index]
         for axis, place in (("yaxis", 0), ("xaxis", 1)):
             assert wire[place] in button.args[1][axis]["title"]["text"], "a bare string is dropped by the browser"
+
+
+def test_the_menu_works_in_a_browser(browser_page: Any, scores: circuits.CompositionScores, tmp_path: Path) -> None:
+    figure = plots.composition_explorer(scores)
+    browser_page.goto(write_page(tmp_path / "page.html", "Composition", [("Scores", "", figure)]).as_uri())
+    names = [button.label for button in figure.layout.updatemenus[0].buttons]
+    for index in (len(names) - 1, 0):
+        browser_page.locator(".updatemenu-header").click()
+        browser_page.locator(".updatemenu-dropdown-button").filter(has_text=names[index]).click()
+        drawn = browser_page.evaluate(
+            "(e => ({shown: e._fullData.map(t => t.visible), rows: e._fullLayout.yaxis.title.text}))"
+            "(document.querySelector('.js-plotly-plot'))"
+        )
+        assert [place for place, visible in enumerate(drawn["shown"]) if visible] == [index]
+        assert WIRES[index][0] in drawn["rows"]
+        assert browser_page.locator(".heatmaplayer image").count() == 1
 
 
 def test_wiring_draws_each_edge_by_its_kind_and_width(
