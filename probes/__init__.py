@@ -1,6 +1,6 @@
 """The probes: stimulus in, scores out. Which heads look back, and where to."""
 
-from probes import plots
+from probes import datasets, plots
 from probes.heads import head_scores, prefix_matching
 from probes.induction import induction_mosaic
 from probes.mosaic import Comparison, Counts, Mosaic
@@ -12,33 +12,61 @@ from probes.patterns import (
     attention_patterns,
     token_values,
 )
+from probes.periodic import attention_spectrum, context_attention
 from probes.published import published, published_table
+from probes.questions.agreement import Agreement, MultisineScores, agreement, multisine_scores
+from probes.questions.lengths import LengthEffect, length_effect
+from probes.questions.origin import CombOrigin, comb_origin, value_matching
+from probes.questions.repetitions import RepetitionEffect, repetition_effect
 from probes.report import induction_heads, summary
+from probes.series import SeriesBatch, TimeSeries, motif, multisine, series_batch
+from probes.spectrum import AttentionSpectrum, HeadCombs
 from probes.stimuli import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
 from probes.sweeping import induction_sweep
 
 __all__ = [
     "ALL_VALUES",
     "NARROW",
+    "Agreement",
     "AttentionCurves",
     "AttentionPatterns",
+    "AttentionSpectrum",
+    "CombOrigin",
     "Comparison",
     "Counts",
+    "HeadCombs",
+    "LengthEffect",
     "Mosaic",
+    "MultisineScores",
     "RepeatedTokens",
+    "RepetitionEffect",
+    "SeriesBatch",
+    "TimeSeries",
+    "agreement",
     "attention_by_lag",
     "attention_by_value",
     "attention_patterns",
+    "attention_spectrum",
+    "comb_origin",
+    "context_attention",
+    "datasets",
     "head_scores",
     "induction_heads",
     "induction_mosaic",
     "induction_sweep",
+    "length_effect",
+    "motif",
+    "multisine",
+    "multisine_scores",
     "plots",
     "prefix_matching",
     "published",
     "published_table",
     "random_tokens",
     "repeated_random_tokens",
+    "repetition_effect",
+    "series_batch",
     "summary",
     "token_values",
+    "value_matching",
 ]

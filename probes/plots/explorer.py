@@ -21,9 +21,9 @@ from interp import InvalidInput
 from interp.files import write_text
 from interp.results import listed
 from probes.mosaic import KINDS, THRESHOLD
-from probes.plots.frames import Framed, axis_labels, axis_names, axis_values, swept
 from probes.plots.style import COLORS, SCALE
 from probes.plots.sweeps import ordered_colors
+from probes.swept import Framed, axis_labels, axis_names, axis_values, swept
 
 SEED = "seed"
 FIRST_SHOWN = {"repetitions": 2, "sequence_length": 10}

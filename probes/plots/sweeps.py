@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from interp import InvalidInput
 from probes.mosaic import KINDS, THRESHOLD
-from probes.plots.frames import Framed, axis_labels, axis_names, axis_values, head_counts, swept, text
 from probes.plots.style import SCALE, label, styled
+from probes.swept import Framed, axis_labels, axis_names, axis_values, head_counts, swept, text
 
 Kind = Literal["current_token", "token_to_right", "either"]
 

@@ -188,7 +188,7 @@ class Agreement:
 
     def heads(self) -> pd.DataFrame:
         """One row a head: `head, layer, index, either, induction` and the four multisine scores."""
-        frame = self.mosaic.to_frame()[["head", "layer", "index", "either"]]
+        frame: Any = self.mosaic.to_frame()[["head", "layer", "index", "either"]]
         frame["induction"] = frame["either"] >= self.threshold
         for name in MEASURES:
             frame[name] = getattr(self.multisine, name).values.ravel()

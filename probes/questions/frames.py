@@ -3,31 +3,34 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from interp import InvalidInput
 from interp.results import Floats
 from probes.mosaic import THRESHOLD
+from probes.swept import axis_names, swept
+
+Table = Any
+"""A pandas frame or column inside a calculation, where its own annotations lose what it is at every step."""
+
+AXES = ("model", "repetitions", "sequence_length", "seed")
 
 
-def sweep_frame(sweep: Any, *needed: str) -> pd.DataFrame:
-    """The tidy frame of an induction sweep, given as a sweep or as its frame.
+def sweep_frame(sweep: Any, *needed: str) -> Table:
+    """The tidy frame of an induction sweep over models, repetitions, lengths and seeds alone.
 
     Raises:
-        InvalidInput: something else, or columns that are missing.
+        InvalidInput: something else, columns that are missing, or further axes, which would be mixed.
     """
-    frame = sweep if isinstance(sweep, pd.DataFrame) else getattr(sweep, "to_frame", lambda: None)()
-    if not isinstance(frame, pd.DataFrame):
-        raise InvalidInput(
-            f"{type(sweep).__name__} is no sweep: give what probes.induction_sweep returns, or its frame."
-        )
+    frame: Table = swept(sweep, AXES)
     if missing := [name for name in needed if name not in frame]:
         raise InvalidInput(f"the sweep has no {', '.join(missing)}: give what probes.induction_sweep returns.")
+    if further := [name for name in axis_names(frame) if name not in AXES and frame[name].nunique() > 1]:
+        raise InvalidInput(f"the sweep varies {', '.join(further)} too: take one value of it, so that none are mixed.")
     return frame
 
 
-def seeds_of(frame: pd.DataFrame) -> tuple[Any, list[Any]]:
+def seeds_of(frame: Table) -> tuple[Any, list[Any]]:
     """The seed that heads are chosen on, the first, and those that effects are measured on.
 
     Raises:
@@ -36,13 +39,12 @@ def seeds_of(frame: pd.DataFrame) -> tuple[Any, list[Any]]:
     seeds = list(dict.fromkeys(frame["seed"]))
     if len(seeds) < 3:
         raise InvalidInput(
-            f"the sweep has {len(seeds)} seed{'s' if len(seeds) != 1 else ''}: three are needed, one to choose heads on "
-            "and two to measure with an interval."
+            f"seeds {seeds}: three or more are needed, one to choose heads on and two to measure with an interval."
         )
     return seeds[0], seeds[1:]
 
 
-def chosen_heads(frame: pd.DataFrame, threshold: float = THRESHOLD) -> set[str]:
+def chosen_heads(frame: Table, threshold: float = THRESHOLD) -> set[str]:
     """The heads that reach the threshold anywhere in a frame."""
     return set(frame.loc[frame["either"] >= threshold, "head"])
 

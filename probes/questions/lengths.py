@@ -28,11 +28,18 @@ from interp.sweeps import sweep
 from interp.sweeps.grid import axis_values
 from probes.induction import induction_mosaic
 from probes.mosaic import THRESHOLD
-from probes.questions.frames import over_seeds, seeds_of
+from probes.questions.frames import Table, over_seeds, seeds_of
 from probes.sweeping import induction_rows
 
 CONDITIONS = ("plain", "apart", "same context", "context alone")
-OUTCOMES = ("last", "sum", "heads")
+CAUSES = {"collisions": "apart", "context": "same context"}
+"""What may explain a slope, and the condition that holds it still."""
+
+SIDES = {
+    "last": {"right": "token_to_right", "current": "current_token"},
+    "sum": {"right": "right_sum", "current": "occurrence_sum"},
+}
+"""Outcomes of the chosen heads, and which column holds them for heads of either side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +52,10 @@ class LengthEffect:
             of `heads` of all at the threshold.
         slopes: `model, condition, outcome, slope` per doubling of the length, with its interval; for
             `context alone` the doublings are those of the plain lengths with the same contexts.
-        verdicts: a row a model and outcome: the plain slope, `direction` (more, fewer, no change), and
-            the part of the slope that `collisions` and `context` explain (NaN where there is none).
+        verdicts: a row a model and outcome: the plain slope, `direction` (more, fewer, no change), the
+            part of the slope that `collisions` and `context` explain with its interval (what goes when
+            each is held still; negative where it works against the slope; NaN without a slope), and a
+            `verdict`: what explains half of it or more, or the length itself.
         repetitions: at which all this holds.
         provenance: the sweep's.
     """
@@ -121,14 +130,14 @@ def length_effect(
         device=device,
         progress=progress,
     )
-    frame = found.to_frame()
+    frame: Table = found.to_frame()
     first, others = seeds_of(frame)
     scores: list[dict[str, Any]] = []
-    slopes: list[dict[str, Any]] = []
+    slopes: dict[tuple[str, str, str], Floats] = {}
     doublings = np.log2(lengths)
+    reference = frame[(frame["seed"] == first) & frame["reference"].notna()]
     for (model, condition), part in frame.groupby(["model", "condition"], sort=False):
-        reference = part[(part["seed"] == first) & (part["sequence_length"] == lengths[-1])]
-        chosen = reference.loc[reference["reference"] >= threshold, "head"]
+        chosen = reference.loc[(reference["model"] == model) & (reference["reference"] >= threshold)]
         rows = part[part["seed"].isin(others)]
         for name, table in _outcomes(rows, chosen, threshold).items():
             about = {"model": model, "condition": condition, "outcome": name}
@@ -138,10 +147,14 @@ def length_effect(
                 value, low, high = over_seeds(by_length[:, i])
                 where = {"sequence_length": length, "n_tokens": int(tokens[length])}
                 scores.append({**about, **where, "value": value, "low": low, "high": high})
-            value, low, high = over_seeds(np.polyfit(doublings, by_length.T, 1)[0])
-            slopes.append({**about, "slope": value, "low": low, "high": high})
-    table = pd.DataFrame(slopes)
-    return LengthEffect(pd.DataFrame(scores), table, _verdicts(table), repetitions, found.provenance)
+            slopes[model, condition, name] = np.polyfit(doublings, by_length.T, 1)[0]
+    return LengthEffect(
+        scores=pd.DataFrame(scores),
+        slopes=pd.DataFrame([_slope(*where, values) for where, values in slopes.items()]),
+        verdicts=pd.DataFrame(_verdicts(slopes)),
+        repetitions=repetitions,
+        provenance=found.provenance,
+    )
 
 
 def length_rows(
@@ -154,8 +167,8 @@ def length_rows(
     repetitions: int,
     batch_size: int,
     min_gap: int,
-) -> pd.DataFrame:
-    """One row a cross head under one condition; `reference` is its score on what heads are chosen on."""
+) -> Table:
+    """One row a cross head under one condition; at the longest plain one, `reference` is what heads are chosen by."""
     changes: dict[str, dict[str, int]] = {
         "plain": {},
         "apart": {"min_gap": min_gap},
@@ -164,49 +177,47 @@ def length_rows(
     }
     stimulus = {"sequence_length": sequence_length, "batch_size": batch_size, "seed": seed, **changes[condition]}
     rows = induction_rows(model, repetitions=repetitions, **stimulus)
-    reference = induction_mosaic(model, sequence_length=longest, repetitions=2, batch_size=batch_size, seed=seed)
-    ahead = (reference.token_to_right.values >= reference.current_token.values).ravel()
-    return pd.DataFrame(
-        {
-            "head": rows["head"],
-            "reference": reference.either.values.ravel(),
-            "either": rows["either"],
-            "last": np.where(ahead, rows["token_to_right"], rows["current_token"]),
-            "sum": np.where(ahead, rows["right_sum"], rows["occurrence_sum"]),
-            "n_tokens": rows["n_tokens"],
-        }
-    )
+    rows["reference"], rows["ahead"] = np.nan, False
+    if condition == "plain" and sequence_length == longest:
+        mosaic = induction_mosaic(model, sequence_length=longest, repetitions=2, batch_size=batch_size, seed=seed)
+        rows["reference"] = mosaic.either.values.ravel()
+        rows["ahead"] = (mosaic.token_to_right.values >= mosaic.current_token.values).ravel()
+    kept = ["head", "reference", "ahead", "either", *(name for side in SIDES.values() for name in side.values())]
+    return rows[[*kept, "n_tokens"]]
 
 
-def _outcomes(rows: pd.DataFrame, chosen: Any, threshold: float) -> dict[str, pd.DataFrame]:
+def _outcomes(rows: Table, chosen: Table, threshold: float) -> dict[str, Table]:
     """Each outcome as a table, seeds down and lengths across."""
     axes = [rows["seed"], rows["sequence_length"]]
     found = {"heads": (rows["either"] >= threshold).groupby(axes).sum().unstack()}
-    own = rows[rows["head"].isin(chosen)]
-    if len(own):
-        found |= {name: own.groupby(["seed", "sequence_length"])[name].mean().unstack() for name in ("last", "sum")}
+    own = rows[rows["head"].isin(chosen["head"])]
+    ahead = own["head"].map(chosen.set_index("head")["ahead"]).astype(bool)
+    for name, side in SIDES.items() if len(own) else ():
+        values = own[side["right"]].where(ahead, own[side["current"]])
+        found[name] = values.groupby([own["seed"], own["sequence_length"]]).mean().unstack()
     return found
 
 
-def _verdicts(slopes: pd.DataFrame) -> pd.DataFrame:
+def _slope(model: str, condition: str, outcome: str, values: Floats) -> dict[str, Any]:
+    mean, low, high = over_seeds(values)
+    return {"model": model, "condition": condition, "outcome": outcome, "slope": mean, "low": low, "high": high}
+
+
+def _verdicts(slopes: dict[tuple[str, str, str], Floats]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for (model, outcome), part in slopes.groupby(["model", "outcome"], sort=False):
-        by = part.set_index("condition")
-        low, high = float(by.loc["plain", "low"]), float(by.loc["plain", "high"])
-        plain = float(by.loc["plain", "slope"])
+    for (model, condition, outcome), plain in slopes.items():
+        if condition != "plain":
+            continue
+        mean, low, high = over_seeds(plain)
         direction = "more" if low > 0 else "fewer" if high < 0 else "no change"
-        known = direction != "no change"
-        rows.append(
-            {
-                "model": model,
-                "outcome": outcome,
-                "slope": plain,
-                "low": low,
-                "high": high,
-                "direction": direction,
-                "collisions": 1 - float(by.loc["apart", "slope"]) / plain if known else float("nan"),
-                "context": 1 - float(by.loc["same context", "slope"]) / plain if known else float("nan"),
-                "context_alone": float(by.loc["context alone", "slope"]) / plain if known else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows)
+        parts = {name: float("nan") for cause in CAUSES for name in (cause, f"{cause}_low", f"{cause}_high")}
+        verdict = direction
+        if direction != "no change":
+            for cause, held in CAUSES.items():
+                gone = 1 - slopes[model, held, outcome] / mean
+                parts |= dict(zip((cause, f"{cause}_low", f"{cause}_high"), over_seeds(gone), strict=True))
+            found = [cause for cause in CAUSES if parts[cause] >= 0.5 and parts[f"{cause}_low"] > 0]
+            verdict = " and ".join(found) or "length itself"
+        about = {"model": model, "outcome": outcome, "slope": mean, "low": low, "high": high}
+        rows.append({**about, "direction": direction, **parts, "verdict": verdict})
+    return rows

@@ -17,6 +17,7 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, whose noteboo
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import pairwise
 from math import gcd
 from typing import Any
 
@@ -226,7 +227,7 @@ def _spacings(case: tuple[int, ...]) -> tuple[int, int, int]:
         raise InvalidInput(f"{case}: give two different frequencies or more.")
     least = reduce(gcd, case)
     ordered = sorted(set(case))
-    three = (least, min(b - a for a, b in zip(ordered, ordered[1:], strict=False)), ordered[0])
+    three = (least, min(b - a for a, b in pairwise(ordered)), ordered[0])
     if len(set(three)) < 3:
         raise InvalidInput(
             f"{case}: gcd {three[0]}, smallest difference {three[1]} and smallest frequency {three[2]} Hz do not all "

@@ -19,7 +19,7 @@ import pandas as pd
 from interp import InvalidInput
 from interp.results import Floats
 from probes.mosaic import THRESHOLD
-from probes.questions.frames import chosen_heads, over_seeds, seeds_of, sweep_frame
+from probes.questions.frames import Table, chosen_heads, over_seeds, seeds_of, sweep_frame
 
 SIDES = {"token_to_right": "right", "current_token": "current"}
 
@@ -60,9 +60,7 @@ def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> Repetition
     Raises:
         InvalidInput: no sweep, fewer than two repetitions from 2 on, or fewer than three seeds.
     """
-    frame = sweep_frame(
-        sweep, "model", "seed", "repetitions", "sequence_length", "head", "either", "right_1", "current_1"
-    )
+    frame = sweep_frame(sweep, "either", "right_1", "current_1", "right_sum", "occurrence_sum")
     frame = frame[frame["repetitions"] >= 2]
     counts = sorted(frame["repetitions"].unique())
     if len(counts) < 2:
@@ -92,19 +90,19 @@ def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> Repetition
     return RepetitionEffect(**{name: pd.DataFrame(rows) for name, rows in tables.items()}, threshold=threshold)
 
 
-def _groups(frame: pd.DataFrame, chosen: set[str]) -> dict[str, pd.DataFrame]:
+def _groups(frame: Table, chosen: set[str]) -> dict[str, Table]:
     inside = frame["head"].isin(chosen)
     return {name: part for name, part in (("induction", frame[inside]), ("other", frame[~inside])) if len(part)}
 
 
-def _by_occurrence(rows: pd.DataFrame, count: int) -> Floats:
+def _by_occurrence(rows: Table, count: int) -> Floats:
     """`[row, occurrence]` on the side that the head scores on."""
     right, current = (rows[[f"{side}_{k + 1}" for k in range(count)]].to_numpy(dtype=float) for side in SIDES.values())
     ahead = rows["head"].map(_ahead(rows)).to_numpy(dtype=bool)
     return np.where(ahead[:, None], right, current)
 
 
-def _ahead(rows: pd.DataFrame) -> pd.Series:
+def _ahead(rows: Table) -> Table:
     """By head: is its attention to all positions after occurrences larger than to the occurrences?"""
     sums = rows.groupby("head")[["right_sum", "occurrence_sum"]].mean()
     return sums["right_sum"] >= sums["occurrence_sum"]
@@ -114,7 +112,7 @@ def _by_seed(values: Floats, seeds: Any) -> Floats:
     return np.array([values[seeds == seed].mean() for seed in np.unique(seeds)])
 
 
-def _sums(paid: Floats, seeds: Any, rows: pd.DataFrame, threshold: float) -> dict[str, Any]:
+def _sums(paid: Floats, seeds: Any, rows: Table, threshold: float) -> dict[str, Any]:
     count = paid.shape[1]
     total = _by_seed(paid.sum(1), seeds)
     last = _by_seed(paid[:, 0], seeds)
@@ -125,7 +123,7 @@ def _sums(paid: Floats, seeds: Any, rows: pd.DataFrame, threshold: float) -> dic
     return found
 
 
-def _verdict(rows: pd.DataFrame, heads: int) -> dict[str, Any]:
+def _verdict(rows: Table, heads: int) -> dict[str, Any]:
     few, many = int(rows["repetitions"].min()) if heads else 0, int(rows["repetitions"].max()) if heads else 0
     found: dict[str, Any] = {"heads": heads, "from": few, "to": many}
     if not heads:

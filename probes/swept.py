@@ -1,4 +1,4 @@
-"""What figures of sweeps read: a tidy frame, one row a configuration and head, its axes before `head`."""
+"""The frame of a sweep of mosaics: one row a configuration and head, its axes before `head`."""
 
 from collections.abc import Sequence
 from numbers import Real
@@ -33,16 +33,20 @@ def swept(sweep: Framed | pd.DataFrame, axes: Sequence[str] = ("model",)) -> pd.
     Raises:
         InvalidInput: no rows, columns that are missing, or a head that a configuration has twice.
     """
-    frame = sweep if isinstance(sweep, pd.DataFrame) else sweep.to_frame()
+    frame = sweep if isinstance(sweep, pd.DataFrame) else getattr(sweep, "to_frame", lambda: None)()
+    if not isinstance(frame, pd.DataFrame):
+        raise InvalidInput(
+            f"{type(sweep).__name__} is no sweep: give what probes.induction_sweep returns, or its frame."
+        )
     missing = [name for name in (*axes, "head", "layer", "index", *KINDS) if name not in frame]
     missing += [name for name in axes if name not in missing and name not in axis_names(frame)]
     if missing:
         raise InvalidInput(
-            f"the figure needs the columns {', '.join(missing)}, axes before the column 'head'; found "
+            f"needed are the columns {', '.join(missing)}, axes before the column 'head'; found "
             f"{', '.join(map(str, frame.columns)) or 'none'}. Give a sweep of induction mosaics, or its frame."
         )
     if frame.empty:
-        raise InvalidInput("the sweep holds no runs: there is nothing to draw.")
+        raise InvalidInput("the sweep holds no runs.")
     names = axis_names(frame)
     frame = frame.assign(**{name: frame[name].map(_hashable) for name in names if frame[name].dtype == object})
     twice = frame[frame.duplicated([*names, "head"])]
