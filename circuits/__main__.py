@@ -12,7 +12,7 @@ import interp
 from circuits import composition_report, report
 from interp.command import Dtype, guarded
 from probes.plots import write_images
-from probes.report import check_out
+from probes.reports.page import check_out
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 

@@ -19,7 +19,7 @@ from interp.files import write_text
 from interp.inputs import whole
 from probes import head_scores, induction_mosaic
 from probes.mosaic import Mosaic
-from probes.page import write_page
+from probes.reports.page import write_page
 
 SHOWN = 4
 """How many of the strongest cross heads have their circuits drawn."""

@@ -22,7 +22,7 @@ from interp.inputs import whole
 from interp.zoo.evaluation import air_passengers, held_out
 from probes import induction_mosaic, repeated_random_tokens
 from probes.mosaic import THRESHOLD, Mosaic
-from probes.page import write_page
+from probes.reports.page import write_page
 
 SEASON, HORIZON = 12, 24
 

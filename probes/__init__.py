@@ -15,10 +15,11 @@ from probes.patterns import (
 from probes.periodic import attention_spectrum, context_attention
 from probes.published import published, published_table
 from probes.questions.agreement import Agreement, MultisineScores, agreement, multisine_scores
+from probes.questions.claims import claims
 from probes.questions.lengths import LengthEffect, length_effect
 from probes.questions.origin import CombOrigin, comb_origin, value_matching
 from probes.questions.repetitions import RepetitionEffect, repetition_effect
-from probes.report import induction_heads, summary
+from probes.reports.mosaic import induction_heads, summary
 from probes.series import SeriesBatch, TimeSeries, motif, multisine, series_batch
 from probes.spectrum import AttentionSpectrum, HeadCombs
 from probes.stimuli import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
@@ -47,6 +48,7 @@ __all__ = [
     "attention_by_value",
     "attention_patterns",
     "attention_spectrum",
+    "claims",
     "comb_origin",
     "context_attention",
     "datasets",

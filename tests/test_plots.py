@@ -100,12 +100,12 @@ def test_training_shows_every_cross_head(pico: Model) -> None:
 
 
 def test_models_of_one_short_name_stay_apart(small: probes.Mosaic) -> None:
-    from probes import report
+    from probes.reports import page
 
     assert plots.style.unique(["a/m", "b/m", "c", "c"]) == ["a/m", "b/m", "c", "c (2)"]
     twice = plots.counts([small, small])
     assert list(traces(twice, go.Bar)[0].x) == ["amazon/chronos-t5-small", "amazon/chronos-t5-small (2)"]
-    assert report.file_name("mosaic-a/m (2)") == "mosaic-a-m-2"
+    assert page.file_name("mosaic-a/m (2)") == "mosaic-a-m-2"
 
 
 def test_ticks_are_values_or_tokens(model: Model, batch: Batch) -> None:

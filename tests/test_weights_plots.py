@@ -16,7 +16,7 @@ from circuits import composition_report, plots
 from circuits.__main__ import app
 from circuits.edges import WIRES
 from circuits.plots.wiring import WIRE, _spot
-from probes.page import write_page
+from probes.reports.page import write_page
 from tests.conftest import tiny_pipeline
 
 

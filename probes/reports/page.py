@@ -1,5 +1,6 @@
 """One self-contained HTML page of figures and tables: it opens anywhere, with no network."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -8,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from interp import InvalidInput
 from interp.files import write_text
 
 _STYLE = """
@@ -49,3 +51,25 @@ def write_page(path: str | Path, title: str, parts: Sequence[tuple[str, str, go.
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>\n",
     )
+
+
+def file_name(name: str) -> str:
+    """A figure's or model's name with nothing in it that a file system minds."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+
+
+def check_out(out: str | Path) -> Path:
+    """The place that a report goes to, made if need be: a directory, or an `.html` file in one.
+
+    Raises:
+        InvalidInput: it cannot be written.
+    """
+    path = Path(out)
+    page = path.suffix.lower() == ".html"
+    try:
+        (path.parent if page else path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {out}: {error.strerror}.") from None
+    if page and path.is_dir():
+        raise InvalidInput(f"cannot write to {out}: it is a directory.")
+    return path

@@ -1,6 +1,5 @@
 """The mosaic report: what `python -m probes mosaic` prints and writes."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from interp import InvalidInput
 from interp.files import write_text
 from probes import plots
 from probes.mosaic import THRESHOLD, Mosaic
-from probes.page import write_page
 from probes.plots.style import label, short, unique
+from probes.reports.page import check_out, file_name, write_page
 
 
 def induction_heads(mosaic: Mosaic, threshold: float = THRESHOLD) -> pd.DataFrame:
@@ -74,11 +73,6 @@ def figures(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> dict[str
     return made
 
 
-def file_name(name: str) -> str:
-    """A figure's or model's name with nothing in it that a file system minds."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-
-
 def write_report_page(path: str | Path, mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> Path:
     """One self-contained HTML page with the figures and the tables of some mosaics.
 
@@ -107,23 +101,6 @@ def write_report_page(path: str | Path, mosaics: Sequence[Mosaic], threshold: fl
     heads = pd.concat([induction_heads(m, threshold) for m in mosaics], ignore_index=True)
     parts.append(("Induction heads", "", heads))
     return write_page(path, "Induction mosaic", parts)
-
-
-def check_out(out: str | Path) -> Path:
-    """The place that a report goes to, made if need be: a directory, or an `.html` file in one.
-
-    Raises:
-        InvalidInput: it cannot be written.
-    """
-    path = Path(out)
-    page = path.suffix.lower() == ".html"
-    try:
-        (path.parent if page else path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(f"cannot write to {out}: {error.strerror}.") from None
-    if page and path.is_dir():
-        raise InvalidInput(f"cannot write to {out}: it is a directory.")
-    return path
 
 
 def write_report(out: str | Path, mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> list[Path]:

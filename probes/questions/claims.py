@@ -1,0 +1,269 @@
+"""The sources' claims, each with a statistic, an interval and a verdict, on whatever results are at hand.
+
+A claim is supported if its whole 95 % interval lies on its side of the point of no effect,
+contradicted if it lies on the other, undecided otherwise, and left open where there is nothing to
+test it on. Intervals over heads are bootstraps within models (Efron 1979): they cover the choice of
+heads, not of training runs. Those over seeds are t intervals.
+
+Source: "Hunting for Induction Heads in Amazon's Chronos", parts 1 and 2.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from interp import InvalidInput
+from interp.results import Floats
+from probes.mosaic import KINDS, THRESHOLD, Mosaic
+from probes.published import published_table
+from probes.questions.agreement import Agreement
+from probes.questions.frames import Table, over_seeds, sweep_frame
+from probes.stimuli import ALL_VALUES, NARROW
+
+DRAWS = 2000
+LEVELS_OFF = 0.13
+"""The share of cross heads, current and right added, that the sources see large models settle at."""
+
+COLUMNS = ("claim", "on", "statistic", "value", "low", "high", "none", "n", "verdict")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a claim rests on: a statistic with its interval, the value of no effect, and the verdict.
+
+    The claim's side is the upper one, unless the verdict is given.
+    """
+
+    on: str
+    statistic: str
+    value: float
+    low: float
+    high: float
+    none: float
+    n: int
+    verdict: str = ""
+
+    def __post_init__(self) -> None:
+        above, below = self.low > self.none, self.high < self.none
+        verdict = self.verdict or ("supported" if above else "contradicted" if below else "undecided")
+        object.__setattr__(self, "verdict", verdict)
+
+
+def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.DataFrame:
+    """Each claim of the sources with its statistic, interval and verdict.
+
+    Args:
+        results: any number of mosaics (published ones too), induction sweeps or their frames, and
+            agreements with multisines. Mosaics of the published stimulus count for claims about
+            models; one of all tokens beside one of the narrow range for the claim about ranges.
+        threshold: from which score on a head counts as an induction head.
+        seed: of the bootstraps.
+
+    Returns:
+        One row a claim, or more where it is tested model by model: `claim, on, statistic, value, low,
+        high`, `none` (the value of no effect, or the one that the claim names), `n`, and `verdict`:
+        supported, contradicted, undecided, or what would be needed to test it.
+
+    Raises:
+        InvalidInput: something that is no result of a probe.
+    """
+    items = [results] if hasattr(results, "to_frame") or isinstance(results, pd.DataFrame) else results
+    if not isinstance(items, Iterable):
+        raise InvalidInput(f"{type(results).__name__} is no result: give mosaics, induction sweeps and agreements.")
+    mosaics: list[Mosaic] = []
+    agreements: list[Agreement] = []
+    sweeps: list[Table] = []
+    for item in items:
+        if isinstance(item, Mosaic):
+            mosaics.append(item)
+        elif isinstance(item, Agreement):
+            agreements.append(item)
+        else:
+            sweeps.append(sweep_frame(item, "either"))
+    rng = np.random.default_rng(seed)
+    plain = _standard(mosaics, NARROW)
+    pairs = [(plain[name], wide) for name, wide in _standard(mosaics, ALL_VALUES).items() if name in plain]
+    models = list(plain.values())
+    few = "needs mosaics of three models or more"
+    found: list[tuple[str, Sequence[Evidence], str]] = [
+        ("larger models have more induction heads", _size(models, threshold, rng), few),
+        ("most induction heads are right", _right(models, threshold), "needs mosaics with induction heads"),
+        (
+            "current heads sit in earlier layers than right ones",
+            _layers(models, threshold, rng),
+            "needs heads of both kinds",
+        ),
+        ("their share levels off near 13 %", _share(models, threshold, rng), few),
+        (
+            "the narrow range finds more than all tokens",
+            [_range_gap(a, b, threshold, rng) for a, b in pairs],
+            "needs mosaics of one model with vocab_range (1911, 2187) and (2, 4095)",
+        ),
+        (
+            "more repetitions give fewer",
+            [e for s in sweeps for e in _slopes(s, "repetitions", threshold)],
+            "needs a sweep over repetitions with two seeds or more",
+        ),
+        (
+            "longer sequences give more",
+            [e for s in sweeps for e in _slopes(s, "sequence_length", threshold)],
+            "needs a sweep over sequence lengths with two seeds or more",
+        ),
+        (
+            "induction heads have the highest amplitudes on multisines",
+            [e for a in agreements for e in _amplitude(a, rng)],
+            "needs an agreement of a model with induction heads",
+        ),
+    ]
+    rows: list[dict[str, Any]] = []
+    for claim, evidence, needed in found:
+        for one in evidence:
+            rows.append({"claim": claim, **vars(one)})
+        if not evidence:
+            rows.append({"claim": claim, "verdict": needed})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _standard(mosaics: Sequence[Mosaic], vocab_range: tuple[int, int]) -> dict[str, Mosaic]:
+    """The first mosaic of each model on the published stimulus, with this range of tokens."""
+    wanted = {"repetitions": 2, "sequence_length": 10, "vocab_range": list(vocab_range)}
+    found: dict[str, Mosaic] = {}
+    for mosaic in mosaics:
+        stimulus = mosaic.provenance.get("stimulus", {})
+        if all(stimulus.get(name) == value for name, value in wanted.items()):
+            found.setdefault(mosaic.name, mosaic)
+    return found
+
+
+def _parameters(mosaic: Mosaic) -> float:
+    """How many parameters a model has, from the mosaic or the published table."""
+    known = mosaic.counts().n_parameters
+    table = dict(zip(published_table()["model"], published_table()["parameters"], strict=True))
+    # Published in millions, as "46M".
+    return float(known or 1e6 * float(str(table.get(mosaic.name, "nan")).removesuffix("M")))
+
+
+def _marks(mosaic: Mosaic, threshold: float) -> Floats:
+    """For each head the number of kinds, 0 to 2, in which it reaches the threshold: the published total's parts."""
+    return np.sum([getattr(mosaic, kind).values.ravel() >= threshold for kind in KINDS], axis=0).astype(float)
+
+
+def _resampled(values: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
+    """Sums of bootstrap samples of heads, `[draw]`."""
+    return values[rng.integers(0, len(values), (draws, len(values)))].sum(1)
+
+
+def _bounds(draws: Floats) -> tuple[float, float]:
+    low, high = np.percentile(draws[~np.isnan(draws)], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _size(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator) -> list[Evidence]:
+    known = [m for m in mosaics if not np.isnan(_parameters(m))]
+    x = np.log10([_parameters(m) for m in known])
+    if len(set(x)) < 3:
+        return []
+    marks = [_marks(m, threshold) for m in known]
+    slopes = np.polyfit(x, np.stack([_resampled(row, rng) for row in marks]), 1)[0]
+    value = float(np.polyfit(x, [row.sum() for row in marks], 1)[0])
+    names = f"{len(known)} models"
+    return [Evidence(names, "heads for ten times the parameters", value, *_bounds(slopes), 0.0, len(known))]
+
+
+def _right(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
+    kinds = [head.kind for m in mosaics for head in m.heads(threshold)]
+    if not kinds:
+        return []
+    right = kinds.count("token_to_right")
+    interval = stats.binomtest(right, len(kinds)).proportion_ci(method="wilson")
+    on = _named(mosaics)
+    return [Evidence(on, "share of right heads", right / len(kinds), interval.low, interval.high, 0.5, len(kinds))]
+
+
+def _layers(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator) -> list[Evidence]:
+    """Relative layer of right minus that of current heads; also where models have heads of one kind only."""
+    layers: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for m in mosaics:
+        for kind in KINDS:
+            found = getattr(m, kind).heads(threshold)
+            layers[kind] += [(head.address.layer + 1) / m.current_token.values.shape[0] for head in found]
+    current, right = (np.array(layers[kind]) for kind in KINDS)
+    if not len(current) or not len(right):
+        return []
+    draws = _resampled(right, rng) / len(right) - _resampled(current, rng) / len(current)
+    gap = float(right.mean() - current.mean())
+    every = np.concatenate([current, right])
+    mixed = rng.permuted(np.tile(every, (DRAWS, 1)), axis=1)
+    null = mixed[:, len(current) :].mean(1) - mixed[:, : len(current)].mean(1)
+    p = (1 + (np.abs(null) >= abs(gap) - 1e-12).sum()) / (1 + DRAWS)
+    statistic = f"relative layer, right minus current (permutation p {p:.3f})"
+    return [Evidence(_named(mosaics), statistic, gap, *_bounds(draws), 0.0, len(every))]
+
+
+def _share(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator) -> list[Evidence]:
+    """The shares of the two largest models: near 13 % is from half of it to half as much again."""
+    known = sorted((m for m in mosaics if not np.isnan(_parameters(m))), key=_parameters)
+    if len(known) < 3:
+        return []
+    found: list[Evidence] = []
+    for mosaic in known[-2:]:
+        marks = _marks(mosaic, threshold)
+        low, high = _bounds(_resampled(marks, rng) / len(marks))
+        near = low >= LEVELS_OFF / 2 and high <= 1.5 * LEVELS_OFF
+        away = high < LEVELS_OFF / 2 or low > 1.5 * LEVELS_OFF
+        verdict = "supported" if near else "contradicted" if away else "undecided"
+        statistic = "share of cross heads, current and right added"
+        found.append(Evidence(mosaic.name, statistic, marks.mean(), low, high, LEVELS_OFF, len(marks), verdict))
+    return found
+
+
+def _range_gap(narrow: Mosaic, wide: Mosaic, threshold: float, rng: np.random.Generator) -> Evidence:
+    gap = _marks(narrow, threshold) - _marks(wide, threshold)
+    low, high = _bounds(_resampled(gap, rng))
+    return Evidence(
+        narrow.name, "heads in the narrow range minus in all tokens", float(gap.sum()), low, high, 0.0, len(gap)
+    )
+
+
+def _slopes(frame: Table, axis: str, threshold: float) -> list[Evidence]:
+    """By model, the slope of the number of heads on log2 of an axis, mean over the other, by seed."""
+    other = "sequence_length" if axis == "repetitions" else "repetitions"
+    frame = frame[frame["repetitions"] >= 2]
+    found: list[Evidence] = []
+    for model, part in frame.groupby("model", sort=False):
+        counts: Table = (part["either"] >= threshold).groupby([part["seed"], part[axis], part[other]]).sum()
+        table: Table = counts.groupby(level=[0, 1]).mean().unstack()
+        if table.shape[0] < 2 or table.shape[1] < 2:
+            continue
+        slopes = np.polyfit(np.log2(table.columns.to_numpy(dtype=float)), table.to_numpy().T, 1)[0]
+        sign = -1.0 if axis == "repetitions" else 1.0
+        value, low, high = over_seeds(sign * slopes)
+        word = "fewer" if sign < 0 else "more"
+        found.append(Evidence(str(model), f"{word} heads a doubling", value, low, high, 0.0, len(slopes)))
+    return found
+
+
+def _amplitude(result: Agreement, rng: np.random.Generator) -> list[Evidence]:
+    chosen = (result.mosaic.either.values >= result.threshold).ravel()
+    values = result.multisine.amplitude.values.ravel()
+    if not 0 < chosen.sum() < chosen.size:
+        return []
+
+    def auc(ours: Floats, others: Floats) -> Floats:
+        wins = (ours[..., :, None] > others[..., None, :]) + 0.5 * (ours[..., :, None] == others[..., None, :])
+        return wins.mean((-2, -1))
+
+    ours, others = values[chosen], values[~chosen]
+    draws = auc(
+        ours[rng.integers(0, len(ours), (DRAWS, len(ours)))], others[rng.integers(0, len(others), (DRAWS, len(others)))]
+    )
+    statistic = "chance that an induction head has the higher one"
+    return [Evidence(result.mosaic.name, statistic, float(auc(ours, others)), *_bounds(draws), 0.5, chosen.size)]
+
+
+def _named(mosaics: Sequence[Mosaic]) -> str:
+    return ", ".join(m.name for m in mosaics) if len(mosaics) <= 2 else f"{len(mosaics)} models"
