@@ -221,19 +221,6 @@ def test_a_result_that_is_no_table_names_its_configuration(returned: Any, words:
     assert '{"a":1}' in "".join(caught.value.__notes__)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_what_the_function_raises_goes_through(n_jobs: int, tmp_path: Path, monkeypatch: Any) -> None:
-    with pytest.raises(ZeroDivisionError, match="by design") as caught:
-        quiet(third_fails, {"a": range(3)}, store=tmp_path / "s", n_jobs=n_jobs)
-    assert "in the configuration a=2 of a sweep" in "".join(caught.value.__notes__)
-    before = shards(tmp_path / "s")
-    assert n_jobs == 2 or len(before) == 2
-    monkeypatch.setenv("SWEEP_MENDED", "1")
-    found = quiet(third_fails, {"a": range(3)}, store=tmp_path / "s")
-    assert list(found.to_frame().x) == [0, 1, 2]
-    assert before.items() <= shards(tmp_path / "s").items()
-
-
 # Models
 
 
@@ -625,3 +612,19 @@ def test_a_stimulus_that_cannot_be_made_opens_no_model(options: Any, words: str,
     with pytest.raises(interp.InvalidInput, match=words):
         probes.induction_sweep("pico-t5", progress=False, **options)
     assert not opens
+
+
+# Last, because joblib starts its workers anew after an exception, which takes seconds.
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_the_function_raises_goes_through(n_jobs: int, tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(ZeroDivisionError, match="by design") as caught:
+        quiet(third_fails, {"a": range(3)}, store=tmp_path / "s", n_jobs=n_jobs)
+    assert "in the configuration a=2 of a sweep" in "".join(caught.value.__notes__)
+    before = shards(tmp_path / "s")
+    assert n_jobs == 2 or len(before) == 2
+    monkeypatch.setenv("SWEEP_MENDED", "1")
+    found = quiet(third_fails, {"a": range(3)}, store=tmp_path / "s")
+    assert list(found.to_frame().x) == [0, 1, 2]
+    assert before.items() <= shards(tmp_path / "s").items()
