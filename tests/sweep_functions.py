@@ -4,13 +4,11 @@ import os
 import resource
 import signal
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from joblib import parallel_config
 
 import interp
 import probes
@@ -87,21 +85,13 @@ def dies(a: int, log: str, unless: str) -> dict[str, int]:
 # What child processes run
 
 
-def run(
-    function: Any,
-    grid: Any,
-    options: dict[str, Any],
-    error: str | None = None,
-    limit: int = 0,
-    backend: str | None = None,
-) -> None:
+def run(function: Any, grid: Any, options: dict[str, Any], error: str | None = None, limit: int = 0) -> None:
     """A sweep; a typed error goes to a file as text. `limit` is the largest file this process may write."""
     torch.set_num_threads(1)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
-        with parallel_config(backend, n_jobs=2) if backend else nullcontext():
-            sweep(function, grid, progress=False, **options)
+        sweep(function, grid, progress=False, **options)
     except interp.InterpError as caught:
         with open(str(error), "w") as file:
             file.write(f"{type(caught).__name__}: {caught}")
