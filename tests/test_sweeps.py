@@ -2,12 +2,16 @@
 
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import joblib
@@ -17,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +29,9 @@ import interp
 import interp.sweeps.models
 import probes
 from interp.sweeps import Sweep, read, sweep
+from interp.sweeps import store as files
 from interp.sweeps.grid import by_model, configurations, key_of
-from interp.sweeps.result import merged
+from interp.sweeps.result import merged, table_of
 from tests.conftest import tiny_pipeline
 from tests.sweep_functions import cheap, logged, opened_here, other, sizes, third_fails, varied, where
 
@@ -221,19 +227,6 @@ def test_a_result_that_is_no_table_names_its_configuration(returned: Any, words:
     assert '{"a":1}' in "".join(caught.value.__notes__)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_what_the_function_raises_goes_through(n_jobs: int, tmp_path: Path, monkeypatch: Any) -> None:
-    with pytest.raises(ZeroDivisionError, match="by design") as caught:
-        quiet(third_fails, {"a": range(3)}, store=tmp_path / "s", n_jobs=n_jobs)
-    assert "in the configuration a=2 of a sweep" in "".join(caught.value.__notes__)
-    before = shards(tmp_path / "s")
-    assert n_jobs == 2 or len(before) == 2
-    monkeypatch.setenv("SWEEP_MENDED", "1")
-    found = quiet(third_fails, {"a": range(3)}, store=tmp_path / "s")
-    assert list(found.to_frame().x) == [0, 1, 2]
-    assert before.items() <= shards(tmp_path / "s").items()
-
-
 # Models
 
 
@@ -385,6 +378,14 @@ def test_another_sweep_is_refused_and_each_difference_named(tmp_path: Path, monk
     assert shards(store) == before
 
 
+@pytest.mark.parametrize("kind", [interp.CannotWrite, interp.WrongStore, interp.LostWorker])
+def test_errors_come_back_from_workers_whole(kind: type[Exception]) -> None:
+    error = kind("what was asked")
+    error.add_note("where")
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), back.__notes__) == (kind, "what was asked", ["where"])
+
+
 def test_places_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     with pytest.raises(interp.WrongStore, match="is a file"):
@@ -509,13 +510,43 @@ def test_what_killed_processes_left_is_cleared(tmp_path: Path) -> None:
     other_key = "0" * 24
     busy = store / "shards" / f".{other_key}.parquet.abc"
     busy.write_text("half")
-    from filelock import FileLock
-
     with FileLock(store / "claims" / f"{other_key}.lock"):
         quiet(cheap, GRID, store=store)
         assert busy.exists()
     quiet(cheap, GRID, store=store)
     assert not busy.exists()
+
+
+def test_what_another_process_finished_just_before_the_claim_is_not_run(tmp_path: Path, monkeypatch: Any) -> None:
+    real, calls = files.claim, tmp_path / "calls"
+    calls.touch()
+
+    @contextmanager
+    def late(store: Path, key: str) -> Generator[bool]:
+        point = {"a": 1, "b": "x"}
+        files.write_shard(store, key_of(point), table_of(cheap(1, "x"), point))
+        with real(store, key) as mine:
+            yield mine
+
+    monkeypatch.setattr(files, "claim", late)
+    found = quiet(logged, {"a": [1], "b": ["x"]}, fixed={"log": str(calls)}, store=tmp_path / "s")
+    assert calls.read_text() == ""
+    assert len(found.to_frame()) == 2
+
+
+def test_the_manifest_is_read_and_written_under_its_lock(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    quiet(cheap, {"a": [0], "b": ["x"]}, store=store)
+    manifest = json.loads((store / "store.json").read_text())
+    thread = Thread(target=quiet, args=(cheap, {"a": [1], "b": ["x"]}), kwargs={"store": store})
+    with FileLock(store / "store.lock"):
+        thread.start()
+        time.sleep(0.3)
+        assert json.loads((store / "store.json").read_text()) == manifest
+        manifest["axes"]["a"].append(2)
+        (store / "store.json").write_text(json.dumps(manifest))
+    thread.join()
+    assert json.loads((store / "store.json").read_text())["axes"]["a"] == [0, 2, 1]
 
 
 # Properties
@@ -625,3 +656,19 @@ def test_a_stimulus_that_cannot_be_made_opens_no_model(options: Any, words: str,
     with pytest.raises(interp.InvalidInput, match=words):
         probes.induction_sweep("pico-t5", progress=False, **options)
     assert not opens
+
+
+# Last, because joblib starts its workers anew after an exception, which takes seconds.
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_the_function_raises_goes_through(n_jobs: int, tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(ZeroDivisionError, match="by design") as caught:
+        quiet(third_fails, {"a": range(3)}, store=tmp_path / "s", n_jobs=n_jobs)
+    assert "in the configuration a=2 of a sweep" in "".join(caught.value.__notes__)
+    before = shards(tmp_path / "s")
+    assert n_jobs == 2 or len(before) == 2
+    monkeypatch.setenv("SWEEP_MENDED", "1")
+    found = quiet(third_fails, {"a": range(3)}, store=tmp_path / "s")
+    assert list(found.to_frame().x) == [0, 1, 2]
+    assert before.items() <= shards(tmp_path / "s").items()
