@@ -3,10 +3,11 @@
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from interp.errors import DamagedFile, InvalidInput, MissingFile, WrongVersion
+from interp.errors import CannotWrite, DamagedFile, InvalidInput, MissingFile, WrongVersion
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -18,29 +19,44 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     """Write a file whole or not at all, through a temporary file and a rename.
 
     Raises:
-        InvalidInput: the directory does not exist, or the path cannot be written.
+        InvalidInput: the directory does not exist, or the path is one.
+        CannotWrite: the disk is full, or the directory cannot be written.
     """
     target = Path(path)
     if not target.parent.is_dir():
         raise InvalidInput(f"cannot write {target}: there is no directory {target.parent}.")
     if target.is_dir():
         raise InvalidInput(f"cannot write {target}: it is a directory.")
+    return write_whole(target, content)
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file so that it is there whole or not at all, whenever this process is killed.
+
+    Raises:
+        CannotWrite: the disk is full, a limit was met, or the directory cannot be written.
+    """
+    partial = None
     try:
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise InvalidInput(f"cannot write {target}: {error.strerror}.") from None
-    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            # Without it, a machine that loses power may keep the name and not the content.
+            os.fsync(file.fileno())
         # mkstemp makes private files; results are meant to be shared like any other.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        os.replace(partial, path)
+    except BaseException as error:
+        if partial is not None:
+            with suppress(OSError):
+                Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CannotWrite(f"{path} cannot be written: {error.strerror or error}.") from error
         raise
-    return target
+    return path
 
 
 def save_json(path: str | Path, kind: str, version: int, content: dict[str, Any]) -> Path:

@@ -235,7 +235,8 @@ def questions(
     written = question_report.write_report(out, answers)
     if images and out.suffix.lower() != ".html":
         written += _draw(out, question_report.figures(answers))
-    _say(answers.claims[["claim", "on", "value", "low", "high", "verdict"]], written)
+    claims: Any = answers.claims
+    _say(claims[["claim", "on", "value", "low", "high", "verdict"]], written)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ is there. So any number of processes may share a store, and any of them may be k
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from interp.errors import CannotWrite, DamagedFile, WrongStore
-from interp.files import load_json
+from interp.files import load_json, write_whole
 from interp.sweeps.grid import Configuration, canonical, key_of, label, thaw
 
 KIND = "sweep"
@@ -131,37 +129,6 @@ def _extended(stored: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         known = {canonical(value) for value in values}
         values += [value for value in asked["axes"][name] if canonical(value) not in known]
     return {**stored, "axes": axes, "models": {**stored["models"], **asked["models"]}}
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whenever this process is killed.
-
-    Raises:
-        CannotWrite: the disk is full, a limit was met, or the directory cannot be written.
-    """
-    partial = None
-    try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            # Without it, a machine that loses power may keep the name and not the content.
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    except BaseException as error:
-        if partial is not None:
-            with suppress(OSError):
-                Path(partial).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise CannotWrite(f"{path} cannot be written: {error.strerror or error}.") from error
-        raise
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def shard(store: Path, key: str) -> Path:
