@@ -1,23 +1,35 @@
 """Results to plotly figures: nothing here runs a model, shows a figure or sets a template."""
 
 from probes.plots.attention import attention, attention_by_lag, attention_by_value
+from probes.plots.combs import combs, second_spectrum
 from probes.plots.explorer import Explorer, mosaic_explorer
 from probes.plots.mosaics import counts, layers, mosaic, occurrences, scores
+from probes.plots.multisines import agreement, comb_origin
+from probes.plots.questions import length_effect, repetition_effect
+from probes.plots.spectra import attention_over_series, attention_spectrum
 from probes.plots.style import write_images
 from probes.plots.sweeps import sweep_heatmap, sweep_lines
 from probes.plots.training import training
 
 __all__ = [
     "Explorer",
+    "agreement",
     "attention",
     "attention_by_lag",
     "attention_by_value",
+    "attention_over_series",
+    "attention_spectrum",
+    "comb_origin",
+    "combs",
     "counts",
     "layers",
+    "length_effect",
     "mosaic",
     "mosaic_explorer",
     "occurrences",
+    "repetition_effect",
     "scores",
+    "second_spectrum",
     "sweep_heatmap",
     "sweep_lines",
     "training",

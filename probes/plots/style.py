@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from interp import MissingBrowser
+from interp import InvalidInput, MissingBrowser
 
 COLORS = {"current_token": "#1f6f8b", "token_to_right": "#d1603d", "either": "#5b5b5b", "eos": "#8a7fa8"}
 LABELS = {
@@ -18,6 +18,8 @@ LABELS = {
     "eos": "EOS",
 }
 SCALE = "Viridis"
+
+T = TypeVar("T")
 
 
 def label(name: str) -> str:
@@ -45,6 +47,17 @@ def unique(models: Sequence[str]) -> list[str]:
     """Short names where they tell models apart, full ones where not, numbered where they repeat."""
     names = [name if [short(m) for m in models].count(short(name)) > 1 else short(name) for name in models]
     return [f"{n} ({names[:i].count(n) + 1})" if names[:i].count(n) else n for i, n in enumerate(names)]
+
+
+def expected(value: Any, kind: type[T], maker: str) -> T:
+    """What is to be drawn, if it is of the kind that a figure draws.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    if not isinstance(value, kind):
+        raise InvalidInput(f"{type(value).__name__} is no {kind.__name__}: give what probes.{maker} returns.")
+    return value
 
 
 def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> list[Path]:
