@@ -47,7 +47,8 @@ class Combs:
 class Best:
     """The best comb of each row, `[...]`: period in steps, share of the energy, strength, and score in nats.
 
-    `strength` is the share beyond chance: 1 if the spectrum is periodic and nothing else, 0 by chance.
+    `strength` is the share beyond chance: 1 if the spectrum is periodic and nothing else, 0 by chance. Where
+    no comb is beyond chance, as in constant values, it is 0 and there is no period (NaN).
     """
 
     period: Floats
@@ -93,12 +94,14 @@ def lag_energy(values: Floats) -> Floats:
         Shares for lags of 0 to steps - 1, zero under the least lag; zeros for constant values.
     """
     steps = values.shape[-1]
-    centred = values - values.mean(-1, keepdims=True)
+    # The first value is taken off before the mean, so that constant values are exactly zero at any level.
+    centred = values - values[..., :1]
+    centred -= centred.mean(-1, keepdims=True)
     spectrum = np.abs(np.fft.rfft(centred, n=2 * steps, axis=-1))
     second = np.fft.irfft(spectrum, n=2 * steps, axis=-1)[..., :steps]
     energy = np.where(np.arange(steps) >= LEAST_LAG, second**2, 0.0)
     total = energy.sum(-1, keepdims=True)
-    return np.divide(energy, total, out=np.zeros_like(energy), where=total > 1e-30)
+    return np.divide(energy, total, out=np.zeros_like(energy), where=total > 0)
 
 
 def comb_scores(energy: Floats, among: Combs) -> tuple[Floats, Floats]:
@@ -131,7 +134,8 @@ def best_comb(energy: Floats, among: Combs) -> Best:
         multiple = np.rint(lags / among.period[at][:, None])
         known = (weight * multiple**2).sum(1)
         fitted = np.divide((weight * multiple * lags).sum(1), known, out=among.period[at].copy(), where=known > 0)
-        found[:, rows] = fitted, share[taken], strength, score[taken]
+        none = score[taken] <= 0
+        found[:, rows] = np.where(none, np.nan, fitted), share[taken], np.where(none, 0.0, strength), score[taken]
     return Best(*(row.reshape(lead) for row in found))
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from interp import Batch, InvalidInput, Model, capture
+from interp.batch import as_series
 from interp.inputs import whole
 from interp.results import Floats, provenance
 from probes import comb
@@ -56,12 +57,14 @@ def attention_spectrum(
 
     Source: the published notebook: one forward with the start token, `numpy.fft` of the attention.
     """
-    whole("shuffles", shuffles, 0)
+    shuffles, seed, num_decoder = (
+        whole("shuffles", shuffles, 0),
+        whole("seed", seed, 0),
+        whole("num_decoder", num_decoder, 0),
+    )
     given = as_time_series(series)
     batch = series_batch(model, given, num_decoder=num_decoder)
-    at = num_decoder if position is None else whole("position", position, 0)
-    if at > num_decoder:
-        raise InvalidInput(f"position={position}: the decoder has positions 0-{num_decoder}; num_decoder gives more.")
+    at = _position(position, num_decoder)
     cache = capture(model, batch, [f"{SITE}.*.pattern", "decoder.ln_final"])
     pattern = torch.stack([cache[f"{SITE}.{i}.pattern"][0, :, at] for i in range(model.n_layers["decoder"])])
     paid = pattern.cpu().double().numpy()
@@ -73,7 +76,7 @@ def attention_spectrum(
         value = float(centre)
 
     n = len(given) - num_decoder
-    rng = np.random.default_rng(whole("seed", seed, 0))
+    rng = np.random.default_rng(seed)
     scores: Floats = np.empty((0, *paid.shape[:2]))
     if shuffles:
         rows = np.tile(given.values, (shuffles, 1))
@@ -113,8 +116,9 @@ def context_attention(
     Raises:
         InvalidInput: as for `attention_spectrum`.
     """
+    values = as_series(values).double().numpy()
     check_series(model, values, num_decoder)
-    at = num_decoder if position is None else position
+    at = _position(position, num_decoder)
     parts: list[Floats] = []
     for rows in np.array_split(np.arange(len(values)), -(-len(values) // ROWS)):
         batch = Batch.from_series(model, values[rows], num_decoder=num_decoder)
@@ -122,3 +126,11 @@ def context_attention(
         layers = [cache[f"{SITE}.{i}.pattern"][:, :, at, :-1] for i in range(model.n_layers["decoder"])]
         parts.append(torch.stack(layers, dim=1).cpu().double().numpy())
     return np.concatenate(parts)
+
+
+def _position(position: int | None, num_decoder: int) -> int:
+    """The decoder position that looks, the last by default."""
+    at = num_decoder if position is None else whole("position", position, 0)
+    if at > num_decoder:
+        raise InvalidInput(f"position={position}: the decoder has positions 0-{num_decoder}; num_decoder gives more.")
+    return at

@@ -31,7 +31,7 @@ class TimeSeries:
 
     Raises:
         InvalidInput: no values, or more than one axis; infinite or only missing values; a spacing
-            that is not positive.
+            or frequencies that are not positive.
     """
 
     values: Floats
@@ -45,8 +45,10 @@ class TimeSeries:
         checked = as_series(self.values)
         if len(checked) != 1:
             raise InvalidInput(f"one series [step] is needed; found {len(checked)}. Take one of them.")
-        object.__setattr__(self, "values", frozen(np.ravel(np.asarray(self.values, dtype=np.float64))))
+        given = checked if isinstance(self.values, Tensor) else self.values
+        object.__setattr__(self, "values", frozen(np.ravel(np.asarray(given, dtype=np.float64))))
         object.__setattr__(self, "spacing", positive("spacing", self.spacing))
+        object.__setattr__(self, "frequencies", tuple(positive("frequencies", f) for f in self.frequencies))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -159,7 +161,10 @@ def multisine(
 
 def _numbers(name: str, values: Any) -> Floats:
     try:
-        array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+        given = np.atleast_1d(np.asarray(values))
+        if given.dtype.kind not in "fiu" and given.size:
+            raise TypeError
+        array = given.astype(np.float64)
     except (TypeError, ValueError):
         raise InvalidInput(f"{name}={values!r} must be one number or several.") from None
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
@@ -196,11 +201,12 @@ def motif(
     values = rng.standard_normal(whole("pattern", pattern, 2)) if drawn else _numbers("pattern", pattern)
     if len(values) < 2:
         raise InvalidInput(f"pattern={pattern!r} must hold two values or more.")
-    if not 0 <= noise < float("inf"):
-        raise InvalidInput(f"noise={noise!r} must be 0 or more.")
-    series = np.tile(values, whole("repetitions", repetitions, 1))
-    series = series + noise * rng.standard_normal(len(series))
-    parameters = {"pattern": values.tolist(), "repetitions": repetitions, "noise": noise, "seed": seed}
+    spread, count = _numbers("noise", noise), whole("repetitions", repetitions, 1)
+    if len(spread) > 1 or spread[0] < 0:
+        raise InvalidInput(f"noise={noise!r} must be one number, 0 or more.")
+    series = np.tile(values, count)
+    series = series + spread[0] * rng.standard_normal(len(series))
+    parameters = {"pattern": values.tolist(), "repetitions": count, "noise": float(spread[0]), "seed": int(seed)}
     return TimeSeries(series, name=f"motif of {len(values)}", frequencies=(1 / len(values),), parameters=parameters)
 
 
@@ -242,7 +248,7 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
         InvalidInput: a series that is constant or has missing values, a context longer than the
             model's, or nothing left for the encoder.
     """
-    given = as_time_series(series)
+    given, num_decoder = as_time_series(series), whole("num_decoder", num_decoder, 0)
     check_series(model, given.values[None], num_decoder)
     batch = Batch.from_series(model, given, num_decoder=num_decoder)
     n = len(given) - num_decoder
@@ -268,6 +274,11 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
             for the encoder.
     """
     steps = values.shape[1] - whole("num_decoder", num_decoder, 0)
+    if steps < 1:
+        raise InvalidInput(
+            f"num_decoder={num_decoder} of a series of {values.shape[1]} steps leaves the encoder nothing: choose 0 "
+            f"to {values.shape[1] - 1}."
+        )
     longest = model.pipeline.model_context_length
     if steps > longest:
         raise InvalidInput(
@@ -279,5 +290,10 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
             f"missing values at steps {', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}: a "
             "spectrum needs an even axis without gaps. Fill them, or take a part without."
         )
-    if (values[:, : max(steps, 1)].std(1) == 0).any():
-        raise InvalidInput("a constant series has no spectrum: nothing varies in what the encoder sees.")
+    tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
+    ids = tokenizer.context_input_transform(as_series(values[:, :steps]))[0][:, :steps]
+    if (ids == ids[:, :1]).all(1).any():
+        raise InvalidInput(
+            "a constant series has no spectrum: nothing varies in what the encoder sees, all values fall into one "
+            "token. A series whose level is much larger than its variation must have the level taken off."
+        )

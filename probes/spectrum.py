@@ -28,7 +28,7 @@ class HeadCombs:
     """The comb in each head's spectrum; all arrays `[layer, head]`.
 
     Attributes:
-        spacing: distance of the spectrum's peaks, in cycles a `unit` of the series.
+        spacing: distance of the spectrum's peaks, in cycles a `unit` of the series; NaN without a comb.
         strength: how periodic the spectrum is with that spacing: 1 entirely, 0 as by chance.
         p_permuted: of the attention against itself permuted over positions.
         p_shuffled: against the attention to the series with its context shuffled; NaN without such runs.
@@ -98,7 +98,14 @@ class AttentionSpectrum:
         for name in ("attention", "eos", "shuffled"):
             object.__setattr__(self, name, frozen(getattr(self, name)))
         if self.attention.ndim != 3 or self.eos.shape != self.attention.shape[:2]:
-            raise InvalidInput(f"attention must be [layer, head, step]; found {list(self.attention.shape)}.")
+            raise InvalidInput(
+                f"attention must be [layer, head, step] and eos [layer, head]; found {list(self.attention.shape)} and "
+                f"{list(self.eos.shape)}."
+            )
+        if not 0 < self.attention.shape[-1] <= len(self.series):
+            raise InvalidInput(f"attention to {self.attention.shape[-1]} steps of a series of {len(self.series)}.")
+        if self.shuffled.ndim != 3 or self.shuffled.shape[1:] != self.eos.shape:
+            raise InvalidInput(f"shuffled must be [draw, layer, head]; found {list(self.shuffled.shape)}.")
 
     def __repr__(self) -> str:
         layers, heads, steps = self.attention.shape
@@ -174,7 +181,8 @@ class AttentionSpectrum:
         """
         among = comb_candidates(self.attention.shape[-1])
         best = comb.best_comb(comb.lag_energy(self.attention), among)
-        null = comb.permutation_null(self.attention, among, whole("permutations", permutations, 1), seed)
+        draws = whole("permutations", permutations, 1)
+        null = comb.permutation_null(self.attention, among, draws, whole("seed", seed, 0))
         permuted = comb.p_values(best.score, null)
         shuffled = np.full_like(permuted, np.nan)
         if len(self.shuffled):
@@ -229,7 +237,7 @@ class AttentionSpectrum:
             return bins[nearest], np.nan_to_num(all_of_them[..., nearest])
 
         bins, real = at(self.attention)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(whole("seed", seed, 0))
         draws = whole("permutations", permutations, 1)
         null = np.stack([at(rng.permuted(self.attention, axis=-1))[1] for _ in range(draws)])
         p = comb.p_values(real, null)
@@ -284,7 +292,7 @@ class AttentionSpectrum:
                 shuffled=np.array(content["shuffled"], dtype=float).reshape(-1, *heads),
                 provenance=dict(content["provenance"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
 
 

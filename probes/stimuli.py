@@ -73,8 +73,8 @@ def repeated_random_tokens(
 
     Raises:
         InvalidInput: sizes that leave no earlier occurrence (no repetition) or nothing after it (a
-            sequence of one token), or a vocabulary
-            range that is empty, reversed, holds special tokens or is too narrow.
+            sequence of one token), or a vocabulary range that is empty, reversed, holds special tokens,
+            is too narrow, or leaves no token for the prefix.
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2; Olsson et al. 2022.
     """
@@ -137,12 +137,12 @@ def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: 
         return tokens[:, :0]
     own = np.zeros((len(tokens), vocab_range[1] + 1 - vocab_range[0]), dtype=bool)
     np.put_along_axis(own, tokens - vocab_range[0], True, axis=1)
-    free = (~own).cumsum(1)
-    if not free[:, -1].all():
+    free = (~own).sum(1, keepdims=True)
+    if not free.all():
         raise InvalidInput(f"vocab_range={vocab_range} leaves no token for the prefix: all are in the sequences.")
-    # The k-th free id of each row, k uniform.
-    wanted = rng.integers(1, free[:, -1:] + 1, (len(tokens), count))
-    return vocab_range[0] + (free[:, None, :] < wanted[:, :, None]).sum(-1)
+    # The k-th free id of each row, k uniform; a stable sort puts the free ones first, in their order.
+    wanted = rng.integers(0, free, (len(tokens), count))
+    return vocab_range[0] + np.take_along_axis(np.argsort(own, axis=1, kind="stable"), wanted, axis=1)
 
 
 def _range(vocab_range: Any) -> tuple[int, int]:

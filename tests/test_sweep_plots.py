@@ -127,9 +127,9 @@ def test_what_gives_a_frame_is_as_good_as_the_frame(counted: pd.DataFrame) -> No
 
 
 def test_what_cannot_be_drawn_is_named(counted: pd.DataFrame) -> None:
-    with pytest.raises(interp.InvalidInput, match=r"needs the columns repetitions, token_to_right,"):
+    with pytest.raises(interp.InvalidInput, match=r"needed are the columns repetitions, token_to_right,"):
         plots.sweep_lines(counted.drop(columns=["repetitions", "token_to_right"]))
-    with pytest.raises(interp.InvalidInput, match=r"needs the columns sequence_length, axes before"):
+    with pytest.raises(interp.InvalidInput, match=r"needed are the columns sequence_length, axes before"):
         plots.sweep_heatmap(counted[[*(c for c in counted if c != "sequence_length"), "sequence_length"]])
     with pytest.raises(interp.InvalidInput, match="no runs"):
         plots.sweep_lines(counted.iloc[:0])

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from math import gcd
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from interp.statistics import rank_correlation
 from probes import comb
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.periodic import context_attention
-from probes.series import multisine
+from probes.series import multisine, positive
 from probes.spectrum import SITE, comb_candidates
 
 MEASURES = ("same_phase", "next_phase", "amplitude", "comb")
@@ -91,19 +91,26 @@ def multisine_scores(
     Raises:
         InvalidInput: no value at the decoder, or as for `multisine`.
     """
-    whole("num_decoder", num_decoder, 1)
-    tones = [whole("frequencies", f, 1) for f in frequencies]
+    num_decoder, steps, duration = (
+        whole("num_decoder", num_decoder, 1),
+        whole("steps", steps, 2),
+        positive("duration", duration),
+    )
+    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
+    tones = [whole("frequencies", f, 1) for f in np.atleast_1d(cast(Any, frequencies))]
+    if not tones:
+        raise InvalidInput("no frequencies: give at least one.")
     period = steps / duration / reduce(gcd, tones)
     n, query = steps - num_decoder, steps - 1
     if n < 2 * period:
         raise InvalidInput(f"a period of {period:.0f} steps does not come twice in a context of {n}: take more steps.")
-    rng = np.random.default_rng(whole("seed", seed, 0))
+    rng = np.random.default_rng(seed)
     values = np.stack(
         [
             multisine(
                 tones, amplitudes, rng.uniform(0, 2 * np.pi, len(tones)).tolist(), duration=duration, steps=steps
             ).values
-            for _ in range(whole("draws", draws, 2))
+            for _ in range(draws)
         ]
     )
     mixed = values.copy()

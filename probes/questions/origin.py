@@ -149,18 +149,25 @@ def comb_origin(
         InvalidInput: a case that cannot tell the three apart, or whose gcd does not repeat twice in
             the context; no value at the decoder to look from.
     """
-    sets = tuple(tuple(whole("cases", f, 1) for f in case) for case in cases)
+    sets = tuple(tuple(whole("cases", f, 1) for f in np.atleast_1d(case)) for case in cases)
     if not sets:
         raise InvalidInput("no cases: give at least one set of frequencies.")
-    whole("num_decoder", num_decoder, 1)
-    rng = np.random.default_rng(whole("seed", seed, 0))
+    num_decoder, steps, duration = (
+        whole("num_decoder", num_decoder, 1),
+        whole("steps", steps, 2),
+        positive("duration", duration),
+    )
+    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
+    rng = np.random.default_rng(seed)
     spacings = tuple(_spacings(case) for case in sets)
     n = steps - num_decoder
     found: dict[str, list[Floats]] = {}
     for case, three in zip(sets, spacings, strict=True):
+        if steps / duration / three[0] > n / 2:
+            raise InvalidInput(
+                f"{case}: their gcd, {three[0]} Hz, does not repeat twice in the context, {n} of {steps} steps."
+            )
         among = comb.combs(n, [steps / duration / spacing for spacing in three])
-        if among.period[0] > n / 2:
-            raise InvalidInput(f"{case}: their gcd, {three[0]} Hz, does not repeat twice in {n} of {steps} steps.")
         values = np.stack(
             [
                 multisine(
@@ -170,7 +177,7 @@ def comb_origin(
                     duration=duration,
                     steps=steps,
                 ).values
-                for _ in range(whole("draws", draws, 2))
+                for _ in range(draws)
             ]
         )
         heads = _compared(context_attention(model, values, num_decoder=num_decoder), among, permutations, rng)
@@ -204,9 +211,19 @@ def value_matching(values: Floats, num_decoder: int = 1, width: float = 0.1) -> 
 
     Returns:
         `[series, step]` over the context, adding to 1.
+
+    Raises:
+        InvalidInput: no series `[series, step]`, values that are missing or all zero, nothing left
+            for the context, or a width that is not positive.
     """
-    scaled = values / np.abs(values).mean(1, keepdims=True)
-    away = np.abs(scaled[:, : scaled.shape[1] - num_decoder] - scaled[:, -1:])
+    rows = np.asarray(values, dtype=np.float64)
+    n = (rows.shape[1] if rows.ndim == 2 else 0) - whole("num_decoder", num_decoder, 0)
+    if n < 1:
+        raise InvalidInput(f"values {list(rows.shape)} without the last {num_decoder}: [series, step] is needed.")
+    size = np.abs(rows).mean(1, keepdims=True)
+    if not (np.isfinite(size) & (size > 0)).all():
+        raise InvalidInput("series that are all zero, or hold missing or infinite values, cannot be scaled.")
+    away = np.abs(rows[:, :n] - rows[:, -1:]) / size
     paid = np.exp(-away / positive("width", width))
     return paid / paid.sum(1, keepdims=True)
 

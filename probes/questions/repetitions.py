@@ -2,7 +2,8 @@
 
 1. Heads are chosen on one seed, at the fewest repetitions of 2 or more, and measured on the others.
 2. Each head's attention to every earlier occurrence of the query's token (or the position after it,
-   whichever it scores on) is counted from the last, and summed: last = sum x share of the last.
+   whichever it pays more where heads are chosen) is counted from the last, and summed:
+   last = sum x share of the last.
 3. The change of log(last) from the fewest to the most repetitions is split into that of the sum and
    that of the share: all of it in the share is spreading, all in the sum is losing the token.
 
@@ -33,7 +34,7 @@ class RepetitionEffect:
             with `low`, `high`; mean over the group's heads. Groups are `induction` and `other`.
         sums: `model, group, sequence_length, repetitions`, the attention to the `last` occurrence, the
             `sum` over all, the `evenness` of the induction heads (0: all on the last, 1: equal shares,
-            more: earlier ones preferred) and the number of `heads` at the threshold.
+            more: earlier ones preferred) and how many of the group's `heads` are at the threshold.
         verdicts: a row a model and length: `from`, `to` repetitions, `last_ratio` and `sum_ratio` (most over
             fewest repetitions), `spreading` (the part of the fall of log(last) that is a falling
             share) with its interval, `verdict`.
@@ -58,18 +59,28 @@ def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> Repetition
         Attention by occurrence, sums, and a verdict by model and sequence length.
 
     Raises:
-        InvalidInput: no sweep, fewer than two repetitions from 2 on, or fewer than three seeds.
+        InvalidInput: no sweep, fewer than two repetitions from 2 on, fewer than three seeds, or a
+            model and length of which some of these are missing.
     """
-    frame = sweep_frame(sweep, "either", "right_1", "current_1", "right_sum", "occurrence_sum")
+    frame = sweep_frame(sweep, "either", "right_sum", "occurrence_sum")
     frame = frame[frame["repetitions"] >= 2]
     counts = sorted(frame["repetitions"].unique())
     if len(counts) < 2:
         raise InvalidInput(f"the sweep has repetitions {counts}: two different numbers from 2 on are needed.")
+    sweep_frame(frame, *(f"{side}_{k + 1}" for side in SIDES.values() for k in range(int(counts[-1]))))
     first, others = seeds_of(frame)
+    for (model, length), part in frame.groupby(["model", "sequence_length"], sort=False):
+        if len(part[["repetitions", "seed"]].drop_duplicates()) < len(counts) * (len(others) + 1):
+            raise InvalidInput(
+                f"{model} at length {length} lacks some of repetitions {counts} with seeds {[first, *others]}: "
+                "only whole grids can be compared."
+            )
     tables: dict[str, list[dict[str, Any]]] = {"occurrences": [], "sums": [], "verdicts": []}
     for (model, length), part in frame.groupby(["model", "sequence_length"], sort=False):
         about = {"model": model, "sequence_length": length}
-        chosen = chosen_heads(part[(part["seed"] == first) & (part["repetitions"] == counts[0])], threshold)
+        reference = part[(part["seed"] == first) & (part["repetitions"] == counts[0])]
+        chosen = chosen_heads(reference, threshold)
+        part = part.assign(ahead=part["head"].map(_ahead(reference)).astype(bool))
         measured = part[part["seed"].isin(others)]
         for name, group in _groups(measured, chosen).items():
             for count, rows in group.groupby("repetitions"):
@@ -98,13 +109,12 @@ def _groups(frame: Table, chosen: set[str]) -> dict[str, Table]:
 def _by_occurrence(rows: Table, count: int) -> Floats:
     """`[row, occurrence]` on the side that the head scores on."""
     right, current = (rows[[f"{side}_{k + 1}" for k in range(count)]].to_numpy(dtype=float) for side in SIDES.values())
-    ahead = rows["head"].map(_ahead(rows)).to_numpy(dtype=bool)
-    return np.where(ahead[:, None], right, current)
+    return np.where(rows["ahead"].to_numpy()[:, None], right, current)
 
 
 def _ahead(rows: Table) -> Table:
-    """By head: is its attention to all positions after occurrences larger than to the occurrences?"""
-    sums = rows.groupby("head")[["right_sum", "occurrence_sum"]].mean()
+    """By head, one row each: is its attention to all positions after occurrences larger than to the occurrences?"""
+    sums = rows.set_index("head")
     return sums["right_sum"] >= sums["occurrence_sum"]
 
 
@@ -135,7 +145,8 @@ def _verdict(rows: Table, heads: int) -> dict[str, Any]:
         ends.append((_by_seed(paid[:, 0], seeds), _by_seed(paid.sum(1), seeds)))
     (last_few, sum_few), (last_many, sum_many) = ends
     fall = np.log(last_many / last_few)
-    shared = 1 - np.log(sum_many / sum_few) / fall
+    change = np.log(sum_many / sum_few)
+    shared = 1 - np.divide(change, fall, out=np.full_like(fall, np.nan), where=fall != 0)
     for name, values in (
         ("last_ratio", last_many / last_few),
         ("sum_ratio", sum_many / sum_few),
