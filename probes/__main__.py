@@ -136,7 +136,7 @@ def multisine_command(
     steps: int = 301,
     series: Annotated[str, typer.Option(help=f"A real series instead: {', '.join(datasets.__all__)}.")] = "",
     num_decoder: Annotated[int, typer.Option(help="How many of the last values the decoder gets.")] = 0,
-    shuffles: Annotated[int, typer.Option(help="Runs with the context shuffled, for the null of combs.")] = 199,
+    shuffles: Annotated[int, typer.Option(help="Runs with the context shuffled, for the null of combs.")] = 99,
     seed: int = 0,
     dtype: Weights = Dtype.float32,
     device: str = "cpu",

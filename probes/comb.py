@@ -155,6 +155,16 @@ def permutation_null(values: Floats, among: Combs, draws: int, seed: int) -> Flo
     return np.stack([best_comb(lag_energy(rng.permuted(values, axis=-1)), among).score for _ in range(draws)])
 
 
+def over_null(score: Floats, null: Floats) -> Floats:
+    """How far scores lie over their nulls `[draw, ...]`, in the nulls' standard deviations.
+
+    The fewer places attention has, the better a comb fits it by chance: two are always one. Only over
+    its own permutations can the score of one attention be held against that of another.
+    """
+    spread = null.std(0)
+    return np.divide(score - null.mean(0), spread, out=np.zeros_like(score), where=spread > 1e-12)
+
+
 def p_values(real: Floats, null: Floats) -> Any:
     """The share of chance scores `[draw, ...]` that reach the real one, the real one counted with them."""
     return (1 + (null >= real - 1e-9).sum(0)) / (1 + len(null))

@@ -27,6 +27,9 @@ from probes.stimuli import N_SPECIAL
 ROWS = 64
 """Series in one forward pass."""
 
+PERMUTATIONS = 29
+"""Of each shuffled run's attention, for the mean and the spread of its own null."""
+
 
 def attention_spectrum(
     model: Model,
@@ -34,7 +37,7 @@ def attention_spectrum(
     *,
     num_decoder: int = 0,
     position: int | None = None,
-    shuffles: int = 199,
+    shuffles: int = 99,
     seed: int = 0,
 ) -> AttentionSpectrum:
     """Attention of every cross head over a series, with its spectra.
@@ -82,7 +85,9 @@ def attention_spectrum(
         rows = np.tile(given.values, (shuffles, 1))
         rows[:, :n] = rng.permuted(rows[:, :n], axis=1)
         other = context_attention(model, rows, num_decoder=num_decoder, position=at)
-        scores = comb.best_comb(comb.lag_energy(other), comb_candidates(n)).score
+        among = comb_candidates(n)
+        null = comb.permutation_null(other, among, PERMUTATIONS, seed)
+        scores = comb.over_null(comb.best_comb(comb.lag_energy(other), among).score, null)
     source = provenance(
         model,
         name="attention_spectrum",

@@ -78,7 +78,8 @@ class AttentionSpectrum:
         query_step: the series' step that stands there; -1 for the start token.
         prediction: the value after that position, by one greedy step, in units of the series; NaN
             where the model puts a special token first.
-        shuffled: the best comb's score in runs with the context shuffled, `[draw, layer, head]`.
+        shuffled: how far the best comb of runs with the context shuffled is over permutations of its
+            own attention, in their standard deviations, `[draw, layer, head]`.
         provenance: the model, its weights' digest, the stimulus, versions.
     """
 
@@ -186,7 +187,7 @@ class AttentionSpectrum:
         permuted = comb.p_values(best.score, null)
         shuffled = np.full_like(permuted, np.nan)
         if len(self.shuffled):
-            shuffled = comb.p_values(best.score, self.shuffled)
+            shuffled = comb.p_values(comb.over_null(best.score, null), self.shuffled)
         p = np.fmax(permuted, shuffled)
         return HeadCombs(
             spacing=frozen(1 / (best.period * self.series.spacing)),
