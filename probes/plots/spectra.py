@@ -72,7 +72,7 @@ def attention_spectrum(
     figure.update_yaxes(tickmode="auto", nticks=6, showgrid=False, secondary_y=True)
     figure.update_xaxes(zeroline=False)
     # High enough for the menu of two models; a longer one scrolls.
-    size = {"width": 980, "height": 690 if len(views) <= OFFERED else 750}
+    size: dict[str, Any] = {"width": 980, "height": 690 if len(views) <= OFFERED else 750}
     styled(figure, "", **size, legend=ABOVE, hovermode="x", margin_t=150 if len(views) > 1 else 118)
     changes = [_layout(name, found[at], head) for name, at, head in views]
     for key, value in changes[0].items():
