@@ -65,7 +65,8 @@ def agreement(result: Agreement) -> go.Figure:
     return styled(
         figure,
         f"Repeated random tokens and multisines: {escape(short(result.mosaic.name))}",
-        f"decoder cross-attention heads; {chosen} of {len(heads)} are induction heads, at least {result.threshold:g}",
+        f"decoder cross-attention heads; {chosen} of {len(heads)} are induction heads, at least {result.threshold:g}; "
+        "shuffled: the multisine's context",
         width=980,
         height=880,
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.075, "yanchor": "bottom"},

@@ -57,6 +57,7 @@ def repetition_effect(result: RepetitionEffect, *, sequence_length: int | None =
         rows=2 * blocks, cols=columns, subplot_titles=titles, horizontal_spacing=0.08,
         vertical_spacing=78 / (2 * blocks * 320),
     )  # fmt: skip
+    figure.update_annotations(font_size=13)
     measured: Table = result.sums[(result.sums["sequence_length"] == length) & (result.sums["group"] == "induction")]
     most = float(np.nanmax(measured[list(SUMS)].to_numpy(), initial=1.0))
     drawn: set[Any] = set()

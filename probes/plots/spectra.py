@@ -71,7 +71,9 @@ def attention_spectrum(
         figure.layout[axis].update(title_font_color=color, tickfont_color=color, zeroline=False)
     figure.update_yaxes(tickmode="auto", nticks=6, showgrid=False, secondary_y=True)
     figure.update_xaxes(zeroline=False)
-    styled(figure, "", width=980, height=690, legend=ABOVE, hovermode="x", margin_t=150 if len(views) > 1 else 118)
+    # High enough for the menu of two models; a longer one scrolls.
+    size: dict[str, Any] = {"width": 980, "height": 690 if len(views) <= OFFERED else 750}
+    styled(figure, "", **size, legend=ABOVE, hovermode="x", margin_t=150 if len(views) > 1 else 118)
     changes = [_layout(name, found[at], head) for name, at, head in views]
     for key, value in changes[0].items():
         figure.layout[key] = value

@@ -1,0 +1,228 @@
+"""Figures of attention spectra hold the spectra's numbers, and their menu changes all that belongs to a head."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+import interp
+import probes
+from probes import plots
+from probes.spectrum import AttentionSpectrum, HeadCombs
+
+TONES = (5, 10, 20, 40)
+
+
+@pytest.fixture(scope="module")
+def induction() -> interp.Model:
+    return interp.load("pico-t5-induction")
+
+
+@pytest.fixture(scope="module")
+def waves(pico: interp.Model) -> AttentionSpectrum:
+    return probes.attention_spectrum(pico, probes.multisine(TONES), num_decoder=20, shuffles=0)
+
+
+@pytest.fixture(scope="module")
+def passengers(induction: interp.Model) -> AttentionSpectrum:
+    return probes.attention_spectrum(induction, probes.datasets.air_passengers(), shuffles=0)
+
+
+def shown(figure: go.Figure) -> dict[tuple[str, str], Any]:
+    """The visible traces by name and left axis or right."""
+    return {(trace.name, trace.yaxis): trace for trace in figure.data if trace.visible is not False}
+
+
+def test_two_panels_hold_series_attention_and_their_spectra(waves: AttentionSpectrum) -> None:
+    figure = plots.attention_spectrum(waves, heads="decoder.cross.2.1")
+    found = shown(figure)
+    assert set(found) == {
+        ("series", "y"), ("series, at the decoder", "y"), ("prediction", "y"), ("attention", "y2"),
+        ("series", "y3"), ("attention", "y4"),
+    }  # fmt: skip
+    values, steps = waves.series.values, waves.series.times
+    np.testing.assert_allclose(found["series", "y"].y, values[:281])
+    np.testing.assert_allclose(found["series, at the decoder", "y"].y, values[280:])
+    np.testing.assert_allclose(found["series, at the decoder", "y"].x, steps[280:])
+    # The last value stands at the decoder: what is predicted comes one step after the series.
+    assert list(found["prediction", "y"].x) == pytest.approx([301 * waves.series.spacing])
+    assert list(found["prediction", "y"].y) == [waves.prediction]
+    np.testing.assert_allclose(found["attention", "y2"].y, waves.attention[2, 1])
+    np.testing.assert_allclose(found["attention", "y2"].x, steps[:281])
+    np.testing.assert_allclose(found["attention", "y4"].y, np.abs(np.fft.rfft(waves.attention[2, 1])))
+    np.testing.assert_allclose(found["series", "y3"].y, np.abs(np.fft.rfft(values[:281])))
+    np.testing.assert_allclose(found["series", "y3"].x, np.fft.rfftfreq(281, waves.series.spacing))
+
+
+def test_the_constant_part_is_there_but_does_not_scale(waves: AttentionSpectrum) -> None:
+    figure = plots.attention_spectrum(waves, heads="decoder.cross.0.0")
+    magnitudes = shown(figure)["attention", "y4"].y
+    assert magnitudes[0] == pytest.approx(waves.attention[0, 0].sum())
+    assert figure.layout.yaxis4.range[1] == pytest.approx(1.06 * magnitudes[1:].max())
+    assert figure.layout.yaxis4.range[1] < magnitudes[0]
+
+
+def test_one_head_has_no_menu_and_marks_are_at_the_series_frequencies(waves: AttentionSpectrum) -> None:
+    figure = plots.attention_spectrum(waves, heads="decoder.cross.1.6")
+    assert not figure.layout.updatemenus
+    assert figure.layout.title.text == "pico-t5 · decoder.cross.1.6"
+    assert [shape.x0 for shape in figure.layout.shapes] == list(TONES)
+    assert all(shape.x0 == shape.x1 and shape.yref == "y3 domain" for shape in figure.layout.shapes)
+    assert figure.layout.xaxis2.title.text == "frequency (Hz)"
+    assert "from step 300" in figure.layout.title.subtitle.text
+
+
+def test_the_menu_offers_the_eight_of_the_highest_amplitude(
+    waves: AttentionSpectrum, passengers: AttentionSpectrum
+) -> None:
+    figure = plots.attention_spectrum([waves, passengers])
+    labels = [button.label for button in figure.layout.updatemenus[0].buttons]
+    expected = [
+        f"{name} · {scored.address}"
+        for name, spectrum in (("pico-t5", waves), ("pico-t5-induction", passengers))
+        for scored in spectrum.amplitude.heads()[:8]
+    ]
+    assert labels == expected
+    assert figure.layout.title.text == expected[0]
+    for button in figure.layout.updatemenus[0].buttons:
+        visible, changed = button.args
+        series = [t for t, v in zip(figure.data, visible["visible"], strict=True) if v and t.name == "series"]
+        assert len(series) == 2, "one model's series, over time and frequency"
+        assert changed["title.text"] == button.label
+
+
+def test_a_name_is_text_and_a_repeated_one_is_numbered(waves: AttentionSpectrum) -> None:
+    odd = replace(waves, provenance={"model": "<b>x"}, series=replace(waves.series, name="<i>y"))
+    figure = plots.attention_spectrum([odd, odd], heads=["decoder.cross.0.1"])
+    first, second = figure.layout.updatemenus[0].buttons
+    assert first.label == "&lt;b&gt;x · decoder.cross.0.1"
+    assert second.label == "&lt;b&gt;x (2) · decoder.cross.0.1"
+    assert first.args[0]["visible"] != second.args[0]["visible"]
+    assert "&lt;i&gt;y" in figure.layout.title.subtitle.text
+
+
+def test_no_prediction_is_said_and_not_drawn(waves: AttentionSpectrum) -> None:
+    figure = plots.attention_spectrum(replace(waves, prediction=float("nan")), heads="decoder.cross.0.0")
+    assert "prediction" not in {name for name, _ in shown(figure)}
+    assert "predicts no value" in figure.layout.title.subtitle.text
+    assert np.isfinite(figure.layout.yaxis.range).all()
+
+
+def test_dates_are_drawn_where_they_are_known(passengers: AttentionSpectrum) -> None:
+    figure = plots.attention_spectrum(passengers, heads="decoder.cross.0.0")
+    found = shown(figure)
+    assert (found["series", "y"].x[0], found["series", "y"].x[-1]) == ("1949-01", "1960-12")
+    assert list(found["prediction", "y"].x) == ["1961-01"]
+    assert (figure.layout.xaxis.type, figure.layout.xaxis2.title.text) == ("date", "frequency (cycles per year)")
+    # What was cut off is not known: its dates would be another part's.
+    cut = replace(passengers, series=passengers.series.last(100), attention=passengers.attention[..., :100])
+    figure = plots.attention_spectrum(cut, heads="decoder.cross.0.0")
+    np.testing.assert_allclose(shown(figure)["series", "y"].x, np.arange(100) / 12)
+    assert (figure.layout.xaxis.type, figure.layout.xaxis.title.text) == ("linear", "time (year)")
+
+
+def test_the_second_spectrum_over_periods_with_marks(waves: AttentionSpectrum) -> None:
+    figure = plots.second_spectrum(waves, "decoder.cross.2.0", spacings=(5, 10))
+    found = shown(figure)
+    once = np.abs(np.fft.rfft(waves.attention[2, 0]))
+    np.testing.assert_allclose(found["attention", "y2"].y, np.abs(np.fft.rfft(once)))
+    np.testing.assert_allclose(found["series", "y"].y, waves.second_series)
+    np.testing.assert_allclose(found["attention", "y2"].x, waves.periods)
+    assert [shape.x0 for shape in figure.layout.shapes] == [0.1, 0.2]
+    assert [note.text for note in figure.layout.annotations] == ["10 Hz", "5 Hz"]
+    strongest = waves.amplitude.heads()[0].address
+    assert str(strongest) in plots.second_spectrum(waves).layout.title.text
+    with pytest.raises(interp.InvalidInput, match=r"spacings=\[0\.1\].*Take 0\.7\d+ Hz or more"):
+        plots.second_spectrum(waves, spacings=(5, 0.1))
+    with pytest.raises(interp.InvalidInput, match="positive"):
+        plots.second_spectrum(waves, spacings=(0,))
+
+
+def test_one_head_of_every_layer_over_the_series(passengers: AttentionSpectrum) -> None:
+    figure = plots.attention_over_series(passengers, 3)
+    paid = [trace for trace in figure.data if trace.name == "attention"]
+    assert [trace.yaxis for trace in paid] == ["y2", "y4", "y6"]
+    for layer, trace in enumerate(paid):
+        np.testing.assert_allclose(trace.y, passengers.attention[layer, 3])
+        assert trace.x[-1] == "1960-12"
+    assert [note.text for note in figure.layout.annotations] == [f"decoder.cross.{i}.3" for i in range(3)]
+    assert [trace.showlegend for trace in paid] == [True, False, False]
+    highest = np.unravel_index(passengers.attention.argmax(), passengers.attention.shape)[1]
+    assert f"head {highest} of" in plots.attention_over_series(passengers).layout.title.text
+    with pytest.raises(interp.InvalidInput, match=r"head=8: pico-t5-induction has heads 0-7"):
+        plots.attention_over_series(passengers, 8)
+
+
+def test_combs_are_written_where_they_are_beyond_chance() -> None:
+    q = np.array([[0.01, 0.2], [0.05, np.nan]])
+    strength = np.array([[0.9, 0.8], [0.4, 0.1]])
+    found = HeadCombs(np.array([[5.0166, 3], [2, 1]]), strength, q, q, q, q, "year", {"model": "m"})
+    grey, colored = plots.combs(found).data
+    np.testing.assert_array_equal(colored.z, [[0.9, np.nan], [0.4, np.nan]])
+    np.testing.assert_array_equal(np.isnan(grey.z), [[True, False], [True, False]])
+    assert [list(row) for row in colored.text] == [["5.02", ""], ["2", ""]]
+    assert colored.customdata[0, 1][0] == "decoder.cross.0.1"
+    assert "2 of 4 heads" in plots.combs(found).layout.title.subtitle.text
+    assert "cycles per year" in plots.combs(found).layout.title.subtitle.text
+
+
+def test_what_cannot_be_drawn_is_named(waves: AttentionSpectrum) -> None:
+    with pytest.raises(interp.InvalidInput, match="no spectra"):
+        plots.attention_spectrum([])
+    with pytest.raises(interp.InvalidInput, match=r"ndarray is no AttentionSpectrum: .* probes\.attention_spectrum"):
+        plots.attention_spectrum([waves, waves.attention])  # type: ignore[list-item]
+    with pytest.raises(interp.InvalidInput, match=r"decoder\.cross\.3\.0: pico-t5 has decoder\.cross layers 0-2"):
+        plots.attention_spectrum(waves, heads=["decoder.cross.0.0", "decoder.cross.3.0"])
+    with pytest.raises(interp.InvalidInput, match=r"encoder\.self\.0\.0: pico-t5 has decoder\.cross"):
+        plots.second_spectrum(waves, "encoder.self.0.0")
+    with pytest.raises(interp.InvalidInput, match="each once"):
+        plots.attention_spectrum(waves, heads=["decoder.cross.0.0"] * 2)
+    with pytest.raises(interp.UnknownHead):
+        plots.attention_spectrum(waves, heads="L0.H0")
+    with pytest.raises(interp.InvalidInput, match="no HeadCombs"):
+        plots.combs(waves)  # type: ignore[arg-type]
+
+
+def test_the_menu_changes_everything_in_a_browser(
+    browser_page: Any, waves: AttentionSpectrum, passengers: AttentionSpectrum, tmp_path: Path
+) -> None:
+    """From a multisine in seconds to a series with dates, and back."""
+    figure = plots.attention_spectrum([waves, passengers])
+    figure.write_html(tmp_path / "spectra.html")
+    browser_page.goto((tmp_path / "spectra.html").as_uri())
+    spectra = {"pico-t5": waves, "pico-t5-induction": passengers}
+    names = [button.label for button in figure.layout.updatemenus[0].buttons]
+    for name in (names[10], names[1], names[0]):
+        browser_page.locator(".updatemenu-header").click()
+        browser_page.locator(".updatemenu-dropdown-button").filter(
+            has=browser_page.get_by_text(name, exact=True)
+        ).click()
+        drawn = browser_page.evaluate(
+            """(({_fullData: data, _fullLayout: at}) => ({
+                traces: data.filter(t => t.visible === true).map(t => [t.name, t.yaxis, Array.from(t.y)]),
+                title: document.querySelector('.gtitle').textContent,
+                below: document.querySelector('.gtitle-subtitle').textContent,
+                axes: [at.xaxis, at.xaxis2, at.yaxis, at.yaxis2, at.yaxis3, at.yaxis4].map(a => a.range),
+                type: at.xaxis.type, unit: at.xaxis2.title.text, marks: at.shapes.length,
+            }))(document.querySelector('.js-plotly-plot'))"""
+        )
+        model, address = name.split(" · ")
+        spectrum, head = spectra[model], interp.Head.parse(address)
+        at, found = (head.layer, head.head), {(n, y): v for n, y, v in drawn["traces"]}
+        assert drawn["title"] == name
+        assert spectrum.series.name in drawn["below"]
+        np.testing.assert_allclose(found["attention", "y2"], spectrum.attention[at])
+        np.testing.assert_allclose(found["attention", "y4"], spectrum.spectrum[at])
+        np.testing.assert_allclose(found["series", "y3"], spectrum.series_spectrum)
+        np.testing.assert_allclose(found["series", "y"], spectrum.context.values)
+        assert ("series, at the decoder", "y") in found or spectrum is passengers
+        _, frequencies, _, attention, _, magnitude = drawn["axes"]
+        assert frequencies == pytest.approx([0, spectrum.frequencies[-1]])
+        assert attention[1] == pytest.approx(1.06 * spectrum.attention[at].max())
+        assert magnitude[1] == pytest.approx(1.06 * spectrum.spectrum[at][1:].max())
+        dated = spectrum is passengers
+        assert (drawn["type"], drawn["marks"]) == (("date", 0) if dated else ("linear", 4))
+        assert drawn["unit"] == f"frequency ({'cycles per year' if dated else 'Hz'})"
