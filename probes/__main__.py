@@ -41,9 +41,12 @@ def _numbers(name: str, given: str) -> list[int]:
     """Whole numbers as `2,4,6` or `0-4`, both ends included."""
     try:
         parts = [part.split("-") for part in given.split(",")]
-        return [n for part in parts for n in range(int(part[0]), int(part[-1]) + 1)]
+        found = [list(range(int(part[0]), int(part[-1]) + 1)) for part in parts]
     except ValueError:
-        raise interp.InvalidInput(f"--{name} {given}: give whole numbers, as 2,4,6 or 0-4.") from None
+        found = []
+    if not found or not all(found):
+        raise interp.InvalidInput(f"--{name} {given}: give whole numbers, as 2,4,6 or 0-4.")
+    return [n for part in found for n in part]
 
 
 def _floats(name: str, given: str) -> list[float]:
@@ -218,6 +221,8 @@ def sweep(
 def questions(
     model: Models,
     out: Out = Path("out"),
+    repetitions: Annotated[str, typer.Option(help="As 2,4,6 or 1-4.")] = "2,4,6,8,10",
+    sequence_lengths: Annotated[str, typer.Option(help="Likewise.")] = "2,4,6,8,10",
     seeds: Annotated[str, typer.Option(help="Three or more, as 0-4.")] = "0-4",
     batch_size: int = 100,
     draws: Annotated[int, typer.Option(help="Of multisines.")] = 40,
@@ -228,9 +233,14 @@ def questions(
 ) -> None:
     """The four open questions and the sources' claims, on some models: page, pictures and tables."""
     check_out(out)
-    opened = [interp.load(name, dtype=getattr(torch, dtype.value), device=device) for name in model]
     answers = question_report.answer(
-        opened, seeds=_numbers("seeds", seeds), batch_size=batch_size, draws=draws, store=store
+        [interp.load(name, dtype=getattr(torch, dtype.value), device=device) for name in model],
+        repetitions=_numbers("repetitions", repetitions),
+        sequence_lengths=_numbers("sequence-lengths", sequence_lengths),
+        seeds=_numbers("seeds", seeds),
+        batch_size=batch_size,
+        draws=draws,
+        store=store,
     )
     written = question_report.write_report(out, answers)
     if images and out.suffix.lower() != ".html":

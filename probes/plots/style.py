@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -76,7 +76,7 @@ def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> li
     from choreographer.errors import BrowserClosedError, BrowserFailedError
     from kaleido.errors import ChromeNotFoundError
 
-    targets = list(figures)
+    targets, layouts = list(figures), [cast(Any, figure.layout) for figure in figures.values()]
     partials = [target.with_name(f".partial.{target.name}") for target in targets]
     try:
         # Many at once are written in plotly's default size unless theirs is passed on.
@@ -84,8 +84,8 @@ def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> li
             list(figures.values()),
             list[str | Path](partials),
             scale=scale,
-            width=[figure.layout.width for figure in figures.values()],
-            height=[figure.layout.height for figure in figures.values()],
+            width=[layout.width for layout in layouts],
+            height=[layout.height for layout in layouts],
         )
         for partial, target in zip(partials, targets, strict=True):
             partial.replace(target)

@@ -48,7 +48,8 @@ class Evidence:
     verdict: str = ""
 
     def __post_init__(self) -> None:
-        above, below = self.low > self.none, self.high < self.none
+        # Rounding alone decides nothing, as where all seeds give the same.
+        above, below = self.low > self.none + 1e-9, self.high < self.none - 1e-9
         verdict = self.verdict or ("supported" if above else "contradicted" if below else "undecided")
         object.__setattr__(self, "verdict", verdict)
 

@@ -1,5 +1,6 @@
 """What the questions share: the frame of an induction sweep, the heads chosen on it, and intervals over seeds."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,13 @@ def sweep_frame(sweep: Any, *needed: str) -> Table:
     return frame
 
 
-def seeds_of(frame: Table) -> tuple[Any, list[Any]]:
+def seeds_of(given: Iterable[Any]) -> tuple[Any, list[Any]]:
     """The seed that heads are chosen on, the first, and those that effects are measured on.
 
     Raises:
         InvalidInput: fewer than three seeds: one to choose on, two for an interval.
     """
-    seeds = list(dict.fromkeys(frame["seed"]))
+    seeds = list(dict.fromkeys(given))
     if len(seeds) < 3:
         raise InvalidInput(
             f"seeds {seeds}: three or more are needed, one to choose heads on and two to measure with an interval."

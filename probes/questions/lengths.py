@@ -108,7 +108,7 @@ def length_effect(
     if len(set(lengths)) < 2:
         raise InvalidInput(f"sequence_lengths={lengths}: two different ones or more are needed.")
     drawn = list(axis_values("seeds", seeds))
-    seeds_of(pd.DataFrame({"seed": drawn}))
+    seeds_of(drawn)
     found = sweep(
         length_rows,
         {
@@ -131,7 +131,7 @@ def length_effect(
         progress=progress,
     )
     frame: Table = found.to_frame()
-    first, others = seeds_of(frame)
+    first, others = seeds_of(frame["seed"])
     scores: list[dict[str, Any]] = []
     slopes: dict[tuple[str, str, str], Floats] = {}
     doublings = np.log2(lengths)

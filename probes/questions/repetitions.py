@@ -68,7 +68,7 @@ def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> Repetition
     if len(counts) < 2:
         raise InvalidInput(f"the sweep has repetitions {counts}: two different numbers from 2 on are needed.")
     sweep_frame(frame, *(f"{side}_{k + 1}" for side in SIDES.values() for k in range(int(counts[-1]))))
-    first, others = seeds_of(frame)
+    first, others = seeds_of(frame["seed"])
     for (model, length), part in frame.groupby(["model", "sequence_length"], sort=False):
         if len(part[["repetitions", "seed"]].drop_duplicates()) < len(counts) * (len(others) + 1):
             raise InvalidInput(

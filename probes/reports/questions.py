@@ -14,6 +14,7 @@ from probes.induction import induction_mosaic
 from probes.plots.style import unique
 from probes.questions.agreement import Agreement, agreement, multisine_scores
 from probes.questions.claims import claims
+from probes.questions.frames import seeds_of
 from probes.questions.lengths import LengthEffect, length_effect
 from probes.questions.origin import CombOrigin, comb_origin
 from probes.questions.repetitions import RepetitionEffect, repetition_effect
@@ -60,6 +61,7 @@ def answer(
     Returns:
         The answers.
     """
+    seeds_of(seeds)
     kept = None if store is None else Path(store)
     sweep = induction_sweep(
         models,

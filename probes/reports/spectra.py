@@ -27,9 +27,12 @@ def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs])
 
 def figures(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> dict[str, go.Figure]:
     """The report's figures by name: spectra with a menu, and by model the second spectrum, combs and attention."""
-    made = {"spectra": plots.attention_spectrum(spectra)}
+    # By amplitude one would see heads with all attention on one step, whose spectra are flat.
+    strongest = [str(head.address) for found in combs for head in found.heads()[:4]]
+    made = {"spectra": plots.attention_spectrum(spectra, heads=list(dict.fromkeys(strongest)) or None)}
     for name, spectrum, found in zip(unique([s.name for s in spectra]), spectra, combs, strict=True):
-        made[f"second-{name}"] = plots.second_spectrum(spectrum)
+        best = found.heads()[0].address if found.heads() else None
+        made[f"second-{name}"] = plots.second_spectrum(spectrum, best)
         made[f"combs-{name}"] = plots.combs(found)
         made[f"attention-{name}"] = plots.attention_over_series(spectrum)
     return made

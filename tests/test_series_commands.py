@@ -1,0 +1,99 @@
+"""The command lines for series, sweeps and questions: what they print and write, and one line for what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+import interp
+import probes
+import probes.__main__ as command
+from interp.sweeps import read
+
+runner = CliRunner()
+SMALL = ["--batch-size", "10", "--no-images"]
+
+
+def run(*arguments: Any) -> Result:
+    return runner.invoke(command.app, [str(a) for a in arguments])
+
+
+def test_multisine_writes_page_spectra_and_combs(tmp_path: Path, pico: interp.Model) -> None:
+    options = ["--frequencies", "9,15,24", "--num-decoder", 1, "--shuffles", 5, "--no-images"]
+    result = run("multisine", "--model", "pico-t5", *options, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["combs.csv", "multisine.html", "spectrum-pico-t5.json"]
+    stored = probes.AttentionSpectrum.load(tmp_path / "spectrum-pico-t5.json")
+    expected = probes.attention_spectrum(pico, probes.multisine([9, 15, 24]), num_decoder=1, shuffles=0)
+    assert abs(stored.attention - expected.attention).max() < 1e-6
+    table = pd.read_csv(tmp_path / "combs.csv")
+    assert len(table) == 24
+    assert table["head"].iloc[0] in result.output
+    page = (tmp_path / "multisine.html").read_text()
+    assert 'src="http' not in page
+
+
+def test_multisine_takes_the_published_amplitudes_and_real_series(tmp_path: Path) -> None:
+    def stored(*options: Any) -> probes.AttentionSpectrum:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        result = run("multisine", "--model", "pico-t5", "--shuffles", 0, "--no-images", "--out", out, *options)
+        assert result.exit_code == 0, result.output
+        return probes.AttentionSpectrum.load(out / "spectrum-pico-t5.json")
+
+    assert stored().series.parameters["amplitudes"] == [1, 0.75, 0.5, 0.5]
+    assert stored("--frequencies", "5,10").series.parameters["amplitudes"] == [1, 1]
+    assert stored("--series", "air_passengers").series.name == "air passengers"
+
+
+def test_sweep_writes_the_explorer_and_goes_on_from_its_store(tmp_path: Path) -> None:
+    grid = ["--model", "pico-t5", "--sequence-lengths", "4-5", "--seeds", "0,3", "--store", tmp_path / "store"]
+    first = run("sweep", *grid, "--repetitions", "2", *SMALL, "--out", tmp_path / "out")
+    assert first.exit_code == 0, first.output
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "store" / "shards").iterdir()}
+    assert len(before) == 4
+    assert run("sweep", *grid, "--repetitions", "2,4", *SMALL, "--out", tmp_path / "out").exit_code == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["counts.csv", "mosaics.html", "sweep.parquet"]
+    frame = pd.read_parquet(tmp_path / "out" / "sweep.parquet")
+    pd.testing.assert_frame_equal(frame, read(tmp_path / "store").to_frame())
+    assert set(frame["sequence_length"]) == {4, 5}
+    assert set(frame["seed"]) == {0, 3}
+    counts = pd.read_csv(tmp_path / "out" / "counts.csv")
+    by_hand = (frame["either"] >= 0.3).groupby([frame["repetitions"], frame["sequence_length"], frame["seed"]]).sum()
+    assert counts["either"].tolist() == pytest.approx(by_hand.groupby(level=[0, 1]).mean().tolist())
+
+
+def test_questions_answers_all_on_one_page(tmp_path: Path) -> None:
+    options = ["--seeds", "0-2", "--repetitions", "2,4", "--sequence-lengths", "4,6", "--draws", 3]
+    result = run("questions", "--model", "pico-t5", *options, *SMALL, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    tables = ["repetitions", "lengths", "agreement-pico-t5", "comb-pico-t5", "claims"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*(f"{name}.csv" for name in tables), "questions.html"])
+    page = (tmp_path / "questions.html").read_text()
+    assert page.count("Plotly.newPlot") == 4 + page.split("<body>")[0].count("Plotly.newPlot")
+    assert "more repetitions give fewer" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["multisine", "--frequencies", "5,60"], r"\[60.0\] are not under the Nyquist limit.*50.1667 Hz"),
+        (["multisine", "--frequencies", "5,x"], "--frequencies 5,x: give numbers"),
+        (["multisine", "--amplitudes", "1,2"], "amplitudes are 2 and frequencies 4"),
+        (["multisine", "--series", "sunspot"], "Did you mean 'sunspots'"),
+        (["multisine", "--series", "el_nino"], "longer than pico-t5's, 512.*last"),
+        (["sweep", "--repetitions", "2,x"], "--repetitions 2,x: give whole numbers"),
+        (["sweep", "--repetitions", "4-2"], "--repetitions 4-2: give whole numbers"),
+        (["sweep", "--store", "/dev/null"], "is a file"),
+        (["sweep", "--jobs", "0"], "n_jobs=0"),
+        (["questions", "--seeds", "0-1"], "three or more are needed"),
+    ],
+)
+def test_bad_options_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = run(*arguments, "--model", "pico-t5", "--out", tmp_path / "out", "--no-images")
+    assert result.exit_code == 2
+    assert result.output.count("error:") == 1
+    assert pd.Series([" ".join(result.output.split())]).str.contains(message).all(), result.output
+    assert not list((tmp_path / "out").glob("*"))
