@@ -83,6 +83,19 @@ def test_matching_by_value_has_the_gcd(planted: probes.CombOrigin) -> None:
     assert first["over_control_low"] < difference.mean() < first["over_control_high"]
 
 
+def test_without_a_majority_beyond_doubt_the_verdict_is_mixed() -> None:
+    """One head whose 20 draws are won by the gcd 12 times, another 18 times: Wilson intervals from 0.39 and 0.70."""
+    scores = np.zeros((3, 1, 20, 1, 2))
+    scores[1] = 0.5
+    scores[0, 0, :12, 0, 0] = scores[0, 0, :18, 0, 1] = 1
+    control = np.zeros((1, 20))
+    found = probes.CombOrigin(
+        (CASES[0],), ((3, 6, 9),), scores, scores[0], scores[0] * 0, scores[..., 0, 0], control, control + 1, 0.1
+    ).to_frame()
+    assert list(found["gcd"][:2]) == [0.6, 0.9]
+    assert list(found["verdict"]) == ["mixed", "gcd", "none"]
+
+
 def test_strength_is_that_of_the_gcds_lags(planted: probes.CombOrigin) -> None:
     """By hand, from the control's kernel over the same draws."""
     rng = np.random.default_rng(1)

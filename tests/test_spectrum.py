@@ -225,9 +225,11 @@ def test_coherence_is_at_the_frequency_that_a_head_follows() -> None:
 
 
 def test_a_series_that_knows_no_frequency_has_those_of_its_peaks() -> None:
-    series = TimeSeries(multisine([8, 20], [1, 0.5], steps=300).values, 0.01)
+    series = TimeSeries(multisine([25 / 3, 20], [1, 0.5], steps=300).values, 0.01)
     frame = hand_made(np.random.default_rng(0).random((1, 2, 300)), series).coherence(permutations=9, peaks=2)
-    np.testing.assert_allclose(frame["frequency"].unique(), [8, 20])
+    np.testing.assert_allclose(frame["frequency"].unique(), [25 / 3, 20])
+    # Windows of 1 s resolve whole Hz.
+    np.testing.assert_allclose(frame["bin"].unique(), [8, 20])
 
 
 def test_save_and_load(planted: AttentionSpectrum, model: interp.Model, tmp_path: Path) -> None:

@@ -110,8 +110,7 @@ def length_effect(
         raise InvalidInput(f"sequence_lengths={lengths}: two different ones or more are needed.")
     drawn = list(axis_values("seeds", seeds))
     seeds_of(pd.DataFrame({"seed": drawn}))
-    sizes = {"repetitions": repetitions, "min_gap": whole("min_gap", min_gap, 1)}
-    repeated_random_tokens(batch_size=1, sequence_length=lengths[-1], **sizes)
+    repeated_random_tokens(batch_size=1, sequence_length=lengths[-1], repetitions=repetitions, min_gap=min_gap)
     found = sweep(
         length_rows,
         {
