@@ -29,7 +29,7 @@ class HeadCombs:
 
     Attributes:
         spacing: distance of the spectrum's peaks, in cycles a `unit` of the series; NaN without a comb.
-        strength: how periodic the spectrum is with that spacing: 1 entirely, 0 as by chance.
+        strength: how periodic the spectrum is with that spacing: near 1 entirely, 0 as by chance.
         p_permuted: of the attention against itself permuted over positions.
         p_shuffled: against the attention to the series with its context shuffled; NaN without such runs.
         p: the larger of the two: a comb must be one against both.

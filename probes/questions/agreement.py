@@ -97,7 +97,7 @@ def multisine_scores(
         positive("duration", duration),
     )
     draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
-    tones = [whole("frequencies", f, 1) for f in np.atleast_1d(cast(Any, frequencies))]
+    tones = [whole("frequencies", f, 1) for f in np.atleast_1d(cast(Any, frequencies)).tolist()]
     if not tones:
         raise InvalidInput("no frequencies: give at least one.")
     period = steps / duration / reduce(gcd, tones)

@@ -29,6 +29,7 @@ from interp.sweeps.grid import axis_values
 from probes.induction import induction_mosaic
 from probes.mosaic import THRESHOLD
 from probes.questions.frames import Table, over_seeds, seeds_of
+from probes.stimuli import repeated_random_tokens
 from probes.sweeping import induction_rows
 
 CONDITIONS = ("plain", "apart", "same context", "context alone")
@@ -109,6 +110,7 @@ def length_effect(
         raise InvalidInput(f"sequence_lengths={lengths}: two different ones or more are needed.")
     drawn = list(axis_values("seeds", seeds))
     seeds_of(drawn)
+    repeated_random_tokens(batch_size=1, sequence_length=lengths[-1], repetitions=repetitions, min_gap=min_gap)
     found = sweep(
         length_rows,
         {

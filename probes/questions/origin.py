@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
 from math import gcd
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -149,7 +149,7 @@ def comb_origin(
         InvalidInput: a case that cannot tell the three apart, or whose gcd does not repeat twice in
             the context; no value at the decoder to look from.
     """
-    sets = tuple(tuple(whole("cases", f, 1) for f in np.atleast_1d(case)) for case in cases)
+    sets = tuple(tuple(whole("cases", f, 1) for f in np.atleast_1d(cast(Any, case)).tolist()) for case in cases)
     if not sets:
         raise InvalidInput("no cases: give at least one set of frequencies.")
     num_decoder, steps, duration = (
