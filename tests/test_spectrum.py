@@ -15,7 +15,8 @@ from transformers import T5ForConditionalGeneration
 import interp
 import probes
 from probes import AttentionSpectrum, TimeSeries, attention_spectrum, context_attention, multisine
-from probes.comb import best_comb, candidates, lag_energy
+from probes.comb import best_comb, candidates, lag_energy, over_null, permutation_null
+from probes.periodic import PERMUTATIONS
 from tests.conftest import tiny_pipeline
 
 SHORT = multisine([2, 6], [1, 0.5], [0.2, 1.4], steps=40)
@@ -148,7 +149,9 @@ def test_shuffled_runs_permute_the_context_and_leave_the_decoder(
     np.testing.assert_array_equal(values[:, 38:], np.tile(SHORT.values[38:], (5, 1)))
     np.testing.assert_array_equal(np.sort(values[:, :38]), np.tile(np.sort(SHORT.values[:38]), (5, 1)))
     assert len({row.tobytes() for row in values}) == 5
-    np.testing.assert_array_equal(found.shuffled, best_comb(lag_energy(paid), candidates(38)).score)
+    score = best_comb(lag_energy(paid), candidates(38)).score
+    null = permutation_null(paid, candidates(38), PERMUTATIONS, 3)
+    np.testing.assert_allclose(found.shuffled, (score - null.mean(0)) / null.std(0), rtol=1e-9)
     again = attention_spectrum(model, SHORT, num_decoder=2, shuffles=5, seed=3)
     np.testing.assert_array_equal(again.shuffled, found.shuffled)
 
@@ -165,6 +168,11 @@ def hand_made(attention: Any, series: TimeSeries, shuffled: Any = None) -> Atten
     )
 
 
+def scores_of(runs: Any) -> Any:
+    among = candidates(runs.shape[-1])
+    return over_null(best_comb(lag_energy(runs), among).score, permutation_null(runs, among, PERMUTATIONS, 0))
+
+
 PLANTED = {(0, 0): 12.0, (1, 2): 20.07, (2, 3): 33.4}
 FIXED = (0, 1)
 
@@ -177,8 +185,7 @@ def planted() -> AttentionSpectrum:
     for (i, j), period in PLANTED.items():
         runs[0, i, j] = teeth(period) / teeth(period).sum() + 0.5 * runs[0, i, j]
     runs[:, *FIXED] = teeth(25) + 0.01 * rng.random((100, 300))
-    scores = best_comb(lag_energy(runs[1:]), candidates(300)).score
-    return hand_made(runs[0], multisine([5, 10], steps=300), scores)
+    return hand_made(runs[0], multisine([5, 10], steps=300), scores_of(runs[1:]))
 
 
 def test_combs_are_found_in_the_heads_that_have_them_and_no_others(planted: AttentionSpectrum) -> None:
@@ -196,6 +203,20 @@ def test_combs_are_found_in_the_heads_that_have_them_and_no_others(planted: Atte
     frame = found.to_frame().set_index("head")
     assert frame.loc["decoder.cross.1.2", "period"] == pytest.approx(0.2007, rel=0.01)
     assert found.heads(0.0) == ()
+
+
+def test_attention_to_two_places_when_shuffled_is_no_better_comb_than_attention_to_eight() -> None:
+    rng = np.random.default_rng(4)
+    real = np.full((1, 1, 300), 1e-5)
+    real[..., 20 * np.arange(3, 11) + 7] = rng.uniform(0.5, 1, 8)
+    runs = np.full((60, 1, 1, 300), 1e-5)
+    for run in runs:
+        run[0, 0, rng.choice(300, 2, replace=False)] = 1
+    raw = best_comb(lag_energy(np.concatenate([real[None], runs])), candidates(300)).score
+    # Two places are always one comb: by the raw score many shuffled runs would beat the real one.
+    assert (raw[1:] >= raw[0]).mean() > 0.1
+    found = hand_made(real, multisine([5, 10], steps=300), scores_of(runs)).comb(permutations=99)
+    assert found.p_shuffled.item() == pytest.approx(1 / 61)
 
 
 def test_without_shuffled_runs_one_null_is_left(planted: AttentionSpectrum) -> None:

@@ -216,7 +216,10 @@ def _verdicts(slopes: dict[tuple[str, str, str], Floats]) -> list[dict[str, Any]
         verdict = direction
         if direction != "no change":
             for cause, held in CAUSES.items():
-                gone = 1 - slopes[model, held, outcome] / mean
+                # Seeds are paired, and the plain slope varies too: the delta method for a ratio of means.
+                kept = slopes[model, held, outcome]
+                ratio = kept.mean() / mean
+                gone = 1 - ratio - (kept - ratio * plain) / mean
                 parts |= dict(zip((cause, f"{cause}_low", f"{cause}_high"), over_seeds(gone), strict=True))
             found = [cause for cause in CAUSES if parts[cause] >= 0.5 and parts[f"{cause}_low"] > 0]
             verdict = " and ".join(found) or "length itself"
