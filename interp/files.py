@@ -9,6 +9,10 @@ from typing import Any
 
 from interp.errors import CannotWrite, DamagedFile, InvalidInput, MissingFile, WrongVersion
 
+# The mask can only be read by setting it, for all threads: once, before there are any.
+UMASK = os.umask(0)
+os.umask(UMASK)
+
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file in UTF-8, whole or not at all: see `write_bytes`."""
@@ -45,9 +49,7 @@ def write_whole(path: Path, content: bytes) -> Path:
             # Without it, a machine that loses power may keep the name and not the content.
             os.fsync(file.fileno())
         # mkstemp makes private files; results are meant to be shared like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
+        os.chmod(partial, 0o666 & ~UMASK)
         os.replace(partial, path)
     except BaseException as error:
         if partial is not None:

@@ -1,5 +1,6 @@
 """Small checks of what users pass in."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,28 @@ def whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool") or number < least:
         raise InvalidInput(f"{name}={value!r} must be at least {least}.")
     return number
+
+
+def number(name: str, value: Any) -> float:
+    """A real number that is not NaN.
+
+    Args:
+        name: what the user calls it.
+        value: what was given.
+
+    Returns:
+        The number.
+
+    Raises:
+        InvalidInput: something else.
+    """
+    try:
+        found = float("nan") if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if math.isnan(found):
+        raise InvalidInput(f"{name}={value!r} must be a number.")
+    return found
 
 
 def positions(name: str, given: Any) -> tuple[int, ...] | None:

@@ -41,6 +41,8 @@ def _numbers(name: str, given: str) -> list[int]:
     """Whole numbers as `2,4,6` or `0-4`, both ends included."""
     try:
         parts = [part.split("-") for part in given.split(",")]
+        if max(map(len, parts)) > 2:
+            raise ValueError
         found = [list(range(int(part[0]), int(part[-1]) + 1)) for part in parts]
     except ValueError:
         found = []

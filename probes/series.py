@@ -1,5 +1,6 @@
 """Series that know their time axis, and the batch that keeps which token is which time step."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
@@ -15,6 +16,7 @@ from interp import Batch, InvalidInput, Model
 from interp.batch import as_series
 from interp.inputs import whole
 from interp.results import Floats, frozen
+from interp.sweeps.grid import plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,10 @@ class TimeSeries:
         given = checked if isinstance(self.values, Tensor) else self.values
         object.__setattr__(self, "values", frozen(np.ravel(np.asarray(given, dtype=np.float64))))
         object.__setattr__(self, "spacing", positive("spacing", self.spacing))
-        object.__setattr__(self, "frequencies", tuple(positive("frequencies", f) for f in self.frequencies))
+        tones = np.atleast_1d(np.asarray(self.frequencies, dtype=object)).tolist()
+        object.__setattr__(self, "frequencies", tuple(positive("frequencies", f) for f in tones))
+        kept = {str(name): plain(str(name), value) for name, value in self.parameters.items()}
+        object.__setattr__(self, "parameters", json.loads(json.dumps(kept)))
 
     def __len__(self) -> int:
         return len(self.values)

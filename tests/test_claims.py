@@ -155,10 +155,43 @@ def test_amplitudes_of_induction_heads() -> None:
     assert verdict(agreed(np.ones((4, 6))), "highest amplitudes")["value"] == 0.5
 
 
+@pytest.mark.parametrize("n_chosen", [3, 5])
+def test_random_amplitudes_are_seldom_decided(n_chosen: int) -> None:
+    found = []
+    for seed in range(40):
+        result = agreed(np.random.default_rng(seed).random((4, 6)))
+        found.append(verdict(Agreement(with_heads((4, 6), n_chosen), result.multisine), "highest")["verdict"])
+    assert found.count("undecided") >= 34
+
+
+def test_two_heads_are_too_few_to_compare() -> None:
+    assert verdict(with_heads((6, 8), 2, 5), "earlier layers")["verdict"].startswith("needs")
+    few = Agreement(with_heads((4, 6), 2), agreed(np.ones((4, 6))).multisine)
+    assert verdict(few, "highest amplitudes")["verdict"].startswith("needs")
+
+
+def test_another_stimulus_or_other_weights_do_not_count() -> None:
+    changed = with_heads((6, 8), 10)
+    changed.provenance["stimulus"]["prefix"] = 300
+    assert verdict(changed, "most induction heads")["verdict"].startswith("needs")
+    other = with_heads((4, 4), 3, vocab_range=(2, 4095))
+    other.provenance["digest"] = "other"
+    assert verdict([with_heads((3, 8), 12), other], "narrow range")["verdict"].startswith("needs")
+
+
+def test_a_grid_with_holes_is_refused() -> None:
+    frame = swept(lambda r, n, s: 10)
+    with pytest.raises(InvalidInput, match="26 of 27 runs"):
+        probes.claims(frame[(frame["repetitions"] != 8) | (frame["sequence_length"] != 8) | (frame["seed"] != 1)])
+
+
 def test_one_result_or_many_and_nothing_else(pico: interp.Model) -> None:
     one = probes.induction_mosaic(pico, batch_size=10)
     assert probes.claims(one).equals(probes.claims([one]))
     with pytest.raises(InvalidInput, match="no sweep"):
         probes.claims(["pico-t5"])
-    with pytest.raises(InvalidInput, match="no result"):
-        probes.claims(3)
+    for wrong in (3, "pico-t5", {}):
+        with pytest.raises(InvalidInput, match="no result"):
+            probes.claims(wrong)
+    with pytest.raises(InvalidInput, match="threshold"):
+        probes.claims([], threshold=float("nan"))

@@ -167,7 +167,9 @@ def origin() -> CombOrigin:
     control[1] = 1
     strength = np.broadcast_to([0.3, 0.6, 0.1], (1, 20, 1, 3))
     rest = {"control_strength": np.full((1, 20), 0.2), "control_p": np.full((1, 20), 0.01), "width": 0.1}
-    return CombOrigin(((9, 15, 24),), ((3, 6, 9),), scores, strength, p, control, **rest, provenance={"model": "a/one"})
+    rest |= {"shuffled_p": np.full_like(p, 0.9), "control_shuffled_p": np.full((1, 20), 0.9)}
+    rest |= {"control_scores": control, "provenance": {"model": "a/one"}}
+    return CombOrigin(((9, 15, 24),), ((3, 6, 9),), scores, strength, p, **rest)
 
 
 def test_origin_of_combs_strongest_first_and_the_control_apart(origin: CombOrigin) -> None:

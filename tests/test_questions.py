@@ -32,12 +32,15 @@ def spikes(period: float, steps: int, rng: np.random.Generator) -> Any:
 def planted() -> probes.CombOrigin:
     """In each case and draw: a head with each hypothesis's comb, and heads of noise."""
     rng = np.random.default_rng(0)
-    asked = iter(CASES)
+    asked = iter([(case, shuffled) for case in CASES for shuffled in (False, True)])
 
     def planted_attention(_: interp.Model, values: Any, *, num_decoder: int) -> Any:
         assert num_decoder == 1
         assert values.shape == (10, 301)
-        three = SPACINGS[next(asked)]
+        case, shuffled = next(asked)
+        if shuffled:
+            return rng.dirichlet(np.full(300, 0.3), (len(values), 1, 3 + NOISE))
+        three = SPACINGS[case]
         heads = [[spikes(301 / 3 / spacing, 300, rng) for spacing in three] for _ in values]
         noise = rng.dirichlet(np.full(300, 0.3), (len(values), NOISE))
         return np.concatenate([np.array(heads), noise], axis=1)[:, None]
@@ -72,6 +75,18 @@ def test_noise_gets_no_verdict_and_is_detected_as_often_as_the_level_says(plante
     assert abs(frame["strength"].mean()) < 0.02
 
 
+def test_attention_that_never_changes_has_no_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise that is the same in every draw is in all of them beyond chance, or in none: no draws to count."""
+    fixed = np.random.default_rng(3).dirichlet(np.full(300, 0.3), (1, 1, 60))
+    monkeypatch.setattr(
+        origin, "context_attention", lambda _, values, **settings: np.tile(fixed, (len(values), 1, 1, 1))
+    )
+    frame = comb_origin(interp.wrap(tiny_pipeline()), draws=20, permutations=39).to_frame()
+    heads = frame[frame["head"] != "matching by value"]
+    assert (heads["detected"] > 0.3).any()
+    assert set(heads["verdict"]) == {"none"}
+
+
 def test_matching_by_value_has_the_gcd(planted: probes.CombOrigin) -> None:
     control = planted.to_frame().iloc[-1]
     assert control["head"] == "matching by value"
@@ -90,7 +105,17 @@ def test_without_a_majority_beyond_doubt_the_verdict_is_mixed() -> None:
     scores[0, 0, :12, 0, 0] = scores[0, 0, :18, 0, 1] = 1
     control = np.zeros((1, 20))
     found = probes.CombOrigin(
-        (CASES[0],), ((3, 6, 9),), scores, scores[0], scores[0] * 0, scores[..., 0, 0], control, control + 1, 0.1
+        (CASES[0],),
+        ((3, 6, 9),),
+        scores,
+        strength=scores[0],
+        p=scores[0] * 0,
+        shuffled_p=scores[0] * 0 + 1,
+        control_scores=scores[..., 0, 0],
+        control_strength=control,
+        control_p=control + 1,
+        control_shuffled_p=control + 1,
+        width=0.1,
     ).to_frame()
     assert list(found["gcd"][:2]) == [0.6, 0.9]
     assert list(found["verdict"]) == ["mixed", "gcd", "none"]

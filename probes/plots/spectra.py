@@ -28,14 +28,14 @@ ABOVE = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "
 
 
 def attention_spectrum(
-    spectra: AttentionSpectrum | Sequence[AttentionSpectrum], *, heads: Heads | None = None
+    spectra: AttentionSpectrum | Sequence[AttentionSpectrum], *, heads: Heads | Sequence[Heads | None] | None = None
 ) -> go.Figure:
     """The published figure: a head's attention over a series in time, and both their magnitude spectra.
 
     Args:
         spectra: one or several, such as one a model.
-        heads: to choose from, of every model; by default the eight of each with the highest
-            amplitude, strongest first.
+        heads: to choose from, of every model, or a list of such lists, one a model; by default (None)
+            the eight of each with the highest amplitude, strongest first.
 
     Returns:
         Two panels with the series on the left axes and the attention on the right ones, and a menu of
@@ -54,10 +54,16 @@ def attention_spectrum(
     figure = make_subplots(
         rows=2, specs=[[{"secondary_y": True}], [{"secondary_y": True}]], vertical_spacing=0.13
     )  # fmt: skip
+    lists: Any = heads
+    apart = isinstance(lists, list | tuple) and any(item is None or isinstance(item, list | tuple) for item in lists)
+    if apart and len(lists) != len(found):
+        raise InvalidInput(
+            f"{len(lists)} lists of heads and {len(found)} spectra: give one list a model, or one for all."
+        )
     views: list[tuple[str, int, Head]] = []
     owners: list[tuple[int, Head | None]] = []
     for at, (name, spectrum) in enumerate(zip(names, found, strict=True)):
-        chosen = chosen_heads(spectrum, heads)
+        chosen = chosen_heads(spectrum, lists[at] if apart else lists)
         views += [(f"{name} · {head}", at, head) for head in chosen]
         for head in (None, *chosen):
             drawn = _series_traces(spectrum) if head is None else _attention_traces(spectrum, head)

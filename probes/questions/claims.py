@@ -2,29 +2,36 @@
 
 A claim is supported if its whole 95 % interval lies on its side of the point of no effect,
 contradicted if it lies on the other, undecided otherwise, and left open where there is nothing to
-test it on. Intervals over heads are bootstraps within models (Efron 1979): they cover the choice of
-heads, not of training runs. Those over seeds are t intervals.
+test it on. Where heads of two kinds are compared, an exact or permutation test must agree: a bootstrap
+of two or three heads is too narrow. Intervals over heads are bootstraps within models (Efron 1979),
+Wilson's for the share of right heads over all models: they cover the choice of heads, not of training
+runs. Those over seeds are t intervals.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", parts 1 and 2.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from inspect import signature
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from interp import InvalidInput
+from interp.inputs import number, whole
 from interp.results import Floats
 from probes.mosaic import KINDS, THRESHOLD, Mosaic
 from probes.published import published_table
 from probes.questions.agreement import Agreement
 from probes.questions.frames import Table, over_seeds, sweep_frame
-from probes.stimuli import ALL_VALUES, NARROW
+from probes.stimuli import ALL_VALUES, NARROW, repeated_random_tokens
 
 DRAWS = 2000
+LEAST_HEADS = 3
+"""Of either kind, for two kinds to be compared."""
+
 LEVELS_OFF = 0.13
 """The share of cross heads, current and right added, that the sources see large models settle at."""
 
@@ -72,8 +79,9 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
     Raises:
         InvalidInput: something that is no result of a probe.
     """
+    number("threshold", threshold)
     items = [results] if hasattr(results, "to_frame") or isinstance(results, pd.DataFrame) else results
-    if not isinstance(items, Iterable):
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
         raise InvalidInput(f"{type(results).__name__} is no result: give mosaics, induction sweeps and agreements.")
     mosaics: list[Mosaic] = []
     agreements: list[Agreement] = []
@@ -85,7 +93,7 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
             agreements.append(item)
         else:
             sweeps.append(sweep_frame(item, "either"))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(whole("seed", seed, 0))
     plain = _standard(mosaics, NARROW)
     pairs = [(plain[name], wide) for name, wide in _standard(mosaics, ALL_VALUES).items() if name in plain]
     models = list(plain.values())
@@ -96,7 +104,7 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
         (
             "current heads sit in earlier layers than right ones",
             _layers(models, threshold, rng),
-            "needs heads of both kinds",
+            "needs mosaics with three heads or more of either kind",
         ),
         ("their share levels off near 13 %", _share(models, threshold, rng), few),
         (
@@ -117,7 +125,7 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
         (
             "induction heads have the highest amplitudes on multisines",
             [e for a in agreements for e in _amplitude(a, rng)],
-            "needs an agreement of a model with induction heads",
+            "needs an agreement of a model with three induction heads or more",
         ),
     ]
     rows: list[dict[str, Any]] = []
@@ -129,14 +137,18 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _standard(mosaics: Sequence[Mosaic], vocab_range: tuple[int, int]) -> dict[str, Mosaic]:
-    """The first mosaic of each model on the published stimulus, with this range of tokens."""
-    wanted = {"repetitions": 2, "sequence_length": 10, "vocab_range": list(vocab_range)}
-    found: dict[str, Mosaic] = {}
+def _standard(mosaics: Sequence[Mosaic], vocab_range: tuple[int, int]) -> dict[tuple[str, str], Mosaic]:
+    """The first mosaic of each model and its weights on the published stimulus, with this range of tokens."""
+    usual = {name: p.default for name, p in signature(repeated_random_tokens).parameters.items()}
+    usual |= {"vocab_range": list(vocab_range)}
+    found: dict[tuple[str, str], Mosaic] = {}
     for mosaic in mosaics:
         stimulus = mosaic.provenance.get("stimulus", {})
-        if all(stimulus.get(name) == value for name, value in wanted.items()):
-            found.setdefault(mosaic.name, mosaic)
+        known = [
+            (stimulus.get(name, value), value) for name, value in usual.items() if name not in ("seed", "batch_size")
+        ]
+        if "vocab_range" in stimulus and all(given == value for given, value in known):
+            found.setdefault((mosaic.name, str(mosaic.provenance.get("digest"))), mosaic)
     return found
 
 
@@ -155,7 +167,7 @@ def _marks(mosaic: Mosaic, threshold: float) -> Floats:
 
 def _resampled(values: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
     """Sums of bootstrap samples of heads, `[draw]`."""
-    return values[rng.integers(0, len(values), (draws, len(values)))].sum(1)
+    return values[rng.integers(0, max(len(values), 1), (draws, len(values)))].sum(1)
 
 
 def _bounds(draws: Floats) -> tuple[float, float]:
@@ -186,23 +198,24 @@ def _right(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
 
 
 def _layers(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator) -> list[Evidence]:
-    """Relative layer of right minus that of current heads; also where models have heads of one kind only."""
-    layers: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    """Relative layer of right minus that of current heads; heads change kind, and are drawn, within models."""
+    sides: list[tuple[Floats, Floats]] = []
     for m in mosaics:
-        for kind in KINDS:
-            found = getattr(m, kind).heads(threshold)
-            layers[kind] += [(head.address.layer + 1) / m.current_token.values.shape[0] for head in found]
-    current, right = (np.array(layers[kind]) for kind in KINDS)
-    if not len(current) or not len(right):
+        depth = m.current_token.values.shape[0]
+        layers = [[(h.address.layer + 1) / depth for h in getattr(m, kind).heads(threshold)] for kind in KINDS]
+        sides.append((np.array(layers[0]), np.array(layers[1])))
+    n_current, n_right = (sum(len(side[i]) for side in sides) for i in (0, 1))
+    if min(n_current, n_right) < LEAST_HEADS:
         return []
-    draws = _resampled(right, rng) / len(right) - _resampled(current, rng) / len(current)
-    gap = float(right.mean() - current.mean())
-    every = np.concatenate([current, right])
-    mixed = rng.permuted(np.tile(every, (DRAWS, 1)), axis=1)
-    null = mixed[:, len(current) :].mean(1) - mixed[:, : len(current)].mean(1)
-    p = (1 + (np.abs(null) >= abs(gap) - 1e-12).sum()) / (1 + DRAWS)
+    gap = sum(r.sum() for _, r in sides) / n_right - sum(c.sum() for c, _ in sides) / n_current
+    draws, null = np.zeros(DRAWS), np.zeros(DRAWS)
+    for current, right in sides:
+        draws += _resampled(right, rng) / n_right - _resampled(current, rng) / n_current
+        mixed = rng.permuted(np.tile(np.concatenate([current, right]), (DRAWS, 1)), axis=1)
+        null += mixed[:, len(current) :].sum(1) / n_right - mixed[:, : len(current)].sum(1) / n_current
+    p = float((1 + (np.abs(null - null.mean()) >= abs(gap - null.mean()) - 1e-12).sum()) / (1 + DRAWS))
     statistic = f"relative layer, right minus current (permutation p {p:.3f})"
-    return [Evidence(_named(mosaics), statistic, gap, *_bounds(draws), 0.0, len(every))]
+    return [_tested(_named(mosaics), statistic, float(gap), _bounds(draws), 0.0, min(n_current, n_right), p)]
 
 
 def _share(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator) -> list[Evidence]:
@@ -225,9 +238,8 @@ def _share(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator
 def _range_gap(narrow: Mosaic, wide: Mosaic, threshold: float, rng: np.random.Generator) -> Evidence:
     gap = _marks(narrow, threshold) - _marks(wide, threshold)
     low, high = _bounds(_resampled(gap, rng))
-    return Evidence(
-        narrow.name, "heads in the narrow range minus in all tokens", float(gap.sum()), low, high, 0.0, len(gap)
-    )
+    statistic = "heads in the narrow range minus in all tokens"
+    return Evidence(narrow.name, statistic, float(gap.sum()), low, high, 0.0, len(gap))
 
 
 def _slopes(frame: Table, axis: str, threshold: float) -> list[Evidence]:
@@ -237,6 +249,12 @@ def _slopes(frame: Table, axis: str, threshold: float) -> list[Evidence]:
     found: list[Evidence] = []
     for model, part in frame.groupby("model", sort=False):
         counts: Table = (part["either"] >= threshold).groupby([part["seed"], part[axis], part[other]]).sum()
+        whole_grid = np.prod([part[name].nunique() for name in ("seed", axis, other)])
+        if len(counts) < whole_grid:
+            raise InvalidInput(
+                f"the sweep of {model} has {len(counts)} of {whole_grid} runs of its grid of seeds, repetitions and "
+                "lengths: only whole grids can be compared. Let it finish, or leave values out."
+            )
         table: Table = counts.groupby(level=[0, 1]).mean().unstack()
         if table.shape[0] < 2 or table.shape[1] < 2:
             continue
@@ -249,21 +267,38 @@ def _slopes(frame: Table, axis: str, threshold: float) -> list[Evidence]:
 
 
 def _amplitude(result: Agreement, rng: np.random.Generator) -> list[Evidence]:
+    """By themselves, and beyond those with the context shuffled: all attention on one step has amplitude 1."""
     chosen = (result.mosaic.either.values >= result.threshold).ravel()
-    values = result.multisine.amplitude.values.ravel()
-    if not 0 < chosen.sum() < chosen.size:
+    fewest = int(min(chosen.sum(), (~chosen).sum()))
+    if fewest < LEAST_HEADS:
         return []
+    amplitude = result.multisine.amplitude.values.ravel()
+    kinds = {"amplitude": amplitude}
+    if "amplitude" in result.multisine.shuffled:
+        kinds["amplitude beyond that on shuffled series"] = (
+            amplitude - result.multisine.shuffled["amplitude"].values.ravel()
+        )
+    found: list[Evidence] = []
+    for name, values in kinds.items():
+        ours, others = values[chosen], values[~chosen]
+        picked = [side[rng.integers(0, len(side), (DRAWS, len(side)))] for side in (ours, others)]
+        draws = np.array([_auc(a, b) for a, b in zip(*picked, strict=True)])
+        p = float(cast(Any, stats.mannwhitneyu(ours, others)).pvalue)
+        statistic = f"chance that an induction head has the higher {name} (Mann-Whitney p {p:.3f})"
+        on = result.mosaic.name
+        found.append(_tested(on, statistic, _auc(ours, others), _bounds(draws), 0.5, fewest, p))
+    return found
 
-    def auc(ours: Floats, others: Floats) -> Floats:
-        wins = (ours[..., :, None] > others[..., None, :]) + 0.5 * (ours[..., :, None] == others[..., None, :])
-        return wins.mean((-2, -1))
 
-    ours, others = values[chosen], values[~chosen]
-    draws = auc(
-        ours[rng.integers(0, len(ours), (DRAWS, len(ours)))], others[rng.integers(0, len(others), (DRAWS, len(others)))]
-    )
-    statistic = "chance that an induction head has the higher one"
-    return [Evidence(result.mosaic.name, statistic, float(auc(ours, others)), *_bounds(draws), 0.5, chosen.size)]
+def _auc(ours: Floats, others: Floats) -> float:
+    return float(((ours[:, None] > others) + 0.5 * (ours[:, None] == others)).mean())
+
+
+def _tested(
+    on: str, statistic: str, value: float, bounds: tuple[float, float], none: float, n: int, p: float
+) -> Evidence:
+    """Evidence of which a test of its own must be sure too."""
+    return Evidence(on, statistic, value, *bounds, none, n, "" if p <= 0.05 else "undecided")
 
 
 def _named(mosaics: Sequence[Mosaic]) -> str:

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from interp import InvalidInput, Model
-from interp.inputs import whole
+from interp.inputs import number, whole
 from interp.results import Floats
 from interp.sweeps import sweep
 from interp.sweeps.grid import axis_values
@@ -53,10 +53,11 @@ class LengthEffect:
             of `heads` of all at the threshold.
         slopes: `model, condition, outcome, slope` per doubling of the length, with its interval; for
             `context alone` the doublings are those of the plain lengths with the same contexts.
-        verdicts: a row a model and outcome: the plain slope, `direction` (more, fewer, no change), the
+        verdicts: a row a model and outcome: the plain slope, `direction` (more, fewer, no change, undecided), the
             part of the slope that `collisions` and `context` explain with its interval (what goes when
             each is held still; negative where it works against the slope; NaN without a slope), and a
-            `verdict`: what explains half of it or more, or the length itself.
+            `verdict`: what explains more than half of it (the whole interval), the length itself (no
+            interval reaches half), or undecided.
         repetitions: at which all this holds.
         provenance: the sweep's.
     """
@@ -105,6 +106,7 @@ def length_effect(
     Raises:
         InvalidInput: fewer than two lengths or three seeds, or what the stimulus cannot be.
     """
+    number("threshold", threshold)
     lengths = sorted(whole("sequence_lengths", n, 2) for n in axis_values("sequence_lengths", sequence_lengths))
     if len(set(lengths)) < 2:
         raise InvalidInput(f"sequence_lengths={lengths}: two different ones or more are needed.")
@@ -211,18 +213,21 @@ def _verdicts(slopes: dict[tuple[str, str, str], Floats]) -> list[dict[str, Any]
         if condition != "plain":
             continue
         mean, low, high = over_seeds(plain)
-        direction = "more" if low > 0 else "fewer" if high < 0 else "no change"
+        # Rounding alone is no direction, and an interval around nothing is not yet no change.
+        still = abs(low) < 1e-9 and abs(high) < 1e-9
+        direction = "no change" if still else "more" if low > 0 else "fewer" if high < 0 else "undecided"
         parts = {name: float("nan") for cause in CAUSES for name in (cause, f"{cause}_low", f"{cause}_high")}
         verdict = direction
-        if direction != "no change":
+        if direction in ("more", "fewer"):
             for cause, held in CAUSES.items():
                 # Seeds are paired, and the plain slope varies too: the delta method for a ratio of means.
                 kept = slopes[model, held, outcome]
                 ratio = kept.mean() / mean
                 gone = 1 - ratio - (kept - ratio * plain) / mean
                 parts |= dict(zip((cause, f"{cause}_low", f"{cause}_high"), over_seeds(gone), strict=True))
-            found = [cause for cause in CAUSES if parts[cause] >= 0.5 and parts[f"{cause}_low"] > 0]
-            verdict = " and ".join(found) or "length itself"
+            found = [cause for cause in CAUSES if parts[f"{cause}_low"] > 0.5]
+            none = all(parts[f"{cause}_high"] < 0.5 for cause in CAUSES)
+            verdict = " and ".join(found) or ("length itself" if none else "undecided")
         about = {"model": model, "outcome": outcome, "slope": mean, "low": low, "high": high}
         rows.append({**about, "direction": direction, **parts, "verdict": verdict})
     return rows

@@ -5,9 +5,11 @@
 2. A comb of spacing D is attention that repeats at lags of 1/D. Every multiple of d and of s is one of
    g, so the lags of g are among those of d and of s: the hypotheses are nested, and the one whose
    lags hold the energy at the least cost of lags wins (see `probes.comb`).
-3. In each draw the best of the three stands against the same attention permuted over positions.
-4. Over draws a head has a verdict if its combs are more often beyond chance than 5 % (binomial test,
-   false discovery controlled over heads) and one hypothesis wins more than half of those.
+3. In each draw the best of the three stands against the same attention permuted over positions, and
+   so it does where the context was shuffled, which has no period left.
+4. Over draws a head has a verdict if its combs are beyond chance more often than with the context
+   shuffled (McNemar's exact test, false discovery controlled over heads: attention that is the same
+   whatever the series is has none), and one hypothesis wins more than half of those.
 5. The control goes through the same steps: attention that falls off with the difference from the
    query's value, and does nothing else.
 
@@ -50,7 +52,9 @@ class CombOrigin:
         scores: of the three hypotheses, in nats, `[hypothesis, case, draw, layer, head]`.
         strength: share of the energy at the lags of the gcd, beyond chance, `[case, draw, layer, head]`.
         p: of the best of the three against permuted attention, `[case, draw, layer, head]`.
-        control_scores, control_strength, control_p: the same of matching by value, without heads.
+        shuffled_p: the same with the context shuffled.
+        control_scores, control_strength, control_p, control_shuffled_p: all of it for matching by
+            value, without heads.
         width: of the control's kernel, in units of the series' mean absolute value.
     """
 
@@ -59,9 +63,11 @@ class CombOrigin:
     scores: Floats
     strength: Floats
     p: Floats
+    shuffled_p: Floats
     control_scores: Floats
     control_strength: Floats
     control_p: Floats
+    control_shuffled_p: Floats
     width: float
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -69,8 +75,8 @@ class CombOrigin:
         """One row a head, and one for the control, with the verdict.
 
         Returns:
-            `head`, `detected` (share of draws with a comb beyond chance), `q` (that it is more than
-            5 %, over heads), the share of those draws that each hypothesis wins, `verdict`,
+            `head`, `detected` (share of draws with a comb beyond chance), `q` (that there are more than
+            with the context shuffled, over heads), the share of those draws that each hypothesis wins, `verdict`,
             `margin` (winner's score over the next one's, in nats, with `margin_low`,
             `margin_high`), `strength`, and `over_control` (strength minus the control's, same
             draws, with its interval).
@@ -89,6 +95,8 @@ class CombOrigin:
         score = (self.scores[(slice(None), *at)] if own else self.control_scores).reshape(3, -1)
         strength = (self.strength[at] if own else self.control_strength).ravel()
         found = (self.p[at] if own else self.control_p).ravel() <= LEVEL
+        mixed = (self.shuffled_p[at] if own else self.control_shuffled_p).ravel() <= LEVEL
+        only, against = int((found & ~mixed).sum()), int((found ^ mixed).sum())
         wins = np.bincount(score[:, found].argmax(0), minlength=3) if found.any() else np.zeros(3, dtype=int)
         best = int(wins.argmax())
         low = (
@@ -103,7 +111,7 @@ class CombOrigin:
         return {
             "head": name,
             "detected": float(found.mean()),
-            "p": stats.binomtest(int(found.sum()), found.size, LEVEL, alternative="greater").pvalue,
+            "p": stats.binomtest(only, against, alternative="greater").pvalue if against else 1.0,
             **{h: float(w / max(found.sum(), 1)) for h, w in zip(HYPOTHESES, wins, strict=True)},
             "verdict": HYPOTHESES[best] if low > 0.5 else "mixed",
             "margin": float(margin.mean()),
@@ -180,11 +188,17 @@ def comb_origin(
                 for _ in range(draws)
             ]
         )
-        heads = _compared(context_attention(model, values, num_decoder=num_decoder), among, permutations, rng)
-        control = _compared(value_matching(values, num_decoder, width), among, permutations, rng)
-        for name, result in (("", heads), ("control_", control)):
+        mixed = values.copy()
+        mixed[:, :n] = np.random.default_rng((seed, len(found))).permuted(values[:, :n], axis=1)
+        sources = {
+            "": [context_attention(model, rows, num_decoder=num_decoder) for rows in (values, mixed)],
+            "control_": [value_matching(rows, num_decoder, width) for rows in (values, mixed)],
+        }
+        for name, (paid, shuffled) in sources.items():
+            result = _compared(paid, among, permutations, rng)
             for part, array in zip(("scores", "strength", "p"), result, strict=True):
                 found.setdefault(name + part, []).append(array)
+            found.setdefault(f"{name}shuffled_p", []).append(_compared(shuffled, among, permutations, rng)[2])
     arrays = {name: frozen(np.stack(parts, axis=1 if "scores" in name else 0)) for name, parts in found.items()}
     source = provenance(
         model,

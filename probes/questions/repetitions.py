@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from interp import InvalidInput
+from interp.inputs import number
 from interp.results import Floats
 from probes.mosaic import THRESHOLD
 from probes.questions.frames import Table, chosen_heads, over_seeds, seeds_of, sweep_frame
@@ -63,10 +64,12 @@ def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> Repetition
             model and length of which some of these are missing.
     """
     frame = sweep_frame(sweep, "either", "right_sum", "occurrence_sum")
+    number("threshold", threshold)
+    every = sorted(frame["repetitions"].unique().tolist())
     frame = frame[frame["repetitions"] >= 2]
     counts = sorted(frame["repetitions"].unique())
     if len(counts) < 2:
-        raise InvalidInput(f"the sweep has repetitions {counts}: two different numbers from 2 on are needed.")
+        raise InvalidInput(f"the sweep has repetitions {every}: two different numbers from 2 on are needed.")
     sweep_frame(frame, *(f"{side}_{k + 1}" for side in SIDES.values() for k in range(int(counts[-1]))))
     first, others = seeds_of(frame["seed"])
     for (model, length), part in frame.groupby(["model", "sequence_length"], sort=False):
@@ -153,8 +156,11 @@ def _verdict(rows: Table, heads: int) -> dict[str, Any]:
         ("spreading", shared),
     ):
         found[name], found[f"{name}_low"], found[f"{name}_high"] = over_seeds(values)
-    if over_seeds(fall)[2] > np.log(0.9):
+    _, low, high = over_seeds(fall)
+    if low > np.log(0.9):
         verdict = "does not fall"
+    elif high > np.log(0.9):
+        verdict = "undecided"
     elif found["spreading_low"] > 0.5:
         verdict = "spread over occurrences"
     elif found["spreading_high"] < 0.5:

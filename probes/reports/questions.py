@@ -70,6 +70,7 @@ def answer(
         seeds=seeds,
         batch_size=batch_size,
         store=None if kept is None else kept / "mosaics",
+        dtype=models[0].dtype,
         progress=progress,
     )
     lengths = length_effect(
@@ -78,6 +79,7 @@ def answer(
         seeds=seeds,
         batch_size=batch_size,
         store=None if kept is None else kept / "lengths",
+        dtype=models[0].dtype,
         progress=progress,
     )
     # A seed of its own: heads are chosen and measured on different stimuli.

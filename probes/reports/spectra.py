@@ -28,8 +28,8 @@ def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs])
 def figures(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> dict[str, go.Figure]:
     """The report's figures by name: spectra with a menu, and by model the second spectrum, combs and attention."""
     # By amplitude one would see heads with all attention on one step, whose spectra are flat.
-    strongest = [str(head.address) for found in combs for head in found.heads()[:4]]
-    made = {"spectra": plots.attention_spectrum(spectra, heads=list(dict.fromkeys(strongest)) or None)}
+    offered = [[head.address for head in found.heads()[:8]] or None for found in combs]
+    made = {"spectra": plots.attention_spectrum(spectra, heads=offered)}
     for name, spectrum, found in zip(unique([s.name for s in spectra]), spectra, combs, strict=True):
         best = found.heads()[0].address if found.heads() else None
         made[f"second-{name}"] = plots.second_spectrum(spectrum, best)
