@@ -82,6 +82,7 @@ def test_questions_answers_all_on_one_page(tmp_path: Path) -> None:
         (["multisine", "--frequencies", "5,60"], r"\[60.0\] are not under the Nyquist limit.*50.1667 Hz"),
         (["multisine", "--frequencies", "5,x"], "--frequencies 5,x: give numbers"),
         (["multisine", "--amplitudes", "1,2"], "amplitudes are 2 and frequencies 4"),
+        (["multisine", "--series", "sunspots", "--steps", "5"], "leave out the options"),
         (["multisine", "--series", "sunspot"], "Did you mean 'sunspots'"),
         (["multisine", "--series", "el_nino"], "longer than pico-t5's, 512.*last"),
         (["sweep", "--repetitions", "2,x"], "--repetitions 2,x: give whole numbers"),
