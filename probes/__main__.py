@@ -149,6 +149,9 @@ def multisine_command(
 ) -> None:
     """Attention over a multisine or a real series, its spectrum, and combs in it: page, pictures, JSON, table."""
     heights = amplitudes or (_text(PUBLISHED[1]) if frequencies == _text(PUBLISHED[0]) else "1")
+    made = (frequencies, amplitudes, phases, duration, steps)
+    if series and made != (_text(PUBLISHED[0]), "", "0", 3.0, 301):
+        raise interp.InvalidInput(f"--series {series} is as it is: leave out the options that make a multisine.")
     named = {"frequencies": frequencies, "amplitudes": heights, "phases": phases}
     parts = [_floats(name, text) for name, text in named.items()]
     given = _series(series) if series else multisine(*parts, duration=duration, steps=steps)

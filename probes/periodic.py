@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from interp import Batch, InvalidInput, Model, capture
 from interp.batch import as_series
 from interp.inputs import whole
+from interp.model import as_model
 from interp.results import Floats, provenance
 from probes import comb
 from probes.series import as_time_series, check_series, series_batch
@@ -66,6 +67,7 @@ def attention_spectrum(
         whole("seed", seed, 0),
         whole("num_decoder", num_decoder, 0),
     )
+    as_model(model)
     given = as_time_series(series)
     batch = series_batch(model, given, num_decoder=num_decoder)
     at = _position(position, num_decoder)

@@ -78,9 +78,11 @@ def test_noise_gets_no_verdict_and_is_detected_as_often_as_the_level_says(plante
 def test_attention_that_never_changes_has_no_origin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise that is the same in every draw is in all of them beyond chance, or in none: no draws to count."""
     fixed = np.random.default_rng(3).dirichlet(np.full(300, 0.3), (1, 1, 60))
-    monkeypatch.setattr(
-        origin, "context_attention", lambda _, values, **settings: np.tile(fixed, (len(values), 1, 1, 1))
-    )
+
+    def unchanged(_: interp.Model, values: Any, **settings: Any) -> Any:
+        return np.tile(fixed, (len(values), 1, 1, 1))
+
+    monkeypatch.setattr(origin, "context_attention", unchanged)
     frame = comb_origin(interp.wrap(tiny_pipeline()), draws=20, permutations=39).to_frame()
     heads = frame[frame["head"] != "matching by value"]
     assert (heads["detected"] > 0.3).any()

@@ -23,7 +23,7 @@ import torch
 from scipy import stats
 
 from interp import InvalidInput, Model
-from interp.inputs import whole
+from interp.inputs import number, whole
 from interp.results import Floats, HeadScores, over_rows, provenance
 from interp.statistics import rank_correlation
 from probes import comb
@@ -216,6 +216,12 @@ def agreement(mosaic: Mosaic, multisine: MultisineScores, *, threshold: float = 
     Raises:
         InvalidInput: scores of different models.
     """
+    if not isinstance(cast(Any, mosaic), Mosaic) or not isinstance(cast(Any, multisine), MultisineScores):
+        raise InvalidInput(
+            f"agreement({type(mosaic).__name__}, {type(multisine).__name__}): give a mosaic and what "
+            "multisine_scores returns."
+        )
+    number("threshold", threshold)
     ours, theirs = mosaic.provenance, multisine.same_phase.provenance
     if mosaic.either.values.shape != multisine.same_phase.values.shape or ours.get("digest") != theirs.get("digest"):
         raise InvalidInput(

@@ -16,7 +16,7 @@
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, whose notebook leaves this open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
@@ -29,6 +29,7 @@ from scipy import stats
 
 from interp import InvalidInput, Model
 from interp.inputs import whole
+from interp.model import as_model
 from interp.results import Floats, frozen, provenance
 from interp.statistics import interval, q_values
 from probes import comb
@@ -157,6 +158,9 @@ def comb_origin(
         InvalidInput: a case that cannot tell the three apart, or whose gcd does not repeat twice in
             the context; no value at the decoder to look from.
     """
+    as_model(model)
+    if not isinstance(cast(Any, cases), Iterable):
+        raise InvalidInput(f"cases={cases!r}: give sets of frequencies, as {CASES}.")
     sets = tuple(tuple(whole("cases", f, 1) for f in np.atleast_1d(cast(Any, case)).tolist()) for case in cases)
     if not sets:
         raise InvalidInput("no cases: give at least one set of frequencies.")
