@@ -71,7 +71,8 @@ def induction_sweep(
     return sweep(
         induction_rows,
         grid,
-        fixed=stimulus,
+        # Spelled out, so that a store knows the same call by its defaults as by their values.
+        fixed=defaults() | stimulus,
         store=store,
         n_jobs=n_jobs,
         dtype=dtype,
@@ -80,9 +81,15 @@ def induction_sweep(
     )
 
 
+def defaults() -> dict[str, Any]:
+    """The parameters of `repeated_random_tokens` that a sweep does not vary, with their defaults."""
+    parameters = inspect.signature(repeated_random_tokens).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name not in VARIED}
+
+
 def _check_stimulus(grid: dict[str, Any], stimulus: dict[str, Any]) -> None:
     """See that every stimulus of the grid can be made, before a model is opened."""
-    known = [name for name in inspect.signature(repeated_random_tokens).parameters if name not in VARIED]
+    known = list(defaults())
     for name in stimulus:
         if name in VARIED:
             raise InvalidInput(f"{name} varies over the grid: give {VARIED[name]}=[...].")

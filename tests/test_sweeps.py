@@ -32,6 +32,7 @@ from interp.sweeps import Sweep, read, sweep
 from interp.sweeps import store as files
 from interp.sweeps.grid import by_model, configurations, key_of
 from interp.sweeps.result import merged, table_of
+from probes.sweeping import defaults
 from tests.conftest import tiny_pipeline
 from tests.sweep_functions import cheap, logged, opened_here, other, sizes, third_fails, varied, where
 
@@ -628,7 +629,7 @@ def test_the_induction_sweep_is_mosaics_in_a_loop() -> None:
         assert (rows.current_1 == rows.current_token).all()
     assert len(found) == 4
     assert found.provenance["models"] == {"pico-t5": model.digest}
-    assert found.fixed == {"vocab_range": (1911, 2187), "batch_size": 4}
+    assert found.fixed == defaults() | {"vocab_range": (1911, 2187), "batch_size": 4}
 
 
 def test_several_models_and_an_open_one(model: interp.Model) -> None:
