@@ -218,6 +218,7 @@ def sweep(
     written = sweep_report.write_report(out, found, threshold)
     if images and out.suffix.lower() != ".html":
         written += _draw(out, sweep_report.figures(found, threshold))
+    typer.echo(f"heads with a score of at least {threshold:g}, mean over {len(found.axes['seed'])} seeds")
     _say(sweep_report.count_table(found, threshold), written)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from chronos import MeanScaleUniformBins
 from jaxtyping import Int
@@ -235,6 +236,11 @@ def as_time_series(series: Any) -> TimeSeries:
     Raises:
         InvalidInput: what is no series.
     """
+    if isinstance(series, pd.Series):
+        dates = series.index
+        if isinstance(dates, pd.DatetimeIndex) and len(dates) > 2 and pd.infer_freq(dates) is None:
+            raise InvalidInput("the series' dates are not evenly spaced: fill the gaps, for instance with asfreq.")
+        return TimeSeries(series.to_numpy(), name="series" if series.name is None else str(series.name))
     return series if isinstance(series, TimeSeries) else TimeSeries(series)
 
 

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import interp
-from probes import TimeSeries, context_attention, datasets, motif, multisine, repeated_random_tokens, series_batch
+from probes import (
+    TimeSeries,
+    attention_spectrum,
+    context_attention,
+    datasets,
+    motif,
+    multisine,
+    repeated_random_tokens,
+    series_batch,
+)
 
 PUBLISHED = ([5, 10, 20, 40], [1, 0.75, 0.5, 0.5])
 
@@ -308,3 +317,11 @@ def test_a_prefix_needs_a_token_that_the_sequences_leave() -> None:
     for value in (-1, 2.0, "a"):
         with pytest.raises(interp.InvalidInput, match="prefix="):
             repeated_random_tokens(prefix=value)  # type: ignore[arg-type]
+
+
+def test_a_pandas_series_keeps_its_name_and_must_have_even_dates(pico: interp.Model) -> None:
+    dates = pd.date_range("2000-01-01", periods=40, freq="MS")
+    sales = pd.Series(np.sin(np.arange(40.0)), index=dates, name="sales")
+    assert attention_spectrum(pico, sales, shuffles=0).series.name == "sales"
+    with pytest.raises(interp.InvalidInput, match="not evenly spaced"):
+        attention_spectrum(pico, sales.drop(dates[5:9]), shuffles=0)

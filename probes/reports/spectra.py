@@ -16,9 +16,9 @@ from probes.spectrum import AttentionSpectrum, HeadCombs
 
 
 def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> pd.DataFrame:
-    """All heads of some models by strength of their comb: spacing, period, strength, p and q."""
+    """All heads of some models, the surest combs first: spacing, period, strength, p and q."""
     tables = [
-        found.to_frame().sort_values("strength", ascending=False).assign(model=short(spectrum.name))
+        found.to_frame().sort_values(["q", "strength"], ascending=[True, False]).assign(model=short(spectrum.name))
         for spectrum, found in zip(spectra, combs, strict=True)
     ]
     table: Any = pd.concat(tables, ignore_index=True)
@@ -75,7 +75,7 @@ def write_report(out: str | Path, spectra: Sequence[AttentionSpectrum], combs: S
         (name.replace("-", ": ", 1).capitalize(), words[name.partition("-")[0]], figure)
         for name, figure in figures(spectra, combs).items()
     ]
-    parts.append(("Combs by head", "Strongest first.", table))
+    parts.append(("Combs by head", "Surest first, then strongest.", table))
     page = write_page(folder if alone else folder / "multisine.html", "Attention spectra", parts)
     if alone:
         return [page]
