@@ -1,6 +1,7 @@
 """The sources' claims: verdicts on mosaics, sweeps and agreements whose answers are known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -195,3 +196,12 @@ def test_one_result_or_many_and_nothing_else(pico: interp.Model) -> None:
             probes.claims(wrong)
     with pytest.raises(InvalidInput, match="threshold"):
         probes.claims([], threshold=float("nan"))
+
+
+def test_amplitudes_beyond_those_on_shuffled_series_are_a_row_of_their_own() -> None:
+    plain = agreed(np.arange(24, dtype=float).reshape(4, 6)).multisine
+    same = replace(plain, shuffled={"amplitude": plain.amplitude})
+    table = probes.claims(Agreement(with_heads((4, 6), 8), same))
+    rows = table[table["claim"].str.contains("highest amplitudes")]
+    assert rows["value"].tolist() == [1.0, 0.5]
+    assert rows["verdict"].tolist() == ["supported", "undecided"]

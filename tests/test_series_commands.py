@@ -11,6 +11,7 @@ import interp
 import probes
 import probes.__main__ as command
 from interp.sweeps import read
+from probes.reports import spectra as spectra_report
 
 runner = CliRunner()
 SMALL = ["--batch-size", "10", "--no-images"]
@@ -98,3 +99,32 @@ def test_bad_options_are_one_line(tmp_path: Path, arguments: list[str], message:
     assert result.output.count("error:") == 1
     assert pd.Series([" ".join(result.output.split())]).str.contains(message).all(), result.output
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_questions_in_bfloat16(tmp_path: Path) -> None:
+    options = [
+        "--seeds",
+        "0-2",
+        "--repetitions",
+        "2,4",
+        "--sequence-lengths",
+        "4,6",
+        "--draws",
+        2,
+        "--dtype",
+        "bfloat16",
+    ]
+    result = run("questions", "--model", "pico-t5", *options, *SMALL, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_of_models_of_different_sizes(tmp_path: Path, pico: interp.Model, model: interp.Model) -> None:
+    series = probes.multisine([2, 6], steps=48)
+    spectra = [probes.attention_spectrum(m, series, num_decoder=1, shuffles=0) for m in (pico, model)]
+    combs = [spectrum.comb(permutations=99) for spectrum in spectra]
+    assert any(head.address.head > 2 for head in combs[0].heads())
+    spectra_report.write_report(tmp_path, spectra, combs)
+    page = (tmp_path / "multisine.html").read_text()
+    assert "pico-t5" in page
+    assert "tiny" in page
