@@ -1,0 +1,218 @@
+"""What patching moves: a number per row, made from the logits, and its values on a clean and a corrupt input.
+
+A metric is any function from logits `[row, pos, token]` to `[row]`; these are the usual ones, with a name for results.
+
+Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from chronos import MeanScaleUniformBins
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import Batch, InvalidInput, Model
+from interp.inputs import whole
+from probes.stimuli import N_SPECIAL
+
+Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
+"""From logits to a number per row."""
+
+Tokens = int | Sequence[int] | Tensor
+"""One token for all rows, or one a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class NamedMetric:
+    """A metric with a name, which results remember."""
+
+    name: str
+    of: Metric
+
+    def __call__(self, logits: Float[Tensor, "row pos token"]) -> Float[Tensor, " row"]:
+        return self.of(logits)
+
+
+def log_prob(target: Tokens, *, position: int = -1) -> NamedMetric:
+    """The log-probability of a token, in nats.
+
+    Args:
+        target: the token of each row, such as `batch.continuation`; or one for all.
+        position: of the decoder; the last by default.
+
+    Returns:
+        The metric.
+
+    Raises:
+        InvalidInput: targets that are not token ids.
+    """
+    ids = token_ids("target", target)
+
+    def of(logits: Tensor) -> Tensor:
+        return _picked(_at(logits, position).log_softmax(-1), ids)
+
+    return NamedMetric("log_prob", of)
+
+
+def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> NamedMetric:
+    """The logit of one token minus that of another: linear in the logits, so that direct effects add up.
+
+    Args:
+        target: the token of each row, or one for all.
+        against: the other token, likewise.
+        position: of the decoder; the last by default.
+
+    Returns:
+        The metric.
+
+    Raises:
+        InvalidInput: targets that are not token ids, or of different numbers of rows.
+    """
+    ids, others = token_ids("target", target), token_ids("against", against)
+    if len(ids) != len(others) and 1 not in (len(ids), len(others)):
+        raise InvalidInput(f"target has {len(ids)} rows and against {len(others)}: give as many.")
+
+    def of(logits: Tensor) -> Tensor:
+        last = _at(logits, position)
+        return _picked(last, ids) - _picked(last, others)
+
+    return NamedMetric("logit_difference", of)
+
+
+def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
+    """The mean of the forecast's distribution over values, in units of the series' scale.
+
+    Args:
+        model: whose tokenizer gives the bins' centres.
+        position: of the decoder; the last by default.
+
+    Returns:
+        The metric.
+
+    Source: Ansari et al. 2024, "Chronos" (tokens are bins of the scaled value).
+    """
+    values = bin_centers(model)
+
+    def of(logits: Tensor) -> Tensor:
+        bins = _at(logits, position)[:, N_SPECIAL : N_SPECIAL + len(values)]
+        return bins.softmax(-1) @ values.to(bins)
+
+    return NamedMetric("expected_value", of)
+
+
+def bin_centers(model: Model) -> Float[Tensor, " token"]:
+    """The scaled values of the tokens from the first that is no special one on, in float64."""
+    tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
+    return tokenizer.centers.double()
+
+
+def token_ids(name: str, given: Any) -> Tensor:
+    """Tokens of rows, `[row]`, or `[1]` for one that is meant for all.
+
+    Raises:
+        InvalidInput: none, or something other than whole numbers.
+    """
+    try:
+        ids = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"{name} must be token ids, one a row: {error}.") from None
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim > 1 or ids.numel() == 0:
+        raise InvalidInput(f"{name} must be token ids, one a row or one for all; found {ids.dtype} {list(ids.shape)}.")
+    if int(ids.min()) < 0:
+        raise InvalidInput(f"{name} holds {int(ids.min())}: ids are not negative.")
+    return ids.detach().long().reshape(-1).clone()
+
+
+def _at(logits: Tensor, position: int) -> Tensor:
+    size = logits.shape[1]
+    if not -size <= position < size:
+        raise InvalidInput(f"position={position}: the decoder has positions 0-{size - 1}.")
+    return logits[:, position].to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _picked(values: Tensor, ids: Tensor) -> Tensor:
+    """The value of each row's token, of `[row, token]`."""
+    if len(ids) not in (1, len(values)):
+        raise InvalidInput(f"the metric has {len(ids)} target tokens and the batch {len(values)} rows: give as many.")
+    if int(ids.max()) >= values.shape[-1]:
+        raise InvalidInput(f"the metric asks for token {int(ids.max())}: the model has 0-{values.shape[-1] - 1}.")
+    return values.gather(-1, ids.to(values.device).expand(len(values))[:, None])[:, 0]
+
+
+def metric_name(metric: Metric) -> str:
+    """What a metric is called in results."""
+    return str(getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__))
+
+
+def measured(metric: Metric, logits: Float[Tensor, "row pos token"]) -> Float[Tensor, " row"]:
+    """A metric of logits, if it is one number per row.
+
+    Raises:
+        InvalidInput: it is something else, or not finite.
+    """
+    if not callable(cast(object, metric)):
+        raise InvalidInput(f"metric={metric!r}: give a function from logits [row, pos, token] to one number per row.")
+    found: Any = metric(logits)
+    if not isinstance(found, Tensor) or tuple(found.shape) != (len(logits),):
+        what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InvalidInput(
+            f"the metric {metric_name(metric)} gave {what} for {len(logits)} rows: it must give one number per row."
+        )
+    if not bool(found.isfinite().all()):
+        raise InvalidInput(f"the metric {metric_name(metric)} is not finite in {int((~found.isfinite()).sum())} rows.")
+    return found
+
+
+def check_pair(model: Model, clean: Any, corrupt: Any) -> None:
+    """See that two inputs can stand for each other, position by position.
+
+    Raises:
+        InvalidInput: not batches, of different shapes or masks, or of tokens that the model does not have.
+    """
+    for name, given in (("clean", clean), ("corrupt", corrupt)):
+        if not isinstance(given, Batch):
+            raise InvalidInput(f"{name} must be a Batch; found {type(given).__name__}.")
+        model.check(given)
+    for name in ("input_ids", "decoder_input_ids"):
+        one, other = getattr(clean, name), getattr(corrupt, name)
+        if one.shape != other.shape:
+            raise InvalidInput(
+                f"{name} is {list(one.shape)} in clean and {list(other.shape)} in corrupt: the two must be aligned "
+                "position by position."
+            )
+    if not torch.equal(clean.attention_mask, corrupt.attention_mask):
+        raise InvalidInput("clean and corrupt mask different positions: the two must be aligned position by position.")
+
+
+def check_moves(metric: Metric, clean: Tensor, corrupt: Tensor) -> None:
+    """See that there is something to explain: the metric's mean differs between clean and corrupt.
+
+    Args:
+        metric: for its name.
+        clean: its values on the clean input, `[row]`.
+        corrupt: its values on the corrupt one.
+
+    Raises:
+        InvalidInput: it does not move.
+    """
+    scale = float(torch.cat([clean, corrupt]).abs().mean())
+    if abs(float(clean.double().mean() - corrupt.double().mean())) <= 1e-6 * max(scale, 1e-6):
+        raise InvalidInput(
+            f"the metric {metric_name(metric)} does not move: its mean is {float(clean.mean()):.4g} on clean and "
+            f"{float(corrupt.mean()):.4g} on corrupt. There is nothing to explain: choose another pair or metric."
+        )
+
+
+def check_position(name: str, position: Any, size: int) -> int:
+    """A position counted from the start, of one that may be counted from the end.
+
+    Raises:
+        InvalidInput: not a whole number, or outside.
+    """
+    found = whole(name, position, -size)
+    if found >= size:
+        raise InvalidInput(f"{name}={position}: there are positions 0-{size - 1}.")
+    return found % size
