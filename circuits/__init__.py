@@ -10,6 +10,7 @@ from circuits.copying import copying_scores
 from circuits.edges import Edge, Edges, ScoredEdge
 from circuits.effects import head_effects
 from circuits.forecasts import forecast_effects
+from circuits.graph.circuit import Circuit
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
@@ -20,6 +21,7 @@ from interp.statistics import rank_correlation
 
 __all__ = [
     "AblationCurve",
+    "Circuit",
     "CompositionScores",
     "Controls",
     "Edge",

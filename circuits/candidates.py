@@ -90,7 +90,7 @@ class InductionCandidates:
     def heads(self) -> tuple[Head, ...]:
         """All heads of all candidates, each once, encoder first."""
         edges = [candidate.edge.edge for candidate in self.candidates]
-        return tuple(dict.fromkeys([*(edge.writer for edge in edges), *(edge.reader for edge in edges)]))
+        return tuple(dict.fromkeys([*(edge.heads[0] for edge in edges), *(edge.heads[1] for edge in edges)]))
 
     def to_frame(self) -> pd.DataFrame:
         """One tidy row a candidate: `route, edge, writer, reader, kind, raw, excess, z`, its scores, `strength`."""

@@ -167,6 +167,6 @@ def cursive_composition(model: Model, writer: Head | str, reader: Head | str) ->
         InvalidInput: a pair that cannot exist.
     """
     edge = Edge(model.head(writer), model.head(reader), "Q")
-    OV = model.weights(edge.writer, fold_norm=False).OV
-    QK = model.weights(edge.reader, fold_norm=False).QK
+    OV = model.weights(edge.heads[0], fold_norm=False).OV
+    QK = model.weights(edge.heads[1], fold_norm=False).QK
     return float((OV @ QK).norm() / (OV.norm() * QK.norm()))

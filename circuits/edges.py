@@ -1,4 +1,4 @@
-"""Edges between heads: one head writes to the stream from which another takes its queries, keys or values."""
+"""Edges: one part of a model writes to the stream from which another takes its queries, keys, values or input."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from typing import Literal, Self, cast, get_args, overload
 
 import pandas as pd
 
+from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node, depth, forward_order
 from interp import Head, InvalidInput
-from interp.names import as_head, parse_kind
+from interp.names import parse_kind
 
 Composition = Literal["Q", "K", "V"]
 Order = Literal["later", "same or later", "any"]
@@ -67,47 +68,91 @@ def _there_are() -> str:
     return f" There are {'; '.join(pairs)}."
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Edge:
-    """One wire: `encoder.self.0.2 -> decoder.cross.1.3:k`. Heads are given by value, by address or as scored."""
+    """One wire: `encoder.self.0.2 -> decoder.cross.1.3:k`, `decoder.1.mlp_out -> decoder.logits`.
 
-    writer: Head
-    reader: Head
-    kind: Composition
+    Parts are heads, MLPs, embeddings and the logits, given by value, by address or as scored. Heads read by their
+    queries `Q`, keys `K` or values `V`; the others have one input, and `kind` is None.
+    """
+
+    writer: Node
+    reader: Node
+    kind: Composition | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "writer", as_head(self.writer))
-        object.__setattr__(self, "reader", as_head(self.reader))
-        pair = (f"{self.writer.stack}.{self.writer.kind}", f"{self.reader.stack}.{self.reader.kind}")
-        writer, reader, kind = check_pair(*pair, self.kind)
-        object.__setattr__(self, "kind", kind)
-        _, order = PAIRS[writer, reader]
-        behind = self.reader.layer - self.writer.layer
-        if (order == "later" and behind < 1) or (order == "same or later" and behind < 0):
-            raise InvalidInput(f"{self}: the reader runs before the writer has written; its layer must be {order}.")
+        object.__setattr__(self, "writer", as_node(self.writer))
+        object.__setattr__(self, "reader", as_node(self.reader))
+        if self.kind is not None:
+            object.__setattr__(self, "kind", str(self.kind).upper())
+        if isinstance(self.writer, Head) and isinstance(self.reader, Head):
+            pair = (f"{self.writer.stack}.{self.writer.kind}", f"{self.reader.stack}.{self.reader.kind}")
+            writer, reader, _ = check_pair(*pair, str(self.kind))
+            _, order = PAIRS[writer, reader]
+            behind = self.reader.layer - self.writer.layer
+            if (order == "later" and behind < 1) or (order == "same or later" and behind < 0):
+                raise InvalidInput(f"{self}: the reader runs before the writer has written; its layer must be {order}.")
+        else:
+            self._check()
+
+    def _check(self) -> None:
+        writer, reader, kind = self.writer, self.reader, self.kind
+        if writer == LOGITS or reader in EMBEDDINGS.values():
+            raise InvalidInput(f"{self}: the logits write to no stream, and embeddings read none.")
+        if isinstance(reader, Head) != (kind in get_args(Composition)):
+            how = "'q', 'k' or 'v'" if isinstance(reader, Head) else "nothing after it: it has one input"
+            raise InvalidInput(f"{self}: {reader} is read into by {how}.")
+        across = isinstance(reader, Head) and reader.kind == "cross" and kind in ("K", "V")
+        if across != (writer.stack == "encoder") and reader.stack == "decoder":
+            raise InvalidInput(
+                f"{self}: what the encoder writes reaches the decoder by the keys and values of cross-attention only, "
+                "which read nothing else."
+            )
+        if not depth(writer) < depth(reader):
+            raise InvalidInput(f"{self}: the reader runs before the writer has written.")
 
     def __str__(self) -> str:
-        return f"{self.writer} -> {self.reader}:{self.kind.lower()}"
+        return f"{self.writer} -> {self.reader}{f':{self.kind.lower()}' if self.kind else ''}"
+
+    def __lt__(self, other: "Edge") -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        return forward_order(self.writer), forward_order(self.reader), "QKV".find(self.kind or "")
+
+    @property
+    def heads(self) -> tuple[Head, Head]:
+        """The writer and the reader of an edge between heads.
+
+        Raises:
+            InvalidInput: one of them is no head.
+        """
+        if not isinstance(self.writer, Head) or not isinstance(self.reader, Head):
+            raise InvalidInput(f"{self}: this is about two heads, and {self.writer} or {self.reader} is none.")
+        return self.writer, self.reader
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """The edge that a text names: the inverse of `str`.
 
         Args:
-            text: such as `encoder.self.0.2 -> decoder.cross.1.3:k`.
+            text: such as `encoder.self.0.2 -> decoder.cross.1.3:k` or `decoder.1.mlp_out -> decoder.logits`.
 
         Returns:
             The edge.
 
         Raises:
-            UnknownHead: a head's address that is malformed.
+            UnknownHead, UnknownSite: an address that is malformed.
             InvalidInput: another form, or an edge that cannot exist.
         """
         writer, arrow, rest = str(text).partition("->")
         reader, colon, kind = rest.partition(":")
-        if not arrow or not colon or kind.strip() not in tuple("qkvQKV"):
-            raise InvalidInput(f"{text!r} is not an edge: 'encoder.self.0.2 -> decoder.cross.1.3:k', with q, k or v.")
-        return cls(Head.parse(writer.strip()), Head.parse(reader.strip()), cast(Composition, kind.strip()))
+        if not arrow or (colon and kind.strip() not in tuple("qkvQKV")):
+            raise InvalidInput(
+                f"{text!r} is not an edge: 'encoder.self.0.2 -> decoder.cross.1.3:k', q, k or v where a head reads."
+            )
+        return cls(as_node(writer), as_node(reader), cast(Composition, kind.strip()) if colon else None)
 
 
 @dataclass(frozen=True)

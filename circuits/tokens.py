@@ -217,19 +217,20 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
     """
     as_model(model)
     wire = as_edge(edge)
-    first, second = model.weights(model.head(wire.writer)), model.weights(model.head(wire.reader))
+    writer, reader = (model.head(head) for head in wire.heads)
+    first, second = model.weights(writer), model.weights(reader)
     ids, dtype = as_tokens(model, tokens), first.W_V.dtype
-    written = _embedded(model, _source(wire.writer), ids, True, dtype) @ first.W_V
+    written = _embedded(model, _source(writer), ids, True, dtype) @ first.W_V
     if wire.kind == "K":
-        queries = _embedded(model, wire.reader.stack, ids, True, dtype) @ second.W_Q
+        queries = _embedded(model, reader.stack, ids, True, dtype) @ second.W_Q
         factors = (queries, (second.W_K.mT @ first.W_O.mT) @ written.T)
         axes = ("query", "writer's key")
     elif wire.kind == "Q":
-        keys = _embedded(model, _source(wire.reader), ids, True, dtype)
+        keys = _embedded(model, _source(reader), ids, True, dtype)
         factors = (written, first.W_O @ second.W_Q @ (keys @ second.W_K).T)
         axes = ("writer's key", "key")
     else:
-        out = _read_out(model, wire.reader.stack, ids, True, dtype)
+        out = _read_out(model, reader.stack, ids, True, dtype)
         factors = (written, (first.W_O @ second.W_V) @ (second.W_O @ out))
         axes = ("writer's key", "output")
     source = provenance(model, name="token_composition", folded=True)

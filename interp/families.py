@@ -30,7 +30,7 @@ class Point:
 class Family:
     """One architecture: its names in Hugging Face's model and its sites in forward order.
 
-    `query_norms` and `key_norms` are the norms that W_Q, and W_K and W_V, read through;
+    `query_norms` and `key_norms` are the norms that W_Q, and W_K and W_V, read through, `mlp_norms` those of MLPs;
     `position_biases` the attention that holds the bias which all layers of its stack share.
     """
 
@@ -42,6 +42,7 @@ class Family:
     stack_points: dict[tuple[Stack, str], tuple[str, Layout, int | None]]
     query_norms: dict[tuple[Stack, Kind], str]
     key_norms: dict[tuple[Stack, Kind], str]
+    mlp_norms: dict[Stack, str]
     position_biases: dict[tuple[Stack, Kind], str]
     embeddings: dict[Stack, str]
 
@@ -128,6 +129,10 @@ T5 = Family(
         ("encoder", "self"): "encoder.block.{layer}.layer.0.layer_norm",
         ("decoder", "self"): "decoder.block.{layer}.layer.0.layer_norm",
         ("decoder", "cross"): "encoder.final_layer_norm",
+    },
+    mlp_norms={
+        "encoder": "encoder.block.{layer}.layer.1.layer_norm",
+        "decoder": "decoder.block.{layer}.layer.2.layer_norm",
     },
     position_biases={
         ("encoder", "self"): "encoder.block.0.layer.0.SelfAttention",

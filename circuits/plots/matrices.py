@@ -140,7 +140,7 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
 def _cells(found: TokenCircuit) -> str:
     if found.name in ("QK", "Q-composition", "K-composition"):
         return "score"
-    head = found.of if isinstance(found.of, Head) else found.of.reader
+    head = found.of if isinstance(found.of, Head) else found.of.heads[1]
     return "logit" if head.stack == "decoder" else "product"
 
 

@@ -56,12 +56,12 @@ def wiring(
     known += [Head("decoder", kind, i, j) for i in range(decoder) for kind in ("self", "cross") for j in range(heads)]
     spots = {head: _spot(head, heads) for head in known}
     for scored in drawn:
-        if missing := {scored.edge.writer, scored.edge.reader} - set(spots):
+        if missing := set(scored.edge.heads) - set(spots):
             raise InvalidInput(f"{scored.edge}: these scores are of a model without {min(missing)}.")
     largest = max((scored.excess for scored in drawn), default=0.0)
     figure = go.Figure()
     _wires(figure, spots, drawn, largest)
-    wired = {head for scored in drawn for head in (scored.edge.writer, scored.edge.reader)}
+    wired = {head for scored in drawn for head in scored.edge.heads}
     _heads(figure, spots, wired, {} if mosaic is None else {h.address: h.kind for h in mosaic.heads(threshold)}, mosaic)
     _labels(figure, spots, heads)
     spread = f", z {min(e.z for e in drawn):.1f} to {max(e.z for e in drawn):.1f}" if drawn else ""
@@ -115,8 +115,9 @@ def _wires(
     widest = largest if largest > 0 else 1.0
     seen: set[str] = set()
     for scored in reversed(drawn):
-        xs, ys = _curve(*spots[scored.edge.writer], *spots[scored.edge.reader])
-        kind = scored.edge.kind
+        writer, reader = scored.edge.heads
+        xs, ys = _curve(*spots[writer], *spots[reader])
+        kind = cast(Composition, scored.edge.kind)
         text = f"{scored.edge}<br>excess {scored.excess:+.3f}, z {scored.z:.1f}"
         figure.add_trace(
             go.Scatter(

@@ -1,0 +1,1 @@
+"""Circuits as values: edges between parts of both stacks, scored, patched, found and tested."""

@@ -1,0 +1,211 @@
+"""A circuit as a value: a set of edges over both stacks, with set algebra, text and JSON.
+
+Source: Wang et al. 2023, "Interpretability in the Wild" (circuits as subgraphs); Conmy et al. 2023, "Towards Automated
+Circuit Discovery" (edges between heads, MLPs, embeddings and the output).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, cast
+
+from circuits.edges import Edge, as_edge
+from circuits.graph.layout import Graph
+from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node, forward_order
+from interp import DamagedFile, Head, InterpError, InvalidInput, Model
+from interp.files import load_json, save_json
+
+
+@dataclass(frozen=True, repr=False)
+class Circuit:
+    """A set of edges; its parts are the ends of them.
+
+    Two circuits are equal, and have one hash, when they have the same edges. `|`, `&`, `-`, `^`, `<=` and `in` are
+    those of sets; the edges of `Circuit.full(model) - circuit` are what lies outside.
+
+    Args:
+        edges: edges, or their texts.
+        digest: of the weights that it was found in, where that is known; circuits of different weights do not mix.
+
+    Raises:
+        UnknownHead, UnknownSite: a malformed address.
+        InvalidInput: an edge that cannot exist.
+    """
+
+    edges: frozenset[Edge]
+    digest: str | None = field(default=None, compare=False)
+
+    KIND = "circuit"
+    VERSION = 1
+
+    def __init__(self, edges: Iterable[object] = (), digest: str | None = None) -> None:
+        if isinstance(edges, str | Edge) or not isinstance(cast(object, edges), Iterable):
+            raise InvalidInput(f"edges={edges!r}: give several; a circuit's text is read by Circuit.parse.")
+        object.__setattr__(self, "edges", frozenset(as_edge(edge) for edge in edges))
+        object.__setattr__(self, "digest", digest)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The circuit that a text names: the inverse of `str`.
+
+        Args:
+            text: edges such as `encoder.self.0.2 -> decoder.cross.1.3:k`, one a line or between semicolons or commas.
+
+        Returns:
+            The circuit.
+
+        Raises:
+            UnknownHead, UnknownSite: a malformed address.
+            InvalidInput: something that is no edge, or an edge that cannot exist.
+        """
+        return cls(part.strip() for part in re.split(r"[\n;,]", str(text)) if part.strip())
+
+    @classmethod
+    def full(cls, model: Model) -> Self:
+        """All edges of a model: the model itself."""
+        graph = Graph.of(model)
+        return cls(graph.edges(graph.exists), model.digest)
+
+    @classmethod
+    def among(cls, model: Model, nodes: Iterable[object]) -> Self:
+        """All edges between some parts, the embeddings and the logits: a circuit given by its heads.
+
+        Args:
+            model: the model.
+            nodes: heads or MLPs, by value, by address or as scored.
+
+        Returns:
+            The circuit.
+
+        Raises:
+            UnknownHead, UnknownSite: a part that this model does not have.
+        """
+        graph = Graph.of(model)
+        chosen = {*(graph.node(node) for node in nodes), *EMBEDDINGS.values(), LOGITS}
+        columns = [node in chosen for node in graph.writers]
+        rows = [node in chosen for node, _ in graph.readers]
+        return cls(graph.edges(graph.exists & graph.outer(rows, columns)), model.digest)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    def __repr__(self) -> str:
+        return f"Circuit({len(self)} edges, {len(self.heads)} heads, {len(self.mlps)} MLPs)"
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __iter__(self) -> Iterator[Edge]:
+        """Edges as the forward pass runs through them."""
+        return iter(sorted(self.edges))
+
+    def __contains__(self, item: object) -> bool:
+        """Whether an edge, or a part, is in it, by value or as text."""
+        text = str(getattr(item, "edge", item))
+        return as_edge(item) in self.edges if "->" in text else as_node(item) in self.nodes
+
+    def __le__(self, other: "Circuit") -> bool:
+        return self.edges <= other.edges
+
+    def __lt__(self, other: "Circuit") -> bool:
+        return self.edges < other.edges
+
+    def __or__(self, other: "Circuit") -> "Circuit":
+        return self._with(other, frozenset.union)
+
+    def __and__(self, other: "Circuit") -> "Circuit":
+        return self._with(other, frozenset.intersection)
+
+    def __sub__(self, other: "Circuit") -> "Circuit":
+        return self._with(other, frozenset.difference)
+
+    def __xor__(self, other: "Circuit") -> "Circuit":
+        return self._with(other, frozenset.symmetric_difference)
+
+    def _with(self, other: Any, how: Callable[[frozenset[Edge], frozenset[Edge]], frozenset[Edge]]) -> "Circuit":
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        if None not in (self.digest, other.digest) and self.digest != other.digest:
+            raise InvalidInput(
+                f"circuits of different weights ({self.digest} and {other.digest}) do not mix: a circuit's text, read "
+                "by Circuit.parse, belongs to no weights."
+            )
+        return Circuit(how(self.edges, other.edges), self.digest or other.digest)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All parts, in forward order."""
+        found = {node for edge in self.edges for node in (edge.writer, edge.reader)}
+        return tuple(sorted(found, key=forward_order))
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Its heads, in forward order."""
+        return tuple(node for node in self.nodes if isinstance(node, Head))
+
+    @property
+    def mlps(self) -> tuple[Node, ...]:
+        """Its MLPs, in forward order."""
+        return tuple(node for node in self.nodes if not isinstance(node, Head) and node.name == "mlp_out")
+
+    def connected(self) -> "Circuit":
+        """Its edges that lie on a path from an embedding to the logits: the rest carries nothing."""
+        reached = _reached(self.edges, set(EMBEDDINGS.values()), forwards=True)
+        arriving = _reached(self.edges, {LOGITS}, forwards=False)
+        return Circuit((e for e in self.edges if e.writer in reached and e.reader in arriving), self.digest)
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON, whole or not at all."""
+        return save_json(path, self.KIND, self.VERSION, {"edges": [str(e) for e in self], "digest": self.digest})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: the file is not whole or is something else.
+            WrongVersion: another version of the form.
+            MissingFile: there is no such file.
+        """
+        content = load_json(path, cls.KIND, cls.VERSION)
+        try:
+            digest = content["digest"]
+            if not isinstance(digest, str | None):
+                raise TypeError(f"digest is {digest!r}")
+            return cls(content["edges"], digest)
+        except (KeyError, TypeError, ValueError, InterpError) as error:
+            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+
+
+def _reached(edges: Iterable[Edge], start: set[Node], *, forwards: bool) -> set[Node]:
+    """The parts that paths from some parts come to, those included."""
+    steps: dict[Node, list[Node]] = {}
+    for edge in edges:
+        one, other = (edge.writer, edge.reader) if forwards else (edge.reader, edge.writer)
+        steps.setdefault(one, []).append(other)
+    found, new = set(start), list(start)
+    while new:
+        new = [node for one in new for node in steps.get(one, ()) if node not in found]
+        found.update(new)
+    return found
+
+
+def check_circuit(model: Model, circuit: Any, what: str = "circuit") -> Circuit:
+    """See that a circuit was given, and one of this model.
+
+    Raises:
+        InvalidInput: something else, or a circuit of other weights.
+        UnknownHead, UnknownSite: an edge of a part that this model does not have.
+    """
+    if not isinstance(circuit, Circuit):
+        raise InvalidInput(f"{what} must be a Circuit; found {type(circuit).__name__}. See Circuit.parse.")
+    if circuit.digest not in (None, model.digest):
+        raise InvalidInput(
+            f"{what} is of other weights ({circuit.digest}) than {model.name} ({model.digest}): find it in this model, "
+            "or read its text by Circuit.parse."
+        )
+    graph = Graph.of(model)
+    for node in circuit.nodes:
+        graph.node(node)
+    return circuit

@@ -1,0 +1,241 @@
+"""Run a model in which each edge carries what its writer puts out now, or something else in its place.
+
+1. The forward pass is Hugging Face's own, on as many copies of the batch as there are variants.
+2. What each part writes is seen as it is made; its difference to what stands in for it is kept.
+3. Where a reader has edges that are cut, it reads the stream plus the differences of those writers, through the
+   model's own norm and weights; heads of one layer can so read different streams. All others read what the model gives.
+
+So what no edge is cut of is the model's own number, and a reader all of whose edges are cut reads exactly the stream
+that stands in.
+
+Source: Goldowsky-Dill et al. 2023, "Localizing Model Behavior with Path Patching"; Conmy et al. 2023 (edges of a
+circuit carry the current run, all others the corrupt one).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, cast
+
+import torch
+from einops import einsum
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from circuits.edges import Composition
+from circuits.graph.layout import Graph, Port
+from circuits.graph.outputs import Outputs
+from circuits.nodes import LOGITS
+from interp import Batch, Model
+from interp.names import AttentionLayer, Site, Stack
+from interp.weights import Projection, projection
+
+Off = Bool[Tensor, "variant reader writer"]
+
+
+def norm_path(model: Model, port: Port) -> str:
+    """The norm that a port reads its stream through."""
+    family = model.family
+    if port.at == LOGITS:
+        return family.stack_points["decoder", "ln_final"][0]
+    if isinstance(port.at, AttentionLayer):
+        norms = family.query_norms if port.kind == "Q" else family.key_norms
+        return norms[port.at.stack, port.at.kind].format(layer=port.at.layer)
+    return family.mlp_norms[port.at.stack].format(layer=port.at.layer)
+
+
+def projected(
+    model: Model, port: Port, x: Float[Tensor, "*variant head row pos d_model"], heads: Tensor
+) -> Float[Tensor, "*variant row pos head d_head"]:
+    """Queries, keys or values of some heads, each reading a stream of its own."""
+    assert isinstance(port.at, AttentionLayer)
+    W = projection(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
+    normed = model.module.get_submodule(norm_path(model, port))(x)
+    return einsum(normed, W, "... head row pos d_model, head d_model d_head -> ... row pos head d_head")
+
+
+class _Mixing:
+    """One run's state: streams and differences, variants in front of rows."""
+
+    def __init__(self, model: Model, off: Tensor, other: Outputs, rows: int) -> None:
+        self.model, self.off, self.other, self.rows = model, off, other, rows
+        self.graph = Graph.of(model)
+        self.streams: dict[Site, Tensor] = {}
+        self.differences: dict[Stack, Tensor] = {}
+
+    def start(self, stack: Stack) -> None:
+        shape = self.other.written[stack].shape
+        self.differences[stack] = self.other.written[stack].new_zeros(len(self.off), *shape)
+
+    def by_variant(self, value: Tensor) -> Tensor:
+        return value.unflatten(0, (len(self.off), self.rows))
+
+    def wrote(self, stack: Stack, start: int, values: Float[Tensor, "variant writer row pos d_model"]) -> None:
+        part = slice(start, start + values.shape[1])
+        self.differences[stack][:, part] = self.other.written[stack][part] - values
+
+    def mixed(self, port: Port) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The streams of the readers with a cut edge, which ones, and in which variants; None without any.
+
+        The streams are `[variant, head, row, pos, d_model]`.
+        """
+        off = self.off[:, port.rows, port.columns]
+        touched = off.any(2)
+        heads = touched.any(0).nonzero()[:, 0]
+        if not len(heads):
+            return None
+        stack = port.stream.stack
+        first = 0 if stack == "encoder" else self.graph.encoder_columns.stop
+        part = self.differences[stack][:, port.columns.start - first : port.columns.stop - first]
+        change = (off[:, heads].to(part) @ part.flatten(2)).unflatten(2, part.shape[2:])
+        x = self.by_variant(self.streams[port.stream])[:, None] + change
+        whole = off[:, heads].all(2)[:, :, None, None, None]
+        return torch.where(whole, self.other.streams[port.stream], x), heads, touched[:, heads]
+
+    def read_by_heads(self, port: Port) -> Callable[..., Any]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
+            found = self.mixed(port)
+            if found is None:
+                return None
+            x, heads, touched = found
+            made = projected(self.model, port, x, heads)
+            values = self.by_variant(output.unflatten(-1, (self.model.n_heads, -1))).clone()
+            values[..., heads, :] = torch.where(touched[:, None, None, :, None], made, values[..., heads, :])
+            return values.reshape(output.shape)
+
+        return hook
+
+    def read_by_one(self, port: Port) -> Callable[..., Any]:
+        module: Callable[[str], nn.Module] = self.model.module.get_submodule
+        norm = None if port.at == LOGITS else module(norm_path(self.model, port))
+
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+            found = self.mixed(port)
+            if found is None:
+                return None
+            x, touched = found[0], found[2]
+            x = x[:, 0] if norm is None else norm(x[:, 0])
+            kept = torch.where(touched[:, 0, None, None, None], x, self.by_variant(args[0]))
+            return (kept.reshape(args[0].shape),)
+
+        return hook
+
+    def place(self, stack: Stack, hooks: ExitStack) -> None:
+        """All hooks of one stack; what a module is told comes before what it tells."""
+        model = self.model
+        module = cast(Callable[[str], nn.Module], model.module.get_submodule)
+        for site in {port.stream for port in self.graph.ports if port.stream.stack == stack}:
+            self._watch(site, lambda value, site=site: self.streams.__setitem__(site, value), hooks)
+        first = 0 if stack == "encoder" else self.graph.encoder_columns.stop
+        for column, node in enumerate(self.graph.writers):
+            if node.stack != stack:
+                continue
+            if isinstance(node, Site):
+
+                def one(value: Tensor, c: int = column - first) -> None:
+                    self.wrote(stack, c, self.by_variant(value)[:, None])
+
+                self._watch(node, one, hooks)
+            elif node.head == 0:
+                at = AttentionLayer(node.stack, node.kind, node.layer)
+                W_O = projection(model, at, "O", fold_norm=False)
+
+                def heads(z: Tensor, c: int = column - first, W_O: Tensor = W_O) -> None:
+                    z = self.by_variant(z.unflatten(-1, (model.n_heads, -1)))
+                    self.wrote(stack, c, einsum(z, W_O, "v row pos head e, head e d -> v head row pos d"))
+
+                self._watch(node.site("z"), heads, hooks)
+        for port in self.graph.ports:
+            if port.at.stack != stack or not bool(self.off[:, port.rows, port.columns].any()):
+                continue
+            if isinstance(port.at, AttentionLayer):
+                name = cast(Composition, port.kind).lower()
+                path = model.family.point(Site(port.at.stack, port.at.kind, port.at.layer, name)).path
+                hooks.callback(module(path).register_forward_hook(self.read_by_heads(port)).remove)
+            else:
+                path = norm_path(model, port) if port.at == LOGITS else model.family.point(port.at).path
+                hooks.callback(module(path).register_forward_pre_hook(self.read_by_one(port)).remove)
+
+    def _watch(self, site: Site, keep: Callable[[Tensor], None], hooks: ExitStack) -> None:
+        point = self.model.family.point(site)
+        module = self.model.module.get_submodule(point.path)
+
+        def told(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            keep(args[0] if args else next(iter(kwargs.values())))
+
+        def tells(_: nn.Module, __: Any, output: Any) -> None:
+            keep(output if point.element is None else output[point.element])
+
+        if point.port == "input":
+            hooks.callback(module.register_forward_pre_hook(told, with_kwargs=True).remove)
+        else:
+            hooks.callback(module.register_forward_hook(tells).remove)
+
+
+@torch.no_grad()
+def run(
+    model: Model, batch: Batch, other: Outputs, off: Bool[Tensor, "variant reader writer"]
+) -> Float[Tensor, "variant row pos token"]:
+    """The logits when some edges carry something else, for several choices of edges.
+
+    Args:
+        model: the model, with no edit in force.
+        batch: what it is fed.
+        other: what edges that are cut carry.
+        off: which those are.
+
+    Returns:
+        Logits `[variant, row, pos, token]`.
+    """
+    rows, inputs = len(batch), model.inputs(batch)
+    off = off.to(model.device)
+    state = _Mixing(model, off, other, rows)
+    # What happens in the encoder is often the same for many variants.
+    upper = next(port.rows.start for port in state.graph.ports if port.at.stack == "decoder")
+    distinct, which = off[:, :upper].unique(dim=0, return_inverse=True)
+    with ExitStack() as hooks:
+        state.off = torch.cat([distinct, distinct.new_zeros(len(distinct), *off[0, upper:].shape)], 1)
+        state.start("encoder")
+        state.place("encoder", hooks)
+        repeat: Callable[[Tensor], Tensor] = lambda ids: ids.repeat(len(state.off), 1)  # noqa: E731
+        mask = repeat(inputs["attention_mask"])
+        hidden = model.module.encoder(input_ids=repeat(inputs["input_ids"]), attention_mask=mask)[0]
+    for table in (state.streams, state.differences):
+        _spread(cast(dict[Any, Tensor], table), which, len(distinct))
+    hidden = _chosen(hidden, which, len(distinct))
+    with ExitStack() as hooks:
+        state.off = off
+        state.start("decoder")
+        state.place("decoder", hooks)
+        logits = model.module(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+            attention_mask=repeat(inputs["attention_mask"]),
+            decoder_input_ids=repeat(inputs["decoder_input_ids"]),
+            use_cache=False,
+        ).logits
+    return logits.unflatten(0, (len(off), rows))
+
+
+def _spread(table: dict[Any, Tensor], which: Tensor, count: int) -> None:
+    for key, value in table.items():
+        table[key] = _chosen(value, which, count)
+
+
+def _chosen(value: Tensor, which: Tensor, count: int) -> Tensor:
+    """Each variant's own of what was run once for several, variants first or in front of rows."""
+    if len(which) == count and bool((which.diff() == 1).all()):
+        return value
+    return value.unflatten(0, (count, -1))[which].flatten(0, 1)
+
+
+def chunks(model: Model, batch: Batch, count: int, memory: int) -> Iterator[slice]:
+    """Slices of variants, of which each run takes about as many bytes."""
+    graph = Graph.of(model)
+    rows, keys = batch.input_ids.shape
+    queries = batch.decoder_input_ids.shape[1]
+    first = graph.encoder_columns.stop
+    held = (first * keys + (len(graph.writers) - first) * queries) * model.d_model
+    read = 4 * model.n_heads * keys * (model.d_model + keys) + queries * model.d_vocab
+    size = max(1, memory // (rows * (held + read) * torch.finfo(model.dtype).bits // 8))
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
