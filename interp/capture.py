@@ -1,6 +1,6 @@
 """Read many sites in one forward pass, through an nnsight trace, in forward order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -70,8 +70,9 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
     wanted = model.sites(*asked)
     points = {site: model.family.point(site) for site in wanted}
     with torch.no_grad():
-        read = _trace(model, model.inputs(batch), list(dict.fromkeys(points.values())))
-        return Cache({str(site): _by_head(model, site, points[site], read[points[site]]) for site in wanted})
+        # What is read is an alias: a later edit in place would change it.
+        read = trace(model, model.inputs(batch), list(dict.fromkeys(points.values())), Tensor.clone)
+        return Cache({str(site): by_head(model, site, points[site], read[points[site]]) for site in wanted})
 
 
 def _is_late(model: Model, point: Point) -> bool:
@@ -79,14 +80,26 @@ def _is_late(model: Model, point: Point) -> bool:
     return point.port == "output" and bool(model.module.get_submodule(point.path)._forward_hooks)
 
 
-def _trace(model: Model, inputs: dict[str, Any], points: Sequence[Point]) -> dict[Point, Tensor]:
-    """Read points, which are in forward order, in one trace. Values are aliases: clone at once."""
+def trace(
+    model: Model, inputs: dict[str, Any], points: Sequence[Point], taken: Callable[[Tensor], Tensor]
+) -> dict[Point, Tensor]:
+    """Read points in one trace that stops after the last.
+
+    Args:
+        model: the model; edits that are in force are seen.
+        inputs: of the forward.
+        points: in forward order.
+        taken: what is made of each value, at once.
+
+    Returns:
+        The values by point, laid out as in the module.
+    """
     late = [point for point in points if _is_late(model, point)]
     envoys = [(point, model.envoy(point.path)) for point in points if point not in late]
     values: dict[Point, Tensor] = {}
 
     def keep(point: Point, value: Any) -> None:
-        values[point] = (value if point.element is None else value[point.element]).clone()
+        values[point] = taken(value if point.element is None else value[point.element])
 
     handles = [
         model.module.get_submodule(point.path).register_forward_hook(
@@ -108,7 +121,8 @@ def _trace(model: Model, inputs: dict[str, Any], points: Sequence[Point]) -> dic
     return values
 
 
-def _by_head(model: Model, site: Site, point: Point, value: Tensor) -> Tensor:
+def by_head(model: Model, site: Site, point: Point, value: Tensor) -> Tensor:
+    """What was read at a point as the user sees the site: by head where it is flat in the module."""
     if point.layout != "heads":
         return value
     z = rearrange(value, "batch pos (head d_head) -> batch pos head d_head", head=model.n_heads)

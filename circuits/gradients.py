@@ -1,0 +1,91 @@
+"""The gradient of a metric by any site, from one forward and one backward pass.
+
+Source: nnsight's tutorials on gradients; activations and logits are read in a trace, and differentiated outside it.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.metrics import Metric, measured, metric_name
+from circuits.nodes import EMBEDDINGS
+from interp import Batch, Cache, InvalidInput, Model, Site
+from interp.capture import by_head, trace
+from interp.names import Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Values and gradients by site, laid out alike, and the metric `[row]`."""
+
+    values: Cache
+    gradients: Cache
+    metric: Float[Tensor, " row"]
+
+
+def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Sequence[str | Site]) -> Gradients:
+    """How a metric changes with what is at each site, row by row.
+
+    Args:
+        model: the model; edits that are in force are seen.
+        batch: what it is fed.
+        metric: from logits `[row, pos, token]` to `[row]`, by operations of torch.
+        sites: addresses or patterns, such as `["decoder.cross.*.z", "encoder.*.mlp_out"]`.
+
+    Returns:
+        Values and gradients; a site's gradient has the site's shape. Rows do not see each other, so that the gradient
+        at a row is that of its own metric.
+
+    Raises:
+        UnknownSite: a name or pattern that matches no site of this model.
+        InvalidInput: no sites, or patterns of `head_out` or the logits, which the forward pass does not go on from; a
+            metric that is not one number per row, or is not differentiable.
+    """
+    asked = [sites] if isinstance(sites, str | Site) else list(sites)
+    wanted = model.sites(*asked) if asked else []
+    if not wanted or any(site.name in ("head_out", "logits") for site in wanted):
+        raise InvalidInput(
+            f"sites={[str(site) for site in asked]}: name at least one on the way to the logits, such as "
+            "'decoder.cross.*.z'; head_out is made from z."
+        )
+    (logits,) = model.sites("decoder.logits")
+    points = {site: model.family.point(site) for site in [*wanted, logits]}
+    with torch.inference_mode(False), torch.enable_grad():
+        read = trace(model, model.inputs(batch), list(dict.fromkeys(points.values())), _followed)
+        found = measured(metric, read[points[logits]])
+        if not found.requires_grad:
+            raise InvalidInput(
+                f"the metric {metric_name(metric)} is not differentiable: it must be made of the logits it is given, "
+                "by torch operations. What generate and predict return, an argmax or a NumPy array has no gradient."
+            )
+        raw = [read[points[site]] for site in wanted]
+        made = torch.autograd.grad(found.sum(), raw, allow_unused=True, materialize_grads=True)
+
+    def cache(values: Sequence[Tensor]) -> Cache:
+        pairs = zip(wanted, values, strict=True)
+        return Cache({str(site): by_head(model, site, points[site], value.detach()) for site, value in pairs})
+
+    return Gradients(cache(raw), cache(made), found.detach())
+
+
+def _followed(value: Tensor) -> Tensor:
+    """The value itself, on the tape even where the weights before it are frozen."""
+    return value if value.requires_grad else value.requires_grad_()
+
+
+@contextmanager
+def replaced_embeddings(model: Model, values: Mapping[Stack, Tensor]) -> Generator[None]:
+    """Give each stack other embeddings, `[row, pos, d_model]`, in whatever runs inside."""
+    with ExitStack() as hooks:
+        for stack, value in values.items():
+
+            def swap(_: object, args: tuple[Tensor, ...], value: Tensor = value) -> tuple[Tensor, ...]:
+                return (value, *args[1:])
+
+            path = model.family.point(EMBEDDINGS[stack]).path
+            hooks.callback(model.module.get_submodule(path).register_forward_pre_hook(swap).remove)
+        yield
