@@ -1,0 +1,247 @@
+"""Is a circuit the one? Faithfulness, completeness and minimality, against random circuits of its size.
+
+With m the mean of a metric, M the model, C the circuit, and everything outside a circuit carrying the corrupt run (or
+its mean, or nothing), F(C) = (m(C) - m(none)) / (m(M) - m(none)): 1 for the model, 0 for the empty circuit.
+
+* Faithfulness is F(C).
+* Completeness is 1 - F(M - C), what the model loses without the circuit; and, on random parts K of the circuit, how far
+  F(C - K) is from F(M - K): a complete circuit breaks as the model breaks.
+* Minimality is F(C) - F(C - e) for each edge e: what it alone adds.
+
+Source: Wang et al. 2023, "Interpretability in the Wild" (the three criteria); Hanna et al. 2024 (the normalisation).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuits.edges import Edge
+from circuits.effects import MEMORY
+from circuits.graph.circuit import Circuit, check_circuit
+from circuits.graph.layout import Graph, Mask
+from circuits.graph.outputs import Outside
+from circuits.graph.patching import Subject, off_outside
+from circuits.metrics import Metric
+from circuits.nodes import Node
+from circuits.saved import Saved
+from interp import Batch, Head, InvalidInput, Model
+from interp.inputs import whole
+from interp.results import Floats
+
+DRAWS = 1000
+"""Bootstrap draws of rows."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CircuitReport(Saved):
+    """A metric on the model, on nothing, and on a circuit whole and in parts, `[row]` or `[variant, row]`.
+
+    `without` is the circuit without each of its `edges`; `complement` the model without the circuit; `parts_circuit`
+    and `parts_model` are both without the same random halves of the circuit; `same_shape` is the circuit with its heads
+    exchanged for others of their layers, and `random` as many edges of the model at random.
+    """
+
+    KIND = "circuit-report"
+
+    edges: tuple[str, ...]
+    model: Floats
+    empty: Floats
+    circuit: Floats
+    complement: Floats
+    without: Floats
+    parts_circuit: Floats
+    parts_model: Floats
+    same_shape: Floats
+    random: Floats
+    provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        low, high = self.interval(self.circuit)
+        return (
+            f"CircuitReport({len(self.edges)} edges: faithfulness {self.faithfulness:.2f} ({low:.2f} to {high:.2f}), "
+            f"controls {_mean(self.normalised(self.same_shape)):.2f} and {_mean(self.normalised(self.random)):.2f}, "
+            f"completeness {self.completeness:.2f})"
+        )
+
+    def normalised(self, values: Floats) -> Floats:
+        """F of some values `[..., row]`: 1 for the model, 0 for nothing."""
+        return (values.mean(-1) - self.empty.mean()) / (self.model.mean() - self.empty.mean())
+
+    def interval(self, values: Floats) -> tuple[float, float]:
+        """The 95 % bootstrap interval over rows of F of some values `[row]`."""
+        n = len(self.model)
+        rows = np.random.default_rng(0).integers(0, n, (DRAWS, n))
+        one, empty, model = (x[rows].mean(1) for x in (values, self.empty, self.model))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low, high = np.quantile((one - empty) / (model - empty), (0.025, 0.975))
+        return float(low), float(high)
+
+    @property
+    def faithfulness(self) -> float:
+        """F(C)."""
+        return float(self.normalised(self.circuit))
+
+    @property
+    def completeness(self) -> float:
+        """1 - F(M - C)."""
+        return 1.0 - float(self.normalised(self.complement))
+
+    @property
+    def incompleteness(self) -> float:
+        """The mean of |F(C - K) - F(M - K)| over random halves K of the circuit; NaN without any."""
+        return _mean(np.abs(self.normalised(self.parts_circuit) - self.normalised(self.parts_model)))
+
+    @property
+    def minimality(self) -> Floats:
+        """F(C) - F(C - e), by edge."""
+        return self.faithfulness - self.normalised(self.without)
+
+    def weights(self) -> dict[Edge, float]:
+        """What each edge adds to the circuit, F(C) - F(C - e), by edge: the widths of its figure."""
+        return {Edge.parse(text): float(value) for text, value in zip(self.edges, self.minimality, strict=True)}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row an edge, what it adds with its 95 % interval: `edge, writer, reader, kind, adds, low, high`."""
+        edges = [Edge.parse(text) for text in self.edges]
+        bounds = [self.interval(self.circuit - rows + self.empty) for rows in self.without]
+        frame = pd.DataFrame(
+            {
+                "edge": list(self.edges),
+                "writer": [str(edge.writer) for edge in edges],
+                "reader": [str(edge.reader) for edge in edges],
+                "kind": [edge.kind for edge in edges],
+                "adds": self.minimality,
+                "low": [low for low, _ in bounds],
+                "high": [high for _, high in bounds],
+            }
+        )
+        return frame.sort_values("adds", ascending=False, ignore_index=True)
+
+    def summary(self) -> pd.DataFrame:
+        """One row a number: `what, value, low, high`; intervals over rows, of controls over draws."""
+        rows: list[tuple[str, float, float, float]] = []
+        for name, values in (("model", self.model), ("circuit", self.circuit), ("model without it", self.complement)):
+            rows.append((name, float(self.normalised(values)), *self.interval(values)))
+        for name, values in (("same wiring, other heads", self.same_shape), ("random edges", self.random)):
+            found = self.normalised(values)
+            ends = np.quantile(found, (0.025, 0.975)) if len(found) else (np.nan, np.nan)
+            rows.append((name, _mean(found), float(ends[0]), float(ends[1])))
+        rows.append(("|F(C-K) - F(M-K)|", self.incompleteness, np.nan, np.nan))
+        least = self.minimality.min() if len(self.edges) else np.nan
+        rows.append(("least that an edge adds", float(least), np.nan, np.nan))
+        return pd.DataFrame(rows, columns=["what", "value", "low", "high"])
+
+
+def evaluate(
+    model: Model,
+    circuit: Circuit,
+    clean: Batch,
+    corrupt: Batch,
+    metric: Metric,
+    *,
+    outside: Outside = "resample",
+    controls: int = 20,
+    parts: int = 10,
+    seed: int = 0,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> CircuitReport:
+    """Hold a circuit against the model, against what is left without it, and against random circuits of its size.
+
+    Args:
+        model: the model, with no edit in force.
+        circuit: a circuit of it; one that was found on other inputs is tested best.
+        clean: what it is fed.
+        corrupt: what edges outside the circuit carry.
+        metric: from logits `[row, pos, token]` to `[row]`.
+        outside: `resample` (the corrupt run, row by row), `mean` (its mean over rows, by position) or `zero`.
+        controls: random circuits of either kind: the same wiring with other heads of the same layers, and as many
+            edges drawn from all.
+        parts: random halves of the circuit that are taken from it and from the model.
+        seed: of controls and parts.
+        memory: bytes that the variants of one run may take.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The metric of all these, row by row, and the three criteria.
+
+    Raises:
+        InvalidInput: no edges, a circuit of another model, another `outside`; and as `patch_edges`.
+        UnknownHead, UnknownSite: an edge of a part that this model does not have.
+
+    Source: Wang et al. 2023; Hanna et al. 2024.
+    """
+    for name, value in (("controls", controls), ("parts", parts), ("seed", seed)):
+        whole(name, value, 0)
+    chosen = check_circuit(model, circuit)
+    subject = Subject.of(model, clean, corrupt, metric, outside)
+    graph, rng = subject.graph, np.random.default_rng(seed)
+    mask = graph.mask(chosen.edges)
+    cells = np.argwhere(mask)
+    without = np.repeat(mask[None], len(cells), 0)
+    without[np.arange(len(cells)), *cells.T] = False
+    halves = [_half(mask, rng) for _ in range(parts if len(cells) > 1 else 0)]
+    kept = {
+        "model": [graph.exists],
+        "empty": [np.zeros_like(mask)],
+        "circuit": [mask],
+        "complement": [graph.exists & ~mask],
+        "without": list(without),
+        "parts_circuit": [mask & ~half for half in halves],
+        "parts_model": [graph.exists & ~half for half in halves],
+        "same_shape": [_exchanged(graph, mask, rng) for _ in range(controls)],
+        "random": [_random(graph, int(mask.sum()), rng) for _ in range(controls)],
+    }
+    every = [one for several in kept.values() for one in several]
+    values = subject.measure(off_outside(graph, every), memory=memory, progress=progress, what="evaluate a circuit")
+    ends = np.cumsum([len(several) for several in kept.values()])
+    found = dict(zip(kept, np.split(values, ends[:-1]), strict=True))
+    for name in ("model", "empty", "circuit", "complement"):
+        found[name] = found[name][0]
+    if abs(found["model"].mean() - found["empty"].mean()) < 1e-6 * max(float(np.abs(found["model"]).mean()), 1e-6):
+        raise InvalidInput(
+            f"the metric is the same on the model and with everything outside: outside={outside!r} explains nothing."
+        )
+    return CircuitReport(
+        edges=tuple(str(graph.edge(int(row), int(column))) for row, column in cells),
+        **found,
+        provenance=subject.told("evaluate", controls=controls, parts=parts, seed=seed),
+    )
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _half(mask: Mask, rng: np.random.Generator) -> Mask:
+    cells = np.argwhere(mask)
+    chosen = np.zeros_like(mask)
+    chosen[tuple(rng.permutation(cells)[: len(cells) // 2].T)] = True
+    return chosen
+
+
+def _random(graph: Graph, count: int, rng: np.random.Generator) -> Mask:
+    cells = np.argwhere(graph.exists)
+    chosen = np.zeros_like(graph.exists)
+    chosen[tuple(rng.permutation(cells)[:count].T)] = True
+    return chosen
+
+
+def _exchanged(graph: Graph, mask: Mask, rng: np.random.Generator) -> Mask:
+    """The same wiring with the heads of each attention layer exchanged among themselves, its own last."""
+    used = {node for row, column in np.argwhere(mask) for node in (graph.readers[row][0], graph.writers[column])}
+    other: dict[Node, Node] = {}
+    layers: dict[tuple[str, str, int], list[Head]] = {}
+    for node in graph.writers:
+        if isinstance(node, Head):
+            layers.setdefault((node.stack, node.kind, node.layer), []).append(node)
+    for heads in layers.values():
+        ours = [head for head in heads if head in used]
+        free = [head for head in heads if head not in used]
+        # Heads that are not in the circuit come first; where they do not suffice, its own change places.
+        order = [free[i] for i in rng.permutation(len(free))] + [ours[i] for i in rng.permutation(len(ours))]
+        other |= dict(zip([*ours, *free], order, strict=True))
+    edges = (graph.edge(int(row), int(column)) for row, column in np.argwhere(mask))
+    return graph.mask(Edge(other.get(e.writer, e.writer), other.get(e.reader, e.reader), e.kind) for e in edges)
