@@ -2,6 +2,7 @@
 
 from circuits import plots
 from circuits.ablation import ablation_curve, layer_effects
+from circuits.attribution import DirectAttribution, direct_attribution, direct_value_attribution
 from circuits.candidates import InductionCandidate, InductionCandidates, induction_candidates
 from circuits.composition import composition_scores, cursive_composition
 from circuits.composition_scores import CompositionScores
@@ -10,7 +11,9 @@ from circuits.copying import copying_scores
 from circuits.edges import Edge, Edges, ScoredEdge
 from circuits.effects import head_effects
 from circuits.forecasts import forecast_effects
+from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
+from circuits.past import PastAttribution, past_attribution, past_value_attribution
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from circuits.rewiring import MosaicEffects, mosaic_effects
@@ -22,6 +25,7 @@ __all__ = [
     "AblationCurve",
     "CompositionScores",
     "Controls",
+    "DirectAttribution",
     "Edge",
     "Edges",
     "ForecastEffects",
@@ -30,7 +34,9 @@ __all__ = [
     "InductionCandidate",
     "InductionCandidates",
     "LayerEffects",
+    "LogitLens",
     "MosaicEffects",
+    "PastAttribution",
     "ScoredEdge",
     "SelfRepair",
     "TokenCircuit",
@@ -39,14 +45,19 @@ __all__ = [
     "composition_scores",
     "copying_scores",
     "cursive_composition",
+    "direct_attribution",
+    "direct_value_attribution",
     "encoder_output_by_token",
     "forecast_effects",
     "head_effects",
     "head_summary",
     "induction_candidates",
     "layer_effects",
+    "logit_lens",
     "mosaic_effects",
     "ov_circuit",
+    "past_attribution",
+    "past_value_attribution",
     "plots",
     "qk_circuit",
     "random_controls",
