@@ -4,7 +4,9 @@
 2. The number that is asked for is that stream times a direction of it (`circuits.directions`), the final norm held at
    its actual scale. So each part's own product with the direction is its share, and the shares sum to the number.
 
-What a part does by way of later layers is not in it: that is `head_effects` and patching.
+A share is not what taking the part away would change. Later layers react to it, which `head_effects` and patching
+measure; and the norm does: without the part's write w the stream x gets shorter, and the logit becomes (logit - share)
+times rms(x) / rms(x - w). In pico-t5 that gives back about half of the strongest cross heads' shares.
 
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al. 2023, "Interpretability in
 the Wild" (direct logit attribution); Sundararajan et al. 2017 for the expected value.

@@ -77,7 +77,7 @@ def positions_tokens(name: str, given: Any, model: Model, batch: Batch) -> Tenso
     """
     rows, size = batch.decoder_input_ids.shape
     try:
-        ids = torch.as_tensor(given)
+        ids = torch.as_tensor(given).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{name} must be token ids, one a row: {error}.") from None
     if ids.ndim == 2 and ids.shape != (rows, size):

@@ -161,14 +161,17 @@ def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) ->
 def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttribution:
     at = check_position("position", position, batch.decoder_input_ids.shape[1])
     one, last = asked.at(at), last_stream(model)
-    ends = capture(model, batch, [last, "decoder.logits"])
-    vectors, total = direction(model, one, ends[last][:, [at]], ends["decoder.logits"][:, [at]])
     layers, found = kind_layers(model, SITE), list[Tensor]()
     size = max(1, MEMORY // _layer_bytes(model, batch))
+    ends, vectors, total = [last, "decoder.logits"], None, None
     for start in range(0, len(layers), size):
         group = layers[start : start + size]
-        cache = capture(model, batch, [f"{layer}.{name}" for layer in group for name in ("v", "pattern", "z")])
+        cache = capture(model, batch, [f"{layer}.{name}" for layer in group for name in ("v", "pattern", "z")] + ends)
+        if vectors is None:
+            vectors, total = direction(model, one, cache[last][:, [at]], cache["decoder.logits"][:, [at]])
+            ends = []
         found += [_terms(model, layer, cache, at, vectors) for layer in group]
+    assert total is not None
     ids = batch.input_ids.cpu()
     shown = token_values(model, ids).double().masked_fill(batch.attention_mask.cpu() == 0, torch.nan)
     return PastAttribution(

@@ -163,7 +163,7 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
     )
     figure.add_trace(sums, row=2, col=1)
     figure.update_yaxes(title="scaled value" + (f", row {example}" if across else ""), row=1, col=1)
-    figure.update_yaxes(title=f"adds to the {_unit(result)}", zeroline=True, zerolinecolor="#999", row=2, col=1)
+    figure.update_yaxes(title=f"adds to the {result.name}", zeroline=True, zerolinecolor="#999", row=2, col=1)
     figure.update_xaxes(range=[-0.8, len(x) - 0.2], zeroline=False)
     figure.update_xaxes(title="encoder position", row=2, col=1)
     return styled(
@@ -211,7 +211,7 @@ def _asked(result: DirectAttribution | PastAttribution) -> str:
     return f"{model_of(result.provenance)}{said}"
 
 
-def _unit(result: DirectAttribution | PastAttribution) -> str:
+def _unit(result: DirectAttribution) -> str:
     return result.name if result.unit in result.name else f"{result.name} ({result.unit})"
 
 

@@ -60,8 +60,8 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
     return styled(
         figure,
         "The logit lens",
-        f"{model_of(result.provenance)}, decoder position {at}, {over(rows)}: the final norm and unembedding applied to "
-        f"the stream{'; bands: 95 % over rows' if rows > 1 else ''}",
+        f"{model_of(result.provenance)}, decoder position {at}, {over(rows)}: the final norm and unembedding applied "
+        f"to the stream{'; bands: 95 % over rows' if rows > 1 else ''}",
         width=max(980, 160 + 40 * len(x)),
         height=190 + 190 * len(panels),
     ).update_layout(margin_b=110)
