@@ -31,7 +31,7 @@ from interp.weights import unembedding
 from probes.series import SeriesBatch
 from probes.stimuli import N_SPECIAL, RepeatedTokens
 
-NODES, MOST_NODES, CLOSED = 32, 1024, 1e-10
+NODES, MOST_NODES, CLOSED = 32, 512, 1e-10
 """Of the Gauss-Legendre quadrature: doubled until the sum closes to this share of the largest bin."""
 
 

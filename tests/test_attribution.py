@@ -96,10 +96,10 @@ def test_value_weights_on_paper() -> None:
 
 
 def test_values_are_integrated_gradients(batch: Batch) -> None:
-    """By autograd and two thousand midpoints, of the model's own logits."""
+    """By autograd at a hundred midpoints, of the model's own logits."""
     model = made(tie_word_embeddings=False)
     logits = logits_of(model, batch).double()[:, -1]
-    centers, steps = bin_centers(model), 2000
+    centers, steps = bin_centers(model), 100
     gradient = torch.zeros_like(logits)
     for i in range(steps):
         scaled = (logits * (i + 0.5) / steps).requires_grad_()
@@ -112,7 +112,7 @@ def test_values_are_integrated_gradients(batch: Batch) -> None:
     write = cache["decoder.1.mlp_out"][:, -1].double() * norm.weight.double() / rms[:, None]
     wanted = (write @ model.module.lm_head.weight.double().T * gradient).sum(-1).detach().numpy()
     found = circuits.direct_value_attribution(model, batch)
-    np.testing.assert_allclose(found.values[found.parts.index("decoder.1.mlp_out"), :, -1], wanted, rtol=2e-5)
+    np.testing.assert_allclose(found.values[found.parts.index("decoder.1.mlp_out"), :, -1], wanted, rtol=1e-3)
 
 
 @torch.no_grad()
