@@ -2,6 +2,7 @@
 
 from circuits import plots
 from circuits.ablation import ablation_curve, layer_effects
+from circuits.attribution import DirectAttribution, direct_attribution, direct_value_attribution
 from circuits.candidates import InductionCandidate, InductionCandidates, induction_candidates
 from circuits.composition import composition_scores, cursive_composition
 from circuits.composition_scores import CompositionScores
@@ -11,7 +12,9 @@ from circuits.edges import Edge, Edges, ScoredEdge
 from circuits.effects import head_effects
 from circuits.forecasts import forecast_effects
 from circuits.graph.circuit import Circuit
+from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
+from circuits.past import PastAttribution, past_attribution, past_value_attribution
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from circuits.rewiring import MosaicEffects, mosaic_effects
@@ -24,6 +27,7 @@ __all__ = [
     "Circuit",
     "CompositionScores",
     "Controls",
+    "DirectAttribution",
     "Edge",
     "Edges",
     "ForecastEffects",
@@ -32,7 +36,9 @@ __all__ = [
     "InductionCandidate",
     "InductionCandidates",
     "LayerEffects",
+    "LogitLens",
     "MosaicEffects",
+    "PastAttribution",
     "ScoredEdge",
     "SelfRepair",
     "TokenCircuit",
@@ -41,14 +47,19 @@ __all__ = [
     "composition_scores",
     "copying_scores",
     "cursive_composition",
+    "direct_attribution",
+    "direct_value_attribution",
     "encoder_output_by_token",
     "forecast_effects",
     "head_effects",
     "head_summary",
     "induction_candidates",
     "layer_effects",
+    "logit_lens",
     "mosaic_effects",
     "ov_circuit",
+    "past_attribution",
+    "past_value_attribution",
     "plots",
     "qk_circuit",
     "random_controls",

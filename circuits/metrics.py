@@ -14,6 +14,7 @@ from chronos import MeanScaleUniformBins
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.accuracy import centers
 from interp import Batch, InvalidInput, Model
 from interp.inputs import whole
 from probes.stimuli import N_SPECIAL
@@ -106,7 +107,7 @@ def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
 def bin_centers(model: Model) -> Float[Tensor, " token"]:
     """The scaled values of the tokens from the first that is no special one on, in float64."""
     tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
-    return tokenizer.centers.double()
+    return centers(tokenizer.centers.double())
 
 
 def token_ids(name: str, given: Any) -> Tensor:

@@ -49,14 +49,14 @@ def unique(models: Sequence[str]) -> list[str]:
     return [f"{n} ({names[:i].count(n) + 1})" if names[:i].count(n) else n for i, n in enumerate(names)]
 
 
-def expected(value: Any, kind: type[T], maker: str) -> T:
+def expected(value: Any, kind: type[T], maker: str, package: str = "probes") -> T:
     """What is to be drawn, if it is of the kind that a figure draws.
 
     Raises:
         InvalidInput: it is something else.
     """
     if not isinstance(value, kind):
-        raise InvalidInput(f"{type(value).__name__} is no {kind.__name__}: give what probes.{maker} returns.")
+        raise InvalidInput(f"{type(value).__name__} is no {kind.__name__}: give what {package}.{maker} returns.")
     return value
 
 

@@ -1,0 +1,458 @@
+"""Direct attribution: parts sum to what the model itself gives, predicted effects are the measured ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import circuits
+import interp
+import probes
+from circuits.directions import value_weights
+from circuits.metrics import bin_centers
+from interp import Batch, InvalidInput
+from interp.results import as_heads
+from probes.stimuli import N_SPECIAL
+
+from .conftest import tiny_pipeline
+from .planted import content_matcher
+
+
+def made(seed: int = 0, dtype: torch.dtype = torch.float32, scaled: bool | None = None, **changes: Any) -> interp.Model:
+    """A tiny model whose final norm has a scale of its own, which the fresh one has not."""
+    pipeline = tiny_pipeline(seed, dtype, **changes)
+    module: Any = pipeline.model.model
+    with torch.no_grad():
+        module.decoder.final_layer_norm.weight.copy_(torch.rand(20, generator=torch.Generator().manual_seed(9)) + 0.5)
+    if scaled is not None:
+        module.config.scale_decoder_outputs = scaled
+    return interp.wrap(pipeline, name="tiny")
+
+
+@torch.no_grad()
+def logits_of(model: interp.Model, batch: Batch) -> Tensor:
+    return model.module(**model.inputs(batch)).logits
+
+
+TIED = [
+    {},
+    {"tie_word_embeddings": False},
+    {"scaled": False},
+    {"tie_word_embeddings": False, "scaled": True},
+]
+
+
+@pytest.mark.parametrize("changes", TIED, ids=["tied", "untied", "tied unscaled", "untied scaled"])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 4e-6), (torch.float64, 1e-12)])
+def test_parts_sum_to_the_models_own_logits(
+    changes: dict[str, Any], dtype: torch.dtype, within: float, batch: Batch
+) -> None:
+    model = made(dtype=dtype, **changes)
+    logits = logits_of(model, batch).double()
+    target, against = torch.tensor([5, 900, 2049, 4095]), torch.tensor([2049, 0, 1, 77])
+    rows = torch.arange(4)[:, None], torch.arange(5)
+    for other, wanted in (
+        (None, logits[rows[0], rows[1], target[:, None]]),
+        (against, logits[rows[0], rows[1], target[:, None]] - logits[rows[0], rows[1], against[:, None]]),
+    ):
+        found = circuits.direct_attribution(model, batch, target=target, against=other)
+        assert found.values.shape == (1 + 2 * (3 + 3 + 1), 4, 5)
+        np.testing.assert_allclose(found.total, wanted, atol=1e-12)
+        np.testing.assert_allclose(found.values.sum(0), wanted, atol=within * np.abs(found.values).sum(0).max())
+        assert np.abs(found.values).max() > 0.1
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 4e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("changes", TIED[:2], ids=["tied", "untied"])
+def test_parts_sum_to_the_expected_value(
+    changes: dict[str, Any], dtype: torch.dtype, within: float, batch: Batch
+) -> None:
+    model = made(dtype=dtype, **changes)
+    values = probes.token_values(model, torch.arange(2, 4096)).double()
+    wanted = logits_of(model, batch).double()[..., 2:].softmax(-1) @ values - values.mean()
+    found = circuits.direct_value_attribution(model, batch)
+    np.testing.assert_allclose(found.total, wanted, atol=1e-10)
+    np.testing.assert_allclose(found.values.sum(0), wanted, atol=within * np.abs(found.values).sum(0).max())
+    assert np.abs(wanted).max() > 0.01
+
+
+def test_value_weights_on_paper() -> None:
+    """Two bins at 0 and 1: E is a sigmoid, and the weight of the upper logit is its rise over the logit."""
+    for logit in (-40.0, -3.0, 1e-9, 0.5, 9.0, 300.0):
+        weights, total = value_weights(
+            torch.tensor([7.0, -7.0, 1.0, 1.0 + logit], dtype=torch.float64), torch.tensor([0.0, 1.0]).double()
+        )
+        rise = torch.sigmoid(torch.tensor(logit).double()) - 0.5
+        assert float(total) == pytest.approx(float(rise), abs=1e-12)
+        assert float(weights[1]) == pytest.approx(float(rise) / logit if abs(logit) > 1e-6 else 0.25, abs=1e-9)
+        assert float(weights.sum()) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(InvalidInput, match="nats apart"):
+        value_weights(torch.tensor([0, 0, 0, 1e8]).double(), torch.tensor([0.0, 1.0]).double())
+
+
+def test_values_are_integrated_gradients(batch: Batch) -> None:
+    """By autograd at a hundred midpoints, of the model's own logits."""
+    model = made(tie_word_embeddings=False)
+    logits = logits_of(model, batch).double()[:, -1]
+    centers, steps = bin_centers(model), 100
+    gradient = torch.zeros_like(logits)
+    for i in range(steps):
+        scaled = (logits * (i + 0.5) / steps).requires_grad_()
+        value = scaled[:, N_SPECIAL:].softmax(-1) @ centers
+        gradient += torch.autograd.grad(value.sum(), scaled)[0] / steps
+    # The MLP of the last layer, by hand: its write through the norm at its scale, times the mean gradient.
+    cache = interp.capture(model, batch, ["decoder.1.mlp_out", "decoder.1.resid_post"])
+    norm = model.module.decoder.final_layer_norm
+    rms = (cache["decoder.1.resid_post"][:, -1].double().pow(2).mean(-1) + norm.variance_epsilon).sqrt()
+    write = cache["decoder.1.mlp_out"][:, -1].double() * norm.weight.double() / rms[:, None]
+    wanted = (write @ model.module.lm_head.weight.double().T * gradient).sum(-1).detach().numpy()
+    found = circuits.direct_value_attribution(model, batch)
+    np.testing.assert_allclose(found.values[found.parts.index("decoder.1.mlp_out"), :, -1], wanted, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_part_taken_from_the_last_stream_takes_its_share_with_it(batch: Batch) -> None:
+    """In plain torch, the norm held at its scale: the logit falls by the part's attribution; its scale set free, by
+    a little more or less."""
+    model = made(dtype=torch.float64)
+    target = torch.tensor([5, 900, 2049, 4095])
+    found = circuits.direct_attribution(model, batch, target=target)
+    cache = interp.capture(model, batch, ["decoder.1.resid_post", "decoder.*.mlp_out", "decoder.*.*.head_out"])
+    stream, norm = cache["decoder.1.resid_post"], model.module.decoder.final_layer_norm
+    scale = (stream.float().pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt().double()
+    picked = target[:, None, None].expand(4, 5, 1)
+
+    def logit(x: Tensor) -> Tensor:
+        return model.unembed(x * scale * norm.weight).gather(-1, picked)[..., 0]
+
+    for i, part in enumerate(found.parts):
+        if part == "decoder.0.resid_pre":
+            continue
+        layer, _, head = part.rpartition(".")
+        write = cache[part] if part.endswith("mlp_out") else cache[f"{layer}.head_out"][:, :, int(head)]
+        fall = logit(stream - write) - logit(stream)
+        np.testing.assert_allclose(fall.numpy(), -found.values[i], atol=1e-11)
+
+
+@torch.no_grad()
+def test_against_effects_through_a_norm_that_is_free(pico: interp.Model) -> None:
+    """Without a head the stream is shorter, and the norm scales what is left up: the logit becomes (logit - share)
+    times old over new length. Log-probabilities, which `self_repair` reads, rank the strongest heads alike."""
+    tokens = probes.repeated_random_tokens(batch_size=20, seed=1)
+    found = circuits.direct_attribution(pico, tokens, target=tokens.continuation)
+    cache = interp.capture(pico, tokens, ["decoder.2.resid_post", "decoder.cross.*.head_out"])
+    stream = cache["decoder.2.resid_post"][:, -1]
+    for head in (scored.address for scored in found.heads().heads()[:6]):
+        rest = stream - cache[f"decoder.cross.{head.layer}.head_out"][:, -1, head.head]
+        after = pico.unembed(pico.module.decoder.final_layer_norm(rest)).gather(1, tokens.continuation[:, None])[:, 0]
+        share = found.values[found.parts.index(str(head)), :, -1]
+        longer = (stream.norm(dim=-1) / rest.norm(dim=-1)).numpy()
+        np.testing.assert_allclose(after, (found.total[:, -1] - share) * longer, rtol=1e-5)
+        assert longer.mean() > 1
+    repair = circuits.self_repair(pico, tokens, pico.heads("decoder.cross"), controls=0, progress=False)
+    measured = [str(repair.heads[i]) for i in np.argsort(repair.direct.mean(1))[:6]]
+    assert {str(scored.address) for scored in found.heads().heads()[:6]} == set(measured)
+
+
+def permuted(model: interp.Model, path: str, order: list[int]) -> None:
+    attention: Any = model.module.get_submodule(path)
+    with torch.no_grad():
+        for name in ("q", "k", "v"):
+            weight = getattr(attention, name).weight
+            weight.copy_(weight.view(3, 8, -1)[order].reshape(weight.shape).clone())
+        weight = attention.o.weight
+        weight.copy_(weight.view(-1, 3, 8)[:, order].reshape(weight.shape).clone())
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_permuting_heads_permutes_their_shares(batch: Batch, value: bool) -> None:
+    order = [2, 0, 1]
+    model, other = made(), made()
+    permuted(other, "decoder.block.1.layer.1.EncDecAttention", order)
+
+    def both(of: interp.Model) -> tuple[circuits.DirectAttribution, circuits.PastAttribution]:
+        if value:
+            return circuits.direct_value_attribution(of, batch), circuits.past_value_attribution(of, batch)
+        return circuits.direct_attribution(of, batch, target=9), circuits.past_attribution(of, batch, target=9)
+
+    (direct, past), (direct_other, past_other) = both(model), both(other)
+    wanted = direct.heads().values.copy()
+    assert np.abs(np.diff(wanted[1])).min() > 1e-5
+    wanted[1] = wanted[1][order]
+    np.testing.assert_allclose(direct_other.heads().values, wanted, atol=1e-6)
+    np.testing.assert_allclose(past_other.values[1], past.values[1][order], atol=1e-6)
+    np.testing.assert_allclose(past_other.values[0], past.values[0], atol=1e-6)
+
+
+def test_where_nothing_writes_the_embedding_says_it_all() -> None:
+    model = content_matcher()
+    batch = Batch(input_ids=torch.tensor([[5, 6, 7, 1]]), decoder_input_ids=torch.tensor([[0, 6]]))
+    found = circuits.direct_attribution(model, batch, target=6)
+    np.testing.assert_array_equal(found.values[1:], 0)
+    np.testing.assert_allclose(found.values[0], found.total, rtol=1e-5)
+    embedding = model.module.shared.weight[6].detach().double()
+    wanted = embedding @ embedding / embedding.pow(2).mean().sqrt() * 64**-0.5
+    assert found.total[0, 1] == pytest.approx(float(wanted), rel=1e-4)
+    np.testing.assert_array_equal(circuits.past_attribution(model, batch, target=6).values, 0)
+
+
+@pytest.mark.parametrize("route", ["token_to_right", "current_token"])
+def test_the_planted_head_carries_the_difference(route: Any) -> None:
+    """What was planted writes the continuation: half from each of two occurrences; all other heads are faint."""
+    model = interp.zoo.planted(route).model
+    tokens = probes.repeated_random_tokens(batch_size=12, unique=True, seed=1)
+    other = tokens.input_ids[:, tokens.occurrences[-1] + 3]
+    found = circuits.direct_attribution(model, tokens, target=tokens.continuation, against=other)
+    cross = found.heads("decoder.cross")
+    rest = [abs(scored.score) for scored in (*cross.heads()[1:], *found.heads("decoder.self").heads())]
+    assert str(cross.heads()[0].address) == "decoder.cross.1.2"
+    assert cross["decoder.cross.1.2"] > 0.7 * found.total[:, -1].mean()
+    assert max(rest) < 0.02 * cross["decoder.cross.1.2"]
+    past = circuits.past_attribution(model, tokens, target=tokens.continuation, against=other)
+    shift = 1 if route == "token_to_right" else 0
+    at = [place + shift for place in tokens.occurrences]
+    shares = past.values[1, 2].mean(0) / past.values[1, 2].mean(0).sum()
+    np.testing.assert_allclose(shares[at], 0.5, atol=0.05)
+    assert as_heads(model, cross.heads()[:1])[0].title == "L1.H2"
+    cut = circuits.direct_attribution(
+        interp.zoo.planted(route, wired=False).model, tokens, target=tokens.continuation, against=other
+    )
+    assert abs(cut.heads()["decoder.cross.1.2"]) < 0.2 * cross["decoder.cross.1.2"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("position", [-1, 0, 2])
+def test_past_steps_sum_to_their_heads(
+    batch: Batch, dtype: torch.dtype, position: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made(dtype=dtype)
+    within = 1e-6 if dtype == torch.float32 else 1e-13
+    target = np.random.default_rng(0).integers(2, 4096, (4, 5))
+    for direct, past in (
+        (
+            circuits.direct_attribution(model, batch, target=target, against=3),
+            circuits.past_attribution(model, batch, target=target, against=3, position=position),
+        ),
+        (
+            circuits.direct_value_attribution(model, batch),
+            circuits.past_value_attribution(model, batch, position=position),
+        ),
+    ):
+        chosen = [i for i, part in enumerate(direct.parts) if part.startswith("decoder.cross")]
+        wanted = direct.values[chosen][..., position].reshape(2, 3, 4)
+        np.testing.assert_allclose(past.values.sum(-1), wanted, atol=within)
+        np.testing.assert_allclose(past.total, direct.total[:, position], atol=within)
+        np.testing.assert_allclose(past.heads().values, direct.heads(position=position).values, atol=within)
+        assert past.position == position % 5
+        # What the mask hides adds nothing, and has no value.
+        assert (past.values[:, :, 1, :2] == 0).all()
+        assert np.isnan(past.token_values[1, :2]).all()
+        np.testing.assert_allclose(past.by_position()["mean"].sum(), past.of().sum(-1).mean(), atol=within)
+    monkeypatch.setattr("circuits.past.MEMORY", 1)
+    again = circuits.past_value_attribution(model, batch, position=position)
+    np.testing.assert_allclose(again.values, past.values, atol=within)
+
+
+@torch.no_grad()
+def test_a_past_step_by_hand(batch: Batch) -> None:
+    model = made(dtype=torch.float64)
+    found = circuits.past_attribution(model, batch, target=77, position=3)
+    w = model.weights("decoder.cross.1.2", fold_norm=False)
+    cache = interp.capture(model, batch, ["encoder.ln_final", "decoder.cross.1.pattern", "decoder.1.resid_post"])
+    x = cache["decoder.1.resid_post"][2, 3]
+    norm = model.module.decoder.final_layer_norm
+    direction = norm.weight * model.module.lm_head.weight[77] * 20**-0.5 / x.pow(2).mean().sqrt()
+    wanted = cache["decoder.cross.1.pattern"][2, 2, 3, 4] * (
+        cache["encoder.ln_final"][2, 4] @ w.W_V @ w.W_O @ direction
+    )
+    assert found.values[1, 2, 2, 4] == pytest.approx(float(wanted), rel=1e-5)
+    frame = found.to_frame()
+    assert len(frame) == 6 * 9
+    at = frame[(frame["head"] == "decoder.cross.1.2") & (frame["key"] == 4)]
+    assert float(at["mean"].iloc[0]) == pytest.approx(found.values[1, 2, :, 4].mean())
+    chosen = found.by_position("decoder.cross.1.2")
+    assert chosen["mean"][4] == pytest.approx(found.values[1, 2, :, 4].mean())
+    assert chosen["token"].isna().all()
+    assert chosen["value"].isna().all()
+
+
+def test_edits_in_force_are_seen(batch: Batch) -> None:
+    model = made()
+    plain = circuits.direct_attribution(model, batch, target=9)
+    place = plain.parts.index("decoder.cross.0.1")
+    with interp.edited(model, interp.Zero("decoder.cross.0.1")):
+        ablated = circuits.direct_attribution(model, batch, target=9)
+        wanted = logits_of(model, batch)[..., 9]
+        with pytest.raises(InvalidInput, match=r"decoder\.cross\.0\.1.*no sum over the past"):
+            circuits.past_attribution(model, batch, target=9)
+    np.testing.assert_allclose(ablated.total, wanted, atol=1e-6)
+    assert (ablated.values[place] == 0).all()
+    assert (plain.values[place] != 0).all()
+    assert np.abs(ablated.remainder).max() < 1e-5
+    assert np.abs(ablated.total - plain.total).max() > 1e-3
+
+    steer = torch.linspace(-1, 1, 20)
+    with interp.edited(model, interp.Add("decoder.1.resid_mid", steer)):
+        steered = circuits.direct_attribution(model, batch, target=9)
+        stream = interp.capture(model, batch, "decoder.1.resid_post")["decoder.1.resid_post"]
+    rms = stream.pow(2).mean(-1).sqrt()
+    norm = model.module.decoder.final_layer_norm
+    by_hand = (steer * norm.weight * model.module.lm_head.weight[9]).sum() * model.unembedding_scale / rms
+    np.testing.assert_allclose(steered.remainder, by_hand.detach(), rtol=1e-3)
+
+    with interp.edited(model, interp.Knockout("decoder.cross.1.0", key=4)):
+        cut = circuits.past_attribution(model, batch, target=9)
+    assert (cut.values[1, 0, :, 4] == 0).all()
+    assert (cut.values[1, 1, :, 4] != 0).all()
+
+
+def test_bfloat16_sums_up_to_its_rounding(batch: Batch) -> None:
+    model = made(dtype=torch.bfloat16)
+    for found in (
+        circuits.direct_attribution(model, batch, target=9),
+        circuits.direct_value_attribution(model, batch),
+    ):
+        assert np.abs(found.remainder).max() < 0.02 * np.abs(found.values).sum(0).max()
+    exact = circuits.direct_attribution(made(), batch, target=9).heads()
+    np.testing.assert_allclose(circuits.direct_attribution(model, batch, target=9).heads().values, exact.values,
+                               atol=0.1 * np.abs(exact.values).max())  # fmt: skip
+    past = circuits.past_attribution(model, batch, target=9)
+    np.testing.assert_allclose(past.heads().values, circuits.direct_attribution(model, batch, target=9).heads().values,
+                               atol=0.03)  # fmt: skip
+
+
+def test_targets_by_position(batch: Batch) -> None:
+    model = made()
+    many = torch.arange(20).reshape(4, 5) * 11 + 2
+    found = circuits.direct_attribution(model, batch, target=many, against=torch.tensor([3, 4, 5, 6]))
+    for position in range(5):
+        one = circuits.direct_attribution(model, batch, target=many[:, position], against=[3, 4, 5, 6])
+        np.testing.assert_allclose(found.values[..., position], one.values[..., position], atol=1e-6)
+    np.testing.assert_array_equal(found.target, many)
+    assert found.name == "logit difference"
+
+
+def test_what_the_results_hold(model: interp.Model, tmp_path: Path) -> None:
+    tokens = probes.repeated_random_tokens(batch_size=6, sequence_length=4, seed=1)
+    found = circuits.direct_attribution(model, tokens, target=tokens.continuation)
+    frame, layers = found.to_frame(), found.by_layer()
+    assert list(frame["part"][:2]) == ["decoder.0.resid_pre", "decoder.self.0.0"]
+    assert frame["part"].iloc[-1] == "decoder.1.mlp_out"
+    assert frame["kind"].value_counts().to_dict() == {"self": 6, "cross": 6, "mlp": 2, "embedding": 1}
+    np.testing.assert_allclose(frame["mean"], found.values[..., -1].mean(-1))
+    assert ((frame["low"] <= frame["mean"]) & (frame["mean"] <= frame["high"])).all()
+    assert list(layers["part"]) == ["decoder.0.resid_pre", "decoder.self.0", "decoder.cross.0", "decoder.0.mlp_out",
+                                    "decoder.self.1", "decoder.cross.1", "decoder.1.mlp_out"]  # fmt: skip
+    cross = frame[(frame["kind"] == "cross") & (frame["layer"] == 1)]
+    assert layers["mean"][5] == pytest.approx(cross["mean"].sum())
+    assert layers["mean"].sum() == pytest.approx(found.total[:, -1].mean(), abs=1e-5)
+    scores = found.heads("decoder.self", position=0)
+    assert scores.values.shape == (2, 3)
+    assert scores.unit == "logit"
+    assert scores.site == "decoder.self"
+    assert scores["decoder.self.1.2"] == pytest.approx(found.values[found.parts.index("decoder.self.1.2"), :, 0].mean())
+    assert found.provenance["stimulus"]["seed"] == 1
+    assert found.provenance["model"] == "tiny"
+    past = circuits.past_attribution(model, tokens, target=tokens.continuation)
+    lens = circuits.logit_lens(model, tokens, target=tokens.continuation)
+    for result in (found, past, lens, circuits.logit_lens(model, tokens)):
+        again = type(result).load(result.save(tmp_path / "result.json"))
+        for name, value in vars(result).items():
+            np.testing.assert_equal(getattr(again, name), value)
+        pd.testing.assert_frame_equal(again.to_frame(), result.to_frame())
+        with pytest.raises(ValueError, match="read-only"):
+            next(v for v in vars(result).values() if isinstance(v, np.ndarray))[0] = 0
+
+
+def test_one_row_has_no_interval(pico: interp.Model) -> None:
+    series = probes.series_batch(pico, probes.datasets.air_passengers(), num_decoder=1)
+    found = circuits.direct_value_attribution(pico, series)
+    assert found.to_frame()["low"].isna().all()
+    assert found.heads().stderr is None
+    assert found.provenance["stimulus"]["series"] == "air passengers"
+    past = circuits.past_value_attribution(pico, series)
+    frame = past.by_position()
+    np.testing.assert_allclose(frame["value"][:143] * series.scale, series.series.values[:143], atol=1.2)
+    # The step that is forecast is the 145th: what was there one, two and three seasons ago adds most.
+    assert sorted(frame.sort_values("mean")["key"].iloc[-3:]) == [108, 120, 132]
+    shuffled = probes.series_batch(pico, probes.datasets.air_passengers().shuffled(0), num_decoder=1)
+    control = circuits.past_value_attribution(pico, shuffled).by_position()
+    assert sorted(control.sort_values("mean")["key"].iloc[-3:]) != [108, 120, 132]
+
+
+def bad(model: interp.Model, batch: Batch) -> dict[str, Callable[[], object]]:
+    direct, past, lens = circuits.direct_attribution, circuits.past_attribution, circuits.logit_lens
+    return {
+        r"2 tokens and the batch 4 rows": lambda: direct(model, batch, target=[3, 4]),
+        r"\[4, 4\]; the decoder has": lambda: direct(model, batch, target=torch.ones(4, 4, dtype=torch.long)),
+        r"tokens 0-4095": lambda: direct(model, batch, target=4096),
+        r"against holds the token 5000": lambda: past(model, batch, target=4, against=5000),
+        r"not negative": lambda: lens(model, batch, target=-1),
+        r"token ids": lambda: direct(model, batch, target=[0.5] * 4),  # type: ignore[arg-type]
+        r"must be token ids, one a row": lambda: lens(model, batch, target="a"),  # type: ignore[arg-type]
+        r"Batch is needed": lambda: direct(model, "series", target=3),  # type: ignore[arg-type]
+        r"model is needed": lambda: circuits.direct_value_attribution("pico-t5", batch),  # type: ignore[arg-type]
+        r"positions 0-4": lambda: past(model, batch, target=3, position=5),
+        r"position=-6": lambda: circuits.past_value_attribution(model, batch, position=-6),
+        r"no direct path": lambda: direct(model, batch, target=3).heads("encoder.self"),
+        r"position=7": lambda: direct(model, batch, target=3).to_frame(7),
+        r"cross heads of 2 layers": lambda: past(model, batch, target=3).by_position("decoder.cross.2.0"),
+        r"each once": lambda: past(model, batch, target=3).of(["decoder.cross.1.0"] * 2),
+        r"at least one": lambda: Batch(
+            input_ids=batch.input_ids, decoder_input_ids=torch.zeros(4, 0, dtype=torch.long)
+        ),
+        r"float16": lambda: circuits.direct_value_attribution(interp.wrap(tiny_pipeline(dtype=torch.float16)), batch),
+    }
+
+
+def test_bad_input(model: interp.Model, batch: Batch) -> None:
+    for match, call in bad(model, batch).items():
+        with pytest.raises(InvalidInput, match=match):
+            call()
+
+
+def test_the_lens_ends_in_the_models_own_output(batch: Batch) -> None:
+    model = made()
+    target = torch.tensor([5, 900, 2049, 4095])
+    lens = circuits.logit_lens(model, batch, target=target)
+    own = logits_of(model, batch).log_softmax(-1)
+    assert lens.points[:4] == ("decoder.0.resid_pre", "decoder.0.resid_mid", "decoder.0.resid_mid_cross",
+                               "decoder.0.resid_post")  # fmt: skip
+    assert lens.points[-1] == "decoder.1.resid_post"
+    assert len(lens.points) == 7
+    np.testing.assert_array_equal(lens.log_prob[-1], own.gather(-1, target[:, None, None].expand(4, 5, 1))[..., 0])
+    np.testing.assert_array_equal(lens.likeliest[-1], own.argmax(-1))
+    np.testing.assert_array_equal(lens.kl[-1], 0)
+    np.testing.assert_allclose(lens.entropy[-1], torch.distributions.Categorical(logits=own).entropy(), rtol=1e-5)
+    values = own[..., 2:].double().softmax(-1) @ probes.token_values(model, torch.arange(2, 4096)).double()
+    np.testing.assert_allclose(lens.expected_value[-1], values, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(lens.effective_tokens, np.exp(lens.entropy))
+
+
+@torch.no_grad()
+def test_the_lens_midway_by_hugging_faces_hidden_states(batch: Batch) -> None:
+    model = made(tie_word_embeddings=False)
+    lens = circuits.logit_lens(model, batch, target=31)
+    out = model.module(**model.inputs(batch), output_hidden_states=True)
+    own = out.logits.double().log_softmax(-1)
+    for point, at in (("decoder.0.resid_pre", 0), ("decoder.0.resid_post", 1)):
+        x = out.decoder_hidden_states[at].double()
+        normed = x / x.pow(2).mean(-1, keepdim=True).sqrt() * model.module.decoder.final_layer_norm.weight.double()
+        log_probs = (normed @ model.module.lm_head.weight.double().T).log_softmax(-1)
+        i = lens.points.index(point)
+        assert lens.log_prob is not None
+        np.testing.assert_allclose(lens.log_prob[i], log_probs[..., 31], rtol=1e-4)
+        divergence = torch.nn.functional.kl_div(own, log_probs, log_target=True, reduction="none").sum(-1)
+        np.testing.assert_allclose(lens.kl[i], divergence, rtol=1e-4)
+        assert lens.kl[i].min() > 0.01
+    frame = lens.to_frame(0)
+    picked = frame[(frame["measure"] == "kl") & (frame["point"] == "decoder.0.resid_post")]
+    assert float(picked["mean"].iloc[0]) == pytest.approx(lens.kl[3, :, 0].mean())
+    assert picked["after"].iloc[0] == "mlp"
+    assert picked["layer"].iloc[0] == 0
+    assert circuits.logit_lens(model, batch).log_prob is None
