@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from interp.errors import UnknownModel, nearest
-from interp.zoo.planted import Planted, planted
+from interp.zoo.planted import PLANTED, Planted, planted
 
 _MODELS = Path(__file__).parent / "models"
 
@@ -30,4 +30,4 @@ def path(name: str) -> Path:
     return _MODELS / name
 
 
-__all__ = ["Planted", "names", "path", "planted"]
+__all__ = ["PLANTED", "Planted", "names", "path", "planted"]
