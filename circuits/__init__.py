@@ -11,9 +11,16 @@ from circuits.copying import copying_scores
 from circuits.edges import Edge, Edges, ScoredEdge
 from circuits.effects import head_effects
 from circuits.forecasts import forecast_effects
+from circuits.gradients import Gradients, gradients
+from circuits.graph.attribution import attribution_patching
 from circuits.graph.circuit import Circuit
+from circuits.graph.discovery import discover, prune
+from circuits.graph.evaluation import CircuitReport, evaluate
+from circuits.graph.patching import EdgeEffects, patch_edges
+from circuits.graph.scores import EdgeScores
 from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
+from circuits.metrics import expected_value, log_prob, logit_difference
 from circuits.past import PastAttribution, past_attribution, past_value_attribution
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
@@ -25,12 +32,16 @@ from interp.statistics import rank_correlation
 __all__ = [
     "AblationCurve",
     "Circuit",
+    "CircuitReport",
     "CompositionScores",
     "Controls",
     "DirectAttribution",
     "Edge",
+    "EdgeEffects",
+    "EdgeScores",
     "Edges",
     "ForecastEffects",
+    "Gradients",
     "HeadCircuit",
     "HeadEffects",
     "InductionCandidate",
@@ -44,23 +55,32 @@ __all__ = [
     "TokenCircuit",
     "TokenMeans",
     "ablation_curve",
+    "attribution_patching",
     "composition_scores",
     "copying_scores",
     "cursive_composition",
     "direct_attribution",
     "direct_value_attribution",
+    "discover",
     "encoder_output_by_token",
+    "evaluate",
+    "expected_value",
     "forecast_effects",
+    "gradients",
     "head_effects",
     "head_summary",
     "induction_candidates",
     "layer_effects",
+    "log_prob",
+    "logit_difference",
     "logit_lens",
     "mosaic_effects",
     "ov_circuit",
     "past_attribution",
     "past_value_attribution",
+    "patch_edges",
     "plots",
+    "prune",
     "qk_circuit",
     "random_controls",
     "rank_correlation",

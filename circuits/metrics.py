@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.accuracy import centers
-from interp import Batch, InvalidInput, Model
+from interp import InvalidInput, Model
 from interp.inputs import whole
+from probes.pairs import check_aligned, token_ids
 from probes.stimuli import N_SPECIAL
 
 Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
@@ -110,23 +111,6 @@ def bin_centers(model: Model) -> Float[Tensor, " token"]:
     return centers(tokenizer.centers.double())
 
 
-def token_ids(name: str, given: Any) -> Tensor:
-    """Tokens of rows, `[row]`, or `[1]` for one that is meant for all.
-
-    Raises:
-        InvalidInput: none, or something other than whole numbers.
-    """
-    try:
-        ids = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInput(f"{name} must be token ids, one a row: {error}.") from None
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim > 1 or ids.numel() == 0:
-        raise InvalidInput(f"{name} must be token ids, one a row or one for all; found {ids.dtype} {list(ids.shape)}.")
-    if int(ids.min()) < 0:
-        raise InvalidInput(f"{name} holds {int(ids.min())}: ids are not negative.")
-    return ids.detach().long().reshape(-1).clone()
-
-
 def _at(logits: Tensor, position: int) -> Tensor:
     size = logits.shape[1]
     if not -size <= position < size:
@@ -173,19 +157,9 @@ def check_pair(model: Model, clean: Any, corrupt: Any) -> None:
     Raises:
         InvalidInput: not batches, of different shapes or masks, or of tokens that the model does not have.
     """
-    for name, given in (("clean", clean), ("corrupt", corrupt)):
-        if not isinstance(given, Batch):
-            raise InvalidInput(f"{name} must be a Batch; found {type(given).__name__}.")
+    check_aligned(clean, corrupt)
+    for given in (clean, corrupt):
         model.check(given)
-    for name in ("input_ids", "decoder_input_ids"):
-        one, other = getattr(clean, name), getattr(corrupt, name)
-        if one.shape != other.shape:
-            raise InvalidInput(
-                f"{name} is {list(one.shape)} in clean and {list(other.shape)} in corrupt: the two must be aligned "
-                "position by position."
-            )
-    if not torch.equal(clean.attention_mask, corrupt.attention_mask):
-        raise InvalidInput("clean and corrupt mask different positions: the two must be aligned position by position.")
 
 
 def check_moves(metric: Metric, clean: Tensor, corrupt: Tensor) -> None:

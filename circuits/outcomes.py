@@ -5,23 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.edits import Method, Reference
 from interp.results import Floats
 from probes.stimuli import N_SPECIAL, RepeatedTokens
-
-
-def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
-    """The batch, if it knows its query and continuation.
-
-    Raises:
-        InvalidInput: it does not.
-    """
-    if not isinstance(batch, RepeatedTokens):
-        raise InvalidInput(
-            f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
-        )
-    return batch
+from probes.stimuli import stimulus_of as stimulus_of
 
 
 def method_of(method: Method, reference: Reference | None, **settings: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Batch:
                 f"num_decoder={num_decoder} of a series of {steps} steps leaves the encoder nothing: "
                 f"choose 0 to {steps - 1}."
             )
-        context, rest = values[:, : steps - num_decoder], values[:, steps - num_decoder :]
+        context, rest = (part.contiguous() for part in values.split([steps - num_decoder, num_decoder], dim=1))
         pipeline: ChronosPipeline = model.pipeline
         tokenizer = cast(MeanScaleUniformBins, pipeline.tokenizer)
         ids, mask, scale = tokenizer.context_input_transform(context)

@@ -4,6 +4,7 @@ from probes import datasets, plots
 from probes.heads import head_scores, prefix_matching
 from probes.induction import induction_mosaic
 from probes.mosaic import Comparison, Counts, Mosaic
+from probes.pairs import Pair, shifted_values, shuffled_occurrences, swapped_continuation
 from probes.patterns import (
     AttentionCurves,
     AttentionPatterns,
@@ -13,6 +14,7 @@ from probes.patterns import (
     token_values,
 )
 from probes.periodic import attention_spectrum, context_attention
+from probes.periods import changed_period
 from probes.published import published, published_table
 from probes.questions.agreement import Agreement, MultisineScores, agreement, multisine_scores
 from probes.questions.claims import claims
@@ -39,6 +41,7 @@ __all__ = [
     "LengthEffect",
     "Mosaic",
     "MultisineScores",
+    "Pair",
     "RepeatedTokens",
     "RepetitionEffect",
     "SeriesBatch",
@@ -48,6 +51,7 @@ __all__ = [
     "attention_by_value",
     "attention_patterns",
     "attention_spectrum",
+    "changed_period",
     "claims",
     "comb_origin",
     "context_attention",
@@ -68,7 +72,10 @@ __all__ = [
     "repeated_random_tokens",
     "repetition_effect",
     "series_batch",
+    "shifted_values",
+    "shuffled_occurrences",
     "summary",
+    "swapped_continuation",
     "token_values",
     "value_matching",
 ]

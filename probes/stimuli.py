@@ -36,6 +36,19 @@ class RepeatedTokens(Batch):
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
+    """The batch, if it knows its query and continuation.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    if not isinstance(batch, RepeatedTokens):
+        raise InvalidInput(
+            f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
+        )
+    return batch
+
+
 def repeated_random_tokens(
     *,
     batch_size: int = 100,

@@ -1,0 +1,280 @@
+"""Pairs: the same tokens where that is claimed, other ones where that is, and each right in its own way."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import interp
+import probes
+from circuits.metrics import check_pair, logit_difference
+from interp.zoo.recipe import chronos_config
+from probes.pairs import Pair
+from tests.conftest import tiny_pipeline
+
+MAKERS = (probes.shuffled_occurrences, probes.swapped_continuation)
+
+
+@st.composite
+def stimuli(draw: st.DrawFn) -> probes.RepeatedTokens:
+    """Repeated random tokens in which two tokens at least follow the query's in a repetition."""
+    length, sequences = draw(st.integers(3, 7)), draw(st.integers(1, 3))
+    extension = draw(st.integers(0, sequences - 1))
+    last = length - (3 if extension == sequences - 1 else 1)
+    return probes.repeated_random_tokens(
+        batch_size=draw(st.integers(1, 4)),
+        sequence_length=length,
+        repetitions=draw(st.integers(1, 4)),
+        num_unique_sequences=sequences,
+        extension=extension,
+        sub_extension=draw(st.integers(0, last)),
+        prefix=draw(st.integers(0, 3)),
+        unique=True,
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+def motif(batch: probes.RepeatedTokens, repetition: int) -> torch.Tensor:
+    """One repetition `[row, pos]`, cut out by the stimulus' formula."""
+    known = batch.parameters
+    length = known["sequence_length"] * known["num_unique_sequences"]
+    start = known["prefix"] + repetition * length
+    return batch.input_ids[:, start : start + length]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@given(batch=stimuli(), seed=st.integers(0, 50))
+def test_the_corrupt_one_is_repeated_random_tokens_too(make: Any, batch: probes.RepeatedTokens, seed: int) -> None:
+    pair = make(batch, seed=seed)
+    corrupt = pair.corrupt
+    assert pair.clean is batch
+    assert isinstance(corrupt, probes.RepeatedTokens)
+    assert (corrupt.query, corrupt.occurrences) == (batch.query, batch.occurrences)
+    for repetition in range(batch.parameters["repetitions"]):
+        assert torch.equal(motif(corrupt, repetition), motif(corrupt, 0))
+        assert torch.equal(motif(corrupt, repetition).sort(1)[0], motif(batch, repetition).sort(1)[0])
+    # The query's token is where it was, and what follows it is another one, the same after each occurrence.
+    assert torch.equal(corrupt.decoder_input_ids, batch.decoder_input_ids)
+    assert torch.equal(pair.target, batch.continuation)
+    assert torch.equal(pair.against, corrupt.continuation)
+    assert not bool((pair.target == pair.against).any())
+    for at in batch.occurrences:
+        assert torch.equal(corrupt.input_ids[:, at], batch.decoder_input_ids[:, 1])
+        assert torch.equal(corrupt.input_ids[:, at + 1], pair.against)
+    # Nothing else differs: the prefix, all up to the query's token in a repetition, and the part after them.
+    known = batch.parameters
+    length = known["sequence_length"] * known["num_unique_sequences"]
+    inside = {
+        at + 1 + i for at in batch.occurrences for i in range(length - 1 - batch.occurrences[0] + known["prefix"])
+    }
+    assert set(pair.changed["encoder"]) <= inside
+    assert pair.changed["decoder"] == ()
+
+
+@given(batch=stimuli(), seed=st.integers(0, 50))
+def test_a_swap_is_two_positions_a_repetition(batch: probes.RepeatedTokens, seed: int) -> None:
+    pair = probes.swapped_continuation(batch, seed=seed)
+    differ = (pair.clean.input_ids != pair.corrupt.input_ids).sum(1)
+    assert bool((differ == 2 * batch.parameters["repetitions"]).all())
+    assert bool((motif(batch, 0) == pair.against[:, None]).any(1).all()), "a token of the row's own"  # type: ignore[index]
+    found = motif(batch, 0).clone()
+    column = batch.occurrences[0] + 1 - batch.parameters["prefix"]
+    other = (found == pair.against[:, None]).nonzero()[:, 1]  # type: ignore[index]
+    rows = torch.arange(len(batch))
+    found[rows, other], found[:, column] = found[:, column].clone(), found[rows, other]
+    assert torch.equal(found, motif(cast(probes.RepeatedTokens, pair.corrupt), 0))
+
+
+def test_what_follows_is_drawn_uniformly() -> None:
+    """Each of the seven later tokens is as often the one that follows, and the rest keeps no order."""
+    batch = probes.repeated_random_tokens(batch_size=7000, unique=True)
+    for make in MAKERS:
+        pair = make(batch)
+        place = (motif(batch, 0)[:, 3:] == pair.against[:, None]).nonzero()[:, 1]  # type: ignore[index]
+        assert np.bincount(place.numpy(), minlength=7) == pytest.approx(1000, rel=0.15)
+    kept = (
+        motif(cast(probes.RepeatedTokens, probes.shuffled_occurrences(batch).corrupt), 0) == motif(batch, 0)
+    ).float()
+    assert kept.mean(0)[:3].tolist() == [1, 1, 0]
+    assert kept.mean(0)[3:].numpy() == pytest.approx(np.full(7, 6 / 49), abs=0.02)
+
+
+@given(batch=stimuli(), by=st.integers(-1900, 1900).filter(bool))
+def test_a_shift_moves_every_value_and_keeps_the_structure(batch: probes.RepeatedTokens, by: int) -> None:
+    pair = probes.shifted_values(batch, by)
+    for name in ("input_ids", "decoder_input_ids"):
+        clean, corrupt = getattr(pair.clean, name), getattr(pair.corrupt, name)
+        special = clean < 2
+        assert torch.equal(corrupt[special], clean[special])
+        assert torch.equal(corrupt[~special], clean[~special] + by)
+    assert torch.equal(pair.target, batch.continuation)
+    assert torch.equal(pair.against, batch.continuation + by)  # type: ignore[arg-type]
+    assert torch.equal(pair.against, cast(probes.RepeatedTokens, pair.corrupt).continuation)
+    assert pair.changed == {"encoder": tuple(range(batch.input_ids.shape[1] - 1)), "decoder": (1,)}
+    back = probes.shifted_values(cast(probes.RepeatedTokens, pair.corrupt), -by).corrupt
+    assert torch.equal(back.input_ids, batch.input_ids)
+
+
+def test_a_shift_ends_where_the_tokens_end() -> None:
+    batch = probes.repeated_random_tokens(vocab_range=(100, 102), sub_extension=1, batch_size=50)
+    assert int(probes.shifted_values(batch, 3993).corrupt.input_ids.max()) == 4095
+    assert int(probes.shifted_values(batch, -98).corrupt.input_ids[:, :-1].min()) == 2
+    for by in (3994, -99, 0):
+        with pytest.raises(interp.InvalidInput, match="Choose -98 to 3993, and not 0"):
+            probes.shifted_values(batch, by)
+    with pytest.raises(interp.InvalidInput, match="whole number"):
+        probes.shifted_values(batch, 1.5)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> interp.Model:
+    return interp.wrap(tiny_pipeline(), name="tiny")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    periods=st.lists(st.integers(2, 12), min_size=2, max_size=2, unique=True),
+    steps=st.integers(24, 64),
+    rows=st.integers(1, 6),
+    seed=st.integers(0, 99),
+)
+def test_two_periods_agree_at_the_end(tiny: interp.Model, periods: list[int], steps: int, rows: int, seed: int) -> None:
+    """In values, read back from the tokens: each is periodic, and the last ones are the same."""
+    period, other = periods
+    pair = probes.changed_period(tiny, period=period, other=other, steps=steps, batch_size=rows, seed=seed)
+    assert len(pair) == rows
+    values = [torch.cat([batch.input_ids[:, :-1], batch.decoder_input_ids[:, 1:]], 1) for batch in pair]
+    assert pair.against is not None
+    for tokens, length, following in zip(values, periods, (pair.target, pair.against), strict=True):
+        assert tokens.shape == (rows, steps + 1)
+        assert bool((tokens[:, length:] == tokens[:, :-length]).all())
+        assert torch.equal(tokens[:, -length], following), "what came after one period ago comes next"
+    assert torch.equal(values[0][:, -min(periods) :], values[1][:, -min(periods) :])
+    assert not bool((pair.target == pair.against).any())
+    assert pair.changed["decoder"] == ()
+    # The scale is 1 in both: the mean absolute value of what the encoder sees, to half a bin.
+    for tokens in values:
+        scaled = probes.token_values(tiny, tokens[:, :-1])
+        assert scaled.abs().mean(1).tolist() == pytest.approx([1.0] * rows, abs=30 / 4092)
+
+
+def test_the_other_way_round_is_the_same_pair(tiny: interp.Model) -> None:
+    one = probes.changed_period(tiny, period=8, other=12, steps=48, batch_size=5, seed=2)
+    two = probes.changed_period(tiny, period=12, other=8, steps=48, batch_size=5, seed=2)
+    for a, b in zip(one, reversed(list(two)), strict=True):
+        assert torch.equal(a.input_ids, b.input_ids)
+    assert torch.equal(one.target, two.against)  # type: ignore[arg-type]
+    again = probes.changed_period(tiny, period=8, other=12, steps=48, batch_size=5, seed=3)
+    assert not torch.equal(one.clean.input_ids, again.clean.input_ids)
+
+
+def test_bins_too_wide_to_tell_two_values_apart() -> None:
+    chronos = replace(chronos_config(), context_length=64, tokenizer_kwargs={"low_limit": -1e5, "high_limit": 1e5})
+    coarse = interp.wrap(tiny_pipeline(chronos_config=vars(chronos)), name="coarse")
+    with pytest.raises(interp.InvalidInput, match=r"only \d+ of 36 random motifs have one scale and two different"):
+        probes.changed_period(coarse, period=8, other=12, steps=48, batch_size=10)
+
+
+def test_a_model_that_does_induction_is_right_on_both(pico: interp.Model) -> None:
+    """The metric's sign turns: each input makes its own token likelier, by far."""
+    batch = probes.repeated_random_tokens(batch_size=20, unique=True)
+    pairs = [make(batch) for make in MAKERS]
+    pairs += [probes.shifted_values(batch, 100), probes.changed_period(pico, period=8, other=12, batch_size=20)]
+    for pair in pairs:
+        check_pair(pico, *pair)
+        assert pair.against is not None
+        metric = logit_difference(pair.target, pair.against)
+        clean, corrupt = (metric(interp.capture(pico, one, ["decoder.logits"])["decoder.logits"]) for one in pair)
+        assert float(clean.mean()) > 5, pair
+        assert float(corrupt.mean()) < -5, pair
+
+
+def test_where_it_came_from() -> None:
+    batch = probes.repeated_random_tokens(batch_size=3, unique=True, seed=4)
+    pair = probes.swapped_continuation(batch, seed=9)
+    assert pair.parameters == {"name": "swapped_continuation", "seed": 9, "clean": batch.parameters}
+    corrupt = cast(probes.RepeatedTokens, pair.corrupt)
+    assert corrupt.parameters == {**batch.parameters, "corrupted": [{"name": "swapped_continuation", "seed": 9}]}
+    twice = cast(probes.RepeatedTokens, probes.shifted_values(corrupt, 5).corrupt)
+    assert [step["name"] for step in twice.parameters["corrupted"]] == ["swapped_continuation", "shifted_values"]
+    assert "corrupted" not in batch.parameters
+    assert torch.equal(pair.corrupt.input_ids, probes.swapped_continuation(batch, seed=9).corrupt.input_ids)
+    others = [make(batch, seed=10).corrupt.input_ids for make in MAKERS]
+    assert not torch.equal(others[0], others[1])
+    assert probes.changed_period.__kwdefaults__["seed"] == 0
+    state = np.random.get_state()[1].copy()  # type: ignore[index]
+    probes.shuffled_occurrences(batch)
+    assert np.array_equal(state, np.random.get_state()[1])  # type: ignore[index]
+
+
+def test_a_pair_by_hand(batch: interp.Batch) -> None:
+    other = replace(batch, input_ids=batch.input_ids.flip(1))
+    pair = Pair(batch, other, torch.tensor([5, 6, 7, 8]))
+    clean, corrupt = pair
+    assert (clean, corrupt) == (batch, other)
+    assert pair.against is None
+    assert len(pair) == 4
+    assert pair.changed["decoder"] == ()
+    assert 4 not in pair.changed["encoder"], "the middle of nine positions"
+    assert repr(pair) == f"Pair(pair: 4 rows, {len(pair.changed['encoder'])} encoder and 0 decoder positions differ)"
+    assert repr(probes.swapped_continuation(probes.repeated_random_tokens(unique=True, batch_size=1))) == (
+        "Pair(swapped_continuation: 1 rows, 4 encoder and 0 decoder positions differ)"
+    )
+
+
+def test_pairs_that_are_not_aligned(batch: interp.Batch) -> None:
+    target = torch.tensor([5, 6, 7, 8])
+    mask = batch.attention_mask.clone()
+    mask[0, 0] = 0
+    refused: list[tuple[Any, Any, Any, Any, str]] = [
+        (batch, interp.Batch(input_ids=batch.input_ids[:, 1:]), target, None, "aligned"),
+        (batch, replace(batch, decoder_input_ids=batch.decoder_input_ids[:, 1:]), target, None, "aligned"),
+        (batch, replace(batch, attention_mask=mask), target, None, "mask different"),
+        (batch, "corrupt", target, None, "corrupt must be a Batch"),
+        (None, batch, target, None, "clean must be a Batch"),
+        (batch, batch, target[:3], None, "target has 3 tokens and the batches 4 rows"),
+        (batch, batch, target[:1], None, "one a row"),
+        (batch, batch, None, None, "target must be token ids"),
+        (batch, batch, target.float(), None, "target must be token ids"),
+        (batch, batch, target - 6, None, "holds -1"),
+        (batch, batch, target, target[1:], "against has 3"),
+    ]
+    for clean, corrupt, right, wrong, message in refused:
+        with pytest.raises(interp.InvalidInput, match=message):
+            Pair(clean, corrupt, right, wrong)
+
+
+def test_what_is_refused(model: interp.Model, batch: interp.Batch) -> None:
+    make = probes.repeated_random_tokens
+    for maker in MAKERS:
+        name = maker.__name__
+        refused: list[tuple[Any, str]] = [
+            (batch, f"{name} needs a batch that knows its continuation"),
+            (make(), rf"{name}: in \d+ of 100 rows a token is in the sequences twice.*unique=True"),
+            (make(unique=True, sub_extension=8), f"{name}: 1 tokens come after.*smaller sub_extension"),
+            (make(unique=True, sub_extension=9), f"{name}: 0 tokens come after"),
+            (replace(make(unique=True), parameters={}), "no num_unique_sequences, prefix, sequence_length"),
+        ]
+        for given_batch, message in refused:
+            with pytest.raises(interp.InvalidInput, match=message):
+                maker(given_batch)
+        with pytest.raises(interp.InvalidInput, match="seed=-1"):
+            maker(make(unique=True), seed=-1)
+    with pytest.raises(interp.InvalidInput, match="shifted_values needs a batch"):
+        probes.shifted_values(batch, 3)  # type: ignore[arg-type]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"period": 8, "other": 8}, "both 8"),
+        ({"period": 1, "other": 8}, "at least 2"),
+        ({"period": 8, "other": 2.5}, "whole number"),
+        ({"period": 8, "other": 12, "steps": 23}, "choose 24 to 64"),
+        ({"period": 8, "other": 12, "steps": 65}, "tiny's context, so choose 24 to 64"),
+        ({"period": 8, "other": 12, "steps": 48, "batch_size": 0}, "at least 1"),
+        ({"period": 8, "other": 12, "steps": 48, "seed": -1}, "seed=-1"),
+    ]
+    for values, message in wrong:
+        with pytest.raises(interp.InvalidInput, match=message):
+            probes.changed_period(model, **values)
