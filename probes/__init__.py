@@ -4,7 +4,7 @@ from probes import datasets, plots
 from probes.heads import head_scores, prefix_matching
 from probes.induction import induction_mosaic
 from probes.mosaic import Comparison, Counts, Mosaic
-from probes.pairs import Pair, shifted_values, shuffled_occurrences, swapped_continuation
+from probes.pairs import Pair, another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
 from probes.patterns import (
     AttentionCurves,
     AttentionPatterns,
@@ -47,6 +47,7 @@ __all__ = [
     "SeriesBatch",
     "TimeSeries",
     "agreement",
+    "another_sequence",
     "attention_by_lag",
     "attention_by_value",
     "attention_patterns",

@@ -88,7 +88,7 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     it in a repetition, and with that the part after the repetitions stay; so does the decoder.
 
     A head that finds the query's token looks at the same place in both, and finds another token there. So the pair
-    shows what a circuit carries, not how it finds the place: for its queries and keys take `shifted_values`.
+    shows what a circuit carries, not how it finds the place: for its queries and keys take `another_sequence`.
 
     Args:
         batch: what `repeated_random_tokens(unique=True, ...)` made, clean.
@@ -160,6 +160,48 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
     return _pair("shifted_values", tokens, encoder, decoder, {"by": by})
 
 
+def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
+    """Other random tokens throughout, none of the row's own, and the query's token at another place of the sequence.
+
+    Nothing of the clean input is right on the corrupt one: not the tokens, nor the place where the query's token
+    occurred. So all that induction needs shows: what finds the place, and what is carried from there. (Repeated random
+    tokens of another seed will not do for that: by their formula all rows repeat at the same positions, so that corrupt
+    queries and keys agree on the very place that is right on clean. Nor will `shifted_values`.)
+
+    Args:
+        batch: what `repeated_random_tokens(unique=True, ...)` made, clean.
+        seed: of the other tokens.
+
+    Returns:
+        The pair; `target` is the continuation, `against` the corrupt batch's own, which comes about halfway between
+        the place of the clean one and the end of the sequences.
+
+    Raises:
+        InvalidInput: as `shuffled_occurrences`; or a vocabulary range without as many other tokens.
+    """
+    after, rng = _after(batch, "another_sequence"), np.random.default_rng(whole("seed", seed, 0))
+    known = batch.parameters
+    low, high = known["vocab_range"]
+    size, start = known["sequence_length"] * known["num_unique_sequences"], known["prefix"]
+    keys = rng.random((len(batch), high + 1 - low))
+    own = batch.input_ids[:, : start + size].numpy() - low
+    np.put_along_axis(keys, own, np.inf, axis=1)
+    if (short := np.isfinite(keys).sum(1).min()) < start + size:
+        raise InvalidInput(
+            f"another_sequence: vocab_range=({low}, {high}) has {short} tokens that are not in a row already, and "
+            f"{start + size} are needed: choose a wider range."
+        )
+    drawn = torch.from_numpy(low + np.argsort(keys, axis=1)[:, : start + size])
+    motif, length = drawn[:, start:], batch.input_ids.shape[1] - start - 1
+    repeated = motif.repeat(1, -(-length // size))[:, :length]
+    encoder = torch.cat([drawn[:, :start], repeated, batch.input_ids[:, -1:]], 1)
+    moved = (after.shape[1] + 1) // 2
+    place = int(after[0, 0]) - 1 - start + moved
+    decoder = torch.cat([batch.decoder_input_ids[:, :1], motif[:, place, None]], 1)
+    occurrences = tuple(occurrence + moved for occurrence in batch.occurrences)
+    return _pair("another_sequence", batch, encoder, decoder, {"seed": int(seed)}, occurrences)
+
+
 def _after(batch: Any, what: str) -> Ids:
     """The encoder positions after the query's token in each repetition, `[repetition, pos]`."""
     tokens = stimulus_of(batch, what)
@@ -194,13 +236,22 @@ def _reordered(name: str, batch: RepeatedTokens, after: Ids, order: Ids, seed: i
     return _pair(name, batch, ids, batch.decoder_input_ids, {"seed": int(seed)})
 
 
-def _pair(name: str, clean: RepeatedTokens, encoder: Tensor, decoder: Tensor, how: dict[str, Any]) -> Pair:
+def _pair(
+    name: str,
+    clean: RepeatedTokens,
+    encoder: Tensor,
+    decoder: Tensor,
+    how: dict[str, Any],
+    occurrences: tuple[int, ...] | None = None,
+) -> Pair:
     corrupted = [*clean.parameters.get("corrupted", []), {"name": name, **how}]
+    places = occurrences or clean.occurrences
     corrupt = replace(
         clean,
         input_ids=encoder,
         decoder_input_ids=decoder,
-        continuation=encoder[:, clean.occurrences[-1] + 1],
+        occurrences=places,
+        continuation=encoder[:, places[-1] + 1],
         parameters={**clean.parameters, "corrupted": corrupted},
     )
     parameters = {"name": name, **how, "clean": clean.parameters}
