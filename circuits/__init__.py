@@ -11,6 +11,8 @@ from circuits.edges import Edge, Edges, ScoredEdge
 from circuits.effects import head_effects
 from circuits.forecasts import forecast_effects
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
+from circuits.patched import PatchedHeads, PatchedPositions
+from circuits.patching import patch_heads, patch_positions, patch_sites
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from circuits.rewiring import MosaicEffects, mosaic_effects
@@ -31,6 +33,8 @@ __all__ = [
     "InductionCandidates",
     "LayerEffects",
     "MosaicEffects",
+    "PatchedHeads",
+    "PatchedPositions",
     "ScoredEdge",
     "SelfRepair",
     "TokenCircuit",
@@ -47,6 +51,9 @@ __all__ = [
     "layer_effects",
     "mosaic_effects",
     "ov_circuit",
+    "patch_heads",
+    "patch_positions",
+    "patch_sites",
     "plots",
     "qk_circuit",
     "random_controls",

@@ -4,6 +4,7 @@ from circuits.plots.ablation import ablation_curve, head_effects, layer_effects,
 from circuits.plots.composition import composition, composition_explorer
 from circuits.plots.forecasts import forecast_effects, forecast_fan
 from circuits.plots.matrices import circuit, eigenvalues, singular_values, token_circuit
+from circuits.plots.patching import patched_heads, patched_positions
 from circuits.plots.wiring import wiring
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "forecast_fan",
     "head_effects",
     "layer_effects",
+    "patched_heads",
+    "patched_positions",
     "score_against_effect",
     "self_repair",
     "singular_values",
