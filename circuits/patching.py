@@ -15,7 +15,7 @@ Source: Heimersheim & Nanda 2024, "How to use and interpret activation patching"
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -172,15 +172,19 @@ def patch_sites(
     check_pair(model, clean, corrupt)
     check_unhooked(model, "patch_sites")
     found: list[Any] = []
-    for target in [sites] if isinstance(sites, Target) else sites:
+    for target in _listed(sites):
         found += model.sites(str(target)) if "*" in str(target) else [as_address(target)]
     with edited(model, [Resample(target, corrupt) for target in dict.fromkeys(found)]):
         return frozen(_numpy(measured(metric, capture(model, clean, "decoder.logits")["decoder.logits"])))
 
 
+def _listed(given: Any) -> list[Any]:
+    return list(cast(Sequence[Any], given)) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
 def _chosen(model: Model, sites: Sites, names: Sequence[str], what: str, why: str) -> list[Site]:
     """The sites that are asked for, if all are of names that can be patched so."""
-    asked = [sites] if isinstance(sites, str | Site) else list(sites)
+    asked = _listed(sites)
     if not asked:
         raise InvalidInput(f"{what}: no sites to patch: name at least one, as 'decoder.cross.*.z'.")
     chosen = model.sites(*asked)

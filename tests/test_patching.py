@@ -442,6 +442,9 @@ def test_bad_input(model: interp.Model) -> None:
         for site in ("decoder.cross.0.scores", "encoder.self.0.head_out"):
             with pytest.raises(InvalidInput, match="no single"):
                 call(model, clean, corrupt, METRIC, site)
+    for nothing in (model.head("decoder.cross.0.1"), "decoder.cross.0.1", ["decoder.*.zz"], 5):
+        with pytest.raises(UnknownSite):
+            heads(model, clean, corrupt, METRIC, nothing)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="no single position"):
         positions(model, clean, corrupt, METRIC, "decoder.cross.0.pattern")
     with pytest.raises(UnknownSite, match="cannot be edited"):

@@ -40,7 +40,7 @@ def patched_heads(patched: PatchedHeads, *, show: Show = "share") -> go.Figure:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     layers = max(site.layer or 0 for site in sites) + 1
-    heads, tall = patched.values.shape[1], 34 * layers
+    heads, tall = patched.values.shape[1], max(120, 34 * layers)
     figure = make_subplots(
         rows=rows,
         cols=columns,
@@ -58,16 +58,17 @@ def patched_heads(patched: PatchedHeads, *, show: Show = "share") -> go.Figure:
                 hover[site.layer] = [f"{kind}.{site.layer}.{head}, {of}<br>{told}" for head, told in enumerate(text)]
         trace = _heatmap(values, hover, annotated=values.size <= SMALL)
         figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
+        if index + columns >= len(panels):
+            figure.update_xaxes(title="head", row=index // columns + 1, col=index % columns + 1)
     figure.update_xaxes(range=[-0.5, heads - 0.5], showgrid=False, zeroline=False, **ticks(heads))
     figure.update_yaxes(range=[layers - 0.5, -0.5], showgrid=False, zeroline=False, **ticks(layers))
-    figure.update_xaxes(title="head", row=rows)
     figure.update_yaxes(title="layer", col=1)
     return styled(
         figure,
         "One head patched at a time",
         _about(patched),
         coloraxis=_color(patched, show, shown),
-        width=190 + columns * max(330, 42 * heads),
+        width=max(640, 190 + columns * max(330, 42 * heads)),
         height=200 + tall * rows + 85 * (rows - 1),
     )
 
@@ -101,7 +102,7 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
         cols=len(stacks),
         column_widths=[width / sum(widths) for width in widths],
         subplot_titles=[f"{stack} positions" for stack in stacks],
-        horizontal_spacing=gap / total,
+        horizontal_spacing=gap / total if len(stacks) > 1 else 0,
     )
     for column, (stack, width) in enumerate(zip(stacks, widths, strict=True), start=1):
         names, length = [patched.sites[i] for i in of[stack]], lengths[stack]
@@ -117,8 +118,9 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
             dtype=object,
         )
         trace = _heatmap(shown[of[stack], :length], hover, annotated=annotated)
-        figure.add_trace(trace.update(y=names), row=1, col=column)
-        step = max(1, -(-length * 24 // width))
+        # Gaps would hide cells that are hardly wider.
+        figure.add_trace(trace.update(y=names, xgap=int(width >= 8 * length)), row=1, col=column)
+        step = max(1, -(-length * (24 if tokens[0].count(None) > length / 2 else 40) // width))
         places = range(0, length, step)
         figure.update_xaxes(
             title="position",
@@ -135,10 +137,10 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
     return styled(
         figure,
         "One position patched at a time",
-        _about(patched),
+        f"{_about(patched)}; bold: the inputs differ",
         coloraxis=_color(patched, show, shown),
-        width=max(620, 140 + gap + total),
-        height=225 + max(100, 30 * most),
+        width=max(740, 140 + gap + total),
+        height=225 + max(120, 30 * most),
     ).update_layout(margin_l=gap)
 
 
@@ -185,10 +187,9 @@ def _heatmap(values: Floats, hover: Any, *, annotated: bool) -> go.Heatmap:
 
 
 def _color(patched: Patched, show: Show, shown: Floats) -> dict[str, Any]:
-    """White at nothing, red towards corrupt; shares on at least -1 to 1."""
-    largest = float(np.nanmax(np.abs(shown), initial=0)) or 1.0
-    if show == "share":
-        largest = max(largest, 1.0)
+    """White at nothing, red towards corrupt; shares on at least -0.1 to 0.1, so that noise stays pale."""
+    least = 0.1 if show == "share" else 0.1 * abs(patched.gap)
+    largest = float(np.nanmax(np.abs(shown), initial=least))
     towards = "RdBu_r" if show == "share" or patched.gap > 0 else "RdBu"
     title = "share" if show == "share" else label(patched.metric)
     return {"colorscale": towards, "cmin": -largest, "cmax": largest, "colorbar": {"title": title}}
@@ -197,8 +198,8 @@ def _color(patched: Patched, show: Show, shown: Floats) -> dict[str, Any]:
 def _about(patched: Patched) -> str:
     name = short(str(patched.provenance.get("model", "")))
     return (
-        f"{name}; {label(patched.metric)}: {patched.clean.mean():.3g} on clean, {patched.corrupt.mean():.3g} on corrupt, "
-        f"{len(patched.clean)} rows; red: towards corrupt"
+        f"{name}; {label(patched.metric)}: {patched.clean.mean():.3g} on clean, {patched.corrupt.mean():.3g} "
+        f"on corrupt, {len(patched.clean)} row{'s' * (len(patched.clean) > 1)}; red: towards corrupt"
     )
 
 
