@@ -17,6 +17,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.discovery import discover, prune
 from circuits.graph.evaluation import CircuitReport, evaluate
 from circuits.graph.patching import EdgeEffects, patch_edges
+from circuits.graph.recovery import recovery
 from circuits.graph.scores import EdgeScores
 from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
@@ -91,6 +92,7 @@ __all__ = [
     "qk_circuit",
     "random_controls",
     "rank_correlation",
+    "recovery",
     "self_repair",
     "token_circuit",
     "token_composition",
