@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import circuits
-import circuits.metrics
 import interp
 import probes
 from circuits.metrics import bin_centers, expected_value
@@ -38,8 +38,13 @@ def test_whether_a_token_is_right_is_a_number(model: interp.Model) -> None:
     """Counts and truth values can be patched, and not differentiated."""
     clean, corrupt = _pair()
     top = model.module(**model.inputs(clean)).logits[:, -1].argmax(-1)
-    right: Any = lambda logits: logits[:, -1].argmax(-1) == top  # noqa: E731
-    which: Any = lambda logits: logits[:, -1].argmax(-1)  # noqa: E731
+
+    def right(logits: Tensor) -> Tensor:
+        return logits[:, -1].argmax(-1) == top
+
+    def which(logits: Tensor) -> Tensor:
+        return logits[:, -1].argmax(-1)
+
     assert circuits.patch_heads(model, clean, corrupt, right, progress=False).clean.tolist() == [1.0] * 3
     assert circuits.patch_heads(model, clean, corrupt, which, progress=False).clean.tolist() == top.tolist()
     for metric in (right, which):
@@ -51,8 +56,11 @@ def test_whether_a_token_is_right_is_a_number(model: interp.Model) -> None:
 
 def test_a_gradient_that_does_not_come_through_the_logits(model: interp.Model) -> None:
     clean, corrupt = _pair()
-    weight = model.module.shared.weight
-    metric: circuits.metrics.Metric = lambda logits: logits[:, -1, 5].detach() * weight[0, 0]  # noqa: E731
+    weight = model.module.get_parameter("shared.weight")
+
+    def metric(logits: Tensor) -> Tensor:
+        return logits[:, -1, 5].detach() * weight[0, 0]
+
     with pytest.raises(interp.InvalidInput, match="not differentiable"):
         circuits.attribution_patching(model, clean, corrupt, metric, progress=False)
 
