@@ -114,6 +114,9 @@ def test_a_circuit_by_its_heads(model: interp.Model) -> None:
     assert Circuit.among(model, model.heads() + list(Circuit.full(model).mlps)) == Circuit.full(model)
     with pytest.raises(interp.UnknownHead, match=r"layers 0-1"):
         Circuit.among(model, ["decoder.cross.2.0"])
+    for one in ("decoder.cross.1.0", Head.parse("decoder.cross.1.0")):
+        with pytest.raises(interp.InvalidInput, match="several parts"):
+            Circuit.among(model, one)  # type: ignore[arg-type]
 
 
 def test_files(model: interp.Model, tmp_path: Path) -> None:
@@ -166,6 +169,8 @@ def test_circuits_of_other_weights_do_not_mix() -> None:
     for wrong in ("decoder.cross.1.2 -> decoder.logits", EDGES[0], 3):
         with pytest.raises(interp.InvalidInput, match="give several"):
             Circuit(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        _ = one <= {EDGES[0]}  # type: ignore[operator]
     with pytest.raises(TypeError):
         _ = one | {EDGES[0]}  # type: ignore[operator]
 

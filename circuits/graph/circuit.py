@@ -80,8 +80,13 @@ class Circuit:
 
         Raises:
             UnknownHead, UnknownSite: a part that this model does not have.
+            InvalidInput: not several parts.
         """
         graph = Graph.of(model)
+        if isinstance(nodes, str) or not isinstance(cast(object, nodes), Iterable):
+            raise InvalidInput(
+                f"nodes={nodes!r}: give several parts, such as ['encoder.self.0.1', 'decoder.cross.1.2']."
+            )
         chosen = {*(graph.node(node) for node in nodes), *EMBEDDINGS.values(), LOGITS}
         columns = [node in chosen for node in graph.writers]
         rows = [node in chosen for node, _ in graph.readers]
@@ -106,10 +111,10 @@ class Circuit:
         return as_edge(item) in self.edges if "->" in text else as_node(item) in self.nodes
 
     def __le__(self, other: "Circuit") -> bool:
-        return self.edges <= other.edges
+        return self.edges <= other.edges if isinstance(cast(object, other), Circuit) else NotImplemented
 
     def __lt__(self, other: "Circuit") -> bool:
-        return self.edges < other.edges
+        return self.edges < other.edges if isinstance(cast(object, other), Circuit) else NotImplemented
 
     def __or__(self, other: "Circuit") -> "Circuit":
         return self._with(other, frozenset.union)
