@@ -22,6 +22,8 @@ from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
 from circuits.metrics import expected_value, log_prob, logit_difference
 from circuits.past import PastAttribution, past_attribution, past_value_attribution
+from circuits.patched import PatchedHeads, PatchedPositions
+from circuits.patching import patch_heads, patch_positions, patch_sites
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from circuits.rewiring import MosaicEffects, mosaic_effects
@@ -50,6 +52,8 @@ __all__ = [
     "LogitLens",
     "MosaicEffects",
     "PastAttribution",
+    "PatchedHeads",
+    "PatchedPositions",
     "ScoredEdge",
     "SelfRepair",
     "TokenCircuit",
@@ -79,6 +83,9 @@ __all__ = [
     "past_attribution",
     "past_value_attribution",
     "patch_edges",
+    "patch_heads",
+    "patch_positions",
+    "patch_sites",
     "plots",
     "prune",
     "qk_circuit",

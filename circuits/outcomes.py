@@ -15,11 +15,12 @@ from probes.stimuli import stimulus_of as stimulus_of
 def method_of(method: Method, reference: Reference | None, **settings: Any) -> dict[str, Any]:
     """How an ablation was done, for a result's provenance: the reference by its own parameters or its shape."""
     batches = () if reference is None else (reference,) if isinstance(reference, Batch) else tuple(reference)
-    told = [
-        batch.parameters if isinstance(batch, RepeatedTokens) else {"shape": list(batch.input_ids.shape)}
-        for batch in batches
-    ]
-    return {"method": method, "reference": told, **settings}
+    return {"method": method, "reference": [told(batch) for batch in batches], **settings}
+
+
+def told(batch: Batch) -> dict[str, Any]:
+    """What a result remembers of a batch: how it was made where it knows that, or its shape."""
+    return dict(getattr(batch, "parameters", None) or {"shape": list(batch.input_ids.shape)})
 
 
 @torch.no_grad()

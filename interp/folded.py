@@ -153,9 +153,16 @@ def decode(
 
 @torch.no_grad()
 def resume_encoder(
-    model: Model, x: Float[Tensor, "row variant pos d_model"], attention_mask: Tensor, layer: int
+    model: Model,
+    x: Float[Tensor, "row variant pos d_model"],
+    attention_mask: Tensor,
+    layer: int,
+    after: str | None = "self",
 ) -> Float[Tensor, "row variant pos d_model"]:
-    """The encoder's last norm, of variants of its residual stream after the attention of a layer."""
+    """The encoder's last norm, of variants of its residual stream after the attention of a layer.
+
+    With `after=None` the stream is that at the layer's start, as in `resume`.
+    """
     rows, variants, pos, d_model = x.shape
     blocks = cast(Sequence[Any], model.module.encoder.block)
     bias = blocks[0].layer[0].SelfAttention.compute_bias(pos, pos, device=x.device)
@@ -164,7 +171,7 @@ def resume_encoder(
     flat = x.reshape(rows * variants, pos, d_model)
     for index in range(layer, len(blocks)):
         first, second = blocks[index].layer
-        if index > layer:
+        if index > layer or after is None:
             flat = first(flat, attention_mask=mask, position_bias=bias)[0]
         flat = second(flat)
     return model.module.encoder.final_layer_norm(flat).reshape(x.shape)

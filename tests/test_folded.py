@@ -71,6 +71,9 @@ def test_resuming_the_encoder(double: interp.Model, batch: Batch, layer: int) ->
     close(found[:, 0], cache["encoder.ln_final"])
     with interp.edited(double, interp.Add(f"encoder.{layer}.resid_mid", 0.5)):
         close(found[:, 1], interp.capture(double, batch, "encoder.ln_final")["encoder.ln_final"])
+    start = interp.capture(double, batch, f"encoder.{layer}.resid_pre")[f"encoder.{layer}.resid_pre"]
+    found = resume_encoder(double, start[:, None], batch.attention_mask, layer, None)
+    close(found[:, 0], cache["encoder.ln_final"])
 
 
 @pytest.mark.parametrize("kind", ["self", "cross"])

@@ -6,6 +6,7 @@ from circuits.plots.composition import composition, composition_explorer
 from circuits.plots.forecasts import forecast_effects, forecast_fan
 from circuits.plots.lens import logit_lens
 from circuits.plots.matrices import circuit, eigenvalues, singular_values, token_circuit
+from circuits.plots.patching import patched_heads, patched_positions
 from circuits.plots.wiring import wiring
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "layer_effects",
     "logit_lens",
     "past_attribution",
+    "patched_heads",
+    "patched_positions",
     "score_against_effect",
     "self_repair",
     "singular_values",
