@@ -1,6 +1,7 @@
 """Results of experiments to plotly figures: nothing here runs a model."""
 
 from circuits.plots.ablation import ablation_curve, head_effects, layer_effects, score_against_effect, self_repair
+from circuits.plots.agreement import edge_scores
 from circuits.plots.attribution import attribution, past_attribution
 from circuits.plots.composition import composition, composition_explorer
 from circuits.plots.forecasts import forecast_effects, forecast_fan
@@ -15,6 +16,7 @@ __all__ = [
     "circuit",
     "composition",
     "composition_explorer",
+    "edge_scores",
     "eigenvalues",
     "forecast_effects",
     "forecast_fan",
