@@ -88,7 +88,7 @@ def attribution_patching(
         measured=(patched - subject.clean_values).mean(1),
         clean=float(subject.clean_values.mean()),
         corrupt=float(subject.corrupt_values.mean()),
-        provenance=subject.told("attribution_patching", integrated=integrated, sample=sample, seed=seed),
+        provenance=subject.source("attribution_patching", integrated=integrated, sample=sample, seed=seed),
     )
 
 

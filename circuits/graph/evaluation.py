@@ -207,7 +207,7 @@ def evaluate(
     return CircuitReport(
         edges=tuple(str(graph.edge(int(row), int(column))) for row, column in cells),
         **found,
-        provenance=subject.told("evaluate", controls=controls, parts=parts, seed=seed),
+        provenance=subject.source("evaluate", controls=controls, parts=parts, seed=seed),
     )
 
 

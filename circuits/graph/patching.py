@@ -20,6 +20,7 @@ from circuits.graph.layout import Graph, Mask
 from circuits.graph.outputs import Outputs, Outside, check_outside, outputs
 from circuits.graph.running import chunks, run
 from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name
+from circuits.outcomes import told
 from circuits.saved import Saved
 from interp import Batch, InvalidInput, Model
 from interp.editing import check_unhooked
@@ -27,7 +28,6 @@ from interp.folded import check_dtype
 from interp.inputs import whole
 from interp.results import Floats, provenance
 from interp.statistics import interval, p_values, q_values
-from probes.stimuli import RepeatedTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def patch_edges(
         off[variant][cell] = True
     values = subject.measure(off, memory=memory, progress=progress, what="patch edges")
     return EdgeEffects(
-        tuple(map(str, found)), values, subject.clean_values, subject.corrupt_values, subject.told("patch_edges")
+        tuple(map(str, found)), values, subject.clean_values, subject.corrupt_values, subject.source("patch_edges")
     )
 
 
@@ -178,16 +178,11 @@ class Subject:
         bar.close()
         return np.stack(found)
 
-    def told(self, name: str, **settings: Any) -> dict[str, Any]:
+    def source(self, name: str, **settings: Any) -> dict[str, Any]:
         """Where a result came from."""
-        pair = {"clean": described(self.clean), "corrupt": described(self.corrupt)}
+        pair = {"clean": told(self.clean), "corrupt": told(self.corrupt)}
         settings |= {"metric": metric_name(self.metric), "outside": self.outside}
         return provenance(self.model, name=name, **pair, **settings)
-
-
-def described(batch: Batch) -> dict[str, Any]:
-    """A stimulus for a result's provenance: by its own parameters, or its shape."""
-    return batch.parameters if isinstance(batch, RepeatedTokens) else {"shape": list(batch.input_ids.shape)}
 
 
 def plain(values: Tensor) -> Floats:

@@ -1,0 +1,180 @@
+"""A circuit is a set of edges: its algebra, its text, what cannot be in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import circuits
+import interp
+from circuits import Circuit, Edge
+from circuits.graph.layout import Graph
+from circuits.nodes import LOGITS, as_node, depth, forward_order
+from interp import Head
+from interp.names import KINDS
+
+GRAPH = Graph(3, 2, 3)
+EDGES = GRAPH.edges(GRAPH.exists)
+FULL = Circuit(EDGES)
+
+sets = st.builds(Circuit, st.lists(st.sampled_from(EDGES), max_size=12))
+
+
+@settings(max_examples=200)
+@given(a=sets, b=sets, c=sets)
+def test_the_laws_of_sets(a: Circuit, b: Circuit, c: Circuit) -> None:
+    nothing = Circuit()
+    laws = {
+        "commutative": (a | b == b | a, a & b == b & a, a ^ b == (a | b) - (a & b)),
+        "associative": ((a | b) | c == a | (b | c), (a & b) & c == a & (b & c)),
+        "distributive": (a & (b | c) == (a & b) | (a & c), a | (b & c) == (a | b) & (a | c)),
+        "neutral": (a | nothing == a, a & FULL == a, a - a == nothing, a ^ a == nothing),
+        "De Morgan": (FULL - (a | b) == (FULL - a) & (FULL - b), FULL - (a & b) == (FULL - a) | (FULL - b)),
+        "split": ((a - b) | (a & b) == a, not (a - b) & b),
+    }
+    assert {name for name, held in laws.items() if not all(held)} == set()
+    assert (a <= b) == (a | b == b)
+    assert a & b <= a <= a | b
+    assert (a < b) == (a <= b and a != b)
+    assert len(a | b) + len(a & b) == len(a) + len(b)
+    assert hash(a | b) == hash(b | a)
+    assert {a: 1}[Circuit(list(a))] == 1
+
+
+@settings(max_examples=100)
+@given(a=sets)
+def test_text_parts_and_what_is_in_it(a: Circuit) -> None:
+    assert Circuit.parse(str(a)) == a == Circuit.parse("; ".join(map(str, a))) == Circuit(map(str, a))
+    assert list(a) == sorted(a.edges)
+    assert bool(len(a)) == bool(a.edges)
+    ends = {node for edge in a for node in (edge.writer, edge.reader)}
+    assert set(a.nodes) == ends
+    assert list(a.nodes) == sorted(ends, key=forward_order)
+    assert set(a.heads) | set(a.mlps) == {n for n in ends if isinstance(n, Head) or n.name == "mlp_out"}
+    assert all(edge in a and str(edge) in a and edge.writer in a and str(edge.reader) in a for edge in a)
+    assert all((edge in a) == (edge in a.edges) for edge in EDGES[::7])
+
+
+@settings(max_examples=100)
+@given(a=sets)
+def test_connected_edges_are_those_on_a_path(a: Circuit) -> None:
+    def paths(node: Any, forwards: bool) -> bool:
+        """Whether a walk along edges reaches an embedding backwards, or the logits forwards."""
+        if node == LOGITS or (not isinstance(node, Head) and node.name == "resid_pre"):
+            return forwards == (node == LOGITS)
+        edges = [e for e in a if (e.writer if forwards else e.reader) == node]
+        return any(paths(e.reader if forwards else e.writer, forwards) for e in edges)
+
+    assert a.connected() == Circuit(e for e in a if paths(e.writer, False) and paths(e.reader, True))
+    assert a.connected().connected() == a.connected() <= a
+
+
+def test_the_edges_of_a_model_are_all_that_can_be(model: interp.Model) -> None:
+    full = Circuit.full(model)
+    assert full == FULL
+    assert full.digest == model.digest
+    assert repr(full) == "Circuit(477 edges, 21 heads, 5 MLPs)"
+    nodes = sorted({*full.nodes}, key=forward_order)
+    every = 0
+    for writer in nodes:
+        for reader in nodes:
+            for kind in ("Q", "K", "V", None):
+                try:
+                    edge = Edge(writer, reader, kind)  # type: ignore[arg-type]
+                except interp.InvalidInput:
+                    continue
+                every += 1
+                assert edge in full
+                assert GRAPH.edge(*GRAPH.cell(edge)) == edge
+    assert every == len(full) == GRAPH.exists.sum()
+    # By hand: a cross head reads queries from what the decoder wrote by then, keys and values from the whole encoder.
+    into = [e for e in full if e.reader == Head.parse("decoder.cross.1.2")]
+    assert len([e for e in into if e.kind == "Q"]) == 1 + (3 + 3 + 1) + 3
+    assert len([e for e in into if e.kind == "K"]) == len([e for e in into if e.kind == "V"]) == 1 + 3 * (3 + 1)
+    assert full.connected() == full
+
+
+def test_a_circuit_by_its_heads(model: interp.Model) -> None:
+    found = Circuit.among(model, ["encoder.self.0.1", "decoder.cross.1.2"])
+    assert str(found).splitlines() == [
+        "encoder.0.resid_pre -> encoder.self.0.1:q",
+        "encoder.0.resid_pre -> encoder.self.0.1:k",
+        "encoder.0.resid_pre -> encoder.self.0.1:v",
+        "encoder.0.resid_pre -> decoder.cross.1.2:k",
+        "encoder.0.resid_pre -> decoder.cross.1.2:v",
+        "encoder.self.0.1 -> decoder.cross.1.2:k",
+        "encoder.self.0.1 -> decoder.cross.1.2:v",
+        "decoder.0.resid_pre -> decoder.cross.1.2:q",
+        "decoder.0.resid_pre -> decoder.logits",
+        "decoder.cross.1.2 -> decoder.logits",
+    ]
+    assert [str(head) for head in found.heads] == ["encoder.self.0.1", "decoder.cross.1.2"]
+    assert Circuit.among(model, model.heads() + list(Circuit.full(model).mlps)) == Circuit.full(model)
+    with pytest.raises(interp.UnknownHead, match=r"layers 0-1"):
+        Circuit.among(model, ["decoder.cross.2.0"])
+
+
+def test_files(model: interp.Model, tmp_path: Path) -> None:
+    some = Circuit(EDGES[::50], "abc")
+    path = some.save(tmp_path / "circuit.json")
+    again = Circuit.load(path)
+    assert again == some
+    assert again.digest == "abc"
+    for damaged in ("{", path.read_text().replace("->", "~"), path.read_text().replace('"abc"', "3")):
+        path.write_text(damaged)
+        with pytest.raises(interp.DamagedFile):
+            Circuit.load(path)
+    with pytest.raises(interp.MissingFile):
+        Circuit.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("decoder.logits -> decoder.cross.1.2:q", "write to no stream"),
+        ("decoder.cross.1.2 -> decoder.0.resid_pre", "embeddings read none"),
+        ("decoder.cross.1.2 -> decoder.logits:k", "one input"),
+        ("decoder.0.mlp_out -> decoder.cross.1.2", "'q', 'k' or 'v'"),
+        ("encoder.0.mlp_out -> decoder.cross.1.2:q", "keys and values of cross-attention only"),
+        ("encoder.0.mlp_out -> decoder.self.1.2:v", "keys and values of cross-attention only"),
+        ("encoder.0.mlp_out -> decoder.logits", "keys and values of cross-attention only"),
+        ("decoder.0.mlp_out -> decoder.cross.1.2:k", "which read nothing else"),
+        ("decoder.0.mlp_out -> encoder.self.1.2:k", "runs before"),
+        ("decoder.1.mlp_out -> decoder.cross.1.2:q", "runs before"),
+        ("encoder.0.mlp_out -> encoder.0.mlp_out", "runs before"),
+        ("decoder.cross.1.2 -> decoder.cross.1.1:q", "its layer must be later"),
+        ("decoder.1.attn_out -> decoder.logits", "not a site"),
+        ("decoder.1.resid_post -> decoder.logits", "no part that an edge can join"),
+        ("decoder.cross.1.2", "not an edge"),
+        ("decoder.cross.1.2 -> decoder.cross.2.1:z", "q, k or v"),
+    ],
+)
+def test_edges_that_cannot_exist(text: str, why: str) -> None:
+    with pytest.raises(interp.InterpError, match=why):
+        Circuit.parse(text)
+
+
+def test_circuits_of_other_weights_do_not_mix() -> None:
+    one, other = Circuit(EDGES[:2], "one"), Circuit(EDGES[1:3], "other")
+    with pytest.raises(interp.InvalidInput, match="of different weights"):
+        _ = one | other
+    assert (one | Circuit.parse(str(other))).digest == "one"
+    assert one != other
+    assert Circuit(EDGES[:2]) == one
+    for wrong in ("decoder.cross.1.2 -> decoder.logits", EDGES[0], 3):
+        with pytest.raises(interp.InvalidInput, match="give several"):
+            Circuit(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        _ = one | {EDGES[0]}  # type: ignore[operator]
+
+
+def test_parts_are_given_in_any_form() -> None:
+    head = Head.parse("decoder.cross.1.2")
+    scored = interp.results.ScoredHead(head, "either", 0.5)
+    edge = circuits.ScoredEdge(Edge.parse("encoder.self.0.0 -> decoder.cross.1.2:k"), 0.1, 0.1, 2.0)
+    assert as_node(scored) == as_node(str(head)) == head
+    assert Circuit([edge]) == Circuit([edge.edge]) == Circuit([str(edge.edge)])
+    assert {(s, k) for s, k in KINDS}
+    assert depth(LOGITS) > depth(as_node("decoder.1.mlp_out")) > depth(head)
