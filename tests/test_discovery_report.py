@@ -1,0 +1,146 @@
+"""The page on a circuit: what was planted is found, held on other rows against controls, and written whole."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from typer.testing import CliRunner
+
+import circuits
+import interp
+from circuits import plots
+from circuits.__main__ import app
+from circuits.reports.discovery import OUTSIDE, SHOWN, DiscoveryReport, figures, run_report, tables, write_report
+from circuits.reports.stimulus import pair_of
+from interp import InvalidInput, zoo
+from tests.test_plots import traces
+
+ROWS, CONTROLS = 6, 4
+
+
+@pytest.fixture(scope="module")
+def planted() -> zoo.Planted:
+    return zoo.planted()
+
+
+@pytest.fixture(scope="module")
+def report(planted: zoo.Planted) -> DiscoveryReport:
+    return run_report(
+        planted.model, edges=len(planted.circuit), controls=CONTROLS, batch_size=ROWS, seed=4, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def made(report: DiscoveryReport) -> dict[str, Any]:
+    return tables(report)
+
+
+def test_what_was_planted_is_found_and_holds(
+    planted: zoo.Planted, report: DiscoveryReport, made: dict[str, Any]
+) -> None:
+    assert set(map(str, report.circuit)) == set(planted.circuit)
+    table = made["evaluation"]
+    assert list(table["outside"].unique()) == list(OUTSIDE) == ["resample", "mean", "zero"]
+    for _, rows in table.set_index("what").groupby("outside"):
+        value = rows["value"]
+        assert value["model"] == 1
+        assert value["circuit"] == pytest.approx(1, abs=0.06)
+        assert value[["same wiring, other heads", "random edges"]].abs().max() < 0.1
+        assert value["least that an edge adds"] > 0.2, "no edge too many"
+    edges = made["circuit_edges"]
+    assert set(edges["edge"]) == set(planted.circuit)
+    assert list(edges["adds"]) == sorted(edges["adds"], reverse=True)
+
+
+def test_it_is_tested_on_other_rows_than_it_was_found_on(planted: zoo.Planted, report: DiscoveryReport) -> None:
+    found_on = report.scores.provenance["stimulus"]["clean"]
+    (clean, corrupt), metric = pair_of("another_sequence", batch_size=ROWS, seed=5)
+    for outside, evaluation in report.evaluations.items():
+        stimulus = evaluation.provenance["stimulus"]
+        assert (found_on["seed"], stimulus["clean"]["seed"], stimulus["outside"]) == (4, 5, outside)
+        assert len(evaluation.same_shape) == len(evaluation.random) == CONTROLS
+    again = circuits.evaluate(planted.model, report.circuit, clean, corrupt, metric, controls=0, parts=0)
+    assert report.evaluations["resample"].faithfulness == pytest.approx(again.faithfulness, abs=1e-6)
+    assert report.mosaic.token_to_right.provenance["stimulus"]["seed"] == 5
+
+
+def test_estimates_stand_beside_patches(planted: zoo.Planted, report: DiscoveryReport, made: dict[str, Any]) -> None:
+    table = made["edge_scores"]
+    patched = table[table["patched"].notna()]
+    assert len(patched) == made["agreement"]["edges"].iloc[0] == 32
+    pair, metric = pair_of("another_sequence", batch_size=ROWS, seed=4)
+    edge = patched["edge"].iloc[0]
+    alone = circuits.patch_edges(planted.model, *pair, metric, edge, progress=False)
+    assert patched["patched"].iloc[0] == pytest.approx(alone.effects.mean(), abs=1e-4)
+    correlation = float(np.corrcoef(patched["score"], patched["patched"])[0, 1])
+    assert made["agreement"]["pearson"].iloc[0] == pytest.approx(correlation)
+    figure = plots.edge_scores(report.scores)
+    line, points = traces(figure, go.Scatter)
+    assert dict(zip(points.text, points.y, strict=True)) == pytest.approx(dict(patched[["edge", "patched"]].to_numpy()))
+    assert dict(zip(points.text, points.x, strict=True)) == pytest.approx(dict(patched[["edge", "score"]].to_numpy()))
+    np.testing.assert_array_equal(line.x, line.y)
+    assert f"pearson {correlation:.2f}" in figure.layout.title.subtitle.text
+    with pytest.raises(InvalidInput, match="attribution_patching"):
+        plots.edge_scores(report.circuit)  # type: ignore[arg-type]
+
+
+def test_the_folder(report: DiscoveryReport, made: dict[str, Any], tmp_path: Path) -> None:
+    drawn = figures(report)
+    written = write_report(tmp_path, report, drawn)
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    for path in written:
+        if path.suffix == ".csv":
+            assert len(pd.read_csv(path)) == len(made[path.stem])
+    assert circuits.Circuit.load(tmp_path / "circuit.json") == report.circuit
+    assert circuits.Circuit.parse((tmp_path / "circuit.txt").read_text()) == report.circuit
+    for outside, found in report.evaluations.items():
+        again = circuits.CircuitReport.load(tmp_path / f"evaluation_{outside}.json")
+        np.testing.assert_array_equal(again.random, found.random)
+    scores = circuits.EdgeScores.load(tmp_path / "edge_scores.json")
+    np.testing.assert_array_equal(scores.values, report.scores.values)
+    page = written[0].read_text()
+    assert page.count('class="plotly-graph-div"') == len(drawn)
+    assert page.count("<tr") < SHOWN + len(report.circuit) + 40
+    assert "5 edges, another sequence" in page
+
+
+def test_the_command(planted: zoo.Planted, tmp_path: Path) -> None:
+    checkpoint, out = tmp_path / "planted", tmp_path / "out"
+    planted.model.module.save_pretrained(checkpoint)
+    sizes = ["--edges", "4", "--controls", "2", "--batch-size", "4", "--pair", "swapped_continuation"]
+    done = CliRunner().invoke(app, ["discover", "--model", str(checkpoint), "--out", str(out), *sizes, "--no-images"])
+    assert done.exit_code == 0, done.output
+    found = circuits.Circuit.load(out / "circuit.json")
+    assert all(str(edge) in done.output for edge in found)
+    assert "decoder.cross.1.2" in found
+    assert "pearson" in done.output
+    assert "same wiring, other heads" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "no-such-model", "--pair", "another-sequence"], "Did you mean 'another_sequence'"),
+        (["--model", "pico-t6"], "Did you mean 'pico-t5'"),
+        (["--model", "pico-t5", "--edges", "0"], "at least 1"),
+        (["--model", "pico-t5", "--edges", "99999", "--batch-size", "2"], "pico-t5 has"),
+        (["--model", "pico-t5", "--controls", "-1"], "at least 0"),
+        (["--model", "pico-t5", "--out", "page.html"], "give a directory"),
+    ],
+)
+def test_mistakes(arguments: list[str], says: str, tmp_path: Path) -> None:
+    given = arguments if "--out" in arguments else [*arguments, "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["discover", *given])
+    assert done.exit_code == 2
+    assert says in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_answers_alike_is_an_error(model: interp.Model) -> None:
+    for parameter in model.module.lm_head.parameters():
+        parameter.data.zero_()
+    with pytest.raises(InvalidInput, match="nothing to explain"):
+        run_report(model, batch_size=2, progress=False)
