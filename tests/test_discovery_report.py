@@ -5,18 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 from typer.testing import CliRunner
 
 import circuits
 import interp
-from circuits import plots
 from circuits.__main__ import app
 from circuits.reports.discovery import OUTSIDE, SHOWN, DiscoveryReport, figures, run_report, tables, write_report
 from circuits.reports.stimulus import pair_of
 from interp import InvalidInput, zoo
-from tests.test_plots import traces
 
 ROWS, CONTROLS = 6, 4
 
@@ -77,14 +74,6 @@ def test_estimates_stand_beside_patches(planted: zoo.Planted, report: DiscoveryR
     assert patched["patched"].iloc[0] == pytest.approx(alone.effects.mean(), abs=1e-4)
     correlation = float(np.corrcoef(patched["score"], patched["patched"])[0, 1])
     assert made["agreement"]["pearson"].iloc[0] == pytest.approx(correlation)
-    figure = plots.edge_scores(report.scores)
-    line, points = traces(figure, go.Scatter)
-    assert dict(zip(points.text, points.y, strict=True)) == pytest.approx(dict(patched[["edge", "patched"]].to_numpy()))
-    assert dict(zip(points.text, points.x, strict=True)) == pytest.approx(dict(patched[["edge", "score"]].to_numpy()))
-    np.testing.assert_array_equal(line.x, line.y)
-    assert f"pearson {correlation:.2f}" in figure.layout.title.subtitle.text
-    with pytest.raises(InvalidInput, match="attribution_patching"):
-        plots.edge_scores(report.circuit)  # type: ignore[arg-type]
 
 
 def test_the_folder(report: DiscoveryReport, made: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import probes
 from circuits import plots
 from circuits.__main__ import app
 from circuits.edges import WIRES
-from circuits.plots.wiring import WIRE, _spot
+from circuits.plots.stacks import WIRE, spot
 from circuits.reports import composition
 from probes.reports.page import write_page
 from tests.conftest import tiny_pipeline
@@ -33,7 +33,7 @@ def induction() -> interp.Model:
 
 def test_a_circuit_is_drawn_as_it_is(model: interp.Model) -> None:
     found = circuits.ov_circuit(model, "decoder.cross.1.2")
-    figure = plots.circuit(found)
+    figure = plots.head_circuit(found)
     np.testing.assert_allclose(figure.data[0].z, found.full().numpy())
     assert "OV circuit of decoder.cross.1.2" in figure.layout.title.text
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax == -np.abs(figure.data[0].z).max()
@@ -126,8 +126,8 @@ def test_axes_say_what_they_are(pico: interp.Model, induction: interp.Model) -> 
     qk, ov = circuits.qk_circuit(pico, "decoder.cross.1.2"), circuits.ov_circuit(pico, "decoder.cross.1.2")
     wire = circuits.token_composition(induction, "encoder.self.2.7 -> decoder.cross.1.2:k")
     for figure, rows, columns in (
-        (plots.circuit(qk), "query's stream", "key's stream"),
-        (plots.circuit(ov), "stream read", "stream written"),
+        (plots.head_circuit(qk), "query's stream", "key's stream"),
+        (plots.head_circuit(ov), "stream read", "stream written"),
         (plots.token_circuit(circuits.token_circuit(qk)), "query's value", "key's value"),
         (plots.token_circuit(wire), "query's value", "value the writer attends to"),
     ):
@@ -187,8 +187,8 @@ def test_wiring_draws_each_edge_by_its_kind_and_width(
     assert named["v"] == ("feeds values", WIRE["V"])
     assert named["q"] == ("feeds queries", WIRE["Q"])
     assert len(set(WIRE.values())) == 3
-    assert _spot(interp.Head.parse("decoder.cross.1.3"), 8)[1] - _spot(interp.Head.parse("decoder.self.1.3"), 8)[1] == 1
-    assert _spot(interp.Head.parse("decoder.self.2.3"), 8)[1] - _spot(interp.Head.parse("decoder.cross.1.3"), 8)[1] == 1
+    assert spot(interp.Head.parse("decoder.cross.1.3"), 8)[1] - spot(interp.Head.parse("decoder.self.1.3"), 8)[1] == 1
+    assert spot(interp.Head.parse("decoder.self.2.3"), 8)[1] - spot(interp.Head.parse("decoder.cross.1.3"), 8)[1] == 1
     first = by_text["encoder.self.2.7 -> decoder.cross.1.2:k"]
     start, end = (first.x[0], first.y[0]), (first.x[-1], first.y[-1])
     assert start[0] < 8 < 11 <= end[0], "from the encoder to the decoder"

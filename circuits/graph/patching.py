@@ -26,6 +26,7 @@ from interp import Batch, InvalidInput, Model
 from interp.editing import check_unhooked
 from interp.folded import check_dtype
 from interp.inputs import whole
+from interp.names import STACKS
 from interp.results import Floats, provenance
 from interp.statistics import interval, p_values, q_values
 
@@ -182,7 +183,8 @@ class Subject:
         """Where a result came from."""
         pair = {"clean": told(self.clean), "corrupt": told(self.corrupt)}
         settings |= {"metric": metric_name(self.metric), "outside": self.outside}
-        return provenance(self.model, name=name, **pair, **settings)
+        size = {"n_layers": {stack: self.graph.layers(stack) for stack in STACKS}, "n_heads": self.graph.heads}
+        return provenance(self.model, name=name, **pair, **settings) | size
 
 
 def plain(values: Tensor) -> Floats:

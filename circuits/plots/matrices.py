@@ -40,7 +40,7 @@ def _signed(values: Floats, share: float = 1.0) -> dict[str, Any]:
     return {"colorscale": "RdBu", "cmin": -largest, "cmax": largest}
 
 
-def circuit(found: HeadCircuit) -> go.Figure:
+def head_circuit(found: HeadCircuit) -> go.Figure:
     """A QK or OV circuit as the map it is in the residual stream, `d_model` by `d_model`.
 
     Args:

@@ -91,7 +91,11 @@ def run_report(
 
 def figures(report: DiscoveryReport) -> dict[str, go.Figure]:
     """The report's figures by name."""
-    return {"agreement": plots.edge_scores(report.scores)}
+    return {
+        "circuit": plots.circuit(report.circuit, report.evaluations["resample"], mosaic=report.mosaic),
+        "evaluation": plots.circuit_report(report.evaluations),
+        "agreement": plots.estimate_against_patch(report.scores),
+    }
 
 
 def tables(report: DiscoveryReport) -> dict[str, pd.DataFrame]:

@@ -1,0 +1,57 @@
+"""What hovering a part of a circuit says: its scores, its weights, its strongest edges."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from circuits.edges import Edge
+from circuits.nodes import Node, title
+from circuits.plots.stacks import ATTENDED, hover
+from interp import Head
+from probes.mosaic import Mosaic
+from probes.plots.style import label
+
+LISTED = 5
+"""How many edges in and out hovering a part lists."""
+
+
+TOLD = ["layer", "index", "edges_in", "edges_out"]
+"""Columns of a summary that hovering says anyway."""
+
+
+def node_words(
+    node: Node, edges: dict[Edge, tuple[float, str]], mosaic: Mosaic | None, summary: pd.DataFrame | None
+) -> str:
+    """All that is known of a part.
+
+    Args:
+        node: the part.
+        edges: of the circuit, with the words for what each adds, strongest first.
+        mosaic: adds a cross head's scores.
+        summary: adds a head's row, its numbers.
+
+    Returns:
+        Lines for a figure.
+    """
+    lines = [hover(node, mosaic) if isinstance(node, Head) else title(node)]
+    if isinstance(node, Head) and summary is not None:
+        row = summary[summary["head"] == str(node)].select_dtypes("number")
+        row = row.drop(columns=TOLD if mosaic is None else [*TOLD, *ATTENDED, "either"], errors="ignore")
+        values = row.iloc[0].dropna().to_dict() if len(row) else {}
+        lines += [f"{label(str(name))} {value:.3g}" for name, value in values.items()]
+    for way, found in (
+        ("in", [(e.writer, e, words) for e, (_, words) in edges.items() if e.reader == node]),
+        ("out", [(e.reader, e, words) for e, (_, words) in edges.items() if e.writer == node]),
+    ):
+        lines += _listed(way, found)
+    return "<br>".join(lines)
+
+
+def _listed(way: str, found: list[tuple[Node, Edge, str]]) -> Iterable[str]:
+    if not found:
+        return
+    yield f"{len(found)} {way}"
+    for other, edge, words in found[:LISTED]:
+        yield f"· {title(other)}{f':{edge.kind.lower()}' if edge.kind else ''} {words}".rstrip()
+    if len(found) > LISTED:
+        yield f"· and {len(found) - LISTED} more"
