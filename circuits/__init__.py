@@ -18,6 +18,7 @@ from circuits.graph.discovery import discover, prune
 from circuits.graph.evaluation import CircuitReport, evaluate
 from circuits.graph.patching import EdgeEffects, patch_edges
 from circuits.graph.scores import EdgeScores
+from circuits.graph.sizes import SizeCurve, faithfulness_by_size
 from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
 from circuits.metrics import expected_value, log_prob, logit_difference
@@ -56,6 +57,7 @@ __all__ = [
     "PatchedPositions",
     "ScoredEdge",
     "SelfRepair",
+    "SizeCurve",
     "TokenCircuit",
     "TokenMeans",
     "ablation_curve",
@@ -69,6 +71,7 @@ __all__ = [
     "encoder_output_by_token",
     "evaluate",
     "expected_value",
+    "faithfulness_by_size",
     "forecast_effects",
     "gradients",
     "head_effects",

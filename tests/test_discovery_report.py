@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from typer.testing import CliRunner
 
 import circuits
 import interp
+from circuits import plots
 from circuits.__main__ import app
 from circuits.reports.discovery import OUTSIDE, SHOWN, DiscoveryReport, figures, run_report, tables, write_report
 from circuits.reports.stimulus import pair_of
 from interp import InvalidInput, zoo
+from tests.test_plots import traces
 
 ROWS, CONTROLS = 6, 4
 
@@ -76,6 +79,44 @@ def test_estimates_stand_beside_patches(planted: zoo.Planted, report: DiscoveryR
     assert made["agreement"]["pearson"].iloc[0] == pytest.approx(correlation)
 
 
+def test_how_many_edges_it_takes(planted: zoo.Planted, report: DiscoveryReport, made: dict[str, Any]) -> None:
+    model, table = planted.model, made["sizes"].set_index("edges")
+    total = len(circuits.Circuit.full(model))
+    assert list(table.index) == [10, 20, 40, 80, 160, 320, total]
+    assert table["faithfulness"][total] == table["random"][total] == pytest.approx(1)
+    (clean, corrupt), metric = pair_of("another_sequence", batch_size=ROWS, seed=5)
+    alone = circuits.evaluate(model, report.scores.top(20), clean, corrupt, metric, controls=0, parts=0, progress=False)
+    assert table["faithfulness"][20] == pytest.approx(alone.faithfulness, abs=1e-5)
+    assert table.loc[20, ["low", "high"]].tolist() == pytest.approx(alone.interval(alone.circuit), abs=1e-4)
+    # Five of 336 edges carry it: few random ones hold all of them.
+    assert table["faithfulness"][20] > 0.9
+    assert table["random_high"][20] < 0.2
+    again = circuits.faithfulness_by_size(model, report.scores, clean, corrupt, metric, draws=0, progress=False)
+    assert again.to_frame()["faithfulness"].tolist() == pytest.approx(table["faithfulness"].tolist())
+    assert again.to_frame()["random"].isna().all()
+    figure = plots.faithfulness_by_size(report.sizes, report.evaluations["resample"])
+    strongest, random, found = traces(figure, go.Scatter)
+    np.testing.assert_allclose(strongest.y, table["faithfulness"])
+    np.testing.assert_allclose(strongest.error_y.array, table["high"] - table["faithfulness"])
+    np.testing.assert_allclose(random.y, table["random"])
+    assert (list(found.x), list(found.y)) == ([5], [report.evaluations["resample"].faithfulness])
+    assert len(traces(plots.faithfulness_by_size(again), go.Scatter)) == 1
+
+
+def test_sizes_of_something_else(planted: zoo.Planted, report: DiscoveryReport, model: interp.Model) -> None:
+    (clean, corrupt), metric = pair_of("another_sequence", batch_size=2, seed=0)
+    with pytest.raises(InvalidInput, match="other weights"):
+        circuits.faithfulness_by_size(model, report.scores, clean, corrupt, metric)
+    with pytest.raises(InvalidInput, match="attribution_patching"):
+        circuits.faithfulness_by_size(planted.model, report.circuit, clean, corrupt, metric)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="draws=-1"):
+        circuits.faithfulness_by_size(planted.model, report.scores, clean, corrupt, metric, draws=-1)
+    with pytest.raises(InvalidInput, match="different"):
+        plots.faithfulness_by_size(report.sizes, report.evaluations["mean"])
+    with pytest.raises(InvalidInput, match="faithfulness_by_size"):
+        plots.faithfulness_by_size(report.scores)  # type: ignore[arg-type]
+
+
 def test_the_folder(report: DiscoveryReport, made: dict[str, Any], tmp_path: Path) -> None:
     drawn = figures(report)
     written = write_report(tmp_path, report, drawn)
@@ -88,6 +129,8 @@ def test_the_folder(report: DiscoveryReport, made: dict[str, Any], tmp_path: Pat
     for outside, found in report.evaluations.items():
         again = circuits.CircuitReport.load(tmp_path / f"evaluation_{outside}.json")
         np.testing.assert_array_equal(again.random, found.random)
+    sizes = circuits.SizeCurve.load(tmp_path / "sizes.json")
+    pd.testing.assert_frame_equal(sizes.to_frame(), report.sizes.to_frame())
     scores = circuits.EdgeScores.load(tmp_path / "edge_scores.json")
     np.testing.assert_array_equal(scores.values, report.scores.values)
     page = written[0].read_text()

@@ -185,6 +185,7 @@ def write_report(out: str | Path, report: AttributionReport, drawn: dict[str, go
         heading, text = _WORDS[name]
         shown = frame if table.endswith("lens") else frame.head(SHOWN)
         shown = shown.drop(columns=["kind", "layer", "head"], errors="ignore").dropna(axis=1, how="all")
+        shown = shown.rename(columns={"mean": "adds"})
         parts += [(heading, text, figure), (f"{heading}: the numbers", _COLUMNS[table], shown)]
     results = {
         "attribution": report.direct,

@@ -14,6 +14,7 @@ from circuits.graph.discovery import INTEGRATED, discover
 from circuits.graph.evaluation import CircuitReport, evaluate
 from circuits.graph.outputs import Outside
 from circuits.graph.scores import EdgeScores
+from circuits.graph.sizes import SizeCurve, faithfulness_by_size
 from circuits.reports.folder import Part, write_folder
 from circuits.reports.stimulus import pair_of
 from interp import Model
@@ -37,6 +38,7 @@ class DiscoveryReport:
     scores: EdgeScores
     circuit: Circuit
     evaluations: dict[str, CircuitReport]
+    sizes: SizeCurve
 
 
 def run_report(
@@ -79,13 +81,13 @@ def run_report(
         )
         for outside in OUTSIDE
     }
-    mosaic = induction_mosaic(model, clean)
     return DiscoveryReport(
         pair=pair,
-        mosaic=mosaic,
+        mosaic=induction_mosaic(model, clean),
         scores=scores,
         circuit=circuit,
         evaluations=evaluations,
+        sizes=faithfulness_by_size(model, scores, clean, corrupt, metric, seed=seed, progress=progress),
     )
 
 
@@ -94,6 +96,7 @@ def figures(report: DiscoveryReport) -> dict[str, go.Figure]:
     return {
         "circuit": plots.circuit(report.circuit, report.evaluations["resample"], mosaic=report.mosaic),
         "evaluation": plots.circuit_report(report.evaluations),
+        "sizes": plots.faithfulness_by_size(report.sizes, report.evaluations["resample"]),
         "agreement": plots.estimate_against_patch(report.scores),
     }
 
@@ -107,12 +110,18 @@ def tables(report: DiscoveryReport) -> dict[str, pd.DataFrame]:
     return {
         "evaluation": evaluation[["outside", "what", "value", "low", "high"]],
         "circuit_edges": report.evaluations["resample"].to_frame(),
+        "sizes": report.sizes.to_frame(),
         "agreement": pd.DataFrame([agreement]),
         "edge_scores": report.scores.to_frame(),
     }
 
 
 _WORDS = {
+    "circuit": (
+        "The circuit",
+        "Found on one set of rows, and drawn with what each edge adds on others. Layers go upwards, the encoder to the "
+        "left; colour is what an edge feeds.",
+    ),
     "evaluation": (
         "Is it the circuit?",
         "On other rows than it was found on, in parts of the whole model: 1 is the model, 0 the empty circuit. Edges "
@@ -126,6 +135,12 @@ _WORDS = {
         "Its edges",
         "What each edge adds to the circuit: the share that is lost when it alone carries the corrupt run, the others "
         "of the circuit being as they are. Negative where the circuit is better without it.",
+    ),
+    "sizes": (
+        "How many edges it takes",
+        "The same with only so many of the strongest edges by attribution left, up to all, on the rows it is tested "
+        "on, beside as many at random; and the circuit itself, which was pruned from more. Where the curve rises late "
+        "the behaviour is spread over many edges, and a circuit of few is a part of it.",
     ),
     "agreement": (
         "Attribution patching held against patching",
@@ -152,13 +167,17 @@ def write_report(out: str | Path, report: DiscoveryReport, drawn: dict[str, go.F
         The files written.
     """
     made: dict[str, Any] = tables(report)
-    parts: list[Part] = [(*_WORDS["evaluation"], made["evaluation"])]
+    parts: list[Part] = []
+    for name, figure in drawn.items():
+        parts.append((*_WORDS[name], figure))
+        if name in made:
+            parts.append((f"{_WORDS[name][0].rstrip('?')}: the numbers", "", made[name]))
     parts.append((*_WORDS["circuit_edges"], made["circuit_edges"].drop(columns=["writer", "reader", "kind"])))
-    parts += [(*_WORDS["agreement"], drawn["agreement"]), ("The numbers", "", made["agreement"])]
     parts.append((*_WORDS["edge_scores"], made["edge_scores"][["edge", "score", "stderr", "patched"]].head(SHOWN)))
     results = {
         "circuit": report.circuit,
         "edge_scores": report.scores,
+        "sizes": report.sizes,
         **{f"evaluation_{outside}": found for outside, found in report.evaluations.items()},
     }
     title = f"A circuit of {report.mosaic.name}: {len(report.circuit)} edges, {report.pair.replace('_', ' ')}"

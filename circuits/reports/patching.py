@@ -122,7 +122,7 @@ _WORDS = {
         "that others stand in for is not needed and may suffice; one that needs others is needed and does not.",
     ),
     "inputs": (
-        "By what a cross head goes: its queries, keys and values",
+        "What a cross head goes by: its queries, keys and values",
         "As the first, with the queries, keys or values of one cross head exchanged. Queries and keys say where it "
         "looks, values what it finds there.",
     ),
