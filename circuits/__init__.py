@@ -19,6 +19,7 @@ from circuits.graph.evaluation import CircuitReport, evaluate
 from circuits.graph.patching import EdgeEffects, patch_edges
 from circuits.graph.scores import EdgeScores
 from circuits.graph.sizes import SizeCurve, faithfulness_by_size
+from circuits.graph.summary import circuit_summary
 from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
 from circuits.metrics import expected_value, log_prob, logit_difference
@@ -62,6 +63,7 @@ __all__ = [
     "TokenMeans",
     "ablation_curve",
     "attribution_patching",
+    "circuit_summary",
     "composition_scores",
     "copying_scores",
     "cursive_composition",

@@ -23,7 +23,6 @@ from probes.mosaic import Mosaic
 CIRCUITS: dict[Literal["OV", "QK"], str] = {"OV": "copying", "QK": "matching"}
 
 
-@torch.no_grad()
 def head_summary(
     model: Model,
     *,
@@ -53,30 +52,43 @@ def head_summary(
 
     Source: Elhage et al. 2021 (eigenvalue scores); Bao et al. 2026 (stable rank of W_QK).
     """
-    joined = _to_join(as_model(model), mosaic, scores)
+    kinds = [f"{stack}.{kind}" for stack, kind in KINDS]
+    layers = [at for kind in kinds for at in kind_layers(as_model(model), kind)]
+    return summary_of(model, layers, tokens, mosaic, scores, "scores")
+
+
+@torch.no_grad()
+def summary_of(
+    model: Model, layers: Sequence[AttentionLayer], tokens: Tokens, mosaic: Mosaic | None, scores: Any, name: str
+) -> pd.DataFrame:
+    """The rows of `head_summary` of some layers, whose other arguments it takes; `name` is that of the scores."""
+    joined = _to_join(model, mosaic, scores, name)
     ids = as_tokens(model, tokens)
+    biases = {
+        f"{stack}.{kind}": position_bias(model, f"{stack}.{kind}").preferred
+        for stack, kind in dict.fromkeys((at.stack, at.kind) for at in layers)
+        if (stack, kind) in model.family.position_biases
+    }
     rows: list[dict[str, object]] = []
-    for stack, kind in KINDS:
-        site = f"{stack}.{kind}"
-        known = (stack, kind) in model.family.position_biases
-        distances = position_bias(model, site).preferred if known else None
-        for at in kind_layers(model, site):
-            found = _of_layer(model, at, ids)
-            for index in range(model.n_heads):
-                rows.append(
-                    {
-                        "head": str(Head(stack, kind, at.layer, index)),
-                        "stack": stack,
-                        "kind": kind,
-                        "layer": at.layer,
-                        "index": index,
-                        **{column: found[column][index] for column in COLUMNS},
-                        "preferred_distance": pd.NA if distances is None else int(distances[index]),
-                    }
-                )
-    frame = pd.DataFrame(rows).astype({"preferred_distance": "Int64"})
-    for name, found_scores in joined:
-        frame = _joined(frame, name, found_scores)
+    for at in layers:
+        found = _of_layer(model, at, ids)
+        distances = biases.get(f"{at.stack}.{at.kind}")
+        for index in range(model.n_heads):
+            rows.append(
+                {
+                    "head": str(Head(at.stack, at.kind, at.layer, index)),
+                    "stack": at.stack,
+                    "kind": at.kind,
+                    "layer": at.layer,
+                    "index": index,
+                    **{column: found[column][index] for column in COLUMNS},
+                    "preferred_distance": pd.NA if distances is None else int(distances[index]),
+                }
+            )
+    columns = [*ADDRESS[:-1], *COLUMNS, ADDRESS[-1]]
+    frame = pd.DataFrame(rows, columns=columns).astype({"preferred_distance": "Int64"})
+    for column, found_scores in joined:
+        frame = _joined(frame, column, found_scores)
     return frame
 
 
@@ -99,15 +111,15 @@ def _of_layer(model: Model, at: AttentionLayer, ids: Tensor) -> dict[str, Floats
     return found
 
 
-def _to_join(model: Model, mosaic: Mosaic | None, scores: Any) -> list[tuple[str, HeadScores]]:
+def _to_join(model: Model, mosaic: Mosaic | None, scores: Any, name: str) -> list[tuple[str, HeadScores]]:
     """What is joined under which name, held against the model."""
     given = list(cast(Mapping[str, HeadScores], scores).values()) if isinstance(scores, Mapping) else scores
     if not isinstance(given, Sequence) or not all(isinstance(item, HeadScores) for item in given):  # type: ignore[redundant-expr]
         raise InvalidInput(
-            "scores= takes a list of HeadScores, or what probes.head_scores gave; a mosaic goes to mosaic=."
+            f"{name}= takes a list of HeadScores, or what probes.head_scores gave; a mosaic goes to mosaic=."
         )
     own = [] if mosaic is None else [(kind, getattr(mosaic, kind)) for kind in (*MOSAIC_KINDS, "either")]
-    taken = {*COLUMNS, *ADDRESS, *(name for name, _ in own)}
+    taken = {*COLUMNS, *ADDRESS, *(column for column, _ in own)}
     for item in cast(Sequence[HeadScores], given):
         if item.name in taken:
             raise InvalidInput(f"scores called {item.name!r}: the table has a column of this name already.")

@@ -15,6 +15,7 @@ from circuits.graph.evaluation import CircuitReport, evaluate
 from circuits.graph.outputs import Outside
 from circuits.graph.scores import EdgeScores
 from circuits.graph.sizes import SizeCurve, faithfulness_by_size
+from circuits.graph.summary import circuit_summary
 from circuits.reports.folder import Part, write_folder
 from circuits.reports.stimulus import pair_of
 from interp import Model
@@ -39,6 +40,7 @@ class DiscoveryReport:
     circuit: Circuit
     evaluations: dict[str, CircuitReport]
     sizes: SizeCurve
+    summary: pd.DataFrame
 
 
 def run_report(
@@ -81,20 +83,24 @@ def run_report(
         )
         for outside in OUTSIDE
     }
+    mosaic = induction_mosaic(model, clean)
     return DiscoveryReport(
         pair=pair,
-        mosaic=induction_mosaic(model, clean),
+        mosaic=mosaic,
         scores=scores,
         circuit=circuit,
         evaluations=evaluations,
         sizes=faithfulness_by_size(model, scores, clean, corrupt, metric, seed=seed, progress=progress),
+        summary=circuit_summary(model, circuit, mosaic=mosaic),
     )
 
 
 def figures(report: DiscoveryReport) -> dict[str, go.Figure]:
     """The report's figures by name."""
     return {
-        "circuit": plots.circuit(report.circuit, report.evaluations["resample"], mosaic=report.mosaic),
+        "circuit": plots.circuit(
+            report.circuit, report.evaluations["resample"], mosaic=report.mosaic, summary=report.summary
+        ),
         "evaluation": plots.circuit_report(report.evaluations),
         "sizes": plots.faithfulness_by_size(report.sizes, report.evaluations["resample"]),
         "agreement": plots.estimate_against_patch(report.scores),
@@ -113,6 +119,7 @@ def tables(report: DiscoveryReport) -> dict[str, pd.DataFrame]:
         "sizes": report.sizes.to_frame(),
         "agreement": pd.DataFrame([agreement]),
         "edge_scores": report.scores.to_frame(),
+        "circuit_heads": report.summary,
     }
 
 
@@ -130,6 +137,11 @@ _WORDS = {
         "heads of the same layers, and edges drawn at random. |F(C-K) - F(M-K)| is how differently circuit and model "
         "break when random halves K of the circuit are cut: 0 for a complete one. Intervals are over rows, those of "
         "controls over draws.",
+    ),
+    "circuit_heads": (
+        "Its heads",
+        "The heads of the circuit in forward order: eigenvalue scores of copying and matching in token space, the "
+        "attention of cross heads on these rows, and how many of the circuit's edges arrive and leave.",
     ),
     "circuit_edges": (
         "Its edges",
@@ -154,6 +166,18 @@ _WORDS = {
 }
 """Headings and words by name of the figure or table."""
 
+_HEADS = [
+    "head",
+    "copying",
+    "matching",
+    "preferred_distance",
+    "current_token",
+    "token_to_right",
+    "edges_in",
+    "edges_out",
+]
+"""What the page shows of the table of heads."""
+
 
 def write_report(out: str | Path, report: DiscoveryReport, drawn: dict[str, go.Figure]) -> list[Path]:
     """The page, the tables as CSV, the circuit as text and JSON, and the results as JSON.
@@ -172,6 +196,8 @@ def write_report(out: str | Path, report: DiscoveryReport, drawn: dict[str, go.F
         parts.append((*_WORDS[name], figure))
         if name in made:
             parts.append((f"{_WORDS[name][0].rstrip('?')}: the numbers", "", made[name]))
+    heads = made["circuit_heads"].reindex(columns=_HEADS)
+    parts.append((*_WORDS["circuit_heads"], heads.dropna(axis=1, how="all")))
     parts.append((*_WORDS["circuit_edges"], made["circuit_edges"].drop(columns=["writer", "reader", "kind"])))
     parts.append((*_WORDS["edge_scores"], made["edge_scores"][["edge", "score", "stderr", "patched"]].head(SHOWN)))
     results = {
