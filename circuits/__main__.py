@@ -180,14 +180,17 @@ def discover(
         written += _drawn(out, drawn)
     typer.echo(f"{found.circuit}\n")
     typer.echo(f"{found.scores}\n")
-    made = discovery_report.tables(found)
+    made: dict[str, Any] = discovery_report.tables(found)
+    _say("its heads", made["circuit_heads"][discovery_report.HEADS])
     _say(f"in parts of the model, on {batch_size} other rows", made["evaluation"])
+    _say("with only so many edges left", made["sizes"])
     _say_written(written)
 
 
 def _say(heading: str, table: pd.DataFrame) -> None:
     known = table.dropna(axis=1, how="all")  # one row has no intervals
-    typer.echo(f"{heading}\n{known.to_string(index=False, float_format='%.3f', na_rep='')}\n")
+    known = known.astype(object).where(known.notna(), "")
+    typer.echo(f"{heading}\n{known.to_string(index=False, float_format='%.3f')}\n")
 
 
 def _say_written(written: list[Path]) -> None:

@@ -132,10 +132,10 @@ _WORDS = {
     "evaluation": (
         "Is it the circuit?",
         "On other rows than it was found on, in parts of the whole model: 1 is the model, 0 the empty circuit. Edges "
-        "outside carry the corrupt run (resample), its mean over rows (mean), or nothing (zero). 'model without it' "
-        "is what is left when the circuit is cut. The controls are circuits of its size: the same wiring of other "
+        "outside carry the corrupt run (resample), its mean over rows (mean), or nothing (zero). The circuit's value "
+        "is its faithfulness; 'model without it' is what is left when it is cut, 0 for a complete one. The controls are circuits of its size: the same wiring of other "
         "heads of the same layers, and edges drawn at random. |F(C-K) - F(M-K)| is how differently circuit and model "
-        "break when random halves K of the circuit are cut: 0 for a complete one. Intervals are over rows, those of "
+        "break when random halves K of the circuit are cut: 0 for a complete one, too. Intervals are over rows, those of "
         "controls over draws.",
     ),
     "circuit_heads": (
@@ -166,7 +166,7 @@ _WORDS = {
 }
 """Headings and words by name of the figure or table."""
 
-_HEADS = [
+HEADS = [
     "head",
     "copying",
     "matching",
@@ -176,7 +176,7 @@ _HEADS = [
     "edges_in",
     "edges_out",
 ]
-"""What the page shows of the table of heads."""
+"""What is shown of the table of heads."""
 
 
 def write_report(out: str | Path, report: DiscoveryReport, drawn: dict[str, go.Figure]) -> list[Path]:
@@ -194,10 +194,11 @@ def write_report(out: str | Path, report: DiscoveryReport, drawn: dict[str, go.F
     parts: list[Part] = []
     for name, figure in drawn.items():
         parts.append((*_WORDS[name], figure))
+        if name == "circuit":
+            heads = made["circuit_heads"].reindex(columns=HEADS)
+            parts.append((*_WORDS["circuit_heads"], heads.dropna(axis=1, how="all")))
         if name in made:
             parts.append((f"{_WORDS[name][0].rstrip('?')}: the numbers", "", made[name]))
-    heads = made["circuit_heads"].reindex(columns=_HEADS)
-    parts.append((*_WORDS["circuit_heads"], heads.dropna(axis=1, how="all")))
     parts.append((*_WORDS["circuit_edges"], made["circuit_edges"].drop(columns=["writer", "reader", "kind"])))
     parts.append((*_WORDS["edge_scores"], made["edge_scores"][["edge", "score", "stderr", "patched"]].head(SHOWN)))
     results = {
