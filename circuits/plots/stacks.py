@@ -196,7 +196,7 @@ class Plane:
         x1 += ASIDE.get(edge.kind or "", 0) / self.pixels[0]
         if edge.writer in EMBEDDINGS.values() and edge.reader == LOGITS:
             # Between two columns of heads.
-            x0 = x1 = self.graph.heads + GAP + self.graph.heads // 2 - 0.5
+            x0 = x1 = self.graph.heads + GAP + max(self.graph.heads // 2 - 0.5, -0.4)
         elif edge.writer in EMBEDDINGS.values():
             x0 = min(max(x1, x0 - self.half), x0 + self.half)
         elif edge.reader == LOGITS:
