@@ -17,6 +17,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.discovery import discover, prune
 from circuits.graph.evaluation import CircuitReport, evaluate
 from circuits.graph.patching import EdgeEffects, patch_edges
+from circuits.graph.recovery import recovery
 from circuits.graph.scores import EdgeScores
 from circuits.graph.sizes import SizeCurve, faithfulness_by_size
 from circuits.graph.summary import circuit_summary
@@ -96,6 +97,7 @@ __all__ = [
     "qk_circuit",
     "random_controls",
     "rank_correlation",
+    "recovery",
     "self_repair",
     "token_circuit",
     "token_composition",

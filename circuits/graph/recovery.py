@@ -1,0 +1,162 @@
+"""How well methods recover circuits that are known because they were built.
+
+A method scores edges, or heads, of a planted model; the area under the ROC curve is the chance that one that was built
+is scored over one that was not: 1 is perfect, 0.5 is chance.
+
+Source: Conmy et al. 2023 and Syed et al. 2023 (areas under the ROC curve over edges); Hanley & McNeil 1982 (the area as
+a rank statistic).
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from tqdm.auto import tqdm
+
+from circuits.attribution import direct_attribution
+from circuits.composition import composition_scores
+from circuits.edges import Edge
+from circuits.effects import head_effects
+from circuits.graph.attribution import attribution_patching
+from circuits.graph.circuit import Circuit
+from circuits.graph.discovery import discover
+from circuits.graph.patching import patch_edges
+from circuits.metrics import Metric, logit_difference
+from circuits.nodes import Node
+from circuits.patching import patch_heads
+from interp import InvalidInput, Model, zoo
+from interp.inputs import whole
+from interp.names import KINDS
+from interp.results import HeadScores
+from probes import another_sequence, induction_mosaic, repeated_random_tokens
+from probes.pairs import Pair
+
+Scores = Mapping[Any, float]
+KIND_NAMES = [f"{stack}.{kind}" for stack, kind in KINDS]
+
+
+def roc_area(scores: Mapping[Any, float], truth: set[Any] | frozenset[Any]) -> float:
+    """The area under the ROC curve of scores, whatever their sign.
+
+    Args:
+        scores: by edge or head; NaN is the lowest there is.
+        truth: those that should score high; only the ones that have a score count.
+
+    Returns:
+        The area; ties count half.
+
+    Raises:
+        InvalidInput: scores of which all or none should be high.
+
+    Source: the Mann-Whitney statistic; Hanley & McNeil 1982.
+    """
+    values = np.nan_to_num(np.abs(np.array(list(scores.values()), dtype=float)), nan=-1.0)
+    positive = np.array([key in truth for key in scores])
+    n = int(positive.sum())
+    if not 0 < n < len(values):
+        raise InvalidInput(f"{n} of {len(values)} scores should be high: an area needs some that should and some not.")
+    ranks = stats.rankdata(values)
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(values) - n)))
+
+
+def _by_head(*tables: HeadScores) -> dict[Hashable, float]:
+    return {found.address: found.score for table in tables for found in table.heads()}
+
+
+def _composition(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    return {found.edge: found.z for found in composition_scores(model, progress=False).top(10**9)}
+
+
+def _mosaic(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    return _by_head(induction_mosaic(model, pair.clean).either)
+
+
+def _ablation(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    return _by_head(*(head_effects(model, pair.clean, kind, progress=False) for kind in KIND_NAMES))
+
+
+def _direct(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    found = direct_attribution(model, pair.clean, target=pair.target, against=pair.against)
+    return _by_head(found.heads("decoder.self"), found.heads("decoder.cross"))
+
+
+def _heads(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    found = patch_heads(model, pair.clean, pair.corrupt, metric, ["*.*.*.z"], progress=False)
+    return _by_head(*(found.scores(kind) for kind in KIND_NAMES))
+
+
+def _attribution(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    return attribution_patching(model, pair.clean, pair.corrupt, metric, progress=False).by_edge()
+
+
+def _integrated(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    return attribution_patching(model, pair.clean, pair.corrupt, metric, integrated=5, progress=False).by_edge()
+
+
+def _edges(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    return patch_edges(model, pair.clean, pair.corrupt, metric, Circuit.full(model), progress=False).by_edge()
+
+
+def _restored(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    return patch_edges(model, pair.corrupt, pair.clean, metric, Circuit.full(model), progress=False).by_edge()
+
+
+def _discovered(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
+    found = discover(model, pair.clean, pair.corrupt, metric, edges=len(truth), progress=False)
+    return {edge: float(edge in found) for edge in Circuit.full(model)}
+
+
+METHODS: dict[str, tuple[str, Callable[[Model, Pair, Metric, Circuit], Scores]]] = {
+    "mosaic": ("cross heads", _mosaic),
+    "direct attribution": ("decoder heads", _direct),
+    "head ablation": ("heads", _ablation),
+    "head patching": ("heads", _heads),
+    "composition": ("head-to-head edges", _composition),
+    "attribution patching": ("edges", _attribution),
+    "attribution patching, integrated": ("edges", _integrated),
+    "edge patching": ("edges", _edges),
+    "edge patching, clean into corrupt": ("edges", _restored),
+    "discover": ("edges", _discovered),
+}
+"""By name, over what a method gives scores, and how."""
+
+
+def recovery(
+    plants: Mapping[str, zoo.Planted] | None = None, *, batch_size: int = 20, seed: int = 0, progress: bool = True
+) -> pd.DataFrame:
+    """How well every method recovers circuits that were planted by hand.
+
+    Args:
+        plants: models with the edges that were built, by name; the four of `interp.zoo.PLANTED` by default.
+        batch_size: rows of repeated random tokens, against other sequences (`probes.another_sequence`).
+        seed: of the tokens.
+        progress: whether to show a progress bar.
+
+    Returns:
+        One row a method: `method`, `over` (what it gives scores to: an area over heads is no area over edges), and the
+        area under the ROC curve by model. `discover` is told how many edges there are, and no more.
+
+    Raises:
+        InvalidInput: a model into which nothing was built.
+    """
+    given = {name: zoo.planted(**how) for name, how in zoo.PLANTED.items()} if plants is None else plants
+    if empty := [name for name, plant in given.items() if not plant.circuit]:
+        raise InvalidInput(f"{', '.join(empty)}: nothing was built into it, so that there is nothing to recover.")
+    clean = repeated_random_tokens(batch_size=whole("batch_size", batch_size, 2), unique=True, seed=seed)
+    pair = another_sequence(clean, seed=seed)
+    assert pair.against is not None
+    metric = logit_difference(pair.target, pair.against)
+    rows: list[dict[str, Any]] = []
+    bar = tqdm(total=len(METHODS) * len(given), disable=not progress, desc="recover", unit="run", leave=False)
+    for method, (over, score) in METHODS.items():
+        row: dict[str, Any] = {"method": method, "over": over}
+        for name, plant in given.items():
+            truth = Circuit(plant.circuit)
+            wanted: set[Edge | Node] = {*truth.edges, *truth.heads}
+            row[name] = roc_area(score(plant.model, pair, metric, truth), wanted)
+            bar.update()
+        rows.append(row)
+    bar.close()
+    return pd.DataFrame(rows)
