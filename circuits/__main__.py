@@ -189,8 +189,8 @@ def discover(
 
 def _say(heading: str, table: pd.DataFrame) -> None:
     known = table.dropna(axis=1, how="all")  # one row has no intervals
-    known = known.astype(object).where(known.notna(), "")
-    typer.echo(f"{heading}\n{known.to_string(index=False, float_format='%.3f')}\n")
+    text = known.astype(object).where(known.notna(), "").to_string(index=False, float_format="{:.3f}".format)
+    typer.echo(f"{heading}\n{text}\n")
 
 
 def _say_written(written: list[Path]) -> None:

@@ -133,10 +133,10 @@ _WORDS = {
         "Is it the circuit?",
         "On other rows than it was found on, in parts of the whole model: 1 is the model, 0 the empty circuit. Edges "
         "outside carry the corrupt run (resample), its mean over rows (mean), or nothing (zero). The circuit's value "
-        "is its faithfulness; 'model without it' is what is left when it is cut, 0 for a complete one. The controls are circuits of its size: the same wiring of other "
-        "heads of the same layers, and edges drawn at random. |F(C-K) - F(M-K)| is how differently circuit and model "
-        "break when random halves K of the circuit are cut: 0 for a complete one, too. Intervals are over rows, those of "
-        "controls over draws.",
+        "is its faithfulness; 'model without it' is what is left when it is cut, 0 for a complete one. The controls "
+        "are circuits of its size: the same wiring of other heads of the same layers, and edges drawn at random. "
+        "|F(C-K) - F(M-K)| is how differently circuit and model break when random halves K of the circuit are cut, "
+        "also 0 for a complete one. Intervals are over rows, those of controls over draws.",
     ),
     "circuit_heads": (
         "Its heads",

@@ -47,7 +47,7 @@ def write_page(path: str | Path, title: str, parts: Sequence[tuple[str, str, go.
         else:
             # A cell without a value is left blank.
             filled = content.astype(object).where(content.notna(), "")
-            table = filled.to_html(index=False, border=0, float_format="%.3f")
+            table = filled.to_html(index=False, border=0, float_format="{:.3f}".format)
             body.append(f'<div class="figure">{table}</div>')
     return write_text(
         path,
