@@ -116,7 +116,10 @@ def test_the_folder(report: AttributionReport, made: dict[str, Any], tmp_path: P
     assert page.count('class="plotly-graph-div"') == len(drawn) == 6
     assert page.count("<table") == len(made)
     assert page.count("<tr") < 6 * (SHOWN + 5)
-    assert "NaN" not in page[page.index("<body>") :].split("<table", 1)[1].split("</table>")[0]
+    cells = "".join(part.split("</table>")[0] for part in page.split("<table")[1:])
+    assert "<td></td>" in cells, "EOS is no step back and has no value"
+    assert "NaN" not in cells
+    assert "NA&gt;" not in cells
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -125,6 +128,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "logit of the continuation, 4 rows" in done.output
     assert "air passengers" in done.output
+    assert "NA" not in done.output.split("written:")[0].replace("NaN", "NA")
     assert str(tmp_path / "attribution.html") in done.output
     assert not list(tmp_path.glob("*.png"))
 

@@ -137,6 +137,10 @@ def test_the_folder(report: DiscoveryReport, made: dict[str, Any], tmp_path: Pat
     assert page.count('class="plotly-graph-div"') == len(drawn)
     assert page.count("<tr") < SHOWN + len(report.circuit) + 40
     assert "5 edges, another sequence" in page
+    headings = [part.split("</h2>")[0] for part in page.split("<h2>")[1:]]
+    assert headings[:4] == ["The circuit", "Its heads", "Is it the circuit?", "Is it the circuit: the numbers"]
+    assert set(report.summary["head"]) == {"encoder.self.0.1", "decoder.cross.1.2"}
+    assert list(pd.read_csv(tmp_path / "circuit_heads.csv")["edges_in"]) == [1, 3]
 
 
 def test_the_command(planted: zoo.Planted, tmp_path: Path) -> None:
