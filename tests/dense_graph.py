@@ -16,9 +16,16 @@ Written = dict[str, Tensor]
 
 
 def forward(
-    model: interp.Model, batch: interp.Batch, circuit: Circuit | None = None, other: Written | None = None
+    model: interp.Model,
+    batch: interp.Batch,
+    circuit: Circuit | None = None,
+    other: Written | None = None,
+    embedded: Written | None = None,
 ) -> tuple[Tensor, Written]:
-    """Logits, and what each part writes by address; edges outside the circuit carry `other`."""
+    """Logits, and what each part writes by address; edges outside the circuit carry `other`.
+
+    `embedded` stands for the embeddings where it is given.
+    """
     module: Any = model.module
     inside = None if circuit is None else {str(edge) for edge in circuit}
     now: Written = {}
@@ -56,7 +63,8 @@ def forward(
         length = ids.shape[1]
         if stack == "decoder":
             encoder, writers = writers, []
-        now[f"{stack}.0.resid_pre"] = module.shared.weight[ids]
+        start = f"{stack}.0.resid_pre"
+        now[start] = module.shared.weight[ids] if embedded is None else embedded[start]
         writers.append(f"{stack}.0.resid_pre")
         first = part.block[0].layer[0].SelfAttention
         bias = position(first, length, stack == "encoder")
@@ -74,7 +82,15 @@ def forward(
                 writers = writers + [f"decoder.cross.{i}.{h}" for h in range(model.n_heads)]
             mlp = block.layer[-1]
             x = norm(read(f"{stack}.{i}.mlp_out", writers), mlp.layer_norm)
-            now[f"{stack}.{i}.mlp_out"] = (x @ mlp.DenseReluDense.wi.weight.T).relu() @ mlp.DenseReluDense.wo.weight.T
+            now[f"{stack}.{i}.mlp_out"] = _mlp(x, mlp.DenseReluDense)
             writers = [*writers, f"{stack}.{i}.mlp_out"]
     last = norm(read("decoder.logits", writers), module.decoder.final_layer_norm)
     return model.unembed(last), now
+
+
+def _mlp(x: Tensor, mlp: Any) -> Tensor:
+    if hasattr(mlp, "wi"):
+        return (x @ mlp.wi.weight.T).relu() @ mlp.wo.weight.T
+    u = x @ mlp.wi_0.weight.T
+    gelu = u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3))) / 2
+    return (gelu * (x @ mlp.wi_1.weight.T)) @ mlp.wo.weight.T

@@ -45,9 +45,9 @@ def norm_path(model: Model, port: Port) -> str:
 
 
 def projected(
-    model: Model, port: Port, x: Float[Tensor, "*variant head row pos d_model"], heads: Tensor
+    model: Model, port: Port, x: Float[Tensor, "*variant #head row pos d_model"], heads: Tensor
 ) -> Float[Tensor, "*variant row pos head d_head"]:
-    """Queries, keys or values of some heads, each reading a stream of its own."""
+    """Queries, keys or values of some heads, each reading a stream of its own, or all the same."""
     assert isinstance(port.at, AttentionLayer)
     W = projection(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
     normed = model.module.get_submodule(norm_path(model, port))(x)
@@ -74,33 +74,32 @@ class _Mixing:
         part = slice(start, start + values.shape[1])
         self.differences[stack][:, part] = self.other.written[stack][part] - values
 
-    def mixed(self, port: Port) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The streams of the readers with a cut edge, which ones, and in which variants; None without any.
-
-        The streams are `[variant, head, row, pos, d_model]`.
-        """
-        off = self.off[:, port.rows, port.columns]
-        touched = off.any(2)
-        heads = touched.any(0).nonzero()[:, 0]
-        if not len(heads):
-            return None
+    def mixed(self, port: Port, heads: Tensor) -> Float[Tensor, "variant head row pos d_model"]:
+        """The streams of some readers of a port."""
+        off = self.off[:, port.rows, port.columns][:, heads]
         stack = port.stream.stack
         first = 0 if stack == "encoder" else self.graph.encoder_columns.stop
         part = self.differences[stack][:, port.columns.start - first : port.columns.stop - first]
-        change = (off[:, heads].to(part) @ part.flatten(2)).unflatten(2, part.shape[2:])
+        change = (off.to(part) @ part.flatten(2)).unflatten(2, part.shape[2:])
         x = self.by_variant(self.streams[port.stream])[:, None] + change
-        whole = off[:, heads].all(2)[:, :, None, None, None]
-        return torch.where(whole, self.other.streams[port.stream], x), heads, touched[:, heads]
+        whole = off.all(2)[:, :, None, None, None]
+        return torch.where(whole, self.other.streams[port.stream], x)
 
     def read_by_heads(self, port: Port) -> Callable[..., Any]:
-        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
-            found = self.mixed(port)
-            if found is None:
-                return None
-            x, heads, touched = found
-            made = projected(self.model, port, x, heads)
+        off = self.off[:, port.rows, port.columns]
+        touched, whole = off.any(2), off.all(2)
+        # What is cut from all it could read, in all variants, is the same in all.
+        cut = whole.all(0).nonzero()[:, 0]
+        heads = (touched.any(0) & ~whole.all(0)).nonzero()[:, 0]
+
+        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
             values = self.by_variant(output.unflatten(-1, (self.model.n_heads, -1))).clone()
-            values[..., heads, :] = torch.where(touched[:, None, None, :, None], made, values[..., heads, :])
+            if len(cut):
+                values[..., cut, :] = projected(self.model, port, self.other.streams[port.stream][None], cut)
+            if len(heads):
+                made = projected(self.model, port, self.mixed(port, heads), heads)
+                kept = touched[:, heads][:, None, None, :, None]
+                values[..., heads, :] = torch.where(kept, made, values[..., heads, :])
             return values.reshape(output.shape)
 
         return hook
@@ -109,13 +108,11 @@ class _Mixing:
         module: Callable[[str], nn.Module] = self.model.module.get_submodule
         norm = None if port.at == LOGITS else module(norm_path(self.model, port))
 
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
-            found = self.mixed(port)
-            if found is None:
-                return None
-            x, touched = found[0], found[2]
-            x = x[:, 0] if norm is None else norm(x[:, 0])
-            kept = torch.where(touched[:, 0, None, None, None], x, self.by_variant(args[0]))
+        touched = self.off[:, port.rows, port.columns].any(2)[:, 0, None, None, None]
+
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            x = self.mixed(port, touched.new_zeros(1, dtype=torch.long))[:, 0]
+            kept = torch.where(touched, x if norm is None else norm(x), self.by_variant(args[0]))
             return (kept.reshape(args[0].shape),)
 
         return hook

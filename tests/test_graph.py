@@ -1,0 +1,431 @@
+"""Runs by edges, gradients, attribution, discovery, evaluation: against plain formulas and circuits that were built."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import circuits
+import interp
+import probes
+from circuits import Circuit
+from circuits.graph.layout import Graph
+from circuits.graph.outputs import outputs
+from circuits.graph.recovery import roc_area
+from circuits.graph.running import chunks, run
+from interp import zoo
+from tests.conftest import tiny_pipeline
+from tests.dense_graph import forward
+
+METRIC = circuits.logit_difference([5, 6, 7, 8], [9, 10, 11, 12])
+
+
+def drawn(seed: int, masked: bool = True) -> interp.Batch:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(4, 9, dtype=torch.long)
+    mask[1, :2] = 0
+    encoder, decoder = (torch.randint(2, 4096, (4, n), generator=generator) for n in (9, 5))
+    return interp.Batch(encoder, mask if masked else torch.ones_like(mask), decoder)
+
+
+@pytest.fixture(scope="module", params=[{}, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}])
+def double(request: pytest.FixtureRequest) -> interp.Model:
+    """In float64, where differences are not lost; its norms still compute in float32."""
+    return interp.wrap(tiny_pipeline(dtype=torch.float64, **request.param), name="double")
+
+
+@pytest.fixture(scope="module")
+def single() -> interp.Model:
+    return interp.wrap(tiny_pipeline(), name="single")
+
+
+def effects(model: interp.Model, kept: list[Circuit], other: dict[str, Tensor], batch: interp.Batch) -> Tensor:
+    return torch.stack([METRIC(forward(model, batch, circuit, other)[0]) for circuit in kept])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outside", ["resample", "mean", "zero"])
+def test_any_edges_cut_equal_plain_formulas(double: interp.Model, outside: Any) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    hf = double.module(**double.inputs(clean)).logits
+    assert torch.allclose(forward(double, clean)[0], hf, atol=1e-5)
+    written = forward(double, corrupt)[1]
+    weight = corrupt.attention_mask.double()[:, :, None]
+    if outside == "zero":
+        other = {name: torch.zeros_like(value) for name, value in written.items()}
+    elif outside == "mean":
+
+        def mean(name: str, value: Tensor) -> Tensor:
+            w = weight if name.startswith("encoder") else torch.ones_like(value[..., :1])
+            return ((value * w).sum(0) / w.sum(0)).expand_as(value)
+
+        other = {name: mean(name, value) for name, value in written.items()}
+    else:
+        other = written
+    graph, rng = Graph.of(double), np.random.default_rng(0)
+    kept = [graph.exists & (rng.random(graph.exists.shape) < share) for share in (1, 0.95, 0.5, 0.1, 0)]
+    off = torch.from_numpy(np.stack([graph.exists & ~mask for mask in kept]))
+    found = run(double, clean, outputs(double, corrupt).standing_in(corrupt, outside), off)
+    for mask, logits in zip(kept, found, strict=True):
+        expected, _ = forward(double, clean, Circuit(graph.edges(mask)), other)
+        assert torch.allclose(logits, expected, atol=2e-5)
+    assert torch.equal(found[0], hf)
+    assert not torch.allclose(found[1], hf, atol=1e-2)
+    assert not torch.allclose(found[2], found[4], atol=1e-3)
+
+
+@torch.no_grad()
+def test_all_and_nothing_are_exact(single: interp.Model) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    exists = torch.from_numpy(Graph.of(single).exists.copy())
+    there = outputs(single, corrupt)
+    (nothing,) = run(single, clean, there, exists[None])
+    (everything,) = run(single, clean, there, torch.zeros_like(exists)[None])
+    assert torch.equal(nothing, single.module(**single.inputs(corrupt)).logits)
+    assert torch.equal(everything, single.module(**single.inputs(clean)).logits)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in single.module.modules())
+
+
+def test_path_patching_is_one_edge_and_nothing_else(double: interp.Model) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    edges = list(Circuit.full(double))[::23]
+    found = circuits.patch_edges(double, clean, corrupt, METRIC, edges, progress=False)
+    full, there = Circuit.full(double), forward(double, corrupt)[1]
+    with torch.no_grad():
+        expected = effects(double, [full - Circuit([edge]) for edge in edges], there, clean).numpy()
+        plain = METRIC(forward(double, clean)[0]).numpy()
+    assert np.allclose(found.values, expected, atol=2e-5)
+    assert np.allclose(found.clean, plain, atol=2e-5)
+    assert np.ptp(found.effects.mean(1)) > 1e-2
+    # In small runs, or all at once: the same.
+    again = circuits.patch_edges(double, clean, corrupt, METRIC, map(str, edges), memory=1, progress=False)
+    assert np.allclose(again.values, found.values, atol=1e-5)
+    assert again.edges == found.edges
+    frame = found.to_frame()
+    by_edge = found.by_edge()
+    assert frame["edge"][0] == str(max(by_edge, key=lambda edge: abs(by_edge[edge])))
+    assert np.allclose(frame["share"] * (found.corrupt.mean() - found.clean.mean()), frame["effect"])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_are_finite_differences(double: interp.Model, frozen: bool) -> None:
+    batch, sites = drawn(1), ["encoder.self.1.z", "decoder.cross.0.k", "decoder.0.mlp_out", "encoder.2.resid_pre"]
+    double.module.requires_grad_(not frozen)
+    try:
+        with torch.no_grad():
+            found = circuits.gradients(double, batch, METRIC, sites)
+    finally:
+        double.module.requires_grad_(True)
+    with torch.no_grad():
+        assert torch.equal(found.metric, METRIC(double.module(**double.inputs(batch)).logits))
+        cache = interp.capture(double, batch, sites)
+    generator = torch.Generator().manual_seed(0)
+    for site in sites:
+        assert torch.equal(found.values[site], cache[site])
+        # Norms compute in float32: a step must be large beside that, and its square small.
+        step = torch.randn(cache[site].shape, generator=generator, dtype=torch.float64) * 3e-3
+        sides: list[Tensor] = []
+        for sign in (1, -1):
+            value = (cache[site] + sign * step).flatten(2)
+            with put(double, site, value), torch.no_grad():
+                sides.append(METRIC(double.module(**double.inputs(batch)).logits))
+        numeric = (sides[0] - sides[1]) / 2
+        predicted = (found.gradients[site] * step).flatten(1).sum(1)
+        assert torch.allclose(predicted, numeric, rtol=5e-3, atol=1e-5)
+        assert float(predicted.abs().max()) > 1e-4
+
+
+@contextmanager
+def put(model: interp.Model, site: str, value: Tensor) -> Generator[None]:
+    """A site of the module held at a value, by a plain hook."""
+    point = model.family.point(interp.Site.parse(site))
+    module = model.module.get_submodule(point.path)
+
+    def before(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (value, *args[1:])
+
+    def after(_: Any, __: Any, output: Any) -> Any:
+        if point.element is None:
+            return value
+        return (*output[: point.element], value, *output[point.element + 1 :])
+
+    handle = module.register_forward_pre_hook(before) if point.port == "input" else module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("integrated", [0, 3])
+def test_attribution_is_the_derivative_of_patching(double: interp.Model, integrated: int) -> None:
+    """Against plain formulas: an edge that carries a little of the corrupt run, at the points of the path."""
+    clean, corrupt = drawn(1), drawn(2)
+    scores = circuits.attribution_patching(double, clean, corrupt, METRIC, integrated=integrated, progress=False)
+    full, little = Circuit.full(double), 1e-4
+    ends = [forward(double, batch)[1] for batch in (clean, corrupt)]
+    points = [(k + 0.5) / integrated for k in range(integrated)] or [0.0]
+    edges = list(full)[::29]
+    slopes = np.zeros(len(edges))
+    with torch.no_grad():
+        for point in points:
+            stream = {
+                s: torch.lerp(ends[0][s], ends[1][s], point) for s in ("encoder.0.resid_pre", "decoder.0.resid_pre")
+            }
+            here, now = forward(double, clean, embedded=stream)
+            part = {name: now[name] + little * (ends[1][name] - ends[0][name]) for name in now}
+            for i, edge in enumerate(edges):
+                logits, _ = forward(double, clean, full - Circuit([edge]), part, embedded=stream)
+                slopes[i] += float((METRIC(logits) - METRIC(here)).mean()) / little / len(points)
+    assert np.abs(slopes).max() > 0.05
+    assert np.allclose([scores[edge] for edge in edges], slopes, atol=1e-3 * np.abs(slopes).max())
+    # What leaves a head, edge by edge, is what patching its output does to first order.
+    z = [f"{kind}.*.z" for kind in ("encoder.self", "decoder.self", "decoder.cross")]
+    if not integrated:
+        at = circuits.gradients(double, clean, METRIC, z)
+        there = interp.capture(double, corrupt, z)
+        for kind in ("encoder.self", "decoder.cross"):
+            total = scores.heads(kind)
+            for site in double.sites(f"{kind}.*.z"):
+                change = (there[site] - at.values[site]) * at.gradients[site]
+                assert np.allclose(total.values[site.layer], change.sum((1, 3)).mean(0).numpy(), atol=1e-6)
+
+
+def test_scores_know_their_sample_and_go_to_files(single: interp.Model, tmp_path: Path) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    scores = circuits.attribution_patching(single, clean, corrupt, METRIC, sample=12, progress=False)
+    found = circuits.patch_edges(single, clean, corrupt, METRIC, scores.sampled, progress=False)
+    assert len(set(scores.sampled)) == 12
+    assert np.allclose(found.effects.mean(1), scores.measured, atol=1e-5)
+    strongest = [str(edge) for edge in scores.top(6)]
+    assert set(strongest) == set(scores.sampled[:6])
+    agreement = scores.agreement
+    assert agreement["pearson"] == pytest.approx(np.corrcoef(scores.estimated, scores.measured)[0, 1])
+    again = circuits.EdgeScores.load(scores.save(tmp_path / "scores.json"))
+    assert np.array_equal(again.values, scores.values, equal_nan=True)
+    assert again.agreement == agreement
+    frame = scores.to_frame()
+    assert len(frame) == 477 == len(scores.by_edge())
+    assert frame["patched"].notna().sum() == 12
+    assert scores[frame["edge"][0]] == frame["score"][0] == scores.by_edge()[circuits.Edge.parse(frame["edge"][0])]
+    with pytest.raises(interp.InvalidInput, match="there are 477 edges"):
+        scores.top(478)
+    rows = [interp.Batch(b.input_ids[:1], b.attention_mask[:1], b.decoder_input_ids[:1]) for b in (clean, corrupt)]
+    alone = circuits.attribution_patching(single, *rows, circuits.log_prob(7), progress=False)
+    assert alone.stderr is None
+    assert np.isfinite(alone.values[alone.graph.exists]).all()
+
+
+def planted_pair(rows: int = 16, seed: int = 0) -> tuple[probes.Pair, circuits.metrics.NamedMetric]:
+    clean = probes.repeated_random_tokens(batch_size=rows, unique=True, seed=seed)
+    pair = probes.another_sequence(clean, seed=seed)
+    assert pair.against is not None
+    return pair, circuits.logit_difference(pair.target, pair.against)
+
+
+@pytest.mark.parametrize("name", list(zoo.PLANTED))
+def test_what_was_built_is_found_and_holds(name: str) -> None:
+    plant = zoo.planted(**zoo.PLANTED[name])
+    pair, metric = planted_pair()
+    truth = Circuit(plant.circuit)
+    found = circuits.discover(plant.model, pair.clean, pair.corrupt, metric, edges=len(truth), progress=False)
+    assert found == truth
+    assert found.digest == plant.model.digest
+    fresh, metric = planted_pair(seed=1)
+    report = circuits.evaluate(
+        plant.model, found, fresh.clean, fresh.corrupt, metric, controls=4, parts=3, progress=False
+    )
+    assert report.faithfulness == pytest.approx(1, abs=0.02)
+    assert report.completeness == pytest.approx(1, abs=0.02)
+    assert report.incompleteness < 0.02
+    assert np.abs(report.normalised(report.random)).max() < 0.05
+    # A copy is not needed for the whole, which is what redundant means; without it everything is.
+    assert report.minimality.min() > (0.02 if "copy" in name else 0.3)
+    wide = circuits.evaluate(
+        plant.model, truth, fresh.clean, fresh.corrupt, metric, controls=0, parts=0, progress=False
+    )
+    assert wide.faithfulness == report.faithfulness
+    assert np.isnan(wide.summary()["value"][3])
+
+
+def test_faithful_to_one_and_to_nothing(single: interp.Model) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    full = Circuit.full(single)
+    evaluate: Callable[..., circuits.CircuitReport] = circuits.evaluate
+    for outside in ("resample", "mean", "zero"):
+        few: dict[str, Any] = {"outside": outside, "controls": 2, "parts": 2, "progress": False}
+        half = Circuit(list(full)[::2])
+        report = evaluate(single, half, clean, corrupt, METRIC, **few)
+        assert report.normalised(report.model) == 1
+        assert report.normalised(report.empty) == 0
+        complement = evaluate(single, full - half, clean, corrupt, METRIC, **few)
+        assert complement.faithfulness == pytest.approx(1 - report.completeness, abs=1e-5)
+        assert evaluate(single, Circuit(), clean, corrupt, METRIC, **few).faithfulness == 0
+    there = METRIC(single.module(**single.inputs(corrupt)).logits).detach().numpy()
+    # With everything cut the corrupt run is left, to the bit but for the number of variants in a run.
+    report = evaluate(single, Circuit(list(full)[:3]), clean, corrupt, METRIC, controls=0, parts=0, progress=False)
+    assert np.allclose(report.empty, there, atol=1e-5)
+    loss = report.circuit - report.without
+    assert np.allclose(report.minimality, loss.mean(1) / (report.model.mean() - report.empty.mean()))
+
+
+def test_all_edges_are_faithful_to_the_letter(single: interp.Model) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    from circuits.graph.patching import Subject
+
+    subject = Subject.of(single, clean, corrupt, METRIC, "resample")
+    exists = subject.graph.exists
+    off = np.stack([exists & ~exists, exists])
+    full, empty = subject.measure(off, memory=2**28, progress=False, what="")
+    assert np.allclose(full, subject.clean_values, atol=1e-6)
+    assert np.allclose(empty, subject.corrupt_values, atol=1e-6)
+
+
+def test_controls_have_the_shape_and_other_heads() -> None:
+    from circuits.graph.evaluation import _exchanged, _random
+
+    graph = Graph(3, 2, 8)
+    circuit = Circuit.parse(
+        "encoder.0.resid_pre -> encoder.self.0.1:v; encoder.self.0.1 -> decoder.cross.1.2:k; "
+        "decoder.cross.1.2 -> decoder.1.mlp_out; decoder.1.mlp_out -> decoder.logits"
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        other = Circuit(graph.edges(_exchanged(graph, graph.mask(circuit.edges), rng)))
+        assert len(other) == len(circuit)
+        assert not set(other.heads) & set(circuit.heads)
+        assert [(h.stack, h.kind, h.layer) for h in other.heads] == [(h.stack, h.kind, h.layer) for h in circuit.heads]
+        assert other.connected() == other
+        assert _random(graph, 7, rng).sum() == 7
+
+
+def test_pruning_keeps_what_is_asked_for(single: interp.Model) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    full = Circuit.full(single)
+    small = circuits.prune(single, Circuit(list(full)[::3]), clean, corrupt, METRIC, edges=20, progress=False)
+    assert 0 < len(small) <= 20
+    assert small <= full
+    assert small.connected() == small
+    found = circuits.discover(single, clean, corrupt, METRIC, edges=30, progress=False)
+    assert 0 < len(found) <= 30
+    assert found.connected() == found
+    # Pruned by patching, it does better than the strongest edges by attribution alone.
+    report = circuits.evaluate(single, found, clean, corrupt, METRIC, controls=5, parts=0, progress=False)
+    assert abs(1 - report.faithfulness) < np.abs(1 - report.normalised(report.random)).min()
+
+
+def test_reports_go_to_files_and_frames(single: interp.Model, tmp_path: Path) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    circuit = Circuit(list(Circuit.full(single))[::40])
+    report = circuits.evaluate(single, circuit, clean, corrupt, METRIC, controls=3, parts=2, progress=False)
+    again = circuits.CircuitReport.load(report.save(tmp_path / "report.json"))
+    assert again.faithfulness == report.faithfulness
+    assert np.array_equal(again.without, report.without)
+    frame = report.to_frame()
+    assert set(frame["edge"]) == set(map(str, circuit))
+    assert (frame["low"] <= frame["adds"] + 1e-9).all()
+    assert (frame["adds"] <= frame["high"] + 1e-9).all()
+    assert report.weights().keys() == circuit.edges
+    assert list(report.summary()["what"])[:3] == ["model", "circuit", "model without it"]
+    assert "faithfulness" in repr(report)
+    assert report.provenance["stimulus"]["metric"] == "logit_difference"
+
+
+def test_runs_are_cut_to_memory(single: interp.Model) -> None:
+    parts = list(chunks(single, drawn(1), 10, 1))
+    assert [part.stop - part.start for part in parts] == [1] * 10
+    assert [part.stop - part.start for part in chunks(single, drawn(1), 10, 2**40)] == [10]
+
+
+def test_areas_by_hand() -> None:
+    assert roc_area({"a": 3, "b": -2, "c": 1, "d": 0}, {"a", "b"}) == 1
+    assert roc_area({"a": 3, "b": 0, "c": 1, "d": 2}, {"a", "b"}) == 0.5
+    assert roc_area({"a": 1, "b": 1, "c": 1}, {"a"}) == 0.5
+    assert roc_area({"a": np.nan, "b": 0, "c": 1}, {"a"}) == 0
+    for truth in (set[str](), {"a", "b"}):
+        with pytest.raises(interp.InvalidInput, match="some that should"):
+            roc_area({"a": 1.0, "b": 2.0}, truth)
+
+
+def test_what_each_method_recovers() -> None:
+    name = "token to right"
+    table = circuits.recovery({name: zoo.planted(**zoo.PLANTED[name])}, batch_size=8, progress=False)
+    areas = dict(zip(table["method"], table[name], strict=True))
+    patched = ("discover", "edge patching", "edge patching, clean into corrupt", "attribution patching, integrated")
+    assert all(areas[method] == 1 for method in (*patched, "composition", "head patching", "direct attribution"))
+    # Its attention is saturated, and has no gradient: the plain estimate misses what finds the place.
+    assert 0.5 < areas["attribution patching"] < 0.9
+    with pytest.raises(interp.InvalidInput, match="nothing was built"):
+        circuits.recovery({"cut": zoo.planted(wired=False)})
+
+
+def refused(model: interp.Model) -> list[tuple[Callable[[], object], str]]:
+    clean, corrupt = drawn(1), drawn(2)
+    longer = interp.Batch(torch.cat([corrupt.input_ids, corrupt.input_ids], 1))
+    full = Circuit.full(model)
+    edge = "encoder.self.0.0 -> decoder.cross.1.0:k"
+    patch, discover, evaluate = circuits.patch_edges, circuits.discover, circuits.evaluate
+    scores = circuits.attribution_patching
+    constant: Callable[[Tensor], Tensor] = lambda logits: logits.sum((1, 2)) * 0  # noqa: E731
+    other = Circuit(full, "0" * 16)
+    deeper = Circuit.parse("decoder.cross.5.0 -> decoder.logits")
+    return [
+        (lambda: patch(model, clean, longer, METRIC, [edge]), "aligned"),
+        (lambda: patch(model, clean, drawn(2, masked=False), METRIC, [edge]), "mask different positions"),
+        (lambda: patch(model, clean, "corrupt", METRIC, [edge]), "must be a Batch"),  # type: ignore[arg-type]
+        (lambda: patch(model, clean, corrupt, lambda logits: logits.mean(), [edge]), "one number per row"),
+        (lambda: patch(model, clean, corrupt, lambda logits: logits[:, -1], [edge]), "one number per row"),
+        (lambda: patch(model, clean, corrupt, "logit", [edge]), "give a function"),  # type: ignore[arg-type]
+        (lambda: patch(model, clean, clean, METRIC, [edge]), "does not move"),
+        (lambda: patch(model, clean, corrupt, constant, [edge]), "does not move"),
+        (lambda: patch(model, clean, corrupt, METRIC, []), "0 edges"),
+        (lambda: patch(model, clean, corrupt, METRIC, [edge, edge]), "each once"),
+        (lambda: patch(model, clean, corrupt, METRIC, other), "of other weights"),
+        (lambda: patch(model, clean, corrupt, METRIC, "decoder.cross.5.0 -> decoder.logits"), "decoder layers 0-1"),
+        (lambda: patch(model, clean, corrupt, METRIC, "decoder.cross.0.0 -> encoder.self.0.0:k"), "share no stream"),
+        (lambda: patch(model, clean, corrupt, METRIC, [edge], outside="means"), "Did you mean 'mean'"),  # type: ignore[arg-type]
+        (lambda: patch(model, clean, corrupt, METRIC, [edge], memory=0), "memory=0"),
+        (lambda: scores(model, clean, corrupt, lambda logits: logits.detach()[:, -1, 5]), "not differentiable"),
+        (lambda: scores(model, clean, corrupt, lambda logits: logits[:, -1].argmax(-1).float()), "not differentiable"),
+        (lambda: scores(model, clean, corrupt, METRIC, sample=1), "sample=1"),
+        (lambda: scores(model, clean, corrupt, METRIC, integrated=-1), "integrated=-1"),
+        (lambda: discover(model, clean, corrupt, METRIC, edges=0), "edges=0"),
+        (lambda: discover(model, clean, corrupt, METRIC, edges=478), "has 477"),
+        (lambda: circuits.prune(model, deeper, clean, corrupt, METRIC, edges=1), "decoder layers 0-1"),
+        (lambda: evaluate(model, other, clean, corrupt, METRIC), "of other weights"),
+        (lambda: evaluate(model, "circuit", clean, corrupt, METRIC), "must be a Circuit"),  # type: ignore[arg-type]
+        (lambda: evaluate(model, deeper, clean, corrupt, METRIC), "decoder layers 0-1"),
+        (lambda: evaluate(model, full, clean, corrupt, METRIC, controls=-1), "controls=-1"),
+        (lambda: circuits.gradients(model, clean, METRIC, []), "at least one"),
+        (lambda: circuits.gradients(model, clean, METRIC, "decoder.cross.*.head_out"), "made from z"),
+        (lambda: circuits.gradients(model, clean, generates(model), "decoder.cross.*.z"), "generate and predict"),
+    ]
+
+
+def generates(model: interp.Model) -> Callable[[Tensor], Tensor]:
+    ids = drawn(1).input_ids
+    return lambda _: model.module.generate(input_ids=ids, max_new_tokens=2)[:, -1].float()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("case", range(29))
+def test_what_is_refused(single: interp.Model, case: int) -> None:
+    cases = refused(single)
+    assert len(cases) == 29
+    ask, why = cases[case]
+    with pytest.raises(interp.InterpError, match=why):
+        ask()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in single.module.modules())
+
+
+def test_edits_in_force_are_refused(single: interp.Model) -> None:
+    with interp.edited(single, interp.Zero("decoder.cross.0.1")):
+        with pytest.raises(interp.InvalidInput, match="Leave edits first"):
+            circuits.discover(single, drawn(1), drawn(2), METRIC)
+        # Gradients are of whatever runs, edits included.
+        found = circuits.gradients(single, drawn(1), METRIC, "decoder.cross.0.z")
+    assert float(found.gradients["decoder.cross.0.z"][:, :, 0].abs().max()) > 0
+    assert not found.values["decoder.cross.0.z"][:, :, 1].any()
