@@ -6,6 +6,7 @@ Source: nnsight's tutorials on gradients; activations and logits are read in a t
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from circuits.metrics import Metric, measured, metric_name
 from circuits.nodes import EMBEDDINGS
 from interp import Batch, Cache, InvalidInput, Model, Site
 from interp.capture import by_head, trace
+from interp.model import as_model
 from interp.names import Stack
 
 
@@ -43,10 +45,10 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
     Raises:
         UnknownSite: a name or pattern that matches no site of this model.
         InvalidInput: no sites, or patterns of `head_out` or the logits, which the forward pass does not go on from; a
-            metric that is not one number per row, or is not differentiable.
+            metric that is not one number per row, or is not differentiable by the logits.
     """
     asked = [sites] if isinstance(sites, str | Site) else list(sites)
-    wanted = model.sites(*asked) if asked else []
+    wanted = as_model(model).sites(*asked) if asked else []
     if not wanted or any(site.name in ("head_out", "logits") for site in wanted):
         raise InvalidInput(
             f"sites={[str(site) for site in asked]}: name at least one on the way to the logits, such as "
@@ -55,21 +57,29 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
     (logits,) = model.sites("decoder.logits")
     points = {site: model.family.point(site) for site in [*wanted, logits]}
     with torch.inference_mode(False), torch.enable_grad():
-        read = trace(model, model.inputs(batch), list(dict.fromkeys(points.values())), _followed)
+        # Ids that were made in inference mode could not be kept for the way back.
+        given: dict[str, Any] = model.inputs(batch)
+        inputs = {name: x.clone() if isinstance(x, Tensor) else x for name, x in given.items()}
+        read = trace(model, inputs, list(dict.fromkeys(points.values())), _followed)
         found = measured(metric, read[points[logits]])
-        if not found.requires_grad:
+        raw, end = [read[points[site]] for site in wanted], read[points[logits]]
+        made: tuple[Tensor | None, ...] = (None,)
+        if found.requires_grad:
+            made = cast(Any, torch.autograd.grad(found.sum(), [end, *raw], allow_unused=True))
+        if made[0] is None:
             raise InvalidInput(
                 f"the metric {metric_name(metric)} is not differentiable: it must be made of the logits it is given, "
                 "by torch operations. What generate and predict return, an argmax or a NumPy array has no gradient."
             )
-        raw = [read[points[site]] for site in wanted]
-        made = torch.autograd.grad(found.sum(), raw, allow_unused=True, materialize_grads=True)
+        slopes = [
+            torch.zeros_like(value) if slope is None else slope for value, slope in zip(raw, made[1:], strict=True)
+        ]
 
     def cache(values: Sequence[Tensor]) -> Cache:
         pairs = zip(wanted, values, strict=True)
         return Cache({str(site): by_head(model, site, points[site], value.detach()) for site, value in pairs})
 
-    return Gradients(cache(raw), cache(made), found.detach())
+    return Gradients(cache(raw), cache(slopes), found.detach())
 
 
 def _followed(value: Tensor) -> Tensor:

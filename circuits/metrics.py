@@ -17,6 +17,7 @@ from torch import Tensor
 from circuits.accuracy import centers
 from interp import InvalidInput, Model
 from interp.inputs import whole
+from interp.model import as_model
 from probes.pairs import check_aligned, token_ids
 from probes.stimuli import N_SPECIAL
 
@@ -146,6 +147,10 @@ def measured(metric: Metric, logits: Float[Tensor, "row pos token"]) -> Float[Te
         raise InvalidInput(
             f"the metric {metric_name(metric)} gave {what} for {len(logits)} rows: it must give one number per row."
         )
+    if found.is_complex():
+        raise InvalidInput(f"the metric {metric_name(metric)} gave {found.dtype}: it must give real numbers.")
+    # Whether a token is right, or which one is the likeliest, are numbers too.
+    found = found if found.is_floating_point() else found.to(torch.float32)
     if not bool(found.isfinite().all()):
         raise InvalidInput(f"the metric {metric_name(metric)} is not finite in {int((~found.isfinite()).sum())} rows.")
     return found
@@ -157,6 +162,7 @@ def check_pair(model: Model, clean: Any, corrupt: Any) -> None:
     Raises:
         InvalidInput: not batches, of different shapes or masks, or of tokens that the model does not have.
     """
+    as_model(model)
     check_aligned(clean, corrupt)
     for given in (clean, corrupt):
         model.check(given)

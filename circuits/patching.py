@@ -32,6 +32,7 @@ from interp.capture import capture
 from interp.editing import check_unhooked, edited
 from interp.edits import Resample, Target, as_address
 from interp.folded import clean_run
+from interp.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site
 from interp.results import Floats, frozen, provenance
 
@@ -187,7 +188,7 @@ def _chosen(model: Model, sites: Sites, names: Sequence[str], what: str, why: st
     asked = _listed(sites)
     if not asked:
         raise InvalidInput(f"{what}: no sites to patch: name at least one, as 'decoder.cross.*.z'.")
-    chosen = model.sites(*asked)
+    chosen = as_model(model).sites(*asked)
     for site in chosen:
         if site.name not in names:
             raise InvalidInput(f"{what}: {site} {why} {', '.join(names)}.")

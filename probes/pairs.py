@@ -292,4 +292,5 @@ def token_ids(name: str, given: Any) -> Tensor:
         raise InvalidInput(f"{name} must be token ids, one a row or one for all; found {ids.dtype} {list(ids.shape)}.")
     if int(ids.min()) < 0:
         raise InvalidInput(f"{name} holds {int(ids.min())}: ids are not negative.")
-    return ids.detach().long().reshape(-1).clone()
+    with torch.inference_mode(False):  # so that metrics that keep them can be differentiated
+        return ids.detach().long().reshape(-1).clone()

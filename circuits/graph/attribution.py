@@ -17,13 +17,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from einops import einsum
 from torch import Tensor
 
+from circuits.edges import Composition
 from circuits.effects import MEMORY
 from circuits.gradients import Gradients, gradients, replaced_embeddings
 from circuits.graph.layout import Graph, Port
 from circuits.graph.patching import Subject, plain
-from circuits.graph.running import norm_path, projected
+from circuits.graph.running import norm_path
 from circuits.graph.scores import EdgeScores
 from circuits.metrics import Metric
 from circuits.nodes import EMBEDDINGS, LOGITS
@@ -31,6 +33,7 @@ from interp import Batch, Model
 from interp.inputs import whole
 from interp.names import STACKS, AttentionLayer, Site, Stack
 from interp.results import Floats
+from interp.weights import projection
 
 
 def attribution_patching(
@@ -103,37 +106,37 @@ def _sample(values: Floats, size: int, seed: int) -> Any:
 
 def edge_attributions(subject: Subject, integrated: int = 0) -> Floats:
     """The estimates row by row, `[row, reader, writer]`; 0 where there is no edge."""
-    graph = subject.graph
+    graph, model = subject.graph, subject.model
     found = np.zeros((len(subject.clean), *graph.exists.shape))
+    # Once by row, since every port multiplies with them.
     differences: dict[Stack, Tensor] = {
-        stack: (subject.other.written[stack] - subject.written.written[stack]).float() for stack in STACKS
+        stack: _by_row(subject.other.written[stack] - subject.written.written[stack]) for stack in STACKS
     }
-    for port, slope in zip(graph.ports, _slopes(subject, integrated), strict=True):
-        stack = port.stream.stack
-        first = 0 if stack == "encoder" else graph.encoder_columns.stop
-        part = differences[stack][port.columns.start - first : port.columns.stop - first]
-        made = torch.einsum("rbpd, wbpd -> brw", slope.to(part), part)
-        found[:, port.rows, port.columns] = plain(made)
+    for point in range(max(integrated, 1)):
+        share = (point + 0.5) / integrated if integrated else 0.0
+        with replaced_embeddings(model, _embeddings(subject, share) if integrated else {}):
+            at = gradients(model, subject.clean, subject.metric, _sites(graph))
+        for port in graph.ports:
+            first = 0 if port.stream.stack == "encoder" else graph.encoder_columns.stop
+            part = differences[port.stream.stack][:, port.columns.start - first : port.columns.stop - first]
+            slope = _by_row(_at_port(model, port, at))
+            found[:, port.rows, port.columns] += plain(slope @ part.mT) / max(integrated, 1)
     return found
 
 
-def _slopes(subject: Subject, integrated: int) -> list[Tensor]:
-    """The metric's gradient by the stream of each reader, `[reader, row, pos, d_model]`, by port."""
-    model, graph = subject.model, subject.graph
-    sites = _sites(graph)
-    if not integrated:
-        at = gradients(model, subject.clean, subject.metric, sites)
-        return [_at_port(model, port, at) for port in graph.ports]
-    total: list[Tensor] = []
-    first = {stack: subject.written.written[stack][0] for stack in STACKS}
-    last = {stack: subject.other.written[stack][0] for stack in STACKS}
-    for step in range(integrated):
-        share = (step + 0.5) / integrated
-        with replaced_embeddings(model, {s: torch.lerp(first[s], last[s], share) for s in STACKS}):
-            at = gradients(model, subject.clean, subject.metric, sites)
-        found = [_at_port(model, port, at) / integrated for port in graph.ports]
-        total = [one + other for one, other in zip(total, found, strict=True)] if total else found
-    return total
+def _by_row(written: Tensor) -> Tensor:
+    """Of `[part, row, pos, d_model]`, one vector a row and part `[row, part, pos * d_model]`, in float32 at least."""
+    return written.to(torch.promote_types(written.dtype, torch.float32)).transpose(0, 1).flatten(2)
+
+
+def _embeddings(subject: Subject, share: float) -> dict[Stack, Tensor]:
+    """Both stacks' embeddings on the straight line from clean to corrupt."""
+    # What was computed in inference mode could not be differentiated.
+    with torch.inference_mode(False), torch.no_grad():
+        return {
+            stack: torch.lerp(subject.written.written[stack][0], subject.other.written[stack][0], share)
+            for stack in STACKS
+        }
 
 
 def _sites(graph: Graph) -> list[Site]:
@@ -154,13 +157,14 @@ def _at_port(model: Model, port: Port, at: Gradients) -> Tensor:
     if port.at == LOGITS:
         return at.gradients[port.stream][None]
     slope = at.gradients[_made(port)]
-    count = port.rows.stop - port.rows.start
+    norm = model.module.get_submodule(norm_path(model, port))
     with torch.inference_mode(False), torch.enable_grad():
-        own = x.detach().expand(count, *x.shape).clone().requires_grad_()
         if isinstance(port.at, AttentionLayer):
-            made = projected(model, port, own, torch.arange(count, device=x.device))
+            W = projection(model, port.at, cast(Composition, port.kind), fold_norm=False).detach()
+            own = x.detach().expand(len(W), *x.shape).clone().requires_grad_()
+            made, slope = norm(own), einsum(slope, W, "row pos head e, head d e -> head row pos d")
         else:
-            module = model.module.get_submodule
-            made = module(model.family.point(port.at).path)(module(norm_path(model, port))(own[0]))
+            own = x.detach()[None].clone().requires_grad_()
+            made = model.module.get_submodule(model.family.point(port.at).path)(norm(own[0]))
         (back,) = torch.autograd.grad(made, own, slope)
     return back.detach()

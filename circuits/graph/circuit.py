@@ -198,6 +198,7 @@ def check_circuit(model: Model, circuit: Any, what: str = "circuit") -> Circuit:
         InvalidInput: something else, or a circuit of other weights.
         UnknownHead, UnknownSite: an edge of a part that this model does not have.
     """
+    graph = Graph.of(model)
     if not isinstance(circuit, Circuit):
         raise InvalidInput(f"{what} must be a Circuit; found {type(circuit).__name__}. See Circuit.parse.")
     if circuit.digest not in (None, model.digest):
@@ -205,7 +206,6 @@ def check_circuit(model: Model, circuit: Any, what: str = "circuit") -> Circuit:
             f"{what} is of other weights ({circuit.digest}) than {model.name} ({model.digest}): find it in this model, "
             "or read its text by Circuit.parse."
         )
-    graph = Graph.of(model)
     for node in circuit.nodes:
         graph.node(node)
     return circuit

@@ -2,8 +2,8 @@
 
 1. Attribution patching with integrated gradients scores all edges; several times as many as are wanted are kept, and of
    those the ones on a path from an embedding to the logits.
-2. Only they carry the clean run, all others the corrupt one; each edge in turn is cut as well, and the metric measured.
-3. Those that change it least go, a fifth of them in a round at most, until as many are left as are wanted.
+2. Only they carry the clean run, the others the corrupt one; each edge in turn is cut as well, and the metric taken.
+3. The edges that change it least go, with what is then on no path; 2 and 3 again until as many are left as are wanted.
 
 Source: Conmy et al. 2023, "Towards Automated Circuit Discovery" (pruning by patching); Hanna et al. 2024 (attribution
 with integrated gradients for the candidates).

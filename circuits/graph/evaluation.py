@@ -163,7 +163,7 @@ def evaluate(
         The metric of all these, row by row, and the three criteria.
 
     Raises:
-        InvalidInput: no edges, a circuit of another model, another `outside`; and as `patch_edges`.
+        InvalidInput: a circuit of another model, another `outside`; and as `patch_edges`.
         UnknownHead, UnknownSite: an edge of a part that this model does not have.
 
     Source: Wang et al. 2023; Hanna et al. 2024.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from circuits.edges import Composition, Edge
 from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node
 from interp import Head, Model, Site, UnknownHead, UnknownSite
+from interp.model import as_model
 from interp.names import KINDS, STACKS, AttentionLayer, Kind, Stack
 
 Mask = NDArray[np.bool_]
@@ -41,6 +42,7 @@ class Graph:
     @classmethod
     def of(cls, model: Model) -> "Graph":
         """The graph of a model; graphs of one size are one."""
+        as_model(model)
         return _graph(model.n_layers["encoder"], model.n_layers["decoder"], model.n_heads)
 
     def layers(self, stack: Stack) -> int:

@@ -17,12 +17,13 @@ from circuits.edges import Edge, as_edge
 from circuits.effects import MEMORY
 from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.layout import Graph, Mask
-from circuits.graph.outputs import Outputs, Outside, check_outside, outputs
+from circuits.graph.outputs import Outputs, Outside, check_outside, gathered, sites
 from circuits.graph.running import chunks, run
 from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name
+from circuits.nodes import LOGITS
 from circuits.outcomes import told
 from circuits.saved import Saved
-from interp import Batch, InvalidInput, Model
+from interp import Batch, InvalidInput, Model, capture
 from interp.editing import check_unhooked
 from interp.folded import check_dtype
 from interp.inputs import whole
@@ -159,13 +160,12 @@ class Subject:
         check_dtype(model)
         how = check_outside(outside)
         with torch.no_grad():
-            values = [measured(metric, model.module(**model.inputs(batch)).logits) for batch in (clean, corrupt)]
+            graph = Graph.of(model)
+            here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
+            values = [measured(metric, found[LOGITS]) for found in (here, there)]
             check_moves(metric, *values)
-            there = outputs(model, corrupt)
-            return cls(
-                model, Graph.of(model), clean, corrupt, metric, how, outputs(model, clean),
-                there.standing_in(corrupt, how), *map(plain, values),
-            )  # fmt: skip
+            other = gathered(graph, there).standing_in(corrupt, how)
+            return cls(model, graph, clean, corrupt, metric, how, gathered(graph, here), other, *map(plain, values))
 
     def measure(self, off: Mask, *, memory: int, progress: bool, what: str) -> Floats:
         """The metric with some edges cut, `[variant, row]`, of `off`, `[variant, reader, writer]`."""
