@@ -19,6 +19,7 @@ from circuits.graph.evaluation import CircuitReport, evaluate
 from circuits.graph.patching import EdgeEffects, patch_edges
 from circuits.graph.recovery import recovery
 from circuits.graph.scores import EdgeScores
+from circuits.graph.sizes import SizeCurve, faithfulness_by_size
 from circuits.graph.summary import circuit_summary
 from circuits.lens import LogitLens, logit_lens
 from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
@@ -58,6 +59,7 @@ __all__ = [
     "PatchedPositions",
     "ScoredEdge",
     "SelfRepair",
+    "SizeCurve",
     "TokenCircuit",
     "TokenMeans",
     "ablation_curve",
@@ -72,6 +74,7 @@ __all__ = [
     "encoder_output_by_token",
     "evaluate",
     "expected_value",
+    "faithfulness_by_size",
     "forecast_effects",
     "gradients",
     "head_effects",

@@ -11,7 +11,7 @@ import circuits
 import interp
 import probes
 from circuits import plots
-from circuits.report import AblationReport, figures, run_report, tables, write_report
+from circuits.reports.ablation import AblationReport, figures, run_report, tables, write_report
 from tests.test_plots import needs_browser, traces
 
 RNG = np.random.default_rng(0)

@@ -285,7 +285,7 @@ def test_all_edges_are_faithful_to_the_letter(single: interp.Model) -> None:
 
 
 def test_controls_have_the_shape_and_other_heads() -> None:
-    from circuits.graph.evaluation import _exchanged, _random
+    from circuits.graph.evaluation import _exchanged, random_edges
 
     graph = Graph(3, 2, 8)
     circuit = Circuit.parse(
@@ -299,7 +299,7 @@ def test_controls_have_the_shape_and_other_heads() -> None:
         assert not set(other.heads) & set(circuit.heads)
         assert [(h.stack, h.kind, h.layer) for h in other.heads] == [(h.stack, h.kind, h.layer) for h in circuit.heads]
         assert other.connected() == other
-        assert _random(graph, 7, rng).sum() == 7
+        assert random_edges(graph, 7, rng).sum() == 7
 
 
 def test_pruning_keeps_what_is_asked_for(single: interp.Model) -> None:

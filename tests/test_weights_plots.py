@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 import circuits
 import interp
 import probes
-from circuits import composition_report, plots
+from circuits import plots
 from circuits.__main__ import app
 from circuits.edges import WIRES
 from circuits.plots.stacks import WIRE, spot
+from circuits.reports import composition
 from probes.reports.page import write_page
 from tests.conftest import tiny_pipeline
 
@@ -214,9 +215,9 @@ def test_wiring_of_nothing_and_of_others(scores: circuits.CompositionScores, pic
 
 
 def test_the_reports_figures_are_of_the_strongest_heads(induction: interp.Model) -> None:
-    report = composition_report.run_report(induction, top=3, progress=False)
+    report = composition.run_report(induction, top=3, progress=False)
     strongest = [str(head.address) for head in report.mosaic.either.heads()[:4]]
-    drawn = composition_report.figures(report)
+    drawn = composition.figures(report)
     assert [trace.name.split(" (")[0] for trace in drawn["eigenvalues"].data] == [f"OV {head}" for head in strongest]
     assert [trace.name.split(" (")[0] for trace in drawn["singular-values"].data] == [
         f"QK {head}" for head in strongest
@@ -233,7 +234,7 @@ def test_the_report_of_a_model_with_candidates_and_of_one_without(tmp_path: Path
         done = CliRunner().invoke(app, ["composition", "--model", name, "--out", str(out), "--top", "5", "--no-images"])
         assert done.exit_code == 0, done.output
         page = (out / "composition.html").read_text()
-        for title, _ in composition_report._WORDS.values():
+        for title, _ in composition._WORDS.values():
             assert (f"<h2>{title.replace(chr(39), '&#x27;')}</h2>" in page) != (
                 name == "pico-t5" and title in ("Induction candidates", "What the strongest candidate's wire carries")
             ), title

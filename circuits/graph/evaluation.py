@@ -67,16 +67,11 @@ class CircuitReport(Saved):
 
     def normalised(self, values: Floats) -> Floats:
         """F of some values `[..., row]`: 1 for the model, 0 for nothing."""
-        return (values.mean(-1) - self.empty.mean()) / (self.model.mean() - self.empty.mean())
+        return normalised(values, self.empty, self.model)
 
     def interval(self, values: Floats) -> tuple[float, float]:
         """The 95 % bootstrap interval over rows of F of some values `[row]`."""
-        n = len(self.model)
-        rows = np.random.default_rng(0).integers(0, n, (DRAWS, n))
-        one, empty, model = (x[rows].mean(1) for x in (values, self.empty, self.model))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            low, high = np.quantile((one - empty) / (model - empty), (0.025, 0.975))
-        return float(low), float(high)
+        return normalised_interval(values, self.empty, self.model)
 
     @property
     def faithfulness(self) -> float:
@@ -192,7 +187,7 @@ def evaluate(
         "parts_circuit": [mask & ~half for half in halves],
         "parts_model": [graph.exists & ~half for half in halves],
         "same_shape": [_exchanged(graph, mask, rng) for _ in range(controls)],
-        "random": [_random(graph, int(mask.sum()), rng) for _ in range(controls)],
+        "random": [random_edges(graph, int(mask.sum()), rng) for _ in range(controls)],
     }
     every = [one for several in kept.values() for one in several]
     values = subject.measure(off_outside(graph, every), memory=memory, progress=progress, what="evaluate a circuit")
@@ -211,6 +206,20 @@ def evaluate(
     )
 
 
+def normalised(values: Floats, empty: Floats, model: Floats) -> Floats:
+    """F of some values `[..., row]`: 1 for the model's, 0 for those of the empty circuit."""
+    return (values.mean(-1) - empty.mean()) / (model.mean() - empty.mean())
+
+
+def normalised_interval(values: Floats, empty: Floats, model: Floats) -> tuple[float, float]:
+    """The 95 % bootstrap interval over rows of F of some values `[row]`."""
+    rows = np.random.default_rng(0).integers(0, len(model), (DRAWS, len(model)))
+    one, none, whole_model = (x[rows].mean(1) for x in (values, empty, model))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.quantile((one - none) / (whole_model - none), (0.025, 0.975))
+    return float(low), float(high)
+
+
 def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
@@ -222,7 +231,8 @@ def _half(mask: Mask, rng: np.random.Generator) -> Mask:
     return chosen
 
 
-def _random(graph: Graph, count: int, rng: np.random.Generator) -> Mask:
+def random_edges(graph: Graph, count: int, rng: np.random.Generator) -> Mask:
+    """So many edges of all, each as likely."""
     cells = np.argwhere(graph.exists)
     chosen = np.zeros_like(graph.exists)
     chosen[tuple(rng.permutation(cells)[:count].T)] = True

@@ -9,6 +9,7 @@ from circuits.plots.graph import circuit
 from circuits.plots.lens import logit_lens
 from circuits.plots.matrices import eigenvalues, head_circuit, singular_values, token_circuit
 from circuits.plots.patching import patched_heads, patched_positions
+from circuits.plots.sizes import faithfulness_by_size
 from circuits.plots.wiring import wiring
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "composition_explorer",
     "eigenvalues",
     "estimate_against_patch",
+    "faithfulness_by_size",
     "forecast_effects",
     "forecast_fan",
     "head_circuit",

@@ -45,7 +45,10 @@ def write_page(path: str | Path, title: str, parts: Sequence[tuple[str, str, go.
         if isinstance(content, go.Figure):
             body.append(f'<div class="figure">{content.to_html(full_html=False, include_plotlyjs=False)}</div>')
         else:
-            body.append(f'<div class="figure">{content.to_html(index=False, border=0, float_format="%.3f")}</div>')
+            # A cell without a value is left blank.
+            filled = content.astype(object).where(content.notna(), "")
+            table = filled.to_html(index=False, border=0, float_format="{:.3f}".format)
+            body.append(f'<div class="figure">{table}</div>')
     return write_text(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

@@ -1,0 +1,126 @@
+"""How many edges it takes: faithfulness of the strongest edges by attribution, over their number.
+
+The n strongest edges carry the clean run and all others the corrupt one, for n doubling up to the whole model; beside
+them as many edges at random. Where the curve rises late, the behaviour is spread over many edges, and no small circuit
+is all of it.
+
+Source: Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; Hanna et al. 2024, "Have Faith
+in Faithfulness" (faithfulness over the number of edges).
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from circuits.effects import MEMORY
+from circuits.graph.circuit import check_circuit
+from circuits.graph.evaluation import normalised, normalised_interval, random_edges
+from circuits.graph.outputs import Outside
+from circuits.graph.patching import Subject, off_outside
+from circuits.graph.scores import EdgeScores
+from circuits.metrics import Metric
+from circuits.saved import Saved
+from interp import Batch, InvalidInput, Model
+from interp.inputs import whole
+from interp.results import Floats
+
+SMALLEST = 10
+"""Edges that the curve begins with, where the model has more."""
+
+
+@dataclass(frozen=True, eq=False)
+class SizeCurve(Saved):
+    """A metric with only so many edges left: the strongest `[size, row]`, or as many random ones `[size, draw, row]`.
+
+    `model` is with all edges, `empty` with none, both `[row]`.
+    """
+
+    KIND = "size-curve"
+
+    sizes: tuple[int, ...]
+    strongest: Floats
+    random: Floats
+    model: Floats
+    empty: Floats
+    provenance: dict[str, Any]
+
+    @property
+    def faithfulness(self) -> Floats:
+        """F of the strongest edges, `[size]`: 1 for the model, 0 for the empty circuit."""
+        return normalised(self.strongest, self.empty, self.model)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a size: `edges, faithfulness, low, high, random, random_low, random_high`.
+
+        `low` and `high` are 95 % over rows; `random` is the mean over draws of as many random edges, and its bounds
+        are the least and the largest draw.
+        """
+        bounds = np.array([normalised_interval(rows, self.empty, self.model) for rows in self.strongest])
+        frame = pd.DataFrame({"edges": self.sizes, "faithfulness": self.faithfulness})
+        frame = frame.assign(low=bounds[:, 0], high=bounds[:, 1])
+        drawn = normalised(self.random, self.empty, self.model)
+        if not drawn.shape[1]:
+            return frame.assign(random=np.nan, random_low=np.nan, random_high=np.nan)
+        return frame.assign(random=drawn.mean(1), random_low=drawn.min(1), random_high=drawn.max(1))
+
+
+def faithfulness_by_size(
+    model: Model,
+    scores: EdgeScores,
+    clean: Batch,
+    corrupt: Batch,
+    metric: Metric,
+    *,
+    outside: Outside = "resample",
+    draws: int = 5,
+    seed: int = 0,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> SizeCurve:
+    """How much of the model's metric its strongest edges alone bring, for numbers of edges that double up to all.
+
+    Args:
+        model: the model, with no edit in force.
+        scores: of `attribution_patching` of this model; of other inputs than these tells most.
+        clean: what it is fed.
+        corrupt: what the other edges carry.
+        metric: from logits `[row, pos, token]` to `[row]`.
+        outside: as in `evaluate`.
+        draws: random sets of edges of each size.
+        seed: of them.
+        memory: bytes that the variants of one run may take.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The metric by size, row by row.
+
+    Raises:
+        InvalidInput: something else than scores, scores of another model; and as `patch_edges`.
+
+    Source: Hanna et al. 2024.
+    """
+    whole("draws", draws, 0)
+    whole("seed", seed, 0)
+    if not isinstance(cast(object, scores), EdgeScores):
+        raise InvalidInput(f"scores must be what attribution_patching gave; found {type(scores).__name__}.")
+    check_circuit(model, scores.top(1), "scores")
+    subject = Subject.of(model, clean, corrupt, metric, outside)
+    graph, rng = subject.graph, np.random.default_rng(seed)
+    total = int(graph.exists.sum())
+    sizes = [min(SMALLEST, total)]
+    while sizes[-1] < total:
+        sizes.append(min(2 * sizes[-1], total))
+    masks = [graph.exists, np.zeros_like(graph.exists)]
+    masks += [graph.mask(scores.top(size).edges) for size in sizes]
+    masks += [random_edges(graph, size, rng) for size in sizes for _ in range(draws)]
+    values = subject.measure(off_outside(graph, masks), memory=memory, progress=progress, what="edges by number")
+    return SizeCurve(
+        sizes=tuple(sizes),
+        strongest=values[2 : 2 + len(sizes)],
+        random=values[2 + len(sizes) :].reshape(len(sizes), draws, len(clean)),
+        model=values[0],
+        empty=values[1],
+        provenance=subject.source("faithfulness_by_size", draws=draws, seed=seed),
+    )

@@ -1,0 +1,159 @@
+"""The page on attribution: its numbers are the model's own, its controls are beside them, its files are whole."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import circuits
+import interp
+from circuits.__main__ import app
+from circuits.reports.attribution import SHOWN, AttributionReport, figures, run_report, tables, write_report
+from interp import zoo
+
+ROWS = 12
+
+
+@pytest.fixture(scope="module")
+def report(pico: interp.Model) -> AttributionReport:
+    return run_report(pico, batch_size=ROWS, seed=3)
+
+
+@pytest.fixture(scope="module")
+def made(report: AttributionReport) -> dict[str, Any]:
+    return tables(report)
+
+
+def test_parts_sum_to_hugging_faces_logit(pico: interp.Model, report: AttributionReport, made: dict[str, Any]) -> None:
+    batch = report.batch
+    with torch.no_grad():
+        logits = pico.module(**batch.inputs).logits[:, -1]
+    rows = torch.arange(ROWS)
+    # The second token of a sequence is the query's, the third follows it.
+    right, table = logits[rows, batch.input_ids[:, 2]].mean(), made["attribution"]
+    assert table["mean"].sum() == pytest.approx(float(right), abs=1e-3)
+    assert list(table["mean"].abs()) == sorted(table["mean"].abs(), reverse=True)
+    assert report.other.target is not None
+    others = torch.tensor(report.other.target[:, -1]).long()
+    assert not bool((others == batch.continuation).any())
+    assert bool((others[:, None] == batch.input_ids[:, 3:10]).any(1).all()), "another token of the row's own"
+    assert table["other_token"].sum() == pytest.approx(float(logits[rows, others].mean()), abs=1e-3)
+    assert table["mean"].sum() > table["other_token"].sum() + 5
+
+
+def test_the_past_is_named_by_what_stands_there(report: AttributionReport, made: dict[str, Any]) -> None:
+    table, batch = made["past_attribution"], report.batch
+    held = table.set_index("key")["holds"].sort_index()
+    ids, query = batch.input_ids, batch.decoder_input_ids[:, 1]
+    for at, name in enumerate(held):
+        same = {"query's token": ids[:, at] == query, "continuation": ids[:, at] == batch.continuation}
+        same["EOS"] = ids[:, at] == 1
+        assert [key for key, value in same.items() if bool(value.all())] == [name] * (name != "another token")
+    cross = made["attribution"].set_index("kind")["mean"].loc["cross"].sum()
+    assert table["mean"].sum() == pytest.approx(cross, abs=1e-3)
+    assert set(table["holds"][:2]) == {"continuation"}
+
+
+def test_steps_are_counted_back_from_the_one_that_is_forecast(
+    report: AttributionReport, made: dict[str, Any], model: interp.Model
+) -> None:
+    table = made["past_value_attribution"]
+    values = report.series.values
+    steps = table[table["steps_back"].notna()]
+    assert (steps["key"] + steps["steps_back"] == 144).all()
+    assert table.loc[table["steps_back"].isna(), "key"].tolist() == [143]
+    # Scaled by the mean of what the encoder sees.
+    shown = values[steps["key"]] / values[:143].mean()
+    np.testing.assert_allclose(steps["value"], shown, atol=0.005)
+    # A season, two and three back; and not where the season is shuffled away.
+    assert sorted(table.nlargest(3, "mean")["steps_back"]) == [12, 24, 36]
+    assert table.nlargest(3, "mean")["shuffled"].max() < table.nlargest(3, "mean")["mean"].min() / 2
+    assert sorted(report.shuffled.token_values[0, :-1]) == sorted(report.past_value.token_values[0, :-1])
+    assert report.shuffled.provenance["stimulus"] != report.past_value.provenance["stimulus"]
+    short = tables(run_report(model, batch_size=2))["past_value_attribution"]
+    assert len(short) == model.pipeline.model_context_length + 1 == 65
+    assert short["steps_back"].max() == 65, "the last of the series, where the context is shorter"
+
+
+def test_the_head_that_was_planted_and_where_it_reads() -> None:
+    built = zoo.planted()
+    made = tables(run_report(built.model, batch_size=6))
+    first = made["attribution"].iloc[0]
+    assert first["part"] == "decoder.cross.1.2"
+    assert first["low"] > 20 * abs(made["attribution"]["mean"][1:]).max()
+    assert set(made["past_attribution"]["holds"][:2]) == {"continuation"}
+    assert made["past_attribution"]["mean"][1] > 100 * abs(made["past_attribution"]["mean"][2:]).max()
+    current = tables(run_report(zoo.planted("current_token").model, batch_size=6))["past_attribution"]
+    assert set(current["holds"][:2]) == {"query's token"}
+
+
+def test_lenses_are_in_forward_order_and_end_at_the_output(report: AttributionReport, made: dict[str, Any]) -> None:
+    for name, lens in (("logit_lens", report.lens), ("value_lens", report.value_lens)):
+        table = made[name]
+        assert list(table["point"]) == list(lens.points)
+        assert table["kl"].iloc[-1] == pytest.approx(0, abs=1e-5)
+        assert table["agrees"].iloc[-1] == 1
+    assert "log_prob" in made["logit_lens"]
+    assert "log_prob" not in made["value_lens"]
+
+
+def test_the_folder(report: AttributionReport, made: dict[str, Any], tmp_path: Path) -> None:
+    drawn = figures(report)
+    written = write_report(tmp_path / "new" / "folder", report, drawn)
+    assert {path.name for path in written} == {path.name for path in (tmp_path / "new" / "folder").iterdir()}
+    kinds = {kind.KIND: kind for kind in (circuits.DirectAttribution, circuits.PastAttribution, circuits.LogitLens)}
+    for path in written:
+        if path.suffix == ".json":
+            kind = next(k for name, k in kinds.items() if f'"kind": "{name}"' in path.read_text()[:60])
+            assert kind.load(path).provenance["model"] == "pico-t5"
+        if path.suffix == ".csv":
+            assert len(pd.read_csv(path)) == len(made[path.stem])
+    page = written[0].read_text()
+    assert page.count('class="plotly-graph-div"') == len(drawn) == 6
+    assert page.count("<table") == len(made)
+    assert page.count("<tr") < 6 * (SHOWN + 5)
+    cells = "".join(part.split("</table>")[0] for part in page.split("<table")[1:])
+    assert "<td></td>" in cells, "EOS is no step back and has no value"
+    assert "NaN" not in cells
+    assert "NA&gt;" not in cells
+
+
+def test_the_command(tmp_path: Path) -> None:
+    arguments = ["attribute", "--model", "pico-t5", "--batch-size", "4", "--out", str(tmp_path), "--no-images"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "logit of the continuation, 4 rows" in done.output
+    assert "air passengers" in done.output
+    assert "NA" not in done.output.split("written:")[0].replace("NaN", "NA")
+    assert str(tmp_path / "attribution.html") in done.output
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "pico-t6"], "Did you mean"),
+        (["--model", "pico-t5", "--batch-size", "0"], "at least 1"),
+        (["--model", "pico-t5", "--seed", "-1"], "at least 0"),
+        (["--model", "pico-t5", "--dtype", "float16"], "float16"),
+        (["--model", "pico-t5", "--out", "page.html"], "give a directory"),
+    ],
+)
+def test_mistakes(arguments: list[str], says: str, tmp_path: Path) -> None:
+    given = arguments if "--out" in arguments else [*arguments, "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["attribute", *given])
+    assert done.exit_code == 2
+    assert says in done.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["attribute", "patch", "discover"])
+def test_a_folder_that_is_a_file_is_found_before_the_work(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(app, [command, "--model", "no-such-model", "--out", str(tmp_path / "file")])
+    assert done.exit_code == 2
+    assert "cannot write" in done.output
