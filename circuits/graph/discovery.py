@@ -1,9 +1,10 @@
 """Find a circuit: edges by attribution, then pruned by patching.
 
-1. Attribution patching with integrated gradients scores all edges; several times as many as are wanted are kept, and of
-   those the ones on a path from an embedding to the logits.
+1. Attribution patching with integrated gradients scores all edges. Kept are those that help: whose patch would move the
+   metric from clean towards corrupt; twice as many as are wanted, all on a path from an embedding to the logits.
 2. Only they carry the clean run, the others the corrupt one; each edge in turn is cut as well, and the metric taken.
-3. The edges that change it least go, with what is then on no path; 2 and 3 again until as many are left as are wanted.
+3. The edges without which the metric stays closest to the model's, row by row, go, a tenth at a time, with what then
+   carries nothing; and again from 2, until as many are left as are wanted.
 
 Source: Conmy et al. 2023, "Towards Automated Circuit Discovery" (pruning by patching); Hanna et al. 2024 (attribution
 with integrated gradients for the candidates).
@@ -25,10 +26,10 @@ from interp.results import Floats
 INTEGRATED = 5
 """Points of the integrated gradients that candidates are scored by."""
 
-WIDER = 4
+WIDER = 2
 """How many times as many candidates there are as edges wanted."""
 
-SHARE = 0.2
+SHARE = 0.1
 """Of the edges that are left, how many go in one round at most."""
 
 
@@ -64,7 +65,8 @@ def discover(
     subject = Subject.of(model, clean, corrupt, metric, "resample")
     if whole("edges", edges, 1) > subject.graph.exists.sum():
         raise InvalidInput(f"edges={edges}: {model.name} has {subject.graph.exists.sum()}.")
-    scores = np.abs(edge_attributions(subject, INTEGRATED).mean(0))
+    towards = np.sign(subject.corrupt_values.mean() - subject.clean_values.mean())
+    scores = edge_attributions(subject, INTEGRATED).mean(0) * towards
     scores[~subject.graph.exists] = -np.inf
     return _pruned(subject, _candidates(subject, scores, WIDER * edges), edges, memory, progress)
 
@@ -99,15 +101,15 @@ def prune(
 def _candidates(subject: Subject, scores: Floats, count: int) -> Mask:
     """The strongest edges of which, unconnected ones taken out, about as many are left."""
     order = np.argsort(-scores, axis=None)[: int(subject.graph.exists.sum())]
-    found = np.zeros_like(subject.graph.exists)
-    taken = count
+    found, taken = np.zeros_like(subject.graph.exists), min(count, len(order))
     while True:
         found[:] = False
         found.flat[order[:taken]] = True
-        found &= _connected(subject, found)
-        if found.sum() >= count or taken >= len(order):
+        found = _connected(subject, found)
+        missing = count - int(found.sum())
+        if missing <= 0 or taken == len(order):
             return found
-        taken = min(len(order), 2 * taken)
+        taken = min(len(order), taken + missing)
 
 
 def _connected(subject: Subject, mask: Mask) -> Mask:
@@ -120,14 +122,13 @@ def _pruned(subject: Subject, kept: Mask, edges: int, memory: int, progress: boo
     bar = tqdm(total=max(start - edges, 0), disable=not progress, desc="prune", unit="edge", leave=False)
     while (count := int(kept.sum())) > edges:
         cells = np.argwhere(kept)
-        without = np.repeat(kept[None], len(cells) + 1, 0)
+        without = np.repeat(kept[None], len(cells), 0)
         without[np.arange(len(cells)), *cells.T] = False
         off = subject.graph.exists & ~without
         values = subject.measure(off, memory=memory, progress=False, what="")
-        # By row: an edge that helps in some rows and harms in others does something.
-        loss = np.abs(values[:-1] - values[-1]).mean(1)
+        distance = np.abs(values - subject.clean_values).mean(1)
         going = min(count - edges, max(1, int(SHARE * count)))
-        kept[tuple(cells[np.argsort(loss, kind="stable")[:going]].T)] = False
+        kept[tuple(cells[np.argsort(distance, kind="stable")[:going]].T)] = False
         kept = _connected(subject, kept)
         bar.update(count - int(kept.sum()))
     bar.close()
