@@ -21,9 +21,11 @@ from interp.folded import clean_run
 from interp.names import Site
 from interp.results import Floats
 from interp.statistics import interval, p_values, q_values
-from interp.zoo.planted import CROSS_HEAD, ENCODER_HEAD
+from interp.zoo.planted import CROSS_HEADS, ENCODER_HEADS
 
 from .conftest import tiny_pipeline
+
+CROSS, ENCODER = str(CROSS_HEADS[0]), str(ENCODER_HEADS[0])
 
 ROWS = 3
 METRIC = logit_difference(torch.tensor([7, 2000, 90]), 5)
@@ -375,12 +377,12 @@ def test_a_planted_circuit_is_found(route: Any, denoising: bool) -> None:
     found = circuits.patch_heads(interp.zoo.planted(route).model, *inputs, metric, sites, progress=False)
     assert (found.gap > 2) if denoising else (found.gap < -2)
     frame = found.to_frame().set_index("head")
-    planted = frame.index.isin([CROSS_HEAD, ENCODER_HEAD])
+    planted = frame.index.isin([CROSS, ENCODER])
     assert list(frame["share"][planted]) == pytest.approx([1, 1], abs=0.02)
     assert (frame["q"][planted] < 1e-3).all()
     assert frame["share"][~planted].abs().max() < 0.005
     best = found.scores("decoder.cross").heads(0.5)
-    assert [str(head.address) for head in best] == [CROSS_HEAD]
+    assert [str(head.address) for head in best] == [CROSS]
     # The wire goes by keys on the one route and by values on the other; queries are the same in both.
     read = {"token_to_right": "k", "current_token": "v"}[route]
     for of in "qkv":

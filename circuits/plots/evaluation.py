@@ -121,7 +121,7 @@ def _about(reports: list[CircuitReport]) -> str:
     about = [report.provenance["stimulus"] for report in reports]
     metrics, outsides = ({str(stimulus[key]) for stimulus in about} for key in ("metric", "outside"))
     words = [*models] if len(models) == 1 else []
-    words += [*metrics] if len(metrics) == 1 else []
+    words += [name.replace("_", " ") for name in metrics] if len(metrics) == 1 else []
     words += [f"outside the circuit: {OUTSIDE[next(iter(outsides))]}"] if len(outsides) == 1 else []
     return "<br>".join(["; ".join(words), "bars: 95 % over rows; a dot a random circuit"]).removeprefix("<br>")
 
@@ -170,12 +170,13 @@ def estimate_against_patch(scores: EdgeScores) -> go.Figure:
     about = scores.provenance["stimulus"]
     steps = f"{about['integrated']} steps" if about["integrated"] else "gradient at the clean input"
     agreement = scores.agreement
+    measure = str(about["metric"]).replace("_", " ")
     figure.update_xaxes(title="estimate: change in the metric", zeroline=True, zerolinecolor="#ddd")
     figure.update_yaxes(title="patched: change in the metric", zeroline=True, zerolinecolor="#ddd")
     return styled(
         figure,
         "Do the estimates hold?",
-        f"{short(str(scores.provenance['model']))}, {about['metric']}, {steps}; {len(edges)} edges patched<br>"
+        f"{short(str(scores.provenance['model']))}, {measure}, {steps}; {len(edges)} edges patched<br>"
         f"Pearson {agreement['pearson']:.2f}, Spearman {agreement['spearman']:.2f}, slope {agreement['slope']:.2f}; "
         "bars: 95 % of an estimate over rows",
         width=760,
