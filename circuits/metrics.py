@@ -113,10 +113,8 @@ def bin_centers(model: Model) -> Float[Tensor, " token"]:
 
 
 def _at(logits: Tensor, position: int) -> Tensor:
-    size = logits.shape[1]
-    if not -size <= position < size:
-        raise InvalidInput(f"position={position}: the decoder has positions 0-{size - 1}.")
-    return logits[:, position].to(torch.promote_types(logits.dtype, torch.float32))
+    at = check_position("position", position, logits.shape[1])
+    return logits[:, at].to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _picked(values: Tensor, ids: Tensor) -> Tensor:

@@ -302,6 +302,15 @@ def test_controls_have_the_shape_and_other_heads() -> None:
         assert random_edges(graph, 7, rng).sum() == 7
 
 
+def test_the_circuit_again_is_no_control(single: interp.Model) -> None:
+    clean, corrupt = drawn(1), drawn(2)
+    headless = Circuit.parse("decoder.0.resid_pre -> decoder.logits; decoder.0.resid_pre -> decoder.1.mlp_out")
+    for circuit in (headless, Circuit.full(single)):
+        report = circuits.evaluate(single, circuit, clean, corrupt, METRIC, controls=3, parts=0, progress=False)
+        assert report.same_shape.shape == (0, 4)
+        assert np.isnan(report.summary()["value"][3])
+
+
 def test_pruning_keeps_what_is_asked_for(single: interp.Model) -> None:
     clean, corrupt = drawn(1), drawn(2)
     full = Circuit.full(single)

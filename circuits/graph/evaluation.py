@@ -40,7 +40,8 @@ class CircuitReport(Saved):
 
     `without` is the circuit without each of its `edges`; `complement` the model without the circuit; `parts_circuit`
     and `parts_model` are both without the same random halves of the circuit; `same_shape` is the circuit with its heads
-    exchanged for others of their layers, and `random` as many edges of the model at random.
+    exchanged for others of their layers, and `random` as many edges of the model at random. Draws
+    of `same_shape` that are the circuit again are left out.
     """
 
     KIND = "circuit-report"
@@ -186,7 +187,8 @@ def evaluate(
         "without": list(without),
         "parts_circuit": [mask & ~half for half in halves],
         "parts_model": [graph.exists & ~half for half in halves],
-        "same_shape": [_exchanged(graph, mask, rng) for _ in range(controls)],
+        # The circuit itself, where all heads of its layers are in it, is no control.
+        "same_shape": [one for one in (_exchanged(graph, mask, rng) for _ in range(controls)) if (one != mask).any()],
         "random": [random_edges(graph, int(mask.sum()), rng) for _ in range(controls)],
     }
     every = [one for several in kept.values() for one in several]
