@@ -28,7 +28,7 @@ from interp import Head, Model
 from interp.inputs import whole
 from interp.model import as_model
 from interp.results import Floats, provenance
-from interp.weights import Projection, kind_layers, projection
+from interp.weights import Projection, projection
 
 MEMORY = 256 * 2**20
 """How many bytes the block of one product may take."""
@@ -68,7 +68,7 @@ def _factor(model: Model, site: str, kind: Composition | None, fold_norm: bool) 
     absorbed, kept = _ABSORBED[kind]
     rows: list[Tensor] = []
     spreads: list[Tensor] = []
-    for layer in kind_layers(model, site):
+    for layer in model.layers(site):
         inner, outer = (projection(model, layer, name, fold_norm=fold_norm) for name in (absorbed, kept))
         inner, outer = (inner.mT if absorbed == "O" else inner), (outer if kept == "O" else outer.mT)
         factor = _triangle(inner) @ outer.double()

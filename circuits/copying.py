@@ -20,7 +20,7 @@ from interp.inputs import whole
 from interp.model import as_model
 from interp.names import AttentionLayer
 from interp.results import HeadScores, over_rows, provenance
-from interp.weights import kind_layers, projection, unembedding
+from interp.weights import projection, unembedding
 from probes import NARROW, random_tokens
 from probes.stimuli import EOS, START
 
@@ -71,7 +71,7 @@ def copying_scores(
     source = provenance(model, name="copying_scores", **parameters)
     scores: dict[str, HeadScores] = {}
     for site in SITES:
-        ratio = torch.stack([_ratios(model, batch, ids, at) for at in kind_layers(model, site)])
+        ratio = torch.stack([_ratios(model, batch, ids, at) for at in model.layers(site)])
         for name, rows in (
             ("copying_published", 2 * ratio - 1),
             ("copying_over_chance", (ratio - 1 / n) / (1 - 1 / n)),

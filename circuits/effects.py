@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 from circuits.outcomes import continuation_scores, method_of, stimulus_of
 from circuits.results import HeadEffects
 from interp import Batch, Model
-from interp.actions import Run, actions
+from interp.actions import actions
 from interp.editing import check_unhooked
 from interp.edits import Method, Reference, ablations
 from interp.folded import Context, check_dtype, clean_run, resume, resume_encoder
 from interp.names import AttentionLayer, Site, Stack, parse_kind
 from interp.results import provenance
+from interp.run import Run
 
 MEMORY = 2**28
 """How many bytes the variants of one run may take, by default."""

@@ -9,7 +9,7 @@ from typing import Literal
 from interp import Head, Model
 from interp.factored import FactoredMatrix
 from interp.model import as_model
-from interp.weights import PositionBias, position_bias
+from interp.position_bias import PositionBias, position_bias
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -27,7 +27,6 @@ from interp import Batch, Cache, InvalidInput, Model, capture
 from interp.names import AttentionLayer, Head, as_head
 from interp.results import Floats, Heads, HeadScores, ScoredHead, over_rows, provenance
 from interp.statistics import interval
-from interp.weights import kind_layers
 from probes.patterns import token_values
 
 SITE = "decoder.cross"
@@ -161,7 +160,7 @@ def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) ->
 def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttribution:
     at = check_position("position", position, batch.decoder_input_ids.shape[1])
     one, last = asked.at(at), last_stream(model)
-    layers, found = kind_layers(model, SITE), list[Tensor]()
+    layers, found = model.layers(SITE), list[Tensor]()
     size = max(1, MEMORY // _layer_bytes(model, batch))
     ends, vectors, total = [last, "decoder.logits"], None, None
     for start in range(0, len(layers), size):

@@ -17,12 +17,13 @@ from circuits.outcomes import continuation_scores, method_of, stimulus_of
 from circuits.saved import Saved
 from circuits.sets import set_outcomes
 from interp import Batch, InvalidInput, Model, capture
-from interp.actions import Run, actions
+from interp.actions import actions
 from interp.editing import check_unhooked
 from interp.edits import Method, Reference, ablations
 from interp.inputs import whole
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
+from interp.run import Run
 from interp.statistics import interval, p_values, q_values
 from probes.stimuli import RepeatedTokens
 

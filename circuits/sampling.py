@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from circuits.sets import Set, in_decoder_attention, kept_heads, layers_of
 from interp import Batch, InvalidInput, Model
-from interp.actions import Run, actions
+from interp.actions import actions
 from interp.editing import edited
 from interp.edits import Address, Method, Reference, ablations
 from interp.folded import Context, decode, encode, variant_heads
 from interp.names import AttentionLayer
+from interp.run import Run
 from probes.stimuli import N_SPECIAL
 
 START = 0

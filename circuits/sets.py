@@ -16,12 +16,13 @@ from circuits.controls import layer_of
 from circuits.effects import MEMORY, variant_bytes
 from circuits.outcomes import continuation_scores, stimulus_of
 from interp import Batch, Model, capture
-from interp.actions import Run, actions
+from interp.actions import actions
 from interp.editing import check_unhooked, edited
 from interp.edits import Address, Method, Reference, ablations
 from interp.folded import clean_run, decode, variant_heads
 from interp.names import AttentionLayer, Head
 from interp.results import Floats
+from interp.run import Run
 
 Set = Sequence[Address]
 

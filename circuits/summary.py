@@ -13,9 +13,10 @@ from circuits.tokens import Tokens, as_tokens, token_factors
 from interp import Head, InvalidInput, Model
 from interp.factored import FactoredMatrix
 from interp.model import as_model
-from interp.names import KINDS, AttentionLayer
+from interp.names import AttentionLayer
+from interp.position_bias import position_bias
 from interp.results import Floats, HeadScores
-from interp.weights import kind_layers, layer_weights, position_bias
+from interp.weights import layer_weights
 from probes import NARROW
 from probes.mosaic import KINDS as MOSAIC_KINDS
 from probes.mosaic import Mosaic
@@ -52,9 +53,7 @@ def head_summary(
 
     Source: Elhage et al. 2021 (eigenvalue scores); Bao et al. 2026 (stable rank of W_QK).
     """
-    kinds = [f"{stack}.{kind}" for stack, kind in KINDS]
-    layers = [at for kind in kinds for at in kind_layers(as_model(model), kind)]
-    return summary_of(model, layers, tokens, mosaic, scores, "scores")
+    return summary_of(model, as_model(model).layers(), tokens, mosaic, scores, "scores")
 
 
 @torch.no_grad()

@@ -22,8 +22,9 @@ from interp.factored import FactoredMatrix
 from interp.inputs import positions, whole
 from interp.model import as_model
 from interp.names import Stack
+from interp.position_bias import PositionBias
 from interp.results import provenance
-from interp.weights import PositionBias, embedding, unembedding
+from interp.weights import embedding, unembedding
 from probes import NARROW
 from probes.patterns import token_values
 

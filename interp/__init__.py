@@ -26,7 +26,8 @@ from interp.factored import FactoredMatrix
 from interp.model import Model
 from interp.names import AttentionLayer, Head, Site
 from interp.opening import load, wrap
-from interp.weights import HeadWeights, PositionBias, StackedWeights, position_bias
+from interp.position_bias import PositionBias, position_bias
+from interp.weights import HeadWeights, StackedWeights
 
 __all__ = [
     "Add",

@@ -1,8 +1,6 @@
 """What each edit does to the tensors it reaches: reference values, rows, positions, knockouts.
 
-A run has one row an input in the encoder; `generate` and `predict` then give the decoder several
-rows an input, side by side, and with the cache only the newest positions. `Run` follows this, so
-that what a reference holds is matched row by row and position by position, or refused.
+What a reference holds is matched row by row and position by position with the run that is on, or refused.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.batch import Batch
 from interp.capture import capture
@@ -19,81 +17,7 @@ from interp.edits import Add, Address, Edit, FreezePatterns, Knockout, Mean, Res
 from interp.errors import InvalidInput
 from interp.model import Model
 from interp.names import AttentionLayer, Head, Site
-
-
-@dataclass(eq=False)
-class Run:
-    """What is running now: how many rows the inputs have, where in the sequence the decoder is."""
-
-    frozen: Batch | None = None
-    rows: int | None = None
-    offset: int = 0
-    paused: bool = False
-    dead: bool = False
-    _encoded: Tensor | None = None
-    _read: Tensor | None = None
-
-    def __deepcopy__(self, _: dict[int, Any]) -> "Run":
-        return Run(paused=True, dead=True)  # a copy of a model carries no edit
-
-    def see_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self.paused:
-            return
-        self._encoded, self._read = output[0], None
-
-    def enter_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
-        if self.paused:
-            return
-        given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        self.rows = None if given is None else len(given)
-        if self.frozen is not None:
-            mask = kwargs.get("attention_mask")
-            self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids)
-            self._same("attention_mask", torch.ones_like(cast(Tensor, given)) if mask is None else mask.long(), None)
-
-    def enter_decoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
-        if self.paused:
-            return
-        past = kwargs.get("past_key_values")
-        self.offset = 0 if past is None else int(past.get_seq_length())
-        hidden = kwargs.get("encoder_hidden_states")
-        if hidden is not None and hidden is not self._read:
-            self._read, self.rows = hidden, self._inputs(hidden)
-        if self.frozen is not None:
-            if self.offset:
-                raise InvalidInput(
-                    "patterns are frozen for a teacher-forced run; this is a later step of a generation, where tokens "
-                    "part ways. Run the model on the batch itself."
-                )
-            self._same("decoder_input_ids", kwargs.get("input_ids"), self.frozen.decoder_input_ids)
-
-    def _inputs(self, hidden: Tensor) -> int:
-        """How many inputs the decoder's rows stand for: generation repeats each side by side."""
-        if hidden is self._encoded:
-            return len(hidden)
-        known = self._encoded
-        repeated = known is not None and len(hidden) % len(known) == 0 and hidden.shape[1:] == known.shape[1:]
-        if (
-            known is not None
-            and repeated
-            and torch.equal(hidden, known.repeat_interleave(len(hidden) // len(known), 0))
-        ):
-            return len(known)
-        if self.frozen is not None:
-            raise InvalidInput(
-                "patterns are frozen for one batch, and the encoder's output was given: whether it is of that batch "
-                "cannot be known. Run the whole model on the batch."
-            )
-        return len(hidden)
-
-    def _same(self, name: str, found: Tensor | None, wanted: Tensor | None) -> None:
-        assert self.frozen is not None
-        wanted = self.frozen.attention_mask if wanted is None else wanted
-        if found is None or found.shape != wanted.shape or not bool((found.cpu() == wanted.cpu()).all()):
-            raise InvalidInput(
-                f"patterns are frozen for one batch, and other {name} came: run the model on that very batch "
-                "(teacher-forced; not in generation)."
-            )
+from interp.run import Run
 
 
 @dataclass(eq=False)
@@ -152,7 +76,7 @@ def _places(model: Model, edit: Edit) -> list[tuple[Site, int | None]]:
     if isinstance(edit, FreezePatterns):
         if not isinstance(cast(Any, edit.batch), Batch):
             raise InvalidInput(f"FreezePatterns takes the Batch that will run; found {type(edit.batch).__name__}.")
-        return [(site, None) for kind in ("encoder.self", "decoder.*") for site in model.sites(f"{kind}.*.pattern")]
+        return [(site, None) for site in model.sites() if site.name == "pattern"]
     if isinstance(edit, Knockout):
         head = model.head(cast(Head, edit.head))
         return [(edit.at, head.head)]
@@ -221,9 +145,7 @@ class _References:
         for batch, value in zip(batches, values, strict=True):
             weight = torch.ones(len(value), 1, device=self._device)
             if site.name not in ("scores", "pattern"):
-                weight = weight.expand(value.shape[:2])
-                if in_encoder_positions(site):
-                    weight = batch.attention_mask.to(value.device)
+                weight = batch.mask("encoder" if in_encoder_positions(site) else "decoder").to(value.device)
             weight = weight.double().reshape(*weight.shape, *[1] * (value.ndim - 2))
             axes = (0,) if edit.by_position else (0, 1)
             total = total + (value.double() * weight).sum(axes)
@@ -258,7 +180,7 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
             )
         value = value.narrow(axis, start, wanted)
     rows = len(part)
-    inputs = run.rows or rows
+    inputs = run.inputs_of(rows, len(value))
     if len(value) not in (1, inputs):
         raise InvalidInput(
             f"{edit}: the reference has {len(value)} rows and the run {inputs}: give as many, or one for all."

@@ -1,4 +1,4 @@
-"""What a model is fed: encoder ids, mask and decoder ids, checked when they are made."""
+"""What a model is fed: the tokens of its stacks and their masks, checked when they are made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.errors import InvalidInput
 from interp.inputs import whole
+from interp.names import Stack
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -26,52 +27,81 @@ _DEFAULT: Any = None
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Token ids for one forward pass of an encoder-decoder.
+    """Token ids for one forward pass: of an encoder and a decoder, or of a decoder alone.
 
     Args:
-        input_ids: encoder tokens `[batch, pos]`.
+        input_ids: encoder tokens `[batch, pos]`; none for a decoder-only model.
         attention_mask: 1 where an encoder token is to be seen, `[batch, pos]`; all by default.
-        decoder_input_ids: decoder tokens `[batch, pos]`; the start token (id 0) by default.
+        decoder_input_ids: decoder tokens `[batch, pos]`; beside encoder tokens the start token (id 0) by default.
+        decoder_attention_mask: likewise for the tokens of a decoder-only model.
+
+    Without an encoder `input_ids` and `attention_mask` are `[batch, 0]`.
 
     Raises:
-        InvalidInput: shapes that do not fit, ids that are not integers or are negative, or a row
-            in which every token is masked.
+        InvalidInput: no tokens at all, shapes that do not fit, ids that are not integers or are negative, a row in
+            which every token is masked, or a decoder's mask beside encoder tokens.
     """
 
-    input_ids: Int[Tensor, "batch pos"]
+    input_ids: Int[Tensor, "batch pos"] = _DEFAULT
     attention_mask: Int[Tensor, "batch pos"] = _DEFAULT
     decoder_input_ids: Int[Tensor, "batch dec_pos"] = _DEFAULT
+    decoder_attention_mask: Int[Tensor, "batch dec_pos"] = _DEFAULT
 
     def __post_init__(self) -> None:
-        ids = _ids("input_ids", self.input_ids)
-        given = cast(Tensor | None, self.attention_mask)
-        mask = torch.ones_like(ids) if given is None else given
-        mask = _ids("attention_mask", mask)
-        if mask.shape != ids.shape:
-            raise InvalidInput(
-                f"attention_mask is {list(mask.shape)} and input_ids {list(ids.shape)}: give one mask value a token."
-            )
-        if bool((mask > 1).any()) or not bool(mask.any(dim=1).all()):
-            raise InvalidInput("attention_mask must be 0 or 1, with at least one 1 in each row.")
-        decoder = cast(Tensor | None, self.decoder_input_ids)
-        decoder = ids.new_zeros(len(ids), 1) if decoder is None else _ids("decoder_input_ids", decoder)
-        if len(decoder) != len(ids):
-            raise InvalidInput(f"decoder_input_ids has {len(decoder)} rows and input_ids {len(ids)}: give as many.")
+        ids, decoder = cast(Tensor | None, self.input_ids), cast(Tensor | None, self.decoder_input_ids)
+        if ids is None and decoder is None:
+            raise InvalidInput("a batch needs tokens: input_ids for an encoder, decoder_input_ids for a decoder alone.")
+        without = ids is None or (isinstance(cast(Any, ids), Tensor) and ids.ndim == 2 and ids.shape[1] == 0)
+        if decoder is not None:
+            decoder = _ids("decoder_input_ids", decoder)
+        if not without:
+            ids = _ids("input_ids", ids)
+            decoder = ids.new_zeros(len(ids), 1) if decoder is None else decoder
+            if len(decoder) != len(ids):
+                raise InvalidInput(f"decoder_input_ids has {len(decoder)} rows and input_ids {len(ids)}: give as many.")
+        elif decoder is None:
+            raise InvalidInput("input_ids holds no token: give at least one, or decoder_input_ids alone.")
+        ids = decoder.new_zeros(len(decoder), 0) if without or ids is None else ids
+        given = cast(Tensor | None, self.attention_mask), cast(Tensor | None, self.decoder_attention_mask)
         object.__setattr__(self, "input_ids", ids)
-        object.__setattr__(self, "attention_mask", mask)
+        object.__setattr__(self, "attention_mask", _mask("attention_mask", "input_ids", given[0], ids))
         object.__setattr__(self, "decoder_input_ids", decoder)
+        mask = _mask("decoder_attention_mask", "decoder_input_ids", given[1], decoder)
+        if not without and not bool(mask.all()):
+            raise InvalidInput(
+                "decoder_attention_mask hides tokens of a decoder that has an encoder beside it, which Chronos never "
+                "does: mask encoder tokens by attention_mask, or give decoder_input_ids alone."
+            )
+        object.__setattr__(self, "decoder_attention_mask", mask)
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self.decoder_input_ids)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there are tokens for an encoder."""
+        return self.input_ids.shape[1] > 0
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """The keyword arguments of the Hugging Face model."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "decoder_input_ids": self.decoder_input_ids,
-        }
+        """The keyword arguments of the Hugging Face model, which calls what a decoder alone reads `input_ids`."""
+        if not self.has_encoder:
+            return {"input_ids": self.decoder_input_ids, "attention_mask": self.decoder_attention_mask}
+        names = ("input_ids", "attention_mask", "decoder_input_ids")
+        return {name: getattr(self, name) for name in names}
+
+    def rows(self, chosen: Tensor) -> "Batch":
+        """Some rows, by index, as a plain batch."""
+        names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+        return Batch(**{name: getattr(self, name)[chosen] for name in names})
+
+    def ids(self, stack: Stack) -> Int[Tensor, "batch pos"]:
+        """The tokens of a stack."""
+        return self.input_ids if stack == "encoder" else self.decoder_input_ids
+
+    def mask(self, stack: Stack) -> Int[Tensor, "batch pos"]:
+        """1 where a token of a stack is seen, 0 at padding."""
+        return self.attention_mask if stack == "encoder" else self.decoder_attention_mask
 
     @classmethod
     def from_series(cls, model: "Model", series: Series, *, num_decoder: int = 0) -> "Batch":
@@ -82,21 +112,22 @@ class Batch:
             series: one or several series; shorter ones are padded on the left, as Chronos does,
                 and missing values (NaN) are masked.
             num_decoder: how many of the last values go to the decoder, after the start token,
-                instead of the encoder.
+                instead of the encoder. In a decoder-only model they follow the others all the same.
 
         Returns:
-            The batch; with EOS at the end of the encoder's tokens. All values are scaled by the
-            mean absolute value of what the encoder sees.
+            The batch; with EOS at the end of the encoder's tokens, or all values' tokens in a row for a decoder
+            alone. All values are scaled by the mean absolute value of what is not among the last `num_decoder`.
 
         Raises:
             InvalidInput: an empty series, one without any value, a ragged nested list, or a
                 series that `num_decoder` leaves nothing of.
+            UnsupportedModel: a model without a tokenizer for series.
         """
         values = as_series(series)
         steps = values.shape[1]
         if whole("num_decoder", num_decoder, 0) >= steps:
             raise InvalidInput(
-                f"num_decoder={num_decoder} of a series of {steps} steps leaves the encoder nothing: "
+                f"num_decoder={num_decoder} of a series of {steps} steps leaves the context nothing: "
                 f"choose 0 to {steps - 1}."
             )
         context, rest = (part.contiguous() for part in values.split([steps - num_decoder, num_decoder], dim=1))
@@ -105,16 +136,34 @@ class Batch:
         ids, mask, scale = tokenizer.context_input_transform(context)
         if not bool((mask & (ids >= pipeline.model.config.n_special_tokens)).any(dim=1).all()):
             raise InvalidInput(
-                "a series has no value at all in what the encoder sees "
+                "a series has no value at all in what the model sees "
                 f"(the last {pipeline.model_context_length} steps at most): only NaN was found."
             )
-        decoder = torch.zeros(len(values), 1, dtype=torch.long)
+        decoder = torch.zeros(len(values), int(model.family.has_encoder), dtype=torch.long)
         if num_decoder:
             if bool(rest.isnan().any()):
                 raise InvalidInput("the values that go to the decoder must not be NaN.")
             after, _, _ = tokenizer._input_transform(context=rest, scale=scale)
             decoder = torch.cat([decoder, after], dim=1)
+        if not model.family.has_encoder:
+            shown = torch.cat([mask.long(), torch.ones_like(decoder)], dim=1)
+            return cls(decoder_input_ids=torch.cat([ids, decoder], dim=1), decoder_attention_mask=shown)
         return cls(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder)
+
+
+def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
+    if given is None:
+        return torch.ones_like(ids)
+    if ids.shape[1] == 0:
+        if np.size(given):
+            raise InvalidInput(f"{name} is given without {of}: for a decoder alone give decoder_attention_mask.")
+        return ids
+    mask = _ids(name, given)
+    if mask.shape != ids.shape:
+        raise InvalidInput(f"{name} is {list(mask.shape)} and {of} {list(ids.shape)}: give one mask value a token.")
+    if bool((mask > 1).any()) or not bool(mask.any(dim=1).all()):
+        raise InvalidInput(f"{name} must be 0 or 1, with at least one 1 in each row.")
+    return mask
 
 
 def _ids(name: str, values: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """Read many sites in one forward pass, through an nnsight trace, in forward order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import einsum, rearrange
@@ -10,16 +10,17 @@ from torch import Tensor
 
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnknownSite, nearest
-from interp.families import Point
+from interp.families import Point, part_of
 from interp.model import Model
-from interp.names import Site
+from interp.names import AttentionLayer, Site
+from interp.weights import projection
 
 
 class Cache(Mapping[str, Tensor]):
     """What `capture` read: tensors by the address of their site, in forward order.
 
     `cache["decoder.cross.1.pattern"]` is `[batch, head, query, key]`, as are scores; `q`, `k`,
-    `v`, `z` are `[batch, pos, head, d_head]`, `head_out` is `[batch, pos, head, d_model]`, and
+    `v`, `z` are `[batch, pos, head, d_head]`, biases in them; `head_out` is `[batch, pos, head, d_model]`, and
     the rest `[batch, pos, d_model]`. Tensors are copies, on the model's device, in its dtype.
     """
 
@@ -99,14 +100,14 @@ def trace(
     values: dict[Point, Tensor] = {}
 
     def keep(point: Point, value: Any) -> None:
-        values[point] = taken(value if point.element is None else value[point.element])
+        values[point] = taken(part_of(point, value if point.element is None else value[point.element]))
 
-    handles = [
-        model.module.get_submodule(point.path).register_forward_hook(
-            lambda _module, _args, output, point=point: keep(point, output)
+    def watch(point: Point) -> Any:
+        return model.module.get_submodule(point.path).register_forward_hook(
+            lambda _module, _args, output: keep(point, output)  # type: ignore[reportUnknownLambdaType]
         )
-        for point in late
-    ]
+
+    handles = [watch(point) for point in late]
     try:
         tracer: Any = model.nnsight.trace(**inputs)
         with tracer:
@@ -128,6 +129,7 @@ def by_head(model: Model, site: Site, point: Point, value: Tensor) -> Tensor:
     z = rearrange(value, "batch pos (head d_head) -> batch pos head d_head", head=model.n_heads)
     if site.name != "head_out":
         return z
-    weight = cast(Tensor, model.module.get_submodule(point.path).weight)
-    W_O = rearrange(weight, "d_model (head d_head) -> head d_head d_model", head=model.n_heads)
+    assert site.kind is not None
+    assert site.layer is not None
+    W_O = projection(model, AttentionLayer(site.stack, site.kind, site.layer), "O", fold_norm=False)
     return einsum(z, W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from interp.batch import Batch
 from interp.errors import BrokenHook
-from interp.names import KINDS, AttentionLayer
+from interp.names import Site
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -32,9 +33,11 @@ def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
 
 
 def _forward(model: "Model") -> None:
-    ids = torch.tensor([[5, 6, 7, 1], [9, 5, 9, 1]], device=model.device) % model.d_vocab
+    ids = torch.tensor([[5, 6, 7, 1], [9, 5, 9, 1]]) % model.d_vocab
+    encoder = {"input_ids": ids} if model.family.has_encoder else {}
+    batch = Batch(**encoder, decoder_input_ids=ids[:, :3])
     with torch.no_grad():
-        model.module(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=False)
+        model.module(**model.inputs(batch))
 
 
 def check_hooks(model: "Model") -> None:
@@ -47,8 +50,9 @@ def check_hooks(model: "Model") -> None:
         BrokenHook: a hook point that is not reached, has another shape, whose pattern's rows do
             not sum to 1, or whose edits are not used.
     """
-    layers = [AttentionLayer(s, k, i) for s, k in KINDS for i in range(model.n_layers[s])]
+    layers = model.layers()
     modules = {str(at): model.module.get_submodule(model.family.attention_path(at)) for at in layers}
+    outputs = {str(at): model.family.point(Site(at.stack, at.kind, at.layer, "z")).path for at in layers}
     queries = {str(at): 4 if at.stack == "encoder" else 3 for at in layers}
     keys = {str(at): 3 if (at.stack, at.kind) == ("decoder", "self") else 4 for at in layers}
     tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
@@ -95,7 +99,7 @@ def check_hooks(model: "Model") -> None:
         for handle in (
             module.get_submodule("hook_scores").register_forward_hook(poison),
             module.get_submodule("hook_pattern").register_forward_hook(through(name)),
-            module.get_submodule("o").register_forward_pre_hook(arrive(name)),
+            model.module.get_submodule(outputs[name]).register_forward_pre_hook(arrive(name)),
         )
     ]
     with _hooks(handles):

@@ -17,12 +17,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from interp.actions import Action, Run, actions
+from interp.actions import Action, actions
 from interp.edits import Add, Edit, Knockout, Method, Reference, Scale, Target, Zero, ablations
 from interp.errors import InertEdit, InvalidInput
-from interp.families import Point
+from interp.families import Point, part_of
 from interp.model import Model
 from interp.names import Site
+from interp.run import Run
 
 
 @dataclass(eq=False)
@@ -40,15 +41,16 @@ class _PointHook:
         return _PointHook(self.point, self.n_heads, paused=True, dead=True)
 
     def _pass(self, raw: Tensor) -> Tensor:
-        value = raw.clone()
-        view = value.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else value
+        value = raw if self.point.shared else raw.clone()
+        part = part_of(self.point, value)
+        view = part.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else part
         for action in self.actions:
-            part = view
+            mine = view
             if action.head is not None:
-                part = view[:, action.head] if self.point.layout == "square" else view[..., action.head, :]
-            made = action.act(part)
+                mine = view[:, action.head] if self.point.layout == "square" else view[..., action.head, :]
+            made = action.act(mine)
             if made is not None:
-                part.copy_(made)
+                mine.copy_(made)
                 action.acted = True
         return value
 
@@ -188,9 +190,11 @@ def ablate(
 
 
 def _watch(model: Model, run: Run, stack: ExitStack) -> None:
-    encoder, decoder = model.module.get_submodule("encoder"), model.module.get_submodule("decoder")
-    stack.callback(encoder.register_forward_pre_hook(run.enter_encoder, with_kwargs=True).remove)
-    stack.callback(encoder.register_forward_hook(run.see_encoder, with_kwargs=True).remove)
+    modules = {name: model.module.get_submodule(path) for name, path in model.family.stacks.items()}
+    if (encoder := modules.get("encoder")) is not None:
+        stack.callback(encoder.register_forward_pre_hook(run.enter_encoder, with_kwargs=True).remove)
+        stack.callback(encoder.register_forward_hook(run.see_encoder, with_kwargs=True).remove)
+    decoder = modules["decoder"]
     stack.callback(decoder.register_forward_pre_hook(run.enter_decoder, with_kwargs=True).remove)
 
 

@@ -5,10 +5,13 @@ Everything else in the toolkit, traces and hooks alike, goes through these table
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from interp.names import ATTENTION_SITES, KINDS, AttentionLayer, Kind, Site, Stack
+from torch import Tensor
+from transformers import GPT2LMHeadModel, PreTrainedModel, T5ForConditionalGeneration
+
+from interp.names import ATTENTION_SITES, KINDS, STACKS, AttentionLayer, Kind, Site, Stack
 
 Layout = Literal["stream", "heads", "square", "tokens"]
 """How a tensor is laid out: `stream` is `[batch, pos, d_model]`; `heads` is
@@ -18,33 +21,92 @@ Layout = Literal["stream", "heads", "square", "tokens"]
 
 @dataclass(frozen=True)
 class Point:
-    """Where a site lives: a port of a module, and the element of it if that is a tuple."""
+    """Where a site lives: a port of a module, the element of it if that is a tuple, the part of its last axis.
+
+    `part` is (index, count) of equal parts, as where one module puts out queries, keys and values side by side.
+    `shared` says that others hold the very tensor too, so that an edit has to be made in place to be seen by all.
+    """
 
     path: str
     port: Literal["input", "output"]
     layout: Layout
     element: int | None = None
+    part: tuple[int, int] = (0, 1)
+    shared: bool = False
+
+
+def part_of(point: Point, value: Tensor) -> Tensor:
+    """A point's own part of what its module holds, as a view."""
+    index, count = point.part
+    width = value.shape[-1] // count
+    # Not chunk: autograd allows no edit in place of one of several views.
+    return value if count == 1 else value.narrow(-1, index * width, width)
+
+
+_Attention = tuple[str, Literal["input", "output"], Layout, int | None]
+_Layer = tuple[str, Literal["input", "output"], int | None]
+_Stack = tuple[str, Layout, int | None]
 
 
 @dataclass(frozen=True)
 class Family:
     """One architecture: its names in Hugging Face's model and its sites in forward order.
 
-    `query_norms` and `key_norms` are the norms that W_Q, and W_K and W_V, read through, `mlp_norms` those of MLPs;
-    `position_biases` the attention that holds the bias which all layers of its stack share.
+    Attributes:
+        model_type: what its config calls it.
+        architecture: the Hugging Face class.
+        chronos_type: what a `chronos_config` calls such a model.
+        needs_pipeline: whether a model is read only as a Chronos model, with a tokenizer for series.
+        context: the attention that reads the past.
+        stacks: the module of each stack, and `blocks` the list of its layers.
+        parts: which part of a fused projection is whose, as `Point.part`.
+        columns_first: whether weights are kept as they act on rows, `[in, out]`, not `[out, in]` as in a Linear.
+        query_norms: the norm that W_Q reads through; `key_norms` that of W_K and W_V, `mlp_norms` that of MLPs.
+        position_biases: the attention that holds the bias which all layers of its stack share.
+        position_embedding: the embedding of positions, whose length is the longest sequence; None without.
+        mask_argument: how the attention module calls its mask.
+        mlp_width: how the config calls the width of the MLP; where it says nothing that is 4 d_model.
+        scales_unembedding: whether tied embeddings scale the decoder's output by d_model^-0.5.
+        clamps_float16: whether layers clamp what lies between them in float16.
+        ignored: what old checkpoints hold and no model uses, as regular expressions.
     """
 
     name: str
     model_type: str
+    architecture: type[PreTrainedModel]
+    chronos_type: Literal["seq2seq", "causal"]
+    needs_pipeline: bool
+    context: tuple[Stack, Kind]
+    stacks: dict[Stack, str]
+    blocks: dict[Stack, str]
     attention_paths: dict[tuple[Stack, Kind], str]
-    attention_points: dict[str, tuple[str, Literal["input", "output"], Layout, int | None]]
-    layer_points: dict[tuple[Stack, str], tuple[str, Literal["input", "output"], int | None]]
-    stack_points: dict[tuple[Stack, str], tuple[str, Layout, int | None]]
+    attention_points: dict[str, _Attention]
+    layer_points: dict[tuple[Stack, str], _Layer]
+    stack_points: dict[tuple[Stack, str], _Stack]
     query_norms: dict[tuple[Stack, Kind], str]
     key_norms: dict[tuple[Stack, Kind], str]
     mlp_norms: dict[Stack, str]
     position_biases: dict[tuple[Stack, Kind], str]
     embeddings: dict[Stack, str]
+    mask_argument: str
+    mlp_width: str
+    position_embedding: str | None = None
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    shared: frozenset[str] = frozenset()
+    columns_first: bool = False
+    scales_unembedding: bool = False
+    clamps_float16: bool = False
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[tuple[Stack, Kind], ...]:
+        """The kinds of attention there are, in forward order."""
+        return tuple(kind for kind in KINDS if kind in self.attention_paths)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there is an encoder, and so cross-attention."""
+        return "encoder" in self.stacks
 
     def attention_path(self, layer: AttentionLayer) -> str:
         """The dotted path of an attention module."""
@@ -56,10 +118,12 @@ class Family:
             assert site.layer is not None
             name, port, layout, element = self.attention_points["z" if site.name == "head_out" else site.name]
             path = self.attention_path(AttentionLayer(site.stack, site.kind, site.layer))
-            return Point(f"{path}.{name}".rstrip("."), port, layout, element)
+            part = self.parts.get(site.name, (0, 1))
+            return Point(f"{path}.{name}".rstrip("."), port, layout, element, part)
         if site.layer is not None:
             path, port, element = self.layer_points[site.stack, site.name]
-            return Point(path.format(layer=site.layer), port, "stream", element)
+            shared = site.name in self.shared
+            return Point(path.format(layer=site.layer), port, "stream", element, shared=shared)
         path, layout, element = self.stack_points[site.stack, site.name]
         return Point(path, "output", layout, element)
 
@@ -72,9 +136,9 @@ class Family:
         Yields:
             The sites. `z` comes just before `head_out`, which is made from it.
         """
-        for stack, count in layers.items():
-            kinds: list[Kind] = [kind for s, kind in KINDS if s == stack]
-            for layer in range(count):
+        for stack in STACKS:
+            kinds: list[Kind] = [kind for s, kind in self.kinds if s == stack]
+            for layer in range(layers[stack]):
                 yield Site(stack, None, layer, "resid_pre")
                 for kind, after in zip(kinds, ("resid_mid", "resid_mid_cross"), strict=False):
                     for name in ATTENTION_SITES:
@@ -90,6 +154,12 @@ class Family:
 T5 = Family(
     name="T5",
     model_type="t5",
+    architecture=T5ForConditionalGeneration,
+    chronos_type="seq2seq",
+    needs_pipeline=True,
+    context=("decoder", "cross"),
+    stacks={"encoder": "encoder", "decoder": "decoder"},
+    blocks={"encoder": "encoder.block", "decoder": "decoder.block"},
     attention_paths={
         ("encoder", "self"): "encoder.block.{layer}.layer.0.SelfAttention",
         ("decoder", "self"): "decoder.block.{layer}.layer.0.SelfAttention",
@@ -139,8 +209,59 @@ T5 = Family(
         ("decoder", "self"): "decoder.block.0.layer.0.SelfAttention",
     },
     embeddings={"encoder": "encoder.embed_tokens", "decoder": "decoder.embed_tokens"},
+    mask_argument="mask",
+    mlp_width="d_ff",
+    scales_unembedding=True,
+    clamps_float16=True,
+    ignored=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
 )
 """T5 as `T5ForConditionalGeneration`, which the Chronos T5 models are."""
 
-FAMILIES: dict[str, Family] = {T5.model_type: T5}
+GPT2 = Family(
+    name="GPT-2",
+    model_type="gpt2",
+    architecture=GPT2LMHeadModel,
+    chronos_type="causal",
+    needs_pipeline=False,
+    context=("decoder", "self"),
+    stacks={"decoder": "transformer"},
+    blocks={"decoder": "transformer.h"},
+    attention_paths={("decoder", "self"): "transformer.h.{layer}.attn"},
+    attention_points={
+        "q": ("c_attn", "output", "heads", None),
+        "k": ("c_attn", "output", "heads", None),
+        "v": ("c_attn", "output", "heads", None),
+        "scores": ("hook_scores", "output", "square", None),
+        "pattern": ("hook_pattern", "output", "square", None),
+        "z": ("c_proj", "input", "heads", None),
+        "attn_out": ("", "output", "stream", 0),
+    },
+    parts={"q": (0, 3), "k": (1, 3), "v": (2, 3)},
+    layer_points={
+        ("decoder", "resid_pre"): ("transformer.h.{layer}", "input", None),
+        # The block adds the attention's output itself: the sum is seen where the next norm takes it in, and the
+        # block goes on with the very same tensor.
+        ("decoder", "resid_mid"): ("transformer.h.{layer}.ln_2", "input", None),
+        ("decoder", "mlp_out"): ("transformer.h.{layer}.mlp", "output", None),
+        ("decoder", "resid_post"): ("transformer.h.{layer}", "output", None),
+    },
+    shared=frozenset({"resid_mid"}),
+    stack_points={
+        ("decoder", "ln_final"): ("transformer.ln_f", "stream", None),
+        ("decoder", "logits"): ("lm_head", "tokens", None),
+    },
+    query_norms={("decoder", "self"): "transformer.h.{layer}.ln_1"},
+    key_norms={("decoder", "self"): "transformer.h.{layer}.ln_1"},
+    mlp_norms={"decoder": "transformer.h.{layer}.ln_2"},
+    position_biases={},
+    embeddings={"decoder": "transformer.wte"},
+    position_embedding="transformer.wpe",
+    columns_first=True,
+    mask_argument="attention_mask",
+    mlp_width="n_inner",
+    ignored=(r"(^|\.)h\.\d+\.attn\.(masked_)?bias$",),
+)
+"""GPT-2 as `GPT2LMHeadModel`, decoder-only, which Chronos' causal models are."""
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (T5, GPT2)}
 """The families that can be opened, by `model_type`."""

@@ -1,6 +1,5 @@
 """A frozen handle on the original module inside the original pipeline: sizes, names, views."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -11,36 +10,52 @@ from chronos import ChronosConfig, ChronosPipeline
 from jaxtyping import Float
 from nnsight import NNsight
 from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedModel
 
+from interp import lookup
 from interp.batch import Batch
-from interp.errors import InvalidInput, UnknownHead, UnknownSite, nearest
+from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
-from interp.names import KINDS, AttentionLayer, Head, Site, Stack, as_head, parse_kind
+from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
 from interp.views import HeadViews
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A Chronos T5 opened for reading: a handle, which no experiment leaves anything on.
+    """A model opened for reading: a handle, which no experiment leaves anything on.
 
-    `pipeline` and `module` work as they did before; `load` and `wrap` make one.
+    `source` is what was opened, a Chronos pipeline or a Hugging Face model, and works as it did before; `load` and
+    `wrap` make one.
     """
 
     name: str
-    pipeline: ChronosPipeline
+    source: ChronosPipeline | PreTrainedModel
     family: Family
     # By the weights' versions: whoever edits them in place gets another digest.
     _digests: dict[tuple[tuple[int, int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
 
     @property
-    def module(self) -> T5ForConditionalGeneration:
-        """The Hugging Face model inside the pipeline."""
-        return cast(T5ForConditionalGeneration, self.pipeline.model.model)
+    def module(self) -> Any:
+        """The Hugging Face model itself, of the family's architecture."""
+        return self.source.model.model if isinstance(self.source, ChronosPipeline) else self.source
 
     @property
-    def config(self) -> T5Config:
+    def pipeline(self) -> ChronosPipeline:
+        """The Chronos pipeline.
+
+        Raises:
+            UnsupportedModel: the model is not one of Chronos', so it has no tokenizer for series.
+        """
+        if not isinstance(self.source, ChronosPipeline):
+            raise UnsupportedModel(
+                f"{self.name} has no chronos_config, so no tokenizer for series and no forecasts: it reads token ids "
+                "only. For series open a Chronos model."
+            )
+        return self.source
+
+    @property
+    def config(self) -> Any:
         """The Hugging Face configuration."""
         return self.module.config
 
@@ -61,26 +76,35 @@ class Model:
 
     @property
     def n_layers(self) -> dict[Stack, int]:
-        """The number of layers by stack."""
-        return {
-            "encoder": len(self.module.encoder.block),
-            "decoder": len(self.module.decoder.block),
-        }
+        """The number of layers by stack; 0 in a stack that the model does not have."""
+        blocks = self.family.blocks
+        return {s: len(self.module.get_submodule(blocks[s])) if s in blocks else 0 for s in STACKS}
 
     @property
     def n_heads(self) -> int:
         """Heads in one attention layer."""
-        return self.config.num_heads
+        return self.config.num_attention_heads
 
     @property
     def d_model(self) -> int:
         """The width of the residual stream."""
-        return self.config.d_model
+        return self.config.hidden_size
 
     @property
     def d_head(self) -> int:
         """The width of one head; in T5 `n_heads * d_head` need not be `d_model`."""
-        return self.config.d_kv
+        return getattr(self.config, "d_kv", self.d_model // self.n_heads)
+
+    @property
+    def d_mlp(self) -> int:
+        """The width of the MLPs."""
+        return getattr(self.config, self.family.mlp_width) or 4 * self.d_model
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence, where positions are embedded; None where there is no longest."""
+        embedding = self.family.position_embedding
+        return None if embedding is None else len(self.module.get_submodule(embedding).weight)
 
     @property
     def d_vocab(self) -> int:
@@ -113,7 +137,8 @@ class Model:
         return [module._parameters for module in self._modules.values() if module._parameters]  # type: ignore[misc]
 
     @cached_property
-    def _sites(self) -> dict[str, Site]:
+    def known_sites(self) -> dict[str, Site]:
+        """All sites by address, in forward order."""
         return {str(site): site for site in self.family.sites(self.n_layers)}
 
     def _digest(self) -> str:
@@ -131,107 +156,62 @@ class Model:
     def __repr__(self) -> str:
         layers = self.n_layers
         return (
-            f"Model({self.name!r}: {self.family.name}, {layers['encoder']}+{layers['decoder']} layers, "
+            f"Model({self.name!r}: {self.family.name}, {'+'.join(str(n) for n in layers.values() if n)} layers, "
             f"{self.n_heads} heads, d_model {self.d_model}, {self.dtype}, {self.device})"
         )
 
+    def kind(self, kind: str) -> tuple[Stack, Kind]:
+        """The stack and kind of attention that `decoder.cross` names, as `interp.lookup.kind_of`."""
+        return lookup.kind_of(self, kind)
+
     def heads(self, kind: str | None = None) -> list[Head]:
-        """All heads in forward order.
-
-        Args:
-            kind: such as `decoder.cross`; all kinds by default.
-
-        Returns:
-            The heads.
+        """All heads in forward order, or those of a kind such as `decoder.cross`.
 
         Raises:
-            UnknownSite: there is no such kind.
+            UnknownSite: there is no such kind, or not in this model.
         """
-        kinds = KINDS if kind is None else (parse_kind(kind),)
-        return [
-            Head(s, k, layer, head)
-            for s, k in kinds
-            for layer in range(self.n_layers[s])
-            for head in range(self.n_heads)
-        ]
+        return [Head(at.stack, at.kind, at.layer, head) for at in self.layers(kind) for head in range(self.n_heads)]
+
+    def layers(self, kind: str | None = None) -> list[AttentionLayer]:
+        """All attention layers, kind by kind, or those of a kind such as `decoder.cross`.
+
+        Raises:
+            UnknownSite: there is no such kind, or not in this model.
+        """
+        kinds = self.family.kinds if kind is None else (self.kind(kind),)
+        return [AttentionLayer(s, k, layer) for s, k in kinds for layer in range(self.n_layers[s])]
 
     def head(self, head: Head | str) -> Head:
-        """A head of this model by its address, or as scored.
-
-        Raises:
-            UnknownHead: the address is malformed, or a layer or head is out of range.
-        """
-        try:
-            found = as_head(head)
-        except UnknownHead as error:
-            raise UnknownHead(f"{error}{nearest(str(head), map(str, self.heads()))}") from None
-        layers = self.n_layers[found.stack]
-        if found.layer >= layers or found.head >= self.n_heads:
-            close = Head(found.stack, found.kind, min(found.layer, layers - 1), min(found.head, self.n_heads - 1))
-            raise UnknownHead(
-                f"{str(found)!r}: {self.name} has {found.stack} layers 0-{layers - 1} and heads "
-                f"0-{self.n_heads - 1}. Did you mean {str(close)!r}?"
-            )
-        return found
+        """A head of this model by its address, or as scored: see `interp.lookup.head_of`."""
+        return lookup.head_of(self, head)
 
     def layer(self, layer: AttentionLayer | str) -> AttentionLayer:
-        """An attention layer of this model by its address, such as `decoder.cross.3`.
-
-        Raises:
-            UnknownSite: there is no such layer.
-        """
-        at = layer if isinstance(layer, AttentionLayer) else AttentionLayer.parse(str(layer))
-        if at.layer >= self.n_layers[at.stack]:
-            last = self.n_layers[at.stack] - 1
-            close = AttentionLayer(at.stack, at.kind, last)
-            raise UnknownSite(f"{str(at)!r}: {self.name} has {at.stack} layers 0-{last}. Did you mean {str(close)!r}?")
-        return at
+        """An attention layer of this model by its address, such as `decoder.cross.3`: see `interp.lookup.layer_of`."""
+        return lookup.layer_of(self, layer)
 
     def sites(self, *patterns: str | Site) -> list[Site]:
-        """The sites that addresses or patterns name, in forward order, each once.
-
-        Args:
-            patterns: such as `decoder.cross.*.pattern`, where `*` stands for one part of the
-                address; none gives all sites.
-
-        Returns:
-            The sites.
-
-        Raises:
-            UnknownSite: a name or pattern matches no site of this model.
-        """
-        known = self._sites
-        if not patterns:
-            return list(known.values())
-        wanted: set[str] = set()
-        for pattern in patterns:
-            found = [name for name in known if _matches(name, str(pattern))]
-            if not found:
-                if "*" not in str(pattern):
-                    raise self._no_site(str(pattern), known)
-                raise UnknownSite(
-                    f"{str(pattern)!r} matches no site of {self.name}.{nearest(str(pattern), known)} "
-                    "A pattern has as many parts as the address: 'decoder.cross.*.pattern', 'encoder.*.resid_post'."
-                )
-            wanted.update(found)
-        return [site for name, site in known.items() if name in wanted]
-
-    def _no_site(self, name: str, known: Iterable[str]) -> UnknownSite:
-        hint = nearest(name, known)
-        try:
-            stack = Site.parse(name).stack
-        except UnknownSite as error:
-            return UnknownSite(f"{str(error).split(' Did you mean')[0]}{hint}")
-        return UnknownSite(f"{name!r}: {self.name} has {stack} layers 0-{self.n_layers[stack] - 1}.{hint}")
+        """The sites that addresses or patterns name, in forward order: see `interp.lookup.sites_of`."""
+        return lookup.sites_of(self, patterns)
 
     def check(self, batch: Batch) -> None:
-        """Hold a batch against this model's vocabulary.
+        """Hold a batch against this model: its stacks, its vocabulary and its longest sequence.
 
         Raises:
-            InvalidInput: a token id outside the vocabulary.
+            InvalidInput: encoder tokens for a decoder-only model or none for an encoder, a token id outside the
+                vocabulary, or more tokens than the model has positions.
         """
+        if self.family.has_encoder and not batch.has_encoder:
+            raise InvalidInput(f"{self.name} has an encoder, and the batch has no tokens for it: give input_ids.")
+        if batch.has_encoder and not self.family.has_encoder:
+            raise InvalidInput(
+                f"{self.name} is a decoder-only {self.family.name} and has no encoder to read input_ids: give "
+                "Batch(decoder_input_ids=...) alone; stimuli take encoder=False, and series Batch.from_series."
+            )
+        length, longest = batch.decoder_input_ids.shape[1], self.max_positions
+        if longest is not None and length > longest:
+            raise InvalidInput(f"a sequence of {length} tokens: {self.name} has {longest} positions.")
         for name, ids in (("input_ids", batch.input_ids), ("decoder_input_ids", batch.decoder_input_ids)):
-            if int(ids.max()) >= self.d_vocab:
+            if ids.numel() and int(ids.max()) >= self.d_vocab:
                 raise InvalidInput(
                     f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}."
                 )
@@ -239,7 +219,10 @@ class Model:
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""
         self.check(batch)
-        return {name: ids.to(self.device) for name, ids in batch.inputs.items()} | {"use_cache": False}  # type: ignore[return-value]
+        named = {name: ids.to(self.device) for name, ids in batch.inputs.items()}
+        if self.family.position_embedding is not None and not bool(batch.decoder_attention_mask.all()):
+            named["position_ids"] = positions_of(named["attention_mask"])
+        return named | {"use_cache": cast(Any, False)}
 
     def views(self, layer: AttentionLayer | str) -> HeadViews:
         """An attention layer's tensors by head, for use inside `with model.nnsight.trace(...)`.
@@ -255,7 +238,10 @@ class Model:
         Raises:
             UnknownSite: there is no such layer.
         """
-        return HeadViews(self.envoy(self.family.attention_path(self.layer(layer))), self.n_heads)
+        at = self.layer(layer)
+        names = ("q", "k", "v", "scores", "pattern", "z")
+        points = {name: self.family.point(Site(at.stack, at.kind, at.layer, name)) for name in names}
+        return HeadViews(self.envoy, points, self.n_heads)
 
     def envoy(self, path: str) -> Any:
         """nnsight's view of the module at a dotted path, such as `decoder.block.0`."""
@@ -277,7 +263,9 @@ class Model:
 
     @property
     def unembedding_scale(self) -> float:
-        """What T5 multiplies the decoder's output with before the unembedding, as its config says."""
+        """What T5 multiplies the decoder's output with before the unembedding, as its config says; 1 elsewhere."""
+        if not self.family.scales_unembedding:
+            return 1.0
         scales = getattr(self.config, "scale_decoder_outputs", self.config.tie_word_embeddings)
         return self.d_model**-0.5 if scales else 1.0
 
@@ -288,6 +276,11 @@ class Model:
     def stacked_weights(self, kind: str, *, fold_norm: bool = True) -> StackedWeights:
         """The weights of all heads of a kind such as `decoder.cross`: see `interp.weights.stacked_weights`."""
         return stacked_weights(self, kind, fold_norm=fold_norm)
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """The position of each token `[row, pos]` where padding does not count, as `generate` takes it."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
 
 
 def as_model(model: object) -> Model:
@@ -302,8 +295,3 @@ def as_model(model: object) -> Model:
         f"open it: interp.load({model!r})" if isinstance(model, str) else "give what interp.load or interp.wrap returns"
     )
     raise InvalidInput(f"a model is needed and {type(model).__name__} was given: {how}.")
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, wanted = name.split("."), pattern.split(".")
-    return len(parts) == len(wanted) and all(w in ("*", p) for p, w in zip(parts, wanted, strict=True))

@@ -1,31 +1,15 @@
 """An attention layer's tensors by head inside an nnsight trace, to be read and assigned.
 
-A plain Chronos T5 keeps q, k, v and z flat, `[batch, pos, n_heads * d_head]`. These views show
-them by head; what is assigned or edited in place goes back into the forward pass.
-
-Source: nnsight 0.8's `eproperty`.
+A plain Hugging Face model keeps q, k, v and z flat, `[batch, pos, n_heads * d_head]`, some side by side in one
+tensor. These views show them by head; what is assigned, or edited in place, goes back into the forward pass.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from nnsight.intervention.eproperty import eproperty
 from torch import Tensor
 
-
-def _by_head(key: str, doc: str) -> eproperty:
-    """A view by head of a flat output `[batch, pos, n_heads * d_head]`."""
-
-    def view(self: "HeadViews", value: Tensor) -> Tensor:
-        return value.unflatten(-1, (self.n_heads, -1))
-
-    def edited(_: "HeadViews", view: Tensor, raw: Tensor) -> Tensor:
-        return view.flatten(-2)
-
-    def assigned(_: "HeadViews", value: Tensor) -> Tensor:
-        return value.flatten(-2)
-
-    view.__doc__ = doc
-    return eproperty(key=key)(view).transform(edited).postprocess(assigned)
+from interp.families import Point, part_of
 
 
 class HeadViews:
@@ -35,35 +19,77 @@ class HeadViews:
     `[batch, head, query, key]`. Touch them in that order: q, k, v, scores, pattern, z.
     """
 
-    def __init__(self, envoy: Any, n_heads: int) -> None:
-        self.path: str = envoy.path
-        self.interleaver: Any = envoy.interleaver
-        self.n_heads = n_heads
+    def __init__(self, envoy: Callable[[str], Any], points: dict[str, Point], n_heads: int) -> None:
+        self._envoy, self._points, self._n_heads = envoy, points, n_heads
 
-    q = _by_head("q.output", "Queries `[batch, pos, head, d_head]`.")
-    k = _by_head("k.output", "Keys `[batch, pos, head, d_head]`.")
-    v = _by_head("v.output", "Values `[batch, pos, head, d_head]`.")
+    def _read(self, name: str) -> Tensor:
+        point = self._points[name]
+        raw: Tensor = getattr(self._envoy(point.path), point.port)
+        if point.layout != "heads":
+            return raw
+        return part_of(point, raw).unflatten(-1, (self._n_heads, -1))
 
-    @eproperty(key="hook_scores.output")
-    def scores(self, value: Tensor) -> Tensor:
+    def _write(self, name: str, value: Tensor) -> None:
+        point = self._points[name]
+        made, envoy = value, self._envoy(point.path)
+        if point.layout == "heads":
+            made = value.flatten(-2)
+            if point.part[1] > 1:
+                raw: Tensor = getattr(envoy, point.port)
+                flat, made = made, raw.clone()
+                part_of(point, made).copy_(flat)
+        setattr(envoy, point.port, made)
+
+    @property
+    def q(self) -> Tensor:
+        """Queries `[batch, pos, head, d_head]`."""
+        return self._read("q")
+
+    @q.setter
+    def q(self, value: Tensor) -> None:
+        self._write("q", value)
+
+    @property
+    def k(self) -> Tensor:
+        """Keys `[batch, pos, head, d_head]`."""
+        return self._read("k")
+
+    @k.setter
+    def k(self, value: Tensor) -> None:
+        self._write("k", value)
+
+    @property
+    def v(self) -> Tensor:
+        """Values `[batch, pos, head, d_head]`."""
+        return self._read("v")
+
+    @v.setter
+    def v(self, value: Tensor) -> None:
+        self._write("v", value)
+
+    @property
+    def scores(self) -> Tensor:
         """Scores before the softmax, with bias and mask, `[batch, head, query, key]`."""
-        return value
+        return self._read("scores")
 
-    @eproperty(key="hook_pattern.output")
-    def pattern(self, value: Tensor) -> Tensor:
+    @scores.setter
+    def scores(self, value: Tensor) -> None:
+        self._write("scores", value)
+
+    @property
+    def pattern(self) -> Tensor:
         """The attention pattern `[batch, head, query, key]`."""
-        return value
+        return self._read("pattern")
 
-    @eproperty(key="o.input")
-    def z(self, value: Any) -> Tensor:
+    @pattern.setter
+    def pattern(self, value: Tensor) -> None:
+        self._write("pattern", value)
+
+    @property
+    def z(self) -> Tensor:
         """The heads' outputs before W_O, `[batch, pos, head, d_head]`."""
-        (flat,), _ = value
-        return flat.unflatten(-1, (self.n_heads, -1))
+        return self._read("z")
 
-    @z.transform
-    def z(self, view: Tensor, raw: Any) -> Any:
-        return ((view.flatten(-2),), {})
-
-    @z.postprocess
-    def z(self, value: Tensor) -> Any:
-        return ((value.flatten(-2),), {})
+    @z.setter
+    def z(self, value: Tensor) -> None:
+        self._write("z", value)

@@ -70,8 +70,8 @@ def changed_period(
         )
     parameters = {"period": first, "other": second, "steps": int(steps), "batch_size": rows, "seed": int(seed)}
     return Pair(
-        Batch(**{name: ids[chosen] for name, ids in clean.inputs.items()}),
-        Batch(**{name: ids[chosen] for name, ids in corrupt.inputs.items()}),
+        clean.rows(chosen),
+        corrupt.rows(chosen),
         target[chosen],
         against[chosen],
         {"name": "changed_period", **parameters},

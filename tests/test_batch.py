@@ -103,7 +103,7 @@ def test_a_batch_is_a_copy() -> None:
 
 
 def test_a_decoder_that_takes_everything(model: Model) -> None:
-    with pytest.raises(interp.InvalidInput, match="leaves the encoder nothing"):
+    with pytest.raises(interp.InvalidInput, match="leaves the context nothing"):
         Batch.from_series(model, [1.0, 2.0], num_decoder=2)
     with pytest.raises(interp.InvalidInput, match="no value at all"):
         Batch.from_series(model, [float("nan"), 2.0], num_decoder=1)

@@ -20,7 +20,7 @@ def test_equal_to_the_formula_written_out(kind: str, head: int) -> None:
     ids = torch.cat([tokens, torch.ones(3, 1, dtype=torch.long)], 1)
     decoder = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens], 1)
     name = "layer.1.EncDecAttention" if kind == "cross" else "layer.0.SelfAttention"
-    attention = model.module.get_submodule(f"decoder.block.1.{name}")
+    attention: torch.nn.Module = model.module.get_submodule(f"decoder.block.1.{name}")
     kept: list[torch.Tensor] = []
     handle = attention.get_submodule("v").register_forward_hook(lambda _m, _i, out: kept.append(out))
     with torch.no_grad():

@@ -162,7 +162,7 @@ def test_knockouts_by_hand(model: interp.Model, batch: Batch) -> None:
 def test_a_knockout_step_by_step(model: interp.Model) -> None:
     """With the cache a step has one query: -1 is every step's, 2 is the third step's alone."""
     steps: list[Tensor] = []
-    module = model.module.get_submodule("decoder.block.0.layer.1.EncDecAttention.hook_pattern")
+    module: torch.nn.Module = model.module.get_submodule("decoder.block.0.layer.1.EncDecAttention.hook_pattern")
     handle = module.register_forward_hook(lambda _m, _a, pattern: steps.append(pattern[:, 0, -1, 4]))
     try:
         with interp.edited(model, Knockout("decoder.cross.0.0", query=-1, key=4)):

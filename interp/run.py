@@ -1,0 +1,109 @@
+"""What is running while edits are in force: whose rows these are, and where in the sequence the decoder is.
+
+A run has one row an input in the encoder; `generate` and `predict` then give the decoder several rows an input, side
+by side, and with the cache only the newest positions. Without an encoder the tokens themselves are so repeated.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from interp.batch import Batch
+from interp.errors import InvalidInput
+
+
+@dataclass(eq=False)
+class Run:
+    """What is running now: how many rows the inputs have, where in the sequence the decoder is."""
+
+    frozen: Batch | None = None
+    rows: int | None = None
+    offset: int = 0
+    paused: bool = False
+    dead: bool = False
+    _encoded: Tensor | None = None
+    _read: Tensor | None = None
+    _ids: Tensor | None = None
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Run":
+        return Run(paused=True, dead=True)  # a copy of a model carries no edit
+
+    def see_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self.paused:
+            return
+        self._encoded, self._read = output[0], None
+
+    def enter_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+        if self.paused:
+            return
+        given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        self.rows = None if given is None else len(given)
+        if self.frozen is not None:
+            mask = kwargs.get("attention_mask")
+            self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids)
+            self._same("attention_mask", torch.ones_like(cast(Tensor, given)) if mask is None else mask.long(), None)
+
+    def enter_decoder(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.paused:
+            return
+        past = kwargs.get("past_key_values")
+        self.offset = 0 if past is None else int(past.get_seq_length())
+        ids = args[0] if args else kwargs.get("input_ids")
+        if not self.offset:
+            self._ids = ids
+        hidden = kwargs.get("encoder_hidden_states")
+        if hidden is not None and hidden is not self._read:
+            self._read, self.rows = hidden, self._inputs(hidden)
+        if self.frozen is not None:
+            if self.offset:
+                raise InvalidInput(
+                    "patterns are frozen for a teacher-forced run; this is a later step of a generation, where tokens "
+                    "part ways. Run the model on the batch itself."
+                )
+            self._same("decoder_input_ids", ids, self.frozen.decoder_input_ids)
+            if not self.frozen.has_encoder and (mask := kwargs.get("attention_mask")) is not None:
+                self._same("attention_mask", mask.long(), self.frozen.decoder_attention_mask)
+
+    def inputs_of(self, rows: int, known: int) -> int:
+        """How many inputs a run's rows stand for, where a reference has `known` rows.
+
+        Without an encoder `generate` repeats the tokens themselves, side by side.
+        """
+        if self.rows is not None:
+            return self.rows
+        ids = self._ids
+        if ids is not None and len(ids) == rows and known and rows % known == 0:
+            blocks = ids.unflatten(0, (known, -1))
+            if bool((blocks == blocks[:, :1]).all()):
+                return known
+        return rows
+
+    def _inputs(self, hidden: Tensor) -> int:
+        """How many inputs the decoder's rows stand for: generation repeats each side by side."""
+        if hidden is self._encoded:
+            return len(hidden)
+        known = self._encoded
+        repeated = known is not None and len(hidden) % len(known) == 0 and hidden.shape[1:] == known.shape[1:]
+        if (
+            known is not None
+            and repeated
+            and torch.equal(hidden, known.repeat_interleave(len(hidden) // len(known), 0))
+        ):
+            return len(known)
+        if self.frozen is not None:
+            raise InvalidInput(
+                "patterns are frozen for one batch, and the encoder's output was given: whether it is of that batch "
+                "cannot be known. Run the whole model on the batch."
+            )
+        return len(hidden)
+
+    def _same(self, name: str, found: Tensor | None, wanted: Tensor | None) -> None:
+        assert self.frozen is not None
+        wanted = self.frozen.attention_mask if wanted is None else wanted
+        if found is None or found.shape != wanted.shape or not bool((found.cpu() == wanted.cpu()).all()):
+            raise InvalidInput(
+                f"patterns are frozen for one batch, and other {name} came: run the model on that very batch "
+                "(teacher-forced; not in generation)."
+            )
