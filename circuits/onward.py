@@ -15,7 +15,8 @@ from torch import Tensor
 from interp import Batch, Model
 from interp.attention import hooked_attention
 from interp.capture import Cache
-from interp.folded import Context, causal, decode, padding, resume, resume_encoder
+from interp.folded import Context, decode, resume, resume_encoder
+from interp.layers import causal, padding
 from interp.names import AttentionLayer, Site
 
 

@@ -66,12 +66,14 @@ class Batch:
         object.__setattr__(self, "input_ids", ids)
         object.__setattr__(self, "attention_mask", _mask("attention_mask", "input_ids", given[0], ids))
         object.__setattr__(self, "decoder_input_ids", decoder)
-        mask = _mask("decoder_attention_mask", "decoder_input_ids", given[1], decoder)
-        if not without and not bool(mask.all()):
+        shown = None if given[1] is None else torch.as_tensor(given[1])
+        if not without and shown is not None and not bool(shown.all()):
             raise InvalidInput(
                 "decoder_attention_mask hides tokens of a decoder that has an encoder beside it, which Chronos never "
                 "does: mask encoder tokens by attention_mask, or give decoder_input_ids alone."
             )
+        # Beside an encoder it is of ones, whatever the length: a batch with other decoder tokens needs no other.
+        mask = _mask("decoder_attention_mask", "decoder_input_ids", shown if without else None, decoder)
         object.__setattr__(self, "decoder_attention_mask", mask)
 
     def __len__(self) -> int:

@@ -1,20 +1,18 @@
-"""The decoder on many variants of each input at once, through Hugging Face's own layers.
+"""The decoder on many variants of each input at once, through Hugging Face's own modules.
 
-1. The encoder runs once, and each cross-attention layer's keys and values are made once a row.
+1. The encoder, if there is one, runs once, and each cross-attention layer's keys and values are made once a row.
 2. Variants of a row (other heads ablated, other samples) are folded into the query axis of
    cross-attention, `[row, variant * pos, d_model]`, which has no position bias; self-attention sees
    them as rows, `[row * variant, pos, d_model]`. Both are views of one tensor.
 3. What lies below the place where variants part is not run: `resume` starts at any layer.
 
-Nothing is computed here that the modules do not compute; only shapes, masks and caches are.
-
-Source: the arithmetic of `transformers.models.t5.modeling_t5.T5Stack`.
+Nothing is computed here that the modules do not compute but sums of the residual stream, shapes, masks and caches.
 """
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,17 +22,24 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from interp.batch import Batch
 from interp.capture import Cache, capture
 from interp.errors import InvalidInput
+from interp.layers import attend, causal, distance_bias, embed, feed_forward, last_norm, padding
 from interp.model import Model
 from interp.names import AttentionLayer, Site
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What cross-attention reads: keys and values of every layer, made on first use, and the mask."""
+    """What the decoder reads beside its own tokens, a row each.
 
-    hidden: Float[Tensor, "row pos d_model"]
+    With an encoder: its output `hidden`, which of it is padding (`mask`), and the keys and values of every
+    cross-attention layer, made on first use. Without, `hidden` and `mask` are None. `shown` says which of the
+    decoder's own tokens are no padding; None where all are.
+    """
+
+    hidden: Float[Tensor, "row pos d_model"] | None
     mask: Float[Tensor, "row 1 1 pos"] | None
     cross: DynamicCache
+    shown: Int[Tensor, "row dec_pos"] | None = None
 
     @classmethod
     def of(cls, hidden: Tensor, attention_mask: Tensor, cache: Cache | None = None, layers: int = 0) -> "Context":
@@ -46,9 +51,21 @@ class Context:
             cross.update(keys.contiguous(), values.contiguous(), layer)
         return cls(hidden, padding(attention_mask, hidden), cross)
 
-    def cache(self) -> EncoderDecoderCache:
-        """A cache with these keys and values and an empty self-attention part."""
-        return EncoderDecoderCache(DynamicCache(), self.cross)
+    @classmethod
+    def alone(cls, mask: Tensor) -> "Context":
+        """Of a decoder without an encoder, whose tokens are seen where `mask` is 1."""
+        return cls(None, None, DynamicCache(), None if bool(mask.all()) else mask)
+
+    def cache(self) -> EncoderDecoderCache | DynamicCache:
+        """A cache with the encoder's keys and values, if any, and an empty self-attention part."""
+        return DynamicCache() if self.hidden is None else EncoderDecoderCache(DynamicCache(), self.cross)
+
+    def grown(self, tokens: int) -> Int[Tensor, "row pos"] | None:
+        """`shown` of the first so many tokens of the decoder: those that were added are seen."""
+        if self.shown is None:
+            return None
+        added = self.shown.new_ones(len(self.shown), max(0, tokens - self.shown.shape[1]))
+        return torch.cat([self.shown, added], 1)[:, :tokens]
 
 
 def check_dtype(model: Model) -> None:
@@ -57,7 +74,7 @@ def check_dtype(model: Model) -> None:
     Raises:
         InvalidInput: a model in float16.
     """
-    if model.dtype == torch.float16:
+    if model.family.clamps_float16 and model.dtype == torch.float16:
         raise InvalidInput(
             f"{model.name} is in float16, where T5 clamps between layers: open it in float32 or bfloat16."
         )
@@ -67,29 +84,17 @@ def check_dtype(model: Model) -> None:
 def encode(model: Model, batch: Batch) -> Context:
     """The encoder's output on a batch, whose edits are seen; keys and values come on first use.
 
+    Without an encoder it is only what the batch says of padding.
+
     Raises:
         InvalidInput: a model in float16.
     """
     check_dtype(model)
     inputs = model.inputs(batch)
+    if not model.family.has_encoder:
+        return Context.alone(batch.decoder_attention_mask)
     hidden = model.module.encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])[0]
     return Context.of(hidden, batch.attention_mask)
-
-
-def padding(attention_mask: Tensor, like: Tensor) -> Tensor | None:
-    """What is added to scores so that padding is not seen, `[row, 1, 1, pos]`; None where there is none."""
-    if bool(attention_mask.all()):
-        return None
-    mask = torch.zeros(attention_mask.shape, dtype=like.dtype, device=like.device)
-    return mask.masked_fill(attention_mask.to(like.device) == 0, torch.finfo(like.dtype).min)[:, None, None]
-
-
-def causal(size: int, like: Tensor) -> Tensor | None:
-    """The decoder's own mask `[1, 1, query, key]`; None for a single query."""
-    if size == 1:
-        return None
-    lowest = torch.finfo(like.dtype).min
-    return torch.full((size, size), lowest, dtype=like.dtype, device=like.device).triu(1)[None, None]
 
 
 @torch.no_grad()
@@ -99,56 +104,56 @@ def resume(
     x: Float[Tensor, "row variant pos d_model"],
     layer: int = 0,
     after: str | None = None,
-    cache: EncoderDecoderCache | None = None,
+    cache: EncoderDecoderCache | DynamicCache | None = None,
     last: bool = False,
 ) -> Float[Tensor, "row variant last d_model"]:
     """The decoder's last norm, of variants of its residual stream at some layer.
 
     Args:
         model: the model.
-        context: what cross-attention reads, a row each.
+        context: what the decoder reads, a row each.
         x: the residual stream `[row, variant, pos, d_model]`.
         layer: where it is.
         after: at which point of that layer: None for its start, `self` or `cross` for after that
             attention.
-        cache: of earlier positions, for one new position at a time; it is written to.
+        cache: of earlier positions, for new positions alone; it is written to.
         last: whether only the last position is wanted, and so the last layer runs on it alone.
 
     Returns:
         `decoder.ln_final` of the variants, `[row, variant, pos, d_model]`.
     """
     rows, variants, pos, d_model = x.shape
-    blocks = cast(Sequence[Any], model.module.decoder.block)
-    attention = blocks[0].layer[0].SelfAttention
+    layers = model.n_layers["decoder"]
     past = 0 if cache is None else cache.get_seq_length()
-    bias = attention.compute_bias(pos, past + pos, device=x.device, past_seen_tokens=past)
-    mask = causal(pos, x)
+    shown = context.grown(past + pos)
+    mask = causal(pos, x, past, None if shown is None else shown.repeat_interleave(variants, 0))
+    bias = distance_bias(model, "decoder", "self", pos, past)
     shared = context.cache() if cache is None else cache
-    for index in range(layer, len(blocks)):
-        first, second, third = blocks[index].layer
+    for index in range(layer, layers):
         done = after if index == layer else None
         if done is None:
             flat = x.reshape(rows * variants, x.shape[2], d_model)
-            flat = first(flat, attention_mask=mask, position_bias=bias, past_key_values=cache)[0]
+            flat = attend(model, AttentionLayer("decoder", "self", index), flat, mask, cache, bias=bias)
             x = flat.reshape(rows, variants, -1, d_model)
-        if last and index == len(blocks) - 1:
+        if last and index == layers - 1:
             x = x[:, :, -1:]
-        if done != "cross":
+        if done != "cross" and context.hidden is not None:
             flat = x.reshape(rows, -1, d_model)
-            flat = second(flat, key_value_states=context.hidden, attention_mask=context.mask, past_key_values=shared)[0]
-            x = flat.reshape(rows, variants, -1, d_model)
-        x = third(x)
-    return model.module.decoder.final_layer_norm(x)
+            at = AttentionLayer("decoder", "cross", index)
+            x = attend(model, at, flat, context.mask, shared, context.hidden).reshape(rows, variants, -1, d_model)
+        x = feed_forward(model, "decoder", index, x)
+    return last_norm(model, "decoder", x)
 
 
 def decode(
     model: Model,
     context: Context,
     ids: Int[Tensor, "row variant pos"],
-    cache: EncoderDecoderCache | None = None,
+    cache: EncoderDecoderCache | DynamicCache | None = None,
 ) -> Float[Tensor, "row variant pos d_model"]:
-    """The decoder's last norm on tokens, variants of a row sharing its keys and values."""
-    return resume(model, context, model.module.decoder.embed_tokens(ids.to(model.device)), cache=cache)
+    """The decoder's last norm on tokens, variants of a row sharing what the context holds."""
+    past = 0 if cache is None else cache.get_seq_length()
+    return resume(model, context, embed(model, ids, context.grown(past + ids.shape[-1]), past), cache=cache)
 
 
 @torch.no_grad()
@@ -164,17 +169,15 @@ def resume_encoder(
     With `after=None` the stream is that at the layer's start, as in `resume`.
     """
     rows, variants, pos, d_model = x.shape
-    blocks = cast(Sequence[Any], model.module.encoder.block)
-    bias = blocks[0].layer[0].SelfAttention.compute_bias(pos, pos, device=x.device)
+    bias = distance_bias(model, "encoder", "self", pos)
     mask = padding(attention_mask, x)
     mask = None if mask is None else mask.repeat_interleave(variants, 0)
     flat = x.reshape(rows * variants, pos, d_model)
-    for index in range(layer, len(blocks)):
-        first, second = blocks[index].layer
+    for index in range(layer, model.n_layers["encoder"]):
         if index > layer or after is None:
-            flat = first(flat, attention_mask=mask, position_bias=bias)[0]
-        flat = second(flat)
-    return model.module.encoder.final_layer_norm(flat).reshape(x.shape)
+            flat = attend(model, AttentionLayer("encoder", "self", index), flat, mask, bias=bias)
+        flat = feed_forward(model, "encoder", index, flat)
+    return last_norm(model, "encoder", flat).reshape(x.shape)
 
 
 @contextmanager
@@ -213,6 +216,8 @@ def variant_heads(
 def clean_run(model: Model, batch: Batch, sites: Sequence[str]) -> tuple[Cache, Context]:
     """The unedited run of a batch: some sites, and its context with the keys and values as they were."""
     check_dtype(model)
+    if not model.family.has_encoder:
+        return capture(model, batch, [*sites, "decoder.ln_final"]), Context.alone(batch.decoder_attention_mask)
     names = [*sites, "encoder.ln_final", "decoder.cross.*.k", "decoder.cross.*.v"]
     cache = capture(model, batch, names)
     return cache, Context.of(cache["encoder.ln_final"], batch.attention_mask, cache, model.n_layers["decoder"])
