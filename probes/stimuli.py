@@ -25,9 +25,9 @@ ALL_VALUES = (2, 4095)
 class RepeatedTokens(Batch):
     """A batch that knows its query, the query token's earlier occurrences and what follows.
 
-    `query` is the decoder position that looks; `occurrences` are the encoder positions of the
-    query's token, first to last; `continuation` is the token after the last of them, `[batch]`.
-    The positions hold for every row, by the stimulus' formula.
+    `query` is the decoder position that looks; `occurrences` are the positions of the query's token among the keys,
+    the encoder's tokens or, without an encoder, the decoder's own, first to last; `continuation` is the token after
+    the last of them, `[batch]`. The positions hold for every row, by the stimulus' formula.
     """
 
     query: int
@@ -61,9 +61,12 @@ def repeated_random_tokens(
     unique: bool = False,
     min_gap: int = 0,
     prefix: int = 0,
+    encoder: bool = True,
     seed: int = 0,
 ) -> RepeatedTokens:
     """Random sequences S_0, S_1, ... repeated, then begun once more: `ABC...J ABC...J A <EOS> | <START> B`.
+
+    For a decoder-only model the very same tokens come in one row, `ABC...J ABC...J A B`.
 
     Args:
         batch_size: rows, each with sequences of its own.
@@ -79,10 +82,12 @@ def repeated_random_tokens(
         min_gap: draw so that any two tokens of a row's sequences differ by at least this many bins.
         prefix: random tokens in front, none of them one of the row's sequences: a longer context in
             which nothing else changes.
+        encoder: whether the model has an encoder to read them: `model.family.has_encoder`.
         seed: of the tokens.
 
     Returns:
-        The batch: encoder ids `[batch, pos]` with EOS at the end, decoder ids `[batch, 2]`.
+        The batch: encoder ids `[batch, pos]` with EOS at the end, decoder ids `[batch, 2]`; without an encoder
+        decoder ids `[batch, pos]` alone, with no special tokens, whose last position is the query.
 
     Raises:
         InvalidInput: sizes that leave no earlier occurrence (no repetition) or nothing after it (a
@@ -103,6 +108,7 @@ def repeated_random_tokens(
         "unique": bool(unique),
         "min_gap": whole("min_gap", min_gap, 0),
         "prefix": whole("prefix", prefix, 0),
+        "encoder": bool(encoder),
         "seed": whole("seed", seed, 0),
     }
     if extension >= num_unique_sequences:
@@ -120,28 +126,38 @@ def repeated_random_tokens(
         rng, batch_size, num_unique_sequences * sequence_length, vocab_range, max(min_gap, int(unique))
     )
     sequences = tokens.reshape(batch_size, num_unique_sequences, sequence_length)
-    encoder = np.concatenate(
+    given = np.concatenate(
         [
             _others(rng, tokens, prefix, (low, high)),
             np.tile(tokens, (1, repetitions)),
             sequences[:, :extension].reshape(batch_size, -1),
             sequences[:, extension, :sub_extension],
-            np.full((batch_size, 1), EOS),
         ],
         axis=1,
     )
-    decoder = np.stack([np.full(batch_size, START), sequences[:, extension, sub_extension]], axis=1)
+    query = sequences[:, extension, [sub_extension]]
     occurrences = tuple(
         prefix + sequence_length * (r * num_unique_sequences + extension) + sub_extension for r in range(repetitions)
     )
+    continuation = np.concatenate([given, query], axis=1)[:, occurrences[-1] + 1]
     return RepeatedTokens(
-        input_ids=torch.from_numpy(encoder),
-        decoder_input_ids=torch.from_numpy(decoder),
-        query=1,
+        **_stacks(given, query, bool(encoder)),
+        query=1 if encoder else given.shape[1],
         occurrences=occurrences,
-        continuation=torch.from_numpy(encoder[:, occurrences[-1] + 1]),
+        continuation=torch.from_numpy(continuation),
         parameters=parameters,
     )
+
+
+def _stacks(given: NDArray[np.int64], query: NDArray[np.int64], encoder: bool) -> dict[str, Tensor]:
+    """What each stack reads: tokens and EOS in the encoder and the query after the start token, or all in one row."""
+    if not encoder:
+        return {"decoder_input_ids": torch.from_numpy(np.concatenate([given, query], axis=1))}
+    ends = np.full((len(given), 1), EOS), np.full((len(given), 1), START)
+    return {
+        "input_ids": torch.from_numpy(np.concatenate([given, ends[0]], axis=1)),
+        "decoder_input_ids": torch.from_numpy(np.concatenate([ends[1], query], axis=1)),
+    }
 
 
 def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: tuple[int, int]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from chronos import ChronosConfig, ChronosPipeline
 from chronos.chronos import ChronosModel
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import interp
 from interp.zoo.recipe import chronos_config
@@ -55,6 +55,64 @@ def tiny_pipeline(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: 
         module = cast(T5ForConditionalGeneration, cast(torch.nn.Module, module).to(dtype))
     chronos = ChronosConfig(**config.chronos_config)
     return ChronosPipeline(tokenizer=chronos.create_tokenizer(), model=ChronosModel(chronos, module))
+
+
+GPT2_SIZES = {"n_embd": 24, "n_inner": 28, "n_layer": 3, "n_head": 3, "n_positions": 96}
+
+
+def tiny_gpt2(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> GPT2LMHeadModel:
+    """A GPT-2 with random weights, biases and norms, and eager attention, as plain Hugging Face would open it."""
+    values: dict[str, Any] = {"vocab_size": 4096, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1}
+    config = GPT2Config(**{**values, "pad_token_id": 0, **GPT2_SIZES, **changes})
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        module = GPT2LMHeadModel(config).eval()
+        for parameter in module.parameters():
+            # Hugging Face begins biases at 0 and norms at 1, where forgetting them would not be seen.
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return cast(GPT2LMHeadModel, cast(torch.nn.Module, module).to(dtype))
+
+
+def tiny_causal_pipeline(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> ChronosPipeline:
+    """A causal Chronos pipeline of a tiny GPT-2."""
+    chronos = replace(chronos_config(), context_length=64, prediction_length=6, num_samples=3, model_type="causal")
+    module = tiny_gpt2(seed, dtype, chronos_config=vars(chronos), **changes)
+    return ChronosPipeline(tokenizer=chronos.create_tokenizer(), model=ChronosModel(chronos, module))
+
+
+def masked_batch(encoder: bool) -> interp.Batch:
+    """Four rows with padding on the left and one token missing: 9 encoder and 5 decoder tokens, or 14 of a decoder."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, 4096, (4, 14), generator=generator)
+    mask = torch.ones(4, 9, dtype=torch.long)
+    mask[1, :3] = 0
+    mask[3, 4] = 0
+    if encoder:
+        return interp.Batch(ids[:, :9], mask, ids[:, 9:])
+    shown = torch.cat([mask, mask.new_ones(4, 5)], 1)
+    return interp.Batch(decoder_input_ids=ids, decoder_attention_mask=shown)
+
+
+@pytest.fixture
+def causal() -> interp.Model:
+    """A tiny causal Chronos model."""
+    return interp.wrap(tiny_causal_pipeline(), name="tiny-causal")
+
+
+@pytest.fixture(params=["t5", "gpt2"])
+def either(request: pytest.FixtureRequest) -> interp.Model:
+    """A tiny model of each family."""
+    return interp.wrap(
+        tiny_pipeline() if request.param == "t5" else tiny_causal_pipeline(), name=f"tiny-{request.param}"
+    )
+
+
+@pytest.fixture
+def either_batch(either: interp.Model) -> interp.Batch:
+    """A batch with padding for it."""
+    return masked_batch(either.family.has_encoder)
 
 
 @pytest.fixture
