@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 import typer
+from chronos import ChronosPipeline
 
 from interp import MissingFile, load, zoo
 from interp.command import Dtype, guarded
@@ -31,17 +32,23 @@ def models() -> None:
 def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
     """Sizes, tokens, heads and sites of a model, after checking its hook points."""
     found = load(model, dtype=getattr(torch, dtype.value), device=device)
-    layers, chronos = found.n_layers, found.chronos_config
-    limits = " ".join(f"{key} {value:g}" for key, value in sorted(chronos.tokenizer_kwargs.items(), reverse=True))
+    stacks = ", ".join(f"{n} {stack}" for stack, n in found.n_layers.items() if stack in found.family.stacks)
+    kinds = [".".join(pair) for pair in found.family.kinds]
+    tokens, context = f"{found.d_vocab}, no tokenizer for series", f"{found.max_positions}"
+    if isinstance(found.source, ChronosPipeline):
+        chronos = found.chronos_config
+        limits = " ".join(f"{key} {value:g}" for key, value in sorted(chronos.tokenizer_kwargs.items(), reverse=True))
+        tokens = f"{found.d_vocab}, {chronos.tokenizer_class} {limits}"
+        context = f"{chronos.context_length}, prediction {chronos.prediction_length}"
     rows = {
         "model": found.name,
         "family": found.family.name,
-        "layers": f"{layers['encoder']} encoder, {layers['decoder']} decoder",
-        "heads": f"{found.n_heads} a layer of {found.d_head}: {len(found.heads('encoder.self'))} encoder.self, "
-        f"{len(found.heads('decoder.self'))} decoder.self, {len(found.heads('decoder.cross'))} decoder.cross",
+        "layers": stacks,
+        "heads": f"{found.n_heads} a layer of {found.d_head}: "
+        + ", ".join(f"{len(found.heads(kind))} {kind}" for kind in kinds),
         "d_model": found.d_model,
-        "tokens": f"{found.d_vocab}, {chronos.tokenizer_class} {limits}",
-        "context": f"{chronos.context_length}, prediction {chronos.prediction_length}",
+        "tokens": tokens,
+        "context": context,
         "parameters": f"{found.n_parameters:,}",
         "weights": found.digest,
         "hook points": "live, patterns sum to 1",
