@@ -99,8 +99,8 @@ def write_report(out: str | Path, found: Sequence[Repeats], threshold: float = T
         "without a repeat. From the dashed line on, the current token has been seen before, and what followed it then "
         "comes again. A decoder whose encoder reads all tokens first can copy from the start, so no drop is expected.",
         "scores": f"Mean attention of the {heads_of(one.scores.site for one in found)}: {n - 1} back, to what "
-        f"followed the token the last time, from the second repetition on; the same with query {n - 1} too, as in the tutorial; "
-        f"to the token before; {n} back, to the same token.",
+        f"followed the token the last time, from the second repetition on; the same with query {n - 1} too, as in "
+        f"the tutorial; to the token before; {n} back, to the same token.",
     }
     parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = [
         (name.replace("-", ": ", 1).capitalize(), words[name.partition("-")[0]], figure)
