@@ -50,7 +50,8 @@ def copying_scores(
     Returns:
         HeadScores by `decoder.cross.copying_published` and so on, for self heads and cross heads where there are any:
         `copying_published` is 2 r - 1, for which chance is 2 / n - 1, and `copying_over_chance` is
-        (r - 1 / n) / (1 - 1 / n), for which it is 0; 1 is the most. r is over all tokens of a row, its standard error over rows.
+        (r - 1 / n) / (1 - 1 / n), for which it is 0; 1 is the most. r is over all tokens of a row, its
+        standard error over rows.
 
     Raises:
         InvalidInput: fewer than two tokens, or a range that does not hold as many different ones.

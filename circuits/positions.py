@@ -39,6 +39,12 @@ class PositionCircuit(FactoredMatrix):
         ahead = self.positions[:, None] < self.positions
         return self.full().masked_fill(ahead.to(self.A.device), -torch.inf).softmax(-1)
 
+    @property
+    def previous_token(self) -> float:
+        """The mean attention to the position one back, over the queries for which it is there; NaN where none is."""
+        before = self.positions[:, None] - 1 == self.positions
+        return float(self.pattern().cpu()[before].double().mean())
+
 
 def position_circuit(circuit: HeadCircuit, positions: Sequence[int] | range | None = None) -> PositionCircuit:
     """A head's QK circuit from positions to positions, through W_pos, biases included.
