@@ -74,7 +74,7 @@ class MosaicEffects(Saved):
                         }
                     )
         frame = pd.DataFrame(rows, columns=_COLUMNS)
-        return frame.assign(q=q_values(frame["p"].to_numpy())).drop(columns="p")
+        return frame.assign(q=q_values(frame["p"].to_numpy(dtype=float))).drop(columns="p")
 
 
 _COLUMNS = ["ablated", "head", "kind", "change", "low", "high", "control", "control_low", "control_high", "p"]

@@ -190,15 +190,18 @@ def _run(
     values = centers(tokenizer.centers).to(model.device)
     batch = Batch.from_series(model, np.concatenate([contexts, truth], axis=1), num_decoder=steps)
     prompt, given, labels = split(batch, steps)
-    model.check(Batch(batch.input_ids, None, batch.decoder_input_ids[:, :-1]))  # the last sample is not read
+    model.check(
+        Batch(batch.input_ids, decoder_input_ids=batch.decoder_input_ids[:, :-1])
+    )  # the last sample is not read
     size = max(1, memory // (sets * _variant_bytes(model, prompt, num_samples, steps)))
     nll, crps, samples = [], [], []
     bar = tqdm(total=len(truth), disable=not progress, desc=f"forecast, {sets} variants", unit="series", leave=False)
     for rows in _slices(len(truth), size):
         _, _, scale = tokenizer.context_input_transform(torch.from_numpy(contexts[rows]))
         target = (torch.from_numpy(truth[rows]) / scale[:, None]).to(model.device)
+        wanted = labels[rows].to(model.device)
 
-        def judge(logits: Tensor, labels: Tensor = labels[rows].to(model.device), target: Tensor = target) -> Tensor:
+        def judge(logits: Tensor, labels: Tensor = wanted, target: Tensor = target) -> Tensor:
             log_probs = logits[..., N_SPECIAL : len(values) + N_SPECIAL].float().log_softmax(-1)
             at = (labels - N_SPECIAL)[:, None, :, None].expand(*log_probs.shape[:-1], 1)
             likelihood = -log_probs.gather(-1, at)[..., 0].mean(-1)

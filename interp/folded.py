@@ -11,6 +11,7 @@ Nothing is computed here that the modules do not compute but sums of the residua
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +158,7 @@ def decode(
     return resume(model, context, embed(model, ids, context.shown, past), cache=cache)
 
 
+@torch.no_grad()
 def read(model: Model, context: Context, ids: Int[Tensor, "row variant pos"]) -> DynamicCache:
     """What the decoder's own attention keeps of tokens that it has read: keys and values, rows by variants."""
     own = DynamicCache()
@@ -166,10 +168,8 @@ def read(model: Model, context: Context, ids: Int[Tensor, "row variant pos"]) ->
 
 def repeated(own: DynamicCache, copies: int) -> DynamicCache:
     """A copy of what `read` gave, each variant's so many times, side by side."""
-    made = DynamicCache()
-    for index, layer in enumerate(own.layers):
-        keys, values = (kept.repeat_interleave(copies, 0) for kept in (layer.keys, layer.values))
-        made.update(keys, values, index)
+    made = deepcopy(own)
+    made.batch_repeat_interleave(copies)
     return made
 
 
