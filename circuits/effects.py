@@ -109,9 +109,9 @@ def head_effects(
 
 def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:
     """About what one variant takes: its widest tensors, twice, and its logits."""
-    rows, keys = batch.input_ids.shape
-    queries = batch.decoder_input_ids.shape[1] if stack == "decoder" else keys
-    width = max(model.config.d_ff, 4 * model.d_model, model.n_heads * model.d_head) + model.n_heads * keys
+    rows, queries = batch.ids(stack).shape
+    keys = batch.input_ids.shape[1] or queries
+    width = max(model.d_mlp, 4 * model.d_model, model.n_heads * model.d_head) + model.n_heads * keys
     return rows * (2 * queries * width + 2 * model.d_vocab) * torch.finfo(model.dtype).bits // 8
 
 

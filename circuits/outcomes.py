@@ -20,7 +20,8 @@ def method_of(method: Method, reference: Reference | None, **settings: Any) -> d
 
 def told(batch: Batch) -> dict[str, Any]:
     """What a result remembers of a batch: how it was made where it knows that, or its shape."""
-    return dict(getattr(batch, "parameters", None) or {"shape": list(batch.input_ids.shape)})
+    read = batch.input_ids if batch.has_encoder else batch.decoder_input_ids
+    return dict(getattr(batch, "parameters", None) or {"shape": list(read.shape)})
 
 
 @torch.no_grad()
