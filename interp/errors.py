@@ -32,7 +32,7 @@ class UnknownModel(InterpError, FileNotFoundError):
 
 
 class UnsupportedModel(InterpError, ValueError):
-    """A model that was found but is not a Chronos T5 that can be read."""
+    """A model that was found but is not one that can be read, or cannot do what is asked."""
 
 
 class DamagedFile(InterpError, ValueError):

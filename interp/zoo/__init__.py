@@ -4,6 +4,7 @@ from pathlib import Path
 
 from interp.errors import UnknownModel, nearest
 from interp.zoo.planted import PLANTED, Planted, planted
+from interp.zoo.planted_decoder import planted_decoder
 
 _MODELS = Path(__file__).parent / "models"
 
@@ -30,4 +31,4 @@ def path(name: str) -> Path:
     return _MODELS / name
 
 
-__all__ = ["PLANTED", "Planted", "names", "path", "planted"]
+__all__ = ["PLANTED", "Planted", "names", "path", "planted", "planted_decoder"]
