@@ -112,6 +112,16 @@ def without_heads(model: interp.Model, *heads: str) -> ChronosPipeline:
     return pipeline
 
 
+def context(model: interp.Model, layer: int = 1) -> str:
+    """A layer of the attention that reads the past."""
+    return str(model.layers(".".join(model.family.context))[layer])
+
+
+def first_stack(model: interp.Model) -> str:
+    """The stack that reads the input first."""
+    return "encoder" if model.family.has_encoder else "decoder"
+
+
 @pytest.fixture
 def causal() -> interp.Model:
     """A tiny causal Chronos model."""

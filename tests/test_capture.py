@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import interp
 from interp import Batch, Model, Site, capture
-from tests.conftest import fresh, masked_batch, without_heads
+from tests.conftest import context, fresh, masked_batch, without_heads
 
 
 def everything(model: Model, batch: Batch) -> Any:
@@ -177,13 +177,9 @@ def test_unembed_gives_the_logits(either: Model, either_batch: Batch) -> None:
         assert torch.equal(either.unembed(cache["decoder.ln_final"]), cache["decoder.logits"])
 
 
-def context_layer(model: Model, layer: int) -> str:
-    return str(model.layers(".".join(model.family.context))[layer])
-
-
 def test_views_read_and_assign(either: Model, either_batch: Batch) -> None:
     """Zeroing a head's z in a trace equals zeroing its rows of W_O; flat and by head agree."""
-    at = context_layer(either, 1)
+    at = context(either, 1)
     view = either.views(at)
     cache = capture(either, either_batch, f"{at}.*")
     with torch.no_grad(), either.nnsight.trace(**either.inputs(either_batch)):
@@ -200,7 +196,7 @@ def test_views_read_and_assign(either: Model, either_batch: Batch) -> None:
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "z", "scores", "pattern"])
 def test_every_view_is_live_when_assigned(either: Model, either_batch: Batch, name: str) -> None:
-    at = context_layer(either, 0)
+    at = context(either, 0)
     view = either.views(at)
     value = capture(either, either_batch, f"{at}.{name}")[f"{at}.{name}"]
     with torch.no_grad():
@@ -219,7 +215,7 @@ def test_every_view_is_live_when_assigned(either: Model, either_batch: Batch, na
 
 def test_views_of_one_module_are_assigned_side_by_side(either: Model, either_batch: Batch) -> None:
     """GPT-2 puts out q, k and v as one tensor: what is assigned to one leaves the others, edited or not."""
-    at = context_layer(either, 1)
+    at = context(either, 1)
     view, cache = either.views(at), capture(either, either_batch, f"{at}.*")
     with torch.no_grad(), either.nnsight.trace(**either.inputs(either_batch)):
         view.q = cache[f"{at}.q"] * 2

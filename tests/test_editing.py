@@ -15,18 +15,9 @@ import interp
 from interp import Add, Batch, FreezePatterns, InertEdit, InvalidInput, Knockout, Mean, Resample, Scale, Site, Zero
 from interp.editing import check_unhooked
 
-from .conftest import fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
+from .conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
 
 SERIES = torch.sin(torch.arange(20.0))
-
-
-def context(model: interp.Model, layer: int = 1) -> str:
-    """A layer of the attention that reads the past."""
-    return str(model.layers(".".join(model.family.context))[layer])
-
-
-def first_stack(model: interp.Model) -> str:
-    return "encoder" if model.family.has_encoder else "decoder"
 
 
 def editable(model: interp.Model) -> list[Site]:
