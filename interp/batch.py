@@ -157,7 +157,7 @@ def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
     if given is None:
         return torch.ones_like(ids)
     if ids.shape[1] == 0:
-        if not isinstance(given, Tensor) or given.numel():
+        if not isinstance(cast(Any, given), Tensor) or given.numel():
             raise InvalidInput(f"{name} is given without {of}: for a decoder alone give decoder_attention_mask.")
         return ids
     mask = _ids(name, given)

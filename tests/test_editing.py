@@ -292,7 +292,10 @@ def test_mean_over_positions_by_hand(either: interp.Model, either_batch: Batch) 
     for head, site in heads.items():
         seen = either_batch.mask("encoder" if site.startswith("encoder") else "decoder").bool()
         assert either.family.has_encoder or not seen.all()
-        part = (lambda value: value) if "mlp" in head else (lambda value, i=int(head[-1]): value[:, :, i])
+
+        def part(value: Tensor, head: str = head) -> Tensor:
+            return value if "mlp" in head else value[:, :, int(head[-1])]
+
         mean = part(clean[site])[seen].mean(0)
         with interp.edited(either, Mean(head, [either_batch])):
             found = part(read(either, either_batch, site))
@@ -786,7 +789,11 @@ def test_a_stream_that_is_edited_in_place(causal: interp.Model) -> None:
         middle[:] = middle + vector
         traced = causal.nnsight.output.logits.save()
     assert torch.equal(traced, wanted)
-    handle = norm.register_forward_pre_hook(lambda _m, args: (args[0].clone(),), prepend=True)
+
+    def hand_on(_: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (args[0].clone(),)
+
+    handle = norm.register_forward_pre_hook(hand_on, prepend=True)
     with interp.edited(causal, Add(at, vector)):
         assert torch.equal(logits(causal, batch), wanted)
     handle.remove()
