@@ -157,7 +157,7 @@ def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
     if given is None:
         return torch.ones_like(ids)
     if ids.shape[1] == 0:
-        if np.size(given):
+        if torch.as_tensor(given).numel():  # np.size of a tensor is its method
             raise InvalidInput(f"{name} is given without {of}: for a decoder alone give decoder_attention_mask.")
         return ids
     mask = _ids(name, given)
