@@ -54,7 +54,10 @@ def ablate(
     device: str = "cpu",
     images: Annotated[bool, typer.Option(help="Draw the figures as PNG too, which needs a browser.")] = True,
 ) -> None:
-    """Ablate the mosaic's strongest heads: on repeated random tokens and in forecasts, against controls."""
+    """Ablate the mosaic's strongest heads: on repeated random tokens and in forecasts, against controls.
+
+    A model without a tokenizer for series, as plain GPT-2, is read on tokens alone.
+    """
     _check_folder(out)
     opened = interp.load(model, dtype=getattr(torch, dtype.value), device=device)
     found = ablation_report.run_report(opened, top=top, method=method.value, controls=controls, seed=seed)
@@ -66,6 +69,8 @@ def ablate(
     for name, effects in found.forecasts.items():
         table = effects.summary()[["ablation", "outcome", "unedited", "ablated", "change", "low", "high", "control"]]
         typer.echo(f"\n{name}, {len(effects.truth)} series\n{table.to_string(index=False, float_format='%.3f')}")
+    if found.note:
+        typer.echo(f"\n{found.note}")
     typer.echo("\nwritten: " + ", ".join(str(path) for path in written))
 
 
@@ -119,7 +124,7 @@ def attribute(
     made = attribution_report.tables(found)
     parts = made["attribution"].drop(columns=["kind", "layer", "head"])
     _say(f"logit of the continuation, {len(found.batch)} rows", parts.head(8))
-    _say("by encoder position", made["past_attribution"].head(4))
+    _say(f"by {'encoder ' * opened.family.has_encoder}position", made["past_attribution"].head(4))
     _say(f"forecast of {found.series.name}, by step", made["past_value_attribution"].head(6))
     _say_written(written)
 
@@ -149,7 +154,10 @@ def patch(
     clean, corrupt = found.outputs.clean.mean(), found.outputs.corrupt.mean()
     typer.echo(f"logit difference: {clean:.2f} on clean, {corrupt:.2f} on corrupt, {len(found.outputs.clean)} rows")
     _say("outputs of heads", made["outputs"][["head", "effect", "low", "high", "share", "q", "restores"]].head(8))
-    _say("what cross heads read", made["inputs"][["site", "head", "effect", "low", "high", "share", "q"]].head(8))
+    _say(
+        f"what {opened.family.context[1]} heads read",
+        made["inputs"][["site", "head", "effect", "low", "high", "share", "q"]].head(8),
+    )
     _say_written(written)
 
 

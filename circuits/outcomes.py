@@ -20,7 +20,8 @@ def method_of(method: Method, reference: Reference | None, **settings: Any) -> d
 
 def told(batch: Batch) -> dict[str, Any]:
     """What a result remembers of a batch: how it was made where it knows that, or its shape."""
-    return dict(getattr(batch, "parameters", None) or {"shape": list(batch.input_ids.shape)})
+    read = batch.input_ids if batch.has_encoder else batch.decoder_input_ids
+    return dict(getattr(batch, "parameters", None) or {"shape": list(read.shape)})
 
 
 @torch.no_grad()
@@ -43,7 +44,9 @@ def continuation_scores(model: Model, ln_final: Tensor, tokens: RepeatedTokens) 
     shape = (len(tokens), *[1] * (logits.ndim - 2), 1)
     target = tokens.continuation.to(logits.device)
     right = logits.gather(-1, target.reshape(shape).expand(*logits.shape[:-1], 1))[..., 0]
-    ids = tokens.input_ids.to(logits.device)
+    # What the query can look back at, whichever stack reads it.
+    before = tokens.input_ids if tokens.has_encoder else tokens.decoder_input_ids[:, : tokens.query]
+    ids = before.to(logits.device)
     others = ((ids != target[:, None]) & (ids >= N_SPECIAL)).to(logits.dtype)
     among = ids.reshape(*shape[:-1], ids.shape[1]).expand(*logits.shape[:-1], ids.shape[1])
     weights = others.reshape(*shape[:-1], ids.shape[1])
