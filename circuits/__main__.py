@@ -124,7 +124,7 @@ def attribute(
     made = attribution_report.tables(found)
     parts = made["attribution"].drop(columns=["kind", "layer", "head"])
     _say(f"logit of the continuation, {len(found.batch)} rows", parts.head(8))
-    _say("by encoder position", made["past_attribution"].head(4))
+    _say(f"by {'encoder ' * opened.family.has_encoder}position", made["past_attribution"].head(4))
     _say(f"forecast of {found.series.name}, by step", made["past_value_attribution"].head(6))
     _say_written(written)
 
@@ -154,7 +154,7 @@ def patch(
     clean, corrupt = found.outputs.clean.mean(), found.outputs.corrupt.mean()
     typer.echo(f"logit difference: {clean:.2f} on clean, {corrupt:.2f} on corrupt, {len(found.outputs.clean)} rows")
     _say("outputs of heads", made["outputs"][["head", "effect", "low", "high", "share", "q", "restores"]].head(8))
-    _say("what cross heads read", made["inputs"][["site", "head", "effect", "low", "high", "share", "q"]].head(8))
+    _say(f"what {opened.family.context[1]} heads read", made["inputs"][["site", "head", "effect", "low", "high", "share", "q"]].head(8))
     _say_written(written)
 
 

@@ -3,6 +3,8 @@
 1. The decoder's last residual stream is a sum: the embedding, every head of self- and cross-attention, every MLP.
 2. The number that is asked for is that stream times a direction of it (`circuits.directions`), the final norm held at
    its actual scale. So each part's own product with the direction is its share, and the shares sum to the number.
+3. Where a model has biases that no part writes, GPT-2's beside its heads and in its final norm, what they add is one
+   more share, `biases`: it is the same whatever a row holds, but for the norm's scale.
 
 A share is not what taking the part away would change. Later layers react to it, which `head_effects` and patching
 measure; and the norm does: without the part's write w the stream x gets shorter, and the logit becomes (logit - share)
@@ -21,23 +23,26 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from circuits.constants import constants
 from circuits.directions import VALUE, Asked, asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens, check_position
+from circuits.metrics import Tokens, bin_centers, check_position
 from circuits.saved import Saved
-from interp import Batch, InvalidInput, Model, capture
-from interp.names import AttentionLayer, Head, Kind, parse_address, parse_kind
+from interp import Batch, InvalidInput, Model, UnknownSite, capture
+from interp.names import AttentionLayer, Head, Kind, Site, parse_address, parse_kind
 from interp.results import Floats, HeadScores, over_rows, provenance
 from interp.statistics import interval
 from interp.weights import projection
 
-EMBEDDING = "decoder.0.resid_pre"
+EMBEDDING, BIASES = "decoder.0.resid_pre", "biases"
 ATTENTION: tuple[Kind, ...] = ("self", "cross")
+KIND_NAMES = [f"decoder.{kind}" for kind in ATTENTION]
 
 
 @dataclass(frozen=True, eq=False)
 class DirectAttribution(Saved):
     """What each part of the decoder adds to a number, `values` `[part, row, pos]`, by the parts' addresses.
 
+    The last part is `biases` where the model has any that no part writes: what they add together.
     `total` `[row, pos]` is the number as the model's own logits give it, of `name` and `unit`: a logit, a logit
     difference, or the expected value minus the mean of all bins. `target` and `against` are the tokens asked for,
     `[row, pos]`, where there are.
@@ -66,8 +71,8 @@ class DirectAttribution(Saved):
             position: of the decoder; the last by default.
 
         Returns:
-            `part, kind, layer, head, mean, low, high`: kinds are `embedding`, `self`, `cross` and `mlp`; layer and head
-            are missing where a part has none; means over rows with 95 % intervals.
+            `part, kind, layer, head, mean, low, high`: kinds are `embedding`, `self`, `cross`, `mlp` and `biases`; layer
+            and head are missing where a part has none; means over rows with 95 % intervals.
 
         Raises:
             InvalidInput: no such position.
@@ -89,24 +94,28 @@ class DirectAttribution(Saved):
         labels = [(name, *_place(part)[:2], None) for name, part in zip(sublayers, first, strict=True)]
         return _frame(labels, np.stack(rows)).drop(columns="head")
 
-    def heads(self, kind: str = "decoder.cross", position: int = -1) -> HeadScores:
+    def heads(self, kind: str | None = None, position: int = -1) -> HeadScores:
         """The heads of a kind as scores, means over rows with standard errors.
 
         Args:
-            kind: `decoder.cross` or `decoder.self`.
+            kind: `decoder.cross`, the default where there is an encoder, or `decoder.self`.
             position: of the decoder; the last by default.
 
         Returns:
             The scores, `[layer, head]`.
 
         Raises:
-            UnknownSite: there is no such kind.
+            UnknownSite: there is no such kind, or not in this model.
             InvalidInput: encoder heads, which write to no stream that is unembedded; or no such position.
         """
+        there = [each for each in KIND_NAMES if any(part.startswith(f"{each}.") for part in self.parts)]
+        kind = there[-1] if kind is None else kind
         stack, _ = parse_kind(kind)
         if stack != "decoder":
-            raise InvalidInput(f"{kind}: encoder heads have no direct path to the logits. There are decoder.self and "
-                               "decoder.cross.")  # fmt: skip
+            raise InvalidInput(f"{kind}: encoder heads have no direct path to the logits. There are "
+                               f"{' and '.join(there)}.")  # fmt: skip
+        if kind not in there:
+            raise UnknownSite(f"{kind!r}: the model is a decoder alone, without cross-attention: {', '.join(there)}.")
         at = check_position("position", position, self.total.shape[1])
         chosen = [i for i, part in enumerate(self.parts) if part.startswith(f"{kind}.")]
         layers = len({_place(self.parts[i])[1] for i in chosen})
@@ -134,7 +143,8 @@ def direct_attribution(
         InvalidInput: tokens of another shape or outside the vocabulary, no batch, or a model in float16.
         UnsupportedModel: weights that cannot be read.
 
-    Source: logit_t = sum over parts c of c . (gamma * W_U[:, t]) * unembedding_scale / rms(stream); Elhage et al. 2021.
+    Source: logit_t = sum over parts c of c . W_U[:, t] / deviation(stream) + b_U[t], with folded W_U; Elhage et al.
+    2021.
     """
     check_run(model, batch)
     return _attributed(model, batch, asked_of(model, batch, target, against))
@@ -153,28 +163,33 @@ def direct_value_attribution(model: Model, batch: Batch) -> DirectAttribution:
 
     Raises:
         InvalidInput: no batch, or a model in float16.
-        UnsupportedModel: weights that cannot be read.
+        UnsupportedModel: weights that cannot be read, or a model whose tokens are no values.
 
     Source: Aumann-Shapley along the straight path of the logits (integrated gradients), Sundararajan et al. 2017.
     """
     check_run(model, batch)
+    bin_centers(model)
     return _attributed(model, batch, VALUE)
 
 
 @torch.no_grad()
 def _attributed(model: Model, batch: Batch, asked: Asked) -> DirectAttribution:
     last = last_stream(model)
-    attention = [f"decoder.{kind}.*.z" for kind in ATTENTION]
+    kinds = [kind for stack, kind in model.family.kinds if stack == "decoder"]
+    attention = [f"decoder.{kind}.*.z" for kind in kinds]
     cache = capture(model, batch, [EMBEDDING, *attention, "decoder.*.mlp_out", last, "decoder.logits"])
-    vectors, total = direction(model, asked, cache[last], cache["decoder.logits"])
+    vectors, shift, total = direction(model, asked, cache[last], cache["decoder.logits"])
     found = {EMBEDDING: along(cache[EMBEDDING], vectors)}
     for layer in range(model.n_layers["decoder"]):
-        for kind in ATTENTION:
+        for kind in kinds:
             at = AttentionLayer("decoder", kind, layer)
             by_head = along(cache[f"{at}.z"], head_directions(model, at, vectors))
             found |= {f"{at}.{head}": by_head[..., head] for head in range(model.n_heads)}
         mlp = f"decoder.{layer}.mlp_out"
         found[mlp] = along(cache[mlp], vectors)
+    fixed = constants(model, [Site.parse(last)])
+    if fixed or bool(shift.any()):
+        found[BIASES] = shift + sum(along(value, vectors) for value in fixed.values())
     return DirectAttribution(
         name=asked.name,
         unit=asked.unit,
@@ -200,6 +215,8 @@ def along(values: Tensor, vectors: Tensor) -> Tensor:
 
 def _place(part: str) -> tuple[str, int | None, int | None]:
     """Kind, layer and head of a part."""
+    if part == BIASES:
+        return BIASES, None, None
     found = parse_address(part)
     if isinstance(found, Head):
         return found.kind, found.layer, found.head

@@ -2,9 +2,9 @@
 
 1. A number made from the logits is, or is made, a weighted sum of them: one token's logit, the difference of two, or
    the expected value along the straight path of the logits from zero, which is not linear in them.
-2. The weights go back through the unembedding and the final RMS norm at its actual scale, to the stream. T5's norm has
-   no shift and its decoder no biases, so the stream times this direction is the number, and so is the sum over
-   whatever was added into the stream.
+2. The weights go back through the unembedding and the final norm at its actual scale, to the stream. The stream times
+   this direction, and what the norm's shift adds to the logits, is the number; so is the sum over whatever was added
+   into the stream. T5's norm has no shift; the mean that GPT-2's takes off is taken off the unembedding.
 
 For the expected value E of the distribution over value tokens, with logits alpha * l and p its softmax,
 dE / d alpha = sum_t l_t p_t (c_t - E), c_t being the bins' centres. The weights are w_t = integral of p_t (c_t - E)
@@ -27,7 +27,9 @@ from interp import Batch, InvalidInput, Model
 from interp.folded import check_dtype
 from interp.model import as_model
 from interp.results import Floats
-from interp.weights import unembedding
+from interp.norms import final_norm
+from interp.weights import unembedding, unembedding_bias
+from probes.pairs import stacks_of
 from probes.series import SeriesBatch
 from probes.stimuli import N_SPECIAL, RepeatedTokens
 
@@ -106,7 +108,8 @@ def stimulus_parameters(batch: Batch) -> dict[str, Any]:
     """What a batch was, for a result's provenance."""
     if isinstance(batch, RepeatedTokens):
         return {"name": "repeated_random_tokens", **batch.parameters}
-    shape = {"rows": len(batch), "keys": batch.input_ids.shape[1], "queries": batch.decoder_input_ids.shape[1]}
+    keys = batch.ids(stacks_of(batch)[0]).shape[1]
+    shape = {"rows": len(batch), "keys": keys, "queries": batch.decoder_input_ids.shape[1]}
     return {"name": "series", "series": batch.series.name, **shape} if isinstance(batch, SeriesBatch) else shape
 
 
@@ -117,8 +120,8 @@ def last_stream(model: Model) -> str:
 
 def direction(
     model: Model, asked: Asked, stream: Float[Tensor, "row pos d_model"], logits: Float[Tensor, "row pos token"]
-) -> tuple[Float[Tensor, "row pos d_model"], Floats]:
-    """The direction in the stream whose product with it is the number that is asked for.
+) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"], Floats]:
+    """The direction in the stream whose product with it is the number that is asked for, but for a constant.
 
     Args:
         model: the model.
@@ -127,28 +130,33 @@ def direction(
         logits: the model's own.
 
     Returns:
-        The direction, with the final norm's scale in it, in float32 at least; and the number `[row, pos]` as the
-        model's own logits give it.
+        The direction, with the final norm's scale in it, in float32 at least; what the final norm's shift adds, 0 where
+        it has none; and the number `[row, pos]` as the model's own logits give it.
 
     Raises:
         InvalidInput: logits so far apart that the expected value's path cannot be followed.
     """
-    W_U = unembedding(model)
+    W_U, b_U = unembedding(model), unembedding_bias(model)
     exact = logits.double().cpu()
     if asked.target is None:
         weights, total = value_weights(exact, bin_centers(model))
-        vectors = weights.to(W_U) @ W_U[:, N_SPECIAL : N_SPECIAL + weights.shape[-1]].T
+        values = slice(N_SPECIAL, N_SPECIAL + weights.shape[-1])
+        vectors, shift = weights.to(W_U) @ W_U[:, values].T, weights.to(b_U) @ b_U[values]
     else:
         vectors, total = _columns(W_U, asked.target), _picked(exact, asked.target)
+        shift = b_U[asked.target.to(b_U.device)]
         if asked.against is not None:
             vectors, total = vectors - _columns(W_U, asked.against), total - _picked(exact, asked.against)
-    return vectors * inverse_rms(model, stream).to(vectors), total.numpy()
+            shift = shift - b_U[asked.against.to(b_U.device)]
+    return vectors * inverse_deviation(model, stream).to(vectors), shift, total.numpy()
 
 
-def inverse_rms(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
-    """What the decoder's final norm multiplies the stream with, beside gamma: its mean square in float32, as T5's."""
-    norm: Any = model.module.get_submodule(model.family.stack_points["decoder", "ln_final"][0])
-    return torch.rsqrt(stream.to(torch.float32).pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
+    """What the decoder's final norm multiplies the stream with, beside its scale."""
+    norm = final_norm(model)
+    # T5 takes its mean square in float32 whatever the stream is in, a LayerNorm its deviation as exactly as that.
+    exactly = torch.promote_types(stream.dtype, torch.float32) if norm.centred else torch.float32
+    return norm.inverse(stream.to(exactly))
 
 
 def value_weights(

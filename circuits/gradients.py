@@ -5,7 +5,7 @@ Source: nnsight's tutorials on gradients; activations and logits are read in a t
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -16,6 +16,7 @@ from circuits.metrics import Metric, measured, metric_name
 from circuits.nodes import EMBEDDINGS
 from interp import Batch, Cache, InvalidInput, Model, Site
 from interp.capture import by_head, trace
+from interp.families import Point, part_of
 from interp.model import as_model
 from interp.names import Stack
 
@@ -60,9 +61,9 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         # Ids that were made in inference mode could not be kept for the way back.
         given: dict[str, Any] = model.inputs(batch)
         inputs = {name: x.clone() if isinstance(x, Tensor) else x for name, x in given.items()}
-        read = trace(model, inputs, list(dict.fromkeys(points.values())), _followed)
-        found = measured(metric, read[points[logits]])
-        raw, end = [read[points[site]] for site in wanted], read[points[logits]]
+        read = trace(model, inputs, list(dict.fromkeys(map(_whole, points.values()))), _followed)
+        raw, end = [read[_whole(points[site])] for site in wanted], read[points[logits]]
+        found = measured(metric, end)
         made: tuple[Tensor | None, ...] = (None,)
         if found.requires_grad:
             made = cast(Any, torch.autograd.grad(found.sum(), [end, *raw], allow_unused=True))
@@ -76,10 +77,16 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         ]
 
     def cache(values: Sequence[Tensor]) -> Cache:
-        pairs = zip(wanted, values, strict=True)
+        parts = (part_of(points[site], value) for site, value in zip(wanted, values, strict=True))
+        pairs = zip(wanted, parts, strict=True)
         return Cache({str(site): by_head(model, site, points[site], value.detach()) for site, value in pairs})
 
     return Gradients(cache(raw), cache(slopes), found.detach())
+
+
+def _whole(point: Point) -> Point:
+    """All that its module holds: a part that is cut out beside the forward pass is not on the way to the logits."""
+    return replace(point, part=(0, 1))
 
 
 def _followed(value: Tensor) -> Tensor:

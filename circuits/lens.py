@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from chronos import ChronosPipeline
 from torch import Tensor
 
 from circuits.directions import check_run, last_stream, positions_tokens, stimulus_parameters
 from circuits.metrics import Tokens, check_position, expected_value
 from circuits.saved import Saved
 from interp import Batch, Model, capture
+from interp.layers import last_norm
 from interp.names import Site
 from interp.results import Floats, provenance
 from interp.statistics import interval
@@ -31,15 +33,15 @@ class LogitLens(Saved):
     """The prediction at each point of the decoder's residual stream, all `[point, row, pos]`.
 
     `points` are the sites' addresses. `entropy` and `kl`, from the point's distribution to the model's own, are in
-    nats; `expected_value` is in units of the series' scale, over value tokens; `likeliest` is a token id; `log_prob`
-    is the target's, None where none was given.
+    nats; `expected_value` is in units of the series' scale, over value tokens, None where a model's tokens are no
+    values; `likeliest` is a token id; `log_prob` is the target's, None where none was given.
     """
 
     KIND = "logit-lens"
 
     points: tuple[str, ...]
     entropy: Floats
-    expected_value: Floats
+    expected_value: Floats | None
     likeliest: Floats
     kl: Floats
     log_prob: Floats | None
@@ -63,16 +65,15 @@ class LogitLens(Saved):
             position: of the decoder; the last by default.
 
         Returns:
-            `point, layer, after, measure, mean, low, high`: means over rows with 95 % intervals. `after` is what the
-            stream has passed last: `embedding`, `self`, `cross` or `mlp`.
+            `point, layer, after, measure, mean, low, high`: means over rows with 95 % intervals, of the measures that
+            there are. `after` is what the stream has passed last: `embedding`, `self`, `cross` or `mlp`.
 
         Raises:
             InvalidInput: no such position.
         """
         at = check_position("position", position, self.entropy.shape[2])
-        measures = {name: getattr(self, name) for name in ("entropy", "effective_tokens", "expected_value")}
-        measures |= {"kl": self.kl, "agrees": self.agrees}
-        measures |= {} if self.log_prob is None else {"log_prob": self.log_prob}
+        names = ("entropy", "effective_tokens", "expected_value", "kl", "agrees", "log_prob")
+        measures = {name: values for name in names if (values := getattr(self, name)) is not None}
         sites = [Site.parse(point) for point in self.points]
         places = {"point": self.points, "layer": [s.layer for s in sites], "after": [AFTER[s.name] for s in sites]}
         frames: list[pd.DataFrame] = []
@@ -104,20 +105,22 @@ def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> L
     """
     check_run(model, batch)
     ids = None if target is None else positions_tokens("target", target, model, batch)
-    sublayers = [f"decoder.*.{name}" for name in AFTER if name != "resid_pre"]
+    there = {site.name for site in model.known_sites.values() if site.stack == "decoder"}
+    sublayers = [f"decoder.*.{name}" for name in AFTER if name != "resid_pre" and name in there]
     cache = capture(model, batch, ["decoder.0.resid_pre", *sublayers, "decoder.logits"])
     points = [name for name in cache if name != "decoder.logits"]
     assert points[-1] == last_stream(model)
     final = _distribution(cache["decoder.logits"])
     rows, size = batch.decoder_input_ids.shape
-    value = expected_value(model)
+    value = expected_value(model) if isinstance(model.source, ChronosPipeline) else None
     found: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "expected_value", "likeliest", "kl", "log_prob")}
     for point in points:
-        logits = model.unembed(model.module.decoder.final_layer_norm(cache[point]))
+        logits = model.unembed(last_norm(model, "decoder", cache[point]))
         log_probs = _distribution(logits)
         found["entropy"].append(-(log_probs.exp() * log_probs).sum(-1))
         # A metric reads one position: every position is a row of its own here.
-        found["expected_value"].append(value(log_probs.reshape(rows * size, 1, -1)).reshape(rows, size))
+        if value is not None:
+            found["expected_value"].append(value(log_probs.reshape(rows * size, 1, -1)).reshape(rows, size))
         found["likeliest"].append(log_probs.argmax(-1))
         found["kl"].append((log_probs.exp() * (log_probs - final)).sum(-1))
         if ids is not None:

@@ -6,8 +6,6 @@
    encoder then go through the decoder, each as a row of its own.
 """
 
-from typing import Any
-
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
@@ -16,22 +14,23 @@ from interp import Batch, Model
 from interp.attention import hooked_attention
 from interp.capture import Cache
 from interp.folded import Context, decode, resume, resume_encoder
-from interp.layers import causal, padding
+from interp.layers import causal, distance_bias, padding
 from interp.names import AttentionLayer, Site
 
 
-def _before(site: Site) -> Site | None:
+def _before(model: Model, site: Site) -> Site | None:
     """The stream to which the sublayer of a site adds; none where the site is the stream itself."""
     if site.kind is not None:
         return Site(site.stack, None, site.layer, "resid_mid" if site.kind == "cross" else "resid_pre")
     if site.name == "mlp_out":
-        return Site(site.stack, None, site.layer, "resid_mid_cross" if site.stack == "decoder" else "resid_mid")
+        crossed = (site.stack, "cross") in model.family.kinds
+        return Site(site.stack, None, site.layer, "resid_mid_cross" if crossed else "resid_mid")
     return None
 
 
-def needs(site: Site) -> list[Site]:
+def needs(model: Model, site: Site) -> list[Site]:
     """What of the clean run the rest of a site's sublayer is computed from."""
-    before = _before(site)
+    before = _before(model, site)
     read = {"pattern": ("v",), **dict.fromkeys(("q", "k", "v"), ("q", "k", "v"))}.get(site.name, ())
     return [*([] if before is None else [before]), *(Site(site.stack, site.kind, site.layer, name) for name in read)]
 
@@ -66,7 +65,7 @@ def logits_after(
 def _through_stack(model: Model, batch: Batch, clean: Cache, context: Context, site: Site, value: Tensor) -> Tensor:
     """The last norm of the site's own stack, of variants `[row, variant, pos, d_model]`."""
     assert site.layer is not None
-    before = _before(site)
+    before = _before(model, site)
     x = value if before is None else clean[before][:, None] + _added(model, batch, clean, site, value)
     ended = {"resid_mid": "self", "resid_mid_cross": "cross"}
     layer, after = site.layer, site.kind or ended.get(site.name)
@@ -102,12 +101,12 @@ def _z(model: Model, batch: Batch, clean: Cache, site: Site, value: Tensor) -> T
         .transpose(1, 2)
         for name in ("q", "k", "v")
     )
-    bias, mask = None, padding(batch.attention_mask.repeat_interleave(variants, 0), value)
-    if site.kind == "self":
-        holder: Any = model.module.get_submodule(model.family.position_biases[site.stack, site.kind])
-        bias = holder.compute_bias(q.shape[2], k.shape[2], device=value.device)
     if (site.stack, site.kind) == ("decoder", "self"):
-        mask = causal(q.shape[2], value)
+        shown = batch.decoder_attention_mask.repeat_interleave(variants, 0)
+        mask = causal(q.shape[2], value, shown=None if bool(shown.all()) else shown)
+    else:
+        mask = padding(batch.attention_mask.repeat_interleave(variants, 0), value)
+    bias = distance_bias(model, site.stack, site.kind, q.shape[2])
     attention = model.module.get_submodule(model.family.attention_path(at))
-    z, _ = hooked_attention(attention, q, k, v, mask, 1.0, position_bias=bias)
+    z, _ = hooked_attention(attention, q, k, v, mask, attention.scaling, position_bias=bias)
     return z.unflatten(0, (rows, variants))

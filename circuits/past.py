@@ -1,46 +1,53 @@
-"""What each past step adds to a logit or to the forecast's value, through the cross heads that attend to it.
+"""What each past step adds to a logit or to the forecast's value, through the heads that attend to it.
 
-1. A cross head's output is a sum over the encoder's positions: attention times value, through W_O.
+These are the cross heads, which read the encoder's positions; in a decoder alone the self-attention heads, which read
+its own up to the query.
+
+1. A head's output is a sum over the positions that it reads: attention times value, through W_O.
 2. Each term's product with the direction of the number that is asked for (`circuits.directions`) is what that position
    adds through that head; over positions they sum to the head's share in `direct_attribution`.
 
-The encoder mixes positions, so a position is where the head reads, and not all that it says comes from that step.
+Layers below mix positions, so a position is where the head reads, and not all that it says comes from that step.
 
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (heads as sums over keys);
 Kobayashi et al. 2020, "Attention is Not Only a Weight" (attention times value); Sundararajan et al. 2017.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from chronos import ChronosPipeline
 from einops import einsum
 from torch import Tensor
 
 from circuits.attribution import head_directions
 from circuits.directions import VALUE, Asked, asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens, check_position
+from circuits.metrics import Tokens, bin_centers, check_position
 from circuits.saved import Saved
 from interp import Batch, Cache, InvalidInput, Model, capture
-from interp.names import AttentionLayer, Head, as_head
+from interp.names import AttentionLayer, Head, as_head, parse_kind
 from interp.results import Floats, Heads, HeadScores, ScoredHead, over_rows, provenance
 from interp.statistics import interval
+from probes.pairs import stacks_of
 from probes.patterns import token_values
 
-SITE = "decoder.cross"
+CROSS = "decoder.cross"
 MEMORY = 2**29
 """How many bytes of values and patterns are held at once; at least one layer's are."""
 
 
 @dataclass(frozen=True, eq=False)
 class PastAttribution(Saved):
-    """What each encoder position adds to a number through each cross head, `values` `[layer, head, row, key]`.
+    """What each past position adds to a number through each head that reads it, `values` `[layer, head, row, key]`.
 
-    `total` `[row]` is the number as the model's own logits give it at the decoder position `position`, of `name` and
-    `unit` as in `DirectAttribution`. `tokens` `[row, key]` are the encoder's, and `token_values` the scaled values
-    they stand for, NaN at special ones and where the mask hides them.
+    `site` is the heads' kind: `decoder.cross`, whose keys are the encoder's positions, or `decoder.self` without an
+    encoder, whose keys are the decoder's own, the query's the last. `total` `[row]` is the number as the model's own
+    logits give it at the decoder position `position`, of `name` and `unit` as in `DirectAttribution`. `tokens`
+    `[row, key]` are those at the keys, and `token_values` the scaled values they stand for, NaN at special ones and
+    where the mask hides them; None where a model's tokens are no values.
     """
 
     KIND = "past-attribution"
@@ -51,29 +58,42 @@ class PastAttribution(Saved):
     total: Floats
     position: int
     tokens: Floats
-    token_values: Floats
+    token_values: Floats | None
     target: Floats | None
     against: Floats | None
     provenance: dict[str, Any]
+    site: str = CROSS
+
+    @classmethod
+    def _made(cls, values: dict[str, Any]) -> Self:
+        # Files of before decoders alone were read say nothing of it.
+        return super()._made({"site": CROSS, **values})
+
+    @property
+    def kind(self) -> str:
+        """What its heads are called: `cross` or `self`."""
+        return parse_kind(self.site)[1]
 
     def of(self, heads: Heads | None = None) -> Floats:
-        """What positions add through some heads together, `[row, key]`; through all cross heads by default.
+        """What positions add through some heads together, `[row, key]`; through all of `site` by default.
 
         Raises:
             UnknownHead: a malformed address.
-            InvalidInput: none, one twice, or one that is no cross head of this model.
+            InvalidInput: none, one twice, or one that is no head of `site` in this model.
         """
         if heads is None:
             return self.values.sum((0, 1))
         chosen = [as_head(h) for h in ([heads] if isinstance(heads, Head | ScoredHead | str) else heads)]
         layers, count = self.values.shape[:2]
-        known = [h for h in chosen if f"{h.stack}.{h.kind}" == SITE and h.layer < layers and h.head < count]
+        known = [h for h in chosen if f"{h.stack}.{h.kind}" == self.site and h.layer < layers and h.head < count]
         if not chosen or len(known) < len(chosen) or len(set(chosen)) < len(chosen):
-            raise InvalidInput(f"heads={heads!r}: give cross heads of {layers} layers of {count}, each once.")
+            raise InvalidInput(
+                f"heads={heads!r}: give {self.kind} heads of {layers} layers of {count} ({self.site}), each once."
+            )
         return np.sum([self.values[h.layer, h.head] for h in chosen], axis=0)
 
     def by_position(self, heads: Heads | None = None) -> pd.DataFrame:
-        """One tidy row an encoder position: what it adds through some cross heads, by default all.
+        """One tidy row a past position: what it adds through some heads, by default all of `site`.
 
         Args:
             heads: which.
@@ -84,26 +104,26 @@ class PastAttribution(Saved):
 
         Raises:
             UnknownHead: a malformed address.
-            InvalidInput: none, one twice, or one that is no cross head of this model.
+            InvalidInput: none, one twice, or one that is no head of `site` in this model.
         """
         rows = self.of(heads).T
         low, high = interval(rows)
         same = (self.tokens == self.tokens[0]).all(0)
         frame = pd.DataFrame({"key": np.arange(len(rows)), "token": np.where(same, self.tokens[0], np.nan)})
-        values = np.where(same, self.token_values[0], np.nan)
+        values = np.nan if self.token_values is None else np.where(same, self.token_values[0], np.nan)
         return frame.astype({"token": "Int64"}).assign(value=values, mean=rows.mean(-1), low=low, high=high)
 
     def heads(self) -> HeadScores:
-        """Each cross head's share, positions summed: means over rows with standard errors."""
+        """Each head's share, positions summed: means over rows with standard errors."""
         rows = torch.tensor(self.values.sum(-1)).transpose(1, 2)
-        return replace(over_rows(f"direct {self.name}", SITE, rows, self.provenance), unit=self.unit)
+        return replace(over_rows(f"direct {self.name}", self.site, rows, self.provenance), unit=self.unit)
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head and encoder position: `head, key, mean, low, high`, over rows."""
+        """One tidy row a head and past position: `head, key, mean, low, high`, over rows."""
         rows = np.moveaxis(self.values, 2, -1)
         low, high = interval(rows)
         layers, heads, keys = rows.shape[:3]
-        names = [str(Head("decoder", "cross", i, j)) for i, j in np.ndindex(layers, heads)]
+        names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
         frame = pd.DataFrame({"head": np.repeat(names, keys), "key": np.tile(np.arange(keys), len(names))})
         return frame.assign(mean=rows.mean(-1).ravel(), low=low.ravel(), high=high.ravel())
 
@@ -111,10 +131,12 @@ class PastAttribution(Saved):
 def past_attribution(
     model: Model, batch: Batch, *, target: Tokens, against: Tokens | None = None, position: int = -1
 ) -> PastAttribution:
-    """What each encoder position adds, through each cross head, to a token's logit or a difference of two.
+    """What each past position adds, through each head that reads it, to a token's logit or a difference of two.
+
+    The heads are those of cross-attention, or a lone decoder's own: `model.family.context`.
 
     Args:
-        model: the model; edits in force are seen, unless they change what a cross head puts out otherwise than by
+        model: the model; edits in force are seen, unless they change what such a head puts out otherwise than by
             its pattern and values.
         batch: what it is fed.
         target: the token, as in `direct_attribution`.
@@ -126,7 +148,7 @@ def past_attribution(
 
     Raises:
         InvalidInput: tokens of another shape or outside the vocabulary, no such position, no batch, a model in
-            float16, or edits of a cross head's z.
+            float16, or edits of such a head's z.
         UnsupportedModel: weights that cannot be read.
 
     Source: pattern[q, k] * v_k W_O . direction; Elhage et al. 2021.
@@ -136,7 +158,7 @@ def past_attribution(
 
 
 def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) -> PastAttribution:
-    """What each encoder position adds, through each cross head, to the forecast's expected value.
+    """What each past position adds, through each head that reads it, to the forecast's expected value.
 
     Args:
         model: the model; edits as in `past_attribution`.
@@ -147,12 +169,13 @@ def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) ->
         The contributions, in units of the series' scale, as in `direct_value_attribution`.
 
     Raises:
-        InvalidInput: no such position, no batch, a model in float16, or edits of a cross head's z.
-        UnsupportedModel: weights that cannot be read.
+        InvalidInput: no such position, no batch, a model in float16, or edits of such a head's z.
+        UnsupportedModel: weights that cannot be read, or a model whose tokens are no values.
 
     Source: Sundararajan et al. 2017, through the heads' sums over positions.
     """
     check_run(model, batch)
+    bin_centers(model)
     return _split(model, batch, VALUE, position)
 
 
@@ -160,30 +183,36 @@ def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) ->
 def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttribution:
     at = check_position("position", position, batch.decoder_input_ids.shape[1])
     one, last = asked.at(at), last_stream(model)
-    layers, found = model.layers(SITE), list[Tensor]()
+    site, past = ".".join(model.family.context), stacks_of(batch)[0]
+    # What comes after the query cannot be read, and is not past.
+    seen = slice(None) if past == "encoder" else slice(at + 1)
+    layers, found = model.layers(site), list[Tensor]()
     size = max(1, MEMORY // _layer_bytes(model, batch))
     ends, vectors, total = [last, "decoder.logits"], None, None
     for start in range(0, len(layers), size):
         group = layers[start : start + size]
         cache = capture(model, batch, [f"{layer}.{name}" for layer in group for name in ("v", "pattern", "z")] + ends)
         if vectors is None:
-            vectors, total = direction(model, one, cache[last][:, [at]], cache["decoder.logits"][:, [at]])
+            vectors, _, total = direction(model, one, cache[last][:, [at]], cache["decoder.logits"][:, [at]])
             ends = []
         found += [_terms(model, layer, cache, at, vectors) for layer in group]
     assert total is not None
-    ids = batch.input_ids.cpu()
-    shown = token_values(model, ids).double().masked_fill(batch.attention_mask.cpu() == 0, torch.nan)
+    ids, hidden = batch.ids(past)[:, seen].cpu(), batch.mask(past)[:, seen].cpu() == 0
+    shown = None
+    if isinstance(model.source, ChronosPipeline):
+        shown = token_values(model, ids).double().masked_fill(hidden, torch.nan).numpy()
     return PastAttribution(
         name=one.name,
         unit=one.unit,
-        values=torch.stack(found).numpy(),
+        values=torch.stack(found)[..., seen].numpy(),
         total=total[:, 0],
         position=at,
         tokens=ids.numpy(),
-        token_values=shown.numpy(),
+        token_values=shown,
         target=None if one.target is None else one.target[:, 0].numpy(),
         against=None if one.against is None else one.against[:, 0].numpy(),
         provenance=provenance(model, **stimulus_parameters(batch)),
+        site=site,
     )
 
 
@@ -207,6 +236,6 @@ def _terms(model: Model, layer: AttentionLayer, cache: Cache, at: int, vectors: 
 
 def _layer_bytes(model: Model, batch: Batch) -> int:
     """What the values and the pattern of one layer take."""
-    rows, keys = batch.input_ids.shape
+    rows, keys = batch.ids(stacks_of(batch)[0]).shape
     width = model.n_heads * (model.d_head + batch.decoder_input_ids.shape[1])
     return rows * keys * width * torch.finfo(model.dtype).bits // 8

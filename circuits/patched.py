@@ -153,7 +153,7 @@ class PatchedPositions(Patched):
 
     Attributes:
         lengths: how many positions each site has.
-        tokens: what stood there, by stack: `[input, row, pos]`, the inputs being clean and corrupt.
+        tokens: what stood there, by stack that there is: `[input, row, pos]`, the inputs being clean and corrupt.
     """
 
     KIND = "patched-positions"

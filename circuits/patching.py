@@ -35,6 +35,7 @@ from interp.folded import clean_run
 from interp.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site
 from interp.results import Floats, frozen, provenance
+from probes.pairs import stacks_of
 
 BY_HEAD = ("q", "k", "v", "pattern", "z")
 BY_POSITION = (*LAYER_SITES, "q", "k", "v", "z", "attn_out", *STACK_SITES)
@@ -48,7 +49,7 @@ def patch_heads(
     clean: Batch,
     corrupt: Batch,
     metric: Metric,
-    sites: Sites = "decoder.cross.*.z",
+    sites: Sites | None = None,
     *,
     memory: int = MEMORY,
     progress: bool = True,
@@ -65,7 +66,8 @@ def patch_heads(
         clean: what is run.
         corrupt: where the patched values come from: aligned with `clean` position by position.
         metric: from logits `[row, pos, token]` to a number per row, as in `circuits.metrics`.
-        sites: of attention, laid out by head: q, k, v, pattern or z.
+        sites: of attention, laid out by head: q, k, v, pattern or z. By default z of the heads that read the past:
+            `decoder.cross.*.z`, or `decoder.self.*.z` without an encoder.
         memory: bytes that the variants of one run may take, beside one run of each input; at least one head runs.
         progress: whether to show a progress bar.
 
@@ -80,6 +82,7 @@ def patch_heads(
     Source: Heimersheim & Nanda 2024; equal to as many forwards, each with one head resampled.
     """
     why = "has no single head to patch. Sites by head are"
+    sites = f"{'.'.join(as_model(model).family.context)}.*.z" if sites is None else sites
     chosen = _chosen(model, sites, BY_HEAD, "patch_heads", why)
     axes = {site: 1 if site.name == "pattern" else 2 for site in chosen}
     cells, before, after = _cells(model, clean, corrupt, metric, axes, memory, "heads" if progress else "")
@@ -134,8 +137,7 @@ def patch_positions(
     values = np.full((len(cells), max(map(len, cells)), len(clean)), np.nan)
     for padded, found in zip(values, cells, strict=True):
         padded[: len(found)] = found
-    tokens = {"encoder": [b.input_ids for b in (clean, corrupt)]}
-    tokens["decoder"] = [b.decoder_input_ids for b in (clean, corrupt)]
+    tokens = {stack: [batch.ids(stack) for batch in (clean, corrupt)] for stack in stacks_of(clean)}
     return PatchedPositions(
         metric_name(metric),
         tuple(map(str, chosen)),
@@ -159,8 +161,9 @@ def patch_sites(
         clean: what is run.
         corrupt: where the patched values come from.
         metric: from logits `[row, pos, token]` to a number per row, as in `circuits.metrics`.
-        sites: heads, attention layers and sites, by address or pattern: of both embeddings,
-            `encoder.0.resid_pre` and `decoder.0.resid_pre`, the run is the corrupt one; of none it is the clean one.
+        sites: heads, attention layers and sites, by address or pattern: of all embeddings,
+            `encoder.0.resid_pre`, if there is an encoder, and `decoder.0.resid_pre`, the run is the corrupt one; of none
+            it is the clean one.
 
     Returns:
         The metric of the patched run, `[row]`.
@@ -187,7 +190,7 @@ def _chosen(model: Model, sites: Sites, names: Sequence[str], what: str, why: st
     """The sites that are asked for, if all are of names that can be patched so."""
     asked = _listed(sites)
     if not asked:
-        raise InvalidInput(f"{what}: no sites to patch: name at least one, as 'decoder.cross.*.z'.")
+        raise InvalidInput(f"{what}: no sites to patch: name at least one, as 'decoder.self.*.z'.")
     chosen = as_model(model).sites(*asked)
     for site in chosen:
         if site.name not in names:
@@ -206,7 +209,7 @@ def _cells(
     """The metric by site, `[cell, row]`, cells being slices along the site's axis; then of clean, and of corrupt."""
     check_pair(model, clean, corrupt)
     check_unhooked(model, "patching")
-    kept = {str(site) for at in axes for site in (at, *needs(at))}
+    kept = {str(site) for at in axes for site in (at, *needs(model, at))}
     other = capture(model, corrupt, [*map(str, axes), "decoder.logits"])
     cache, context = clean_run(model, clean, [*kept, "decoder.logits"])
     before, after = (measured(metric, found["decoder.logits"]).detach() for found in (cache, other))
@@ -236,7 +239,7 @@ def _exchanged(clean: Tensor, corrupt: Tensor, axis: int, cells: range) -> Tenso
 
 def _bytes(model: Model, batch: Batch, site: Site) -> int:
     """About what one variant takes: logits at all positions, and keys and values where variants have their own."""
-    (rows, keys), queries = batch.input_ids.shape, batch.decoder_input_ids.shape[1]
+    (rows, queries), keys = batch.decoder_input_ids.shape, batch.ids(stacks_of(batch)[0]).shape[1]
     layers = model.n_layers["decoder"] if site.stack == "encoder" else int(site.name in ("q", "k", "v"))
     own = 2 * queries * model.d_vocab + 2 * layers * keys * model.n_heads * model.d_head
     return variant_bytes(model, batch, site.stack) + rows * own * torch.finfo(model.dtype).bits // 8

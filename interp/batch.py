@@ -66,7 +66,7 @@ class Batch:
         object.__setattr__(self, "input_ids", ids)
         object.__setattr__(self, "attention_mask", _mask("attention_mask", "input_ids", given[0], ids))
         object.__setattr__(self, "decoder_input_ids", decoder)
-        shown = None if given[1] is None else torch.as_tensor(given[1])
+        shown = None if given[1] is None else _ids("decoder_attention_mask", given[1])
         if not without and shown is not None and not bool(shown.all()):
             raise InvalidInput(
                 "decoder_attention_mask hides tokens of a decoder that has an encoder beside it, which Chronos never "

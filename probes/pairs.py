@@ -1,6 +1,7 @@
 """Pairs for patching: a clean and a corrupt input that differ in one thing, aligned position by position.
 
-`clean, corrupt = pair`; what is right on clean is `pair.target`, and what corrupt makes right is `pair.against`.
+`clean, corrupt = pair`; what is right on clean is `pair.target`, and what corrupt makes right is `pair.against`. Where
+the sequences are is the same with and without an encoder: in its tokens, or in the decoder's own.
 
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching" (a symmetric token replacement keeps the
 input in distribution, unlike noise); Wang et al. 2022.
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from interp import Batch, InvalidInput
 from interp.inputs import whole
+from interp.names import STACKS, Stack
 from probes.stimuli import ALL_VALUES, N_SPECIAL, RepeatedTokens, stimulus_of
 
 Ids = NDArray[np.int64]
@@ -73,10 +75,14 @@ class Pair:
 
     @property
     def changed(self) -> dict[str, tuple[int, ...]]:
-        """The positions at which the two differ in any row, of `encoder` and `decoder`."""
-        names = {"encoder": "input_ids", "decoder": "decoder_input_ids"}
-        differ = {stack: getattr(self.clean, name) != getattr(self.corrupt, name) for stack, name in names.items()}
+        """The positions at which the two differ in any row, of `encoder`, where there is one, and `decoder`."""
+        differ = {stack: self.clean.ids(stack) != self.corrupt.ids(stack) for stack in stacks_of(self.clean)}
         return {stack: tuple(map(int, where.any(0).nonzero()[:, 0])) for stack, where in differ.items()}
+
+
+def stacks_of(batch: Batch) -> tuple[Stack, ...]:
+    """The stacks that a batch has tokens for; the first is where the past is read."""
+    return STACKS if batch.has_encoder else ("decoder",)
 
 
 def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
@@ -85,7 +91,7 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     In each row one random order is taken for all repetitions, so the corrupt batch too is repeated random tokens, with
     a continuation of its own, and `against` is that token: what is corrupted is the content that repeats, not that it
     repeats. (Shuffled one by one, the repetitions would leave nothing to predict.) The query's token, what comes before
-    it in a repetition, and with that the part after the repetitions stay; so does the decoder.
+    it in a repetition, and with that the part after the repetitions stay; so does the query.
 
     A head that finds the query's token looks at the same place in both, and finds another token there. So the pair
     shows what a circuit carries, not how it finds the place: for its queries and keys take `another_sequence`.
@@ -113,7 +119,7 @@ def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
 
     The least change that makes another token right: two positions a repetition. The corrupt batch too is repeated
     random tokens. The other token is one of those that come after the continuation in a repetition, so the part after
-    the repetitions stays, as does the decoder. What shows is what is carried, as with `shuffled_occurrences`.
+    the repetitions stays, as does the query. What shows is what is carried, as with `shuffled_occurrences`.
 
     Args:
         batch: what `repeated_random_tokens(unique=True, ...)` made, clean.
@@ -134,7 +140,7 @@ def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
 
 
 def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
-    """Every token that is not special moved by some bins, in both stacks: the structure stays, no value does.
+    """Every token that is not special moved by some bins, in all stacks: the structure stays, no value does.
 
     Args:
         batch: what `repeated_random_tokens(...)` made, clean.
@@ -148,16 +154,16 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
             the value tokens, 2 to 4095.
     """
     tokens, by = stimulus_of(batch, "shifted_values"), whole("by", by, -ALL_VALUES[1])
-    both = tokens.input_ids, tokens.decoder_input_ids
-    values = torch.cat([ids[ids >= N_SPECIAL] for ids in both])
+    every = {stack: tokens.ids(stack) for stack in stacks_of(tokens)}
+    values = torch.cat([ids[ids >= N_SPECIAL] for ids in every.values()])
     low, high = int(values.min()), int(values.max())
     if not by or low + by < ALL_VALUES[0] or high + by > ALL_VALUES[1]:
         raise InvalidInput(
             f"by={by} moves tokens {low}-{high} to {low + by}-{high + by}: value tokens are {ALL_VALUES[0]}-"
             f"{ALL_VALUES[1]}. Choose {ALL_VALUES[0] - low} to {ALL_VALUES[1] - high}, and not 0."
         )
-    encoder, decoder = (torch.where(ids < N_SPECIAL, ids, ids + by) for ids in both)
-    return _pair("shifted_values", tokens, encoder, decoder, {"by": by})
+    moved = {stack: torch.where(ids < N_SPECIAL, ids, ids + by) for stack, ids in every.items()}
+    return _pair("shifted_values", tokens, moved, {"by": by})
 
 
 def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
@@ -183,8 +189,8 @@ def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     known = batch.parameters
     low, high = known["vocab_range"]
     size, start = known["sequence_length"] * known["num_unique_sequences"], known["prefix"]
-    keys = rng.random((len(batch), high + 1 - low))
-    own = batch.input_ids[:, : start + size].numpy() - low
+    keys, ids = rng.random((len(batch), high + 1 - low)), _sequences(batch)
+    own = ids[:, : start + size].numpy() - low
     np.put_along_axis(keys, own, np.inf, axis=1)
     if (short := np.isfinite(keys).sum(1).min()) < start + size:
         raise InvalidInput(
@@ -192,24 +198,31 @@ def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
             f"{start + size} are needed: choose a wider range."
         )
     drawn = torch.from_numpy(low + np.argsort(keys, axis=1)[:, : start + size])
-    motif, length = drawn[:, start:], batch.input_ids.shape[1] - start - 1
+    motif, length = drawn[:, start:], ids.shape[1] - start - 1
     repeated = motif.repeat(1, -(-length // size))[:, :length]
-    encoder = torch.cat([drawn[:, :start], repeated, batch.input_ids[:, -1:]], 1)
     moved = (after.shape[1] + 1) // 2
-    place = int(after[0, 0]) - 1 - start + moved
-    decoder = torch.cat([batch.decoder_input_ids[:, :1], motif[:, place, None]], 1)
+    query = motif[:, int(after[0, 0]) - 1 - start + moved, None]
+    # An encoder's row ends with EOS, and the decoder has the query; a decoder alone has it there.
+    last = ids[:, -1:] if batch.has_encoder else query
+    other: dict[Stack, Tensor] = {"decoder": torch.cat([batch.decoder_input_ids[:, :1], query], 1)}
+    other |= {stacks_of(batch)[0]: torch.cat([drawn[:, :start], repeated, last], 1)}
     occurrences = tuple(occurrence + moved for occurrence in batch.occurrences)
-    return _pair("another_sequence", batch, encoder, decoder, {"seed": int(seed)}, occurrences)
+    return _pair("another_sequence", batch, other, {"seed": int(seed)}, occurrences)
+
+
+def _sequences(batch: RepeatedTokens) -> Tensor:
+    """The tokens in which the sequences repeat."""
+    return batch.ids(stacks_of(batch)[0])
 
 
 def _after(batch: Any, what: str) -> Ids:
-    """The encoder positions after the query's token in each repetition, `[repetition, pos]`."""
+    """The positions after the query's token in each repetition, `[repetition, pos]`."""
     tokens = stimulus_of(batch, what)
     known = tokens.parameters
     if missing := sorted({"sequence_length", "num_unique_sequences", "prefix"} - set(known)):
         raise InvalidInput(f"{what}: the batch's parameters have no {', '.join(missing)}: make it with {MAKE}.")
     length, start = known["sequence_length"] * known["num_unique_sequences"], known["prefix"]
-    motif = np.sort(tokens.input_ids[:, start : start + length].numpy(), axis=1)
+    motif = np.sort(_sequences(tokens)[:, start : start + length].numpy(), axis=1)
     if (twice := (np.diff(motif, axis=1) == 0).any(1)).any():
         raise InvalidInput(
             f"{what}: in {twice.sum()} of {len(tokens)} rows a token is in the sequences twice, so that it is not one "
@@ -231,16 +244,15 @@ def _others(rng: Generator, rows: int, after: Ids) -> Ids:
 
 def _reordered(name: str, batch: RepeatedTokens, after: Ids, order: Ids, seed: int) -> Pair:
     """The tokens at `after` in another order, `[row, pos]`, the same in each repetition."""
-    ids = batch.input_ids.clone()
+    ids = _sequences(batch).clone()
     ids[:, torch.from_numpy(after)] = ids[:, after[0]].gather(1, torch.from_numpy(order))[:, None]
-    return _pair(name, batch, ids, batch.decoder_input_ids, {"seed": int(seed)})
+    return _pair(name, batch, {stacks_of(batch)[0]: ids}, {"seed": int(seed)})
 
 
 def _pair(
     name: str,
     clean: RepeatedTokens,
-    encoder: Tensor,
-    decoder: Tensor,
+    ids: dict[Stack, Tensor],
     how: dict[str, Any],
     occurrences: tuple[int, ...] | None = None,
 ) -> Pair:
@@ -248,10 +260,10 @@ def _pair(
     places = occurrences or clean.occurrences
     corrupt = replace(
         clean,
-        input_ids=encoder,
-        decoder_input_ids=decoder,
+        input_ids=ids.get("encoder", clean.input_ids),
+        decoder_input_ids=ids.get("decoder", clean.decoder_input_ids),
         occurrences=places,
-        continuation=encoder[:, places[-1] + 1],
+        continuation=ids[stacks_of(clean)[0]][:, places[-1] + 1],
         parameters={**clean.parameters, "corrupted": corrupted},
     )
     parameters = {"name": name, **how, "clean": clean.parameters}
@@ -274,7 +286,7 @@ def check_aligned(clean: Any, corrupt: Any) -> None:
                 f"{name} is {list(one.shape)} in clean and {list(other.shape)} in corrupt: the two must be aligned "
                 "position by position."
             )
-    if not torch.equal(clean.attention_mask, corrupt.attention_mask):
+    if not all(torch.equal(clean.mask(stack), corrupt.mask(stack)) for stack in STACKS):
         raise InvalidInput("clean and corrupt mask different positions: the two must be aligned position by position.")
 
 

@@ -11,13 +11,14 @@ Source: Zhang & Nanda 2024 (a corrupt input that is in distribution, and as righ
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
 from interp.inputs import whole
 from interp.results import Floats
-from probes.pairs import Pair
+from probes.pairs import Pair, stacks_of
 
 
 def changed_period(
@@ -26,14 +27,14 @@ def changed_period(
     """Two periodic series that agree at the end and differ in their period.
 
     The longer motif is the shorter one with random values in front. So the last steps agree, as many as the shorter
-    period, the decoder's among them: what comes next follows from the period alone. The values in front are scaled so
-    that the mean absolute value of what the encoder sees, by which Chronos divides, is the same too.
+    period, the last one's among them, which an encoder does not see: what comes next follows from the period alone. The
+    values in front are scaled so that the mean absolute value of the context, by which Chronos divides, is the same too.
 
     Args:
-        model: whose tokenizer to use.
+        model: whose tokenizer to use; a decoder alone gets all values in one row.
         period: of the clean series, in steps.
         other: of the corrupt one.
-        steps: values that the encoder sees; the decoder gets the one after them.
+        steps: values of the context, which an encoder sees; the decoder gets the one after them.
         batch_size: rows, each with a motif of its own, standard normal before scaling.
         seed: of the motifs.
 
@@ -43,6 +44,7 @@ def changed_period(
     Raises:
         InvalidInput: periods that are the same or under 2, fewer than two periods in `steps`, a context longer than the
             model's, or periods and steps for which too few such motifs are found.
+        UnsupportedModel: a model without a tokenizer for series.
     """
     first, second = whole("period", period, 2), whole("other", other, 2)
     rows, longest = whole("batch_size", batch_size, 1), model.pipeline.model_context_length
@@ -60,8 +62,9 @@ def changed_period(
         _begun(model, values) for values in (series if first == short else series[::-1])
     )
     # Rounding may put equal values into two bins, and different ones can fall into one.
-    agree = (clean.input_ids == corrupt.input_ids)[:, -short:].all(1)
-    agree &= (clean.decoder_input_ids == corrupt.decoder_input_ids).all(1)
+    agree = torch.ones(len(clean), dtype=torch.bool)
+    for stack in stacks_of(clean):
+        agree &= (clean.ids(stack) == corrupt.ids(stack))[:, -short:].all(1)
     chosen = (agree & (target != against)).nonzero()[:rows, 0]
     if len(chosen) < rows:
         raise InvalidInput(
@@ -79,7 +82,7 @@ def changed_period(
 
 
 def _motifs(rng: Generator, rows: int, short: int, long: int, steps: int) -> tuple[Floats, Floats]:
-    """Series of both periods, `[row, step]`: what the encoder sees, the last value, and the true next one."""
+    """Series of both periods, `[row, step]`: the context, the last value, and the true next one."""
     end, front = rng.standard_normal((rows, short)), rng.standard_normal((rows, long - short))
     # The next step begins a motif, in both.
     begun = np.arange(steps + 2) - (steps + 1)
@@ -93,6 +96,7 @@ def _motifs(rng: Generator, rows: int, short: int, long: int, steps: int) -> tup
 
 
 def _begun(model: Model, values: Floats) -> tuple[Batch, Tensor]:
-    """Series through the tokenizer, all but the last two values for the encoder, and the token of the last."""
+    """Series through the tokenizer, all but the last two values as context, and the token of the last."""
     batch = Batch.from_series(model, values, num_decoder=2)
-    return replace(batch, decoder_input_ids=batch.decoder_input_ids[:, :2]), batch.decoder_input_ids[:, 2]
+    ids, mask = batch.decoder_input_ids, batch.decoder_attention_mask
+    return replace(batch, decoder_input_ids=ids[:, :-1], decoder_attention_mask=mask[:, :-1]), ids[:, -1]

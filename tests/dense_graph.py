@@ -1,8 +1,9 @@
-"""A T5 forward written out head by head in plain formulas, in which every edge carries what it is told to.
+"""Forwards written out head by head in plain formulas, in which every edge carries what it is told to.
 
 The independent number for edge patching: it shares no code with the toolkit but the weights and the order of edges.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import interp
 from circuits import Circuit
 
 Written = dict[str, Tensor]
+Read = Callable[[str, list[str]], Tensor]
 
 
 def forward(
@@ -26,9 +28,8 @@ def forward(
 
     `embedded` stands for the embeddings where it is given.
     """
-    module: Any = model.module
-    inside = None if circuit is None else {str(edge) for edge in circuit}
     now: Written = {}
+    inside = None if circuit is None else {str(edge) for edge in circuit}
 
     def read(reader: str, writers: list[str]) -> Tensor:
         total: Any = 0
@@ -36,6 +37,49 @@ def forward(
             kept = inside is None or f"{writer} -> {reader}" in inside
             total = total + (now[writer] if kept else other[writer])  # type: ignore[index]
         return total
+
+    write = _t5 if model.family.has_encoder else _gpt2
+    return write(model, batch, now, read, embedded), now
+
+
+def _gpt2(model: interp.Model, batch: interp.Batch, now: Written, read: Read, embedded: Written | None) -> Tensor:
+    """One row of tokens; biases of attention are on no edge, and always there."""
+    part: Any = model.module.transformer
+    ids, mask = batch.decoder_input_ids, batch.decoder_attention_mask
+
+    def norm(x: Tensor, layer: Any) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.pow(2).mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
+
+    start, length, lowest = "decoder.0.resid_pre", ids.shape[1], torch.finfo(model.dtype).min
+    places = (mask.cumsum(1) - 1).clamp(min=0) * mask
+    now[start] = part.wte.weight[ids] + part.wpe.weight[places] if embedded is None else embedded[start]
+    ahead = torch.ones(length, length).triu(1).bool()
+    hidden = torch.zeros(len(ids), length, length, dtype=model.dtype)
+    hidden = hidden.masked_fill(ahead | (mask == 0)[:, None], lowest)
+    writers, fixed = [start], torch.zeros(model.d_model, dtype=model.dtype)
+    for i, block in enumerate(part.h):
+        att, inner = block.attn, model.n_heads * model.d_head
+        for h in range(model.n_heads):
+            made: dict[str, Tensor] = {}
+            for offset, name in enumerate("qkv"):
+                columns = slice(offset * inner + h * model.d_head, offset * inner + (h + 1) * model.d_head)
+                x = norm(read(f"decoder.self.{i}.{h}:{name}", writers) + fixed, block.ln_1)
+                made[name] = x @ att.c_attn.weight[:, columns] + att.c_attn.bias[columns]
+            scores = made["q"] @ made["k"].mT / model.d_head**0.5 + hidden
+            rows = slice(h * model.d_head, (h + 1) * model.d_head)
+            now[f"decoder.self.{i}.{h}"] = scores.softmax(-1) @ made["v"] @ att.c_proj.weight[rows]
+        writers = writers + [f"decoder.self.{i}.{h}" for h in range(model.n_heads)]
+        fixed = fixed + att.c_proj.bias
+        x = norm(read(f"decoder.{i}.mlp_out", writers) + fixed, block.ln_2)
+        u = x @ block.mlp.c_fc.weight + block.mlp.c_fc.bias
+        now[f"decoder.{i}.mlp_out"] = _gelu(u) @ block.mlp.c_proj.weight + block.mlp.c_proj.bias
+        writers = [*writers, f"decoder.{i}.mlp_out"]
+    return norm(read("decoder.logits", writers) + fixed, part.ln_f) @ model.module.lm_head.weight.T
+
+
+def _t5(model: interp.Model, batch: interp.Batch, now: Written, read: Read, embedded: Written | None) -> Tensor:
+    module: Any = model.module
 
     def norm(x: Tensor, layer: Any) -> Tensor:
         return x / (x.pow(2).mean(-1, keepdim=True) + layer.variance_epsilon).sqrt() * layer.weight
@@ -85,12 +129,15 @@ def forward(
             now[f"{stack}.{i}.mlp_out"] = _mlp(x, mlp.DenseReluDense)
             writers = [*writers, f"{stack}.{i}.mlp_out"]
     last = norm(read("decoder.logits", writers), module.decoder.final_layer_norm)
-    return model.unembed(last), now
+    return model.unembed(last)
 
 
 def _mlp(x: Tensor, mlp: Any) -> Tensor:
     if hasattr(mlp, "wi"):
         return (x @ mlp.wi.weight.T).relu() @ mlp.wo.weight.T
     u = x @ mlp.wi_0.weight.T
-    gelu = u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3))) / 2
-    return (gelu * (x @ mlp.wi_1.weight.T)) @ mlp.wo.weight.T
+    return (_gelu(u) * (x @ mlp.wi_1.weight.T)) @ mlp.wo.weight.T
+
+
+def _gelu(u: Tensor) -> Tensor:
+    return u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3))) / 2

@@ -25,7 +25,7 @@ from circuits.effects import MEMORY
 from circuits.gradients import Gradients, gradients, replaced_embeddings
 from circuits.graph.layout import Graph, Port
 from circuits.graph.patching import Subject, plain
-from circuits.graph.running import norm_path
+from circuits.graph.running import normed
 from circuits.graph.scores import EdgeScores
 from circuits.metrics import Metric
 from circuits.nodes import EMBEDDINGS, LOGITS
@@ -110,7 +110,7 @@ def edge_attributions(subject: Subject, integrated: int = 0) -> Floats:
     found = np.zeros((len(subject.clean), *graph.exists.shape))
     # Once by row, since every port multiplies with them.
     differences: dict[Stack, Tensor] = {
-        stack: _by_row(subject.other.written[stack] - subject.written.written[stack]) for stack in STACKS
+        stack: _by_row(subject.other.written[stack] - subject.written.written[stack]) for stack in graph.stacks
     }
     for point in range(max(integrated, 1)):
         share = (point + 0.5) / integrated if integrated else 0.0
@@ -130,19 +130,20 @@ def _by_row(written: Tensor) -> Tensor:
 
 
 def _embeddings(subject: Subject, share: float) -> dict[Stack, Tensor]:
-    """Both stacks' embeddings on the straight line from clean to corrupt."""
+    """All stacks' embeddings on the straight line from clean to corrupt."""
     # What was computed in inference mode could not be differentiated.
     with torch.inference_mode(False), torch.no_grad():
         return {
             stack: torch.lerp(subject.written.written[stack][0], subject.other.written[stack][0], share)
-            for stack in STACKS
+            for stack in subject.graph.stacks
         }
 
 
 def _sites(graph: Graph) -> list[Site]:
     """Where gradients are taken: what readers make of their streams; and the streams themselves."""
     made = [_made(port) for port in graph.ports if port.at != LOGITS]
-    return list(dict.fromkeys([*made, *(port.stream for port in graph.ports), *EMBEDDINGS.values()]))
+    begins = [EMBEDDINGS[stack] for stack in graph.stacks]
+    return list(dict.fromkeys([*made, *(port.stream for port in graph.ports), *begins]))
 
 
 def _made(port: Port) -> Site:
@@ -157,14 +158,13 @@ def _at_port(model: Model, port: Port, at: Gradients) -> Tensor:
     if port.at == LOGITS:
         return at.gradients[port.stream][None]
     slope = at.gradients[_made(port)]
-    norm = model.module.get_submodule(norm_path(model, port))
     with torch.inference_mode(False), torch.enable_grad():
         if isinstance(port.at, AttentionLayer):
             W = projection(model, port.at, cast(Composition, port.kind), fold_norm=False).detach()
             own = x.detach().expand(len(W), *x.shape).clone().requires_grad_()
-            made, slope = norm(own), einsum(slope, W, "row pos head e, head d e -> head row pos d")
+            made, slope = normed(model, port, own), einsum(slope, W, "row pos head e, head d e -> head row pos d")
         else:
             own = x.detach()[None].clone().requires_grad_()
-            made = model.module.get_submodule(model.family.point(port.at).path)(norm(own[0]))
+            made = model.module.get_submodule(model.family.point(port.at).path)(normed(model, port, own[0]))
         (back,) = torch.autograd.grad(made, own, slope)
     return back.detach()

@@ -2,6 +2,9 @@
 
 A port is a module through which readers of one kind read: the queries, keys or values of an attention layer's heads, an
 MLP, or the logits. What a port can read is one stretch of writers: all those that its stream holds by then.
+
+A decoder alone has no encoder layers: its graph has one stack, which starts at `decoder.0.resid_pre`, tokens and
+positions embedded, and self-attention only.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +36,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """The edges of a model of some size."""
+    """The edges of a model of some size; `encoder` and `decoder` are numbers of layers, 0 where there is no encoder."""
 
     encoder: int
     decoder: int
@@ -49,14 +52,27 @@ class Graph:
         """The number of layers of a stack."""
         return self.encoder if stack == "encoder" else self.decoder
 
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks there are, in forward order."""
+        return tuple(stack for stack in STACKS if self.layers(stack))
+
+    @property
+    def kinds(self) -> tuple[tuple[Stack, Kind], ...]:
+        """The kinds of attention there are, in forward order: cross-attention needs an encoder to read."""
+        return tuple((s, kind) for s, kind in KINDS if s in self.stacks and (kind == "self" or self.encoder))
+
+    def _kinds(self, stack: Stack) -> tuple[Kind, ...]:
+        return tuple(kind for s, kind in self.kinds if s == stack)
+
     @cached_property
     def writers(self) -> list[Node]:
         """Embeddings, heads and MLPs, in forward order, the encoder's first."""
         found: list[Node] = []
-        for stack in STACKS:
+        for stack in self.stacks:
             found.append(EMBEDDINGS[stack])
             for layer in range(self.layers(stack)):
-                for kind in _kinds(stack):
+                for kind in self._kinds(stack):
                     found += self._heads(AttentionLayer(stack, kind, layer))
                 found.append(Site(stack, None, layer, "mlp_out"))
         return found
@@ -76,12 +92,12 @@ class Graph:
         """All ports, in forward order."""
         found: list[Port] = []
         row = 0
-        for stack in STACKS:
+        for stack in self.stacks:
             start = self.columns[EMBEDDINGS[stack]]
             end = start + 1
             for layer in range(self.layers(stack)):
                 middles = iter(("resid_pre", "resid_mid", "resid_mid_cross"))
-                for kind in _kinds(stack):
+                for kind in self._kinds(stack):
                     stream, at = Site(stack, None, layer, next(middles)), AttentionLayer(stack, kind, layer)
                     for read in ("Q", "K", "V"):
                         across = kind == "cross" and read != "Q"
@@ -131,10 +147,11 @@ class Graph:
         found = as_node(node)
         if found not in self.columns and found != LOGITS:
             error = UnknownHead if isinstance(found, Head) else UnknownSite
-            raise error(
-                f"{found}: the model has encoder layers 0-{self.encoder - 1}, decoder layers 0-{self.decoder - 1} and "
-                f"heads 0-{self.heads - 1}."
-            )
+            there = f"decoder layers 0-{self.decoder - 1} and heads 0-{self.heads - 1}"
+            if not self.encoder and (found.stack == "encoder" or found.kind == "cross"):
+                raise error(f"{found}: the model is a decoder alone, without encoder and cross-attention: {there}.")
+            encoder = f"encoder layers 0-{self.encoder - 1}, " if self.encoder else ""
+            raise error(f"{found}: the model has {encoder}{there}.")
         return found
 
     def cell(self, edge: Edge) -> tuple[int, int]:
@@ -170,10 +187,6 @@ class Graph:
 @lru_cache(maxsize=16)
 def _graph(encoder: int, decoder: int, heads: int) -> Graph:
     return Graph(encoder, decoder, heads)
-
-
-def _kinds(stack: Stack) -> tuple[Kind, ...]:
-    return tuple(kind for s, kind in KINDS if s == stack)
 
 
 def _one(row: int) -> slice:

@@ -1,4 +1,8 @@
-"""What every part writes and every stream holds in one run; and what stands for them outside a circuit."""
+"""What every part writes and every stream holds in one run; and what stands for them outside a circuit.
+
+Biases of attention, which no part writes, are in the streams and stay there: where nothing else is left of a stream,
+they are.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,21 +11,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.constants import constants
 from circuits.graph.layout import Graph
 from interp import Batch, Cache, InvalidInput, Model, capture
 from interp.errors import nearest
-from interp.names import STACKS, Site, Stack
+from interp.names import Site, Stack
 
 Outside = Literal["resample", "mean", "zero"]
-"""What edges outside a circuit carry: what the writer puts out on the corrupt input, its mean there, or nothing."""
+"""What edges outside a circuit carry: what the writer puts out on the corrupt input, its mean there, or nothing.
+
+Biases of attention are on no edge and stay, so that with `zero` a reader that has lost all its edges reads them alone.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """By stack, what each writer puts out `[writer, row, pos, d_model]`; and the streams that ports read."""
+    """By stack, what each writer puts out `[writer, row, pos, d_model]`; and the streams that ports read.
+
+    `constants` are what a stream holds beside all that is written, `[d_model]`, where it holds anything.
+    """
 
     written: dict[Stack, Float[Tensor, "writer row pos d_model"]]
     streams: dict[Site, Float[Tensor, "row pos d_model"]]
+    constants: dict[Site, Float[Tensor, " d_model"]]
 
     def standing_in(self, batch: Batch, outside: Outside) -> "Outputs":
         """What stands for these outside a circuit: themselves, their mean over rows by position, or zero.
@@ -30,16 +42,21 @@ class Outputs:
         """
         if outside == "resample":
             return self
-        masks = {"encoder": batch.attention_mask, "decoder": torch.ones_like(batch.decoder_input_ids)}
 
         def made(value: Tensor, stack: Stack) -> Tensor:
-            weight = masks[stack].to(value)[:, :, None] * (outside == "mean")
+            weight = batch.mask(stack).to(value)[:, :, None] * (outside == "mean")
             mean = (value * weight).sum(-3, keepdim=True) / weight.sum(0).clamp(min=1)
             return mean.expand(*value.shape[:-3], len(batch), *value.shape[-2:])
 
+        def kept(value: Tensor, site: Site) -> Tensor:
+            if (fixed := self.constants.get(site)) is None:
+                return made(value, site.stack)
+            return made(value - fixed, site.stack) + fixed
+
         return Outputs(
             {stack: made(value, stack) for stack, value in self.written.items()},
-            {site: made(value, site.stack) for site, value in self.streams.items()},
+            {site: kept(value, site) for site, value in self.streams.items()},
+            self.constants,
         )
 
 
@@ -51,14 +68,14 @@ def sites(graph: Graph) -> list[Site]:
 
 def outputs(model: Model, batch: Batch) -> Outputs:
     """What the model writes on a batch, by part."""
-    graph = Graph.of(model)
-    return gathered(graph, capture(model, batch, sites(graph)))
+    return gathered(model, capture(model, batch, sites(Graph.of(model))))
 
 
-def gathered(graph: Graph, cache: Cache) -> Outputs:
+def gathered(model: Model, cache: Cache) -> Outputs:
     """The outputs from what was captured."""
+    graph = Graph.of(model)
     written: dict[Stack, Tensor] = {}
-    for stack in STACKS:
+    for stack in graph.stacks:
         parts: list[Tensor] = []
         for site in dict.fromkeys(
             node if isinstance(node, Site) else node.site("head_out") for node in graph.writers if node.stack == stack
@@ -66,7 +83,8 @@ def gathered(graph: Graph, cache: Cache) -> Outputs:
             value = cache[site]
             parts.append(value.permute(2, 0, 1, 3) if site.name == "head_out" else value[None])
         written[stack] = torch.cat(parts)
-    return Outputs(written, {port.stream: cache[port.stream] for port in graph.ports})
+    streams = {port.stream: cache[port.stream] for port in graph.ports}
+    return Outputs(written, streams, constants(model, streams))
 
 
 def check_outside(outside: object) -> Outside:

@@ -164,8 +164,8 @@ class Subject:
             here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
             values = [measured(metric, found[LOGITS]) for found in (here, there)]
             check_moves(metric, *values)
-            other = gathered(graph, there).standing_in(corrupt, how)
-            return cls(model, graph, clean, corrupt, metric, how, gathered(graph, here), other, *map(plain, values))
+            other = gathered(model, there).standing_in(corrupt, how)
+            return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(plain, values))
 
     def measure(self, off: Mask, *, memory: int, progress: bool, what: str) -> Floats:
         """The metric with some edges cut, `[variant, row]`, of `off`, `[variant, reader, writer]`."""

@@ -28,13 +28,16 @@ from circuits.nodes import Node
 from circuits.patching import patch_heads
 from interp import InvalidInput, Model, zoo
 from interp.inputs import whole
-from interp.names import KINDS
 from interp.results import HeadScores
 from probes import another_sequence, induction_mosaic, repeated_random_tokens
 from probes.pairs import Pair
 
 Scores = Mapping[Any, float]
-KIND_NAMES = [f"{stack}.{kind}" for stack, kind in KINDS]
+
+
+def _kinds(model: Model, stack: str = "") -> list[str]:
+    """The kinds of heads there are, or those of a stack."""
+    return [f"{s}.{kind}" for s, kind in model.family.kinds if s.startswith(stack)]
 
 
 def roc_area(scores: Mapping[Any, float], truth: set[Any] | frozenset[Any]) -> float:
@@ -74,17 +77,17 @@ def _mosaic(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
 
 
 def _ablation(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
-    return _by_head(*(head_effects(model, pair.clean, kind, progress=False) for kind in KIND_NAMES))
+    return _by_head(*(head_effects(model, pair.clean, kind, progress=False) for kind in _kinds(model)))
 
 
 def _direct(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
     found = direct_attribution(model, pair.clean, target=pair.target, against=pair.against)
-    return _by_head(found.heads("decoder.self"), found.heads("decoder.cross"))
+    return _by_head(*(found.heads(kind) for kind in _kinds(model, "decoder")))
 
 
 def _heads(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
     found = patch_heads(model, pair.clean, pair.corrupt, metric, ["*.*.*.z"], progress=False)
-    return _by_head(*(found.scores(kind) for kind in KIND_NAMES))
+    return _by_head(*(found.scores(kind) for kind in _kinds(model)))
 
 
 def _attribution(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
@@ -109,7 +112,7 @@ def _discovered(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Sco
 
 
 METHODS: dict[str, tuple[str, Callable[[Model, Pair, Metric, Circuit], Scores]]] = {
-    "mosaic": ("cross heads", _mosaic),
+    "mosaic": ("{reading} heads", _mosaic),
     "direct attribution": ("decoder heads", _direct),
     "head ablation": ("heads", _ablation),
     "head patching": ("heads", _heads),
@@ -120,7 +123,15 @@ METHODS: dict[str, tuple[str, Callable[[Model, Pair, Metric, Circuit], Scores]]]
     "edge patching, clean into corrupt": ("edges", _restored),
     "discover": ("edges", _discovered),
 }
-"""By name, over what a method gives scores, and how."""
+"""By name, over what a method gives scores, and how; `reading` heads are those that read the past."""
+
+
+def _pair(encoder: bool, batch_size: int, seed: int) -> tuple[Pair, Metric]:
+    """Repeated random tokens against other sequences."""
+    clean = repeated_random_tokens(batch_size=batch_size, unique=True, encoder=encoder, seed=seed)
+    pair = another_sequence(clean, seed=seed)
+    assert pair.against is not None
+    return pair, logit_difference(pair.target, pair.against)
 
 
 def recovery(
@@ -144,18 +155,17 @@ def recovery(
     given = {name: zoo.planted(**how) for name, how in zoo.PLANTED.items()} if plants is None else plants
     if empty := [name for name, plant in given.items() if not plant.circuit]:
         raise InvalidInput(f"{', '.join(empty)}: nothing was built into it, so that there is nothing to recover.")
-    clean = repeated_random_tokens(batch_size=whole("batch_size", batch_size, 2), unique=True, seed=seed)
-    pair = another_sequence(clean, seed=seed)
-    assert pair.against is not None
-    metric = logit_difference(pair.target, pair.against)
+    whole("batch_size", batch_size, 2)
+    inputs = {name: _pair(plant.model.family.has_encoder, batch_size, seed) for name, plant in given.items()}
+    reading = " or ".join(sorted({plant.model.family.context[1] for plant in given.values()}))
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(METHODS) * len(given), disable=not progress, desc="recover", unit="run", leave=False)
     for method, (over, score) in METHODS.items():
-        row: dict[str, Any] = {"method": method, "over": over}
+        row: dict[str, Any] = {"method": method, "over": over.format(reading=reading)}
         for name, plant in given.items():
             truth = Circuit(plant.circuit)
             wanted: set[Edge | Node] = {*truth.edges, *truth.heads}
-            row[name] = roc_area(score(plant.model, pair, metric, truth), wanted)
+            row[name] = roc_area(score(plant.model, *inputs[name], truth), wanted)
             bar.update()
         rows.append(row)
     bar.close()

@@ -6,7 +6,7 @@
    model's own norm and weights; heads of one layer can so read different streams. All others read what the model gives.
 
 So what no edge is cut of is the model's own number, and a reader all of whose edges are cut reads exactly the stream
-that stands in.
+that stands in. What no part writes, biases of attention, is in the stream whichever edges are cut.
 
 Source: Goldowsky-Dill et al. 2023, "Localizing Model Behavior with Path Patching"; Conmy et al. 2023 (edges of a
 circuit carry the current run, all others the corrupt one).
@@ -27,6 +27,7 @@ from circuits.graph.layout import Graph, Port
 from circuits.graph.outputs import Outputs
 from circuits.nodes import LOGITS
 from interp import Batch, Model
+from interp.families import Point, part_of
 from interp.names import AttentionLayer, Site, Stack
 from interp.weights import Projection, projection
 
@@ -50,8 +51,21 @@ def projected(
     """Queries, keys or values of some heads, each reading a stream of its own, or all the same."""
     assert isinstance(port.at, AttentionLayer)
     W = projection(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
-    normed = model.module.get_submodule(norm_path(model, port))(x)
-    return einsum(normed, W, "... head row pos d_model, head d_model d_head -> ... row pos head d_head")
+    made = einsum(normed(model, port, x), W, "... head row pos d_model, head d_model d_head -> ... row pos head d_head")
+    point = made_at(model, port)
+    bias: Tensor | None = getattr(model.module.get_submodule(point.path), "bias", None)
+    return made if bias is None else made + part_of(point, bias).unflatten(0, (model.n_heads, -1))[heads]
+
+
+def normed(model: Model, port: Port, x: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
+    """A stream as a port's norm gives it on, past all hooks: the norm's input can be a stream that is watched."""
+    return model.module.get_submodule(norm_path(model, port)).forward(x)
+
+
+def made_at(model: Model, port: Port) -> Point:
+    """Where the queries, keys or values of a port are made."""
+    assert isinstance(port.at, AttentionLayer)
+    return model.family.point(Site(port.at.stack, port.at.kind, port.at.layer, cast(Composition, port.kind).lower()))
 
 
 class _Mixing:
@@ -92,27 +106,29 @@ class _Mixing:
         cut = whole.all(0).nonzero()[:, 0]
         heads = (touched.any(0) & ~whole.all(0)).nonzero()[:, 0]
 
+        point = made_at(self.model, port)
+
         def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            values = self.by_variant(output.unflatten(-1, (self.model.n_heads, -1))).clone()
+            output = output.clone()
+            # A view: what is put there is put into its part of the output.
+            values = self.by_variant(part_of(point, output).unflatten(-1, (self.model.n_heads, -1)))
             if len(cut):
                 values[..., cut, :] = projected(self.model, port, self.other.streams[port.stream][None], cut)
             if len(heads):
                 made = projected(self.model, port, self.mixed(port, heads), heads)
                 kept = touched[:, heads][:, None, None, :, None]
                 values[..., heads, :] = torch.where(kept, made, values[..., heads, :])
-            return values.reshape(output.shape)
+            return output
 
         return hook
 
     def read_by_one(self, port: Port) -> Callable[..., Any]:
-        module: Callable[[str], nn.Module] = self.model.module.get_submodule
-        norm = None if port.at == LOGITS else module(norm_path(self.model, port))
-
         touched = self.off[:, port.rows, port.columns].any(2)[:, 0, None, None, None]
 
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             x = self.mixed(port, touched.new_zeros(1, dtype=torch.long))[:, 0]
-            kept = torch.where(touched, x if norm is None else norm(x), self.by_variant(args[0]))
+            x = x if port.at == LOGITS else normed(self.model, port, x)
+            kept = torch.where(touched, x, self.by_variant(args[0]))
             return (kept.reshape(args[0].shape),)
 
         return hook
@@ -146,8 +162,7 @@ class _Mixing:
             if port.at.stack != stack or not bool(self.off[:, port.rows, port.columns].any()):
                 continue
             if isinstance(port.at, AttentionLayer):
-                name = cast(Composition, port.kind).lower()
-                path = model.family.point(Site(port.at.stack, port.at.kind, port.at.layer, name)).path
+                path = made_at(model, port).path
                 hooks.callback(module(path).register_forward_hook(self.read_by_heads(port)).remove)
             else:
                 path = norm_path(model, port) if port.at == LOGITS else model.family.point(port.at).path
@@ -187,30 +202,37 @@ def run(
     rows, inputs = len(batch), model.inputs(batch)
     off = off.to(model.device)
     state = _Mixing(model, off, other, rows)
-    # What happens in the encoder is often the same for many variants.
+    read: dict[str, Any] = {}
+    if state.graph.encoder:
+        read["encoder_outputs"] = BaseModelOutput(last_hidden_state=_encoded(state, inputs))  # type: ignore[arg-type]
+        del inputs["input_ids"]
+    with ExitStack() as hooks:
+        state.off = off
+        state.start("decoder")
+        state.place("decoder", hooks)
+        logits = model.module(**read, **_repeated(inputs, len(off))).logits
+    return logits.unflatten(0, (len(off), rows))
+
+
+def _encoded(state: _Mixing, inputs: dict[str, Tensor]) -> Tensor:
+    """The encoder's output by variant: what happens in it is often the same for many, and run once for them."""
+    off = state.off
     upper = next(port.rows.start for port in state.graph.ports if port.at.stack == "decoder")
     distinct, which = off[:, :upper].unique(dim=0, return_inverse=True)
     with ExitStack() as hooks:
         state.off = torch.cat([distinct, distinct.new_zeros(len(distinct), *off[0, upper:].shape)], 1)
         state.start("encoder")
         state.place("encoder", hooks)
-        repeat: Callable[[Tensor], Tensor] = lambda ids: ids.repeat(len(state.off), 1)  # noqa: E731
-        mask = repeat(inputs["attention_mask"])
-        hidden = model.module.encoder(input_ids=repeat(inputs["input_ids"]), attention_mask=mask)[0]
+        read = _repeated({name: inputs[name] for name in ("input_ids", "attention_mask")}, len(distinct))
+        hidden = state.model.module.encoder(**read)[0]
     for table in (state.streams, state.differences):
         _spread(cast(dict[Any, Tensor], table), which, len(distinct))
-    hidden = _chosen(hidden, which, len(distinct))
-    with ExitStack() as hooks:
-        state.off = off
-        state.start("decoder")
-        state.place("decoder", hooks)
-        logits = model.module(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
-            attention_mask=repeat(inputs["attention_mask"]),
-            decoder_input_ids=repeat(inputs["decoder_input_ids"]),
-            use_cache=False,
-        ).logits
-    return logits.unflatten(0, (len(off), rows))
+    return _chosen(hidden, which, len(distinct))
+
+
+def _repeated(inputs: dict[str, Tensor], times: int) -> dict[str, Any]:
+    """Inputs of a run for so many variants, which are in front of rows."""
+    return {name: x.repeat(times, 1) if isinstance(x, Tensor) else x for name, x in inputs.items()}  # type: ignore[redundant-expr]
 
 
 def _spread(table: dict[Any, Tensor], which: Tensor, count: int) -> None:
@@ -228,8 +250,8 @@ def _chosen(value: Tensor, which: Tensor, count: int) -> Tensor:
 def chunks(model: Model, batch: Batch, count: int, memory: int) -> Iterator[slice]:
     """Slices of variants, of which each run takes about as many bytes."""
     graph = Graph.of(model)
-    rows, keys = batch.input_ids.shape
-    queries = batch.decoder_input_ids.shape[1]
+    rows, queries = batch.decoder_input_ids.shape
+    keys = batch.ids(graph.stacks[0]).shape[1]
     first = graph.encoder_columns.stop
     held = (first * keys + (len(graph.writers) - first) * queries) * model.d_model
     read = 4 * model.n_heads * keys * (model.d_model + keys) + queries * model.d_vocab

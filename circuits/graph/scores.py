@@ -12,7 +12,7 @@ from circuits.graph.circuit import Circuit
 from circuits.graph.layout import Graph
 from circuits.nodes import Node
 from circuits.saved import Saved
-from interp import Head, InvalidInput
+from interp import Head, InvalidInput, UnknownSite
 from interp.inputs import whole
 from interp.names import Stack, parse_kind
 from interp.results import Floats, HeadScores
@@ -101,9 +101,12 @@ class EdgeScores(Saved):
             Scores `[layer, head]`, in the metric's unit.
 
         Raises:
-            UnknownSite: there is no such kind.
+            UnknownSite: there is no such kind, or not in this model.
         """
         stack, what = parse_kind(kind)
+        if (stack, what) not in self.graph.kinds:
+            there = ", ".join(".".join(each) for each in self.graph.kinds)
+            raise UnknownSite(f"{kind!r}: these are scores of a decoder alone, with {there}.")
         by_writer = self.by_writer()
         shape = (self.layers[stack], self.n_heads)
         values = [[by_writer[Head(stack, what, layer, head)] for head in range(shape[1])] for layer in range(shape[0])]

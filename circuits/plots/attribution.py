@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.attribution import EMBEDDING, DirectAttribution
+from circuits.attribution import BIASES, EMBEDDING, DirectAttribution
 from circuits.metrics import check_position
 from circuits.past import PastAttribution
 from interp import InvalidInput
@@ -29,7 +29,8 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
         result: what `direct_attribution` or `direct_value_attribution` returns.
         position: of the decoder; the last by default.
         row: one row of the batch; the mean over rows by default, with 95 % intervals of each part.
-        named: how many of the largest parts have a bar of their own, the embedding in addition; the rest share one.
+        named: how many of the largest parts have a bar of their own, the embedding and biases in addition; the rest
+            share one.
 
     Returns:
         The figure. What edits in force put into the stream has a bar too, where there is any.
@@ -41,7 +42,8 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
     at = check_position("position", position, result.total.shape[1])
     rows, totals, who = _rows(result.values[..., at], result.total[:, at], row)
     largest = np.argsort(-np.abs(rows.mean(-1)), kind="stable")[: whole("named", named, 1)]
-    shown = sorted({*largest.tolist(), result.parts.index(EMBEDDING)})
+    always = [i for i, part in enumerate(result.parts) if part in (EMBEDDING, BIASES)]
+    shown = sorted({*largest.tolist(), *always})
     rest = [i for i in range(len(rows)) if i not in shown]
     bars = [(result.parts[i] if i else "embedding", rows[i]) for i in shown]
     if rest:
@@ -113,7 +115,7 @@ def _whiskers(x: list[str], ends: Floats, spread: Floats) -> list[go.Scatter]:
 
 
 def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row: int | None = None) -> go.Figure:
-    """What each past step adds through the cross heads, under the values that the encoder saw.
+    """What each past step adds through the heads that read it, under the values that stood there.
 
     Args:
         result: what `past_attribution` or `past_value_attribution` returns.
@@ -121,12 +123,12 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
         row: one row of the batch; the mean over rows by default.
 
     Returns:
-        Two panels over encoder positions: the scaled values, an example row's where rows differ; and signed bars,
-        stacked by head, with their sum.
+        Two panels over past positions: the scaled values, an example row's where rows differ; and signed bars,
+        stacked by head, with their sum. The bars alone where a model's tokens are no values.
 
     Raises:
         UnknownHead: a malformed address.
-        InvalidInput: no such row, heads that are no cross heads of the model, or another result.
+        InvalidInput: no such row, heads that are none of those that read the past, or another result.
     """
     result = expected(result, PastAttribution, "past_attribution", "circuits")
     chosen = _heads(result, heads)
@@ -134,48 +136,51 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
     across = len(result.tokens) > 1 and row is None and not bool((result.tokens == result.tokens[0]).all())
     example = 0 if row is None else row
     x = np.arange(len(together))
-    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.36, 0.64], vertical_spacing=0.06)
-    values = go.Scatter(
-        x=x,
-        y=result.token_values[example],
-        mode="lines+markers",
-        marker_size=4,
-        line={"color": COLORS["current_token"], "width": 1.6},
-        showlegend=False,
-        hovertemplate="position %{x}<br>value %{y:.3f}<extra></extra>",
-    )
-    figure.add_trace(values, row=1, col=1)
+    heights = [0.64] if result.token_values is None else [0.36, 0.64]
+    below = len(heights)
+    figure = make_subplots(rows=below, shared_xaxes=True, row_heights=heights, vertical_spacing=0.06)
+    if result.token_values is not None:
+        values = go.Scatter(
+            x=x,
+            y=result.token_values[example],
+            mode="lines+markers",
+            marker_size=4,
+            line={"color": COLORS["current_token"], "width": 1.6},
+            showlegend=False,
+            hovertemplate="position %{x}<br>value %{y:.3f}<extra></extra>",
+        )
+        figure.add_trace(values, row=1, col=1)
+        figure.update_yaxes(title="scaled value" + (f", row {example}" if across else ""), row=1, col=1)
     parts = {str(head): result.of(head).T for head in chosen}
     if len(parts) < result.values.shape[0] * result.values.shape[1]:
-        parts["all other cross heads"] = result.of().T - sum(parts.values())
+        parts[f"all other {result.kind} heads"] = result.of().T - sum(parts.values())
     for i, (name, of_rows) in enumerate(parts.items()):
         color = REST if name.startswith("all") else HEAD_COLORS[i % len(HEAD_COLORS)]
         height = _rows(of_rows, result.total, row)[0].mean(-1)
         hover = f"{name}<br>position %{{x}}<br>%{{y:+.4f}}<extra></extra>"
-        figure.add_trace(go.Bar(x=x, y=height, name=name, marker_color=color, hovertemplate=hover), row=2, col=1)
+        figure.add_trace(go.Bar(x=x, y=height, name=name, marker_color=color, hovertemplate=hover), row=below, col=1)
     sums = go.Scatter(
         x=x,
         y=together.mean(-1),
         mode="markers",
         name="sum",
         marker={"symbol": "line-ew", "size": 7, "line": {"width": 1.6, "color": "#222"}},
-        hovertemplate="all cross heads<br>position %{x}<br>%{y:+.4f}<extra></extra>",
+        hovertemplate=f"all {result.kind} heads<br>position %{{x}}<br>%{{y:+.4f}}<extra></extra>",
     )
-    figure.add_trace(sums, row=2, col=1)
-    figure.update_yaxes(title="scaled value" + (f", row {example}" if across else ""), row=1, col=1)
-    figure.update_yaxes(title=f"adds to the {result.name}", zeroline=True, zerolinecolor="#999", row=2, col=1)
+    figure.add_trace(sums, row=below, col=1)
+    figure.update_yaxes(title=f"adds to the {result.name}", zeroline=True, zerolinecolor="#999", row=below, col=1)
     figure.update_xaxes(range=[-0.8, len(x) - 0.2], zeroline=False)
-    figure.update_xaxes(title="encoder position", row=2, col=1)
+    figure.update_xaxes(title="encoder position" if result.kind == "cross" else "position", row=below, col=1)
     return styled(
         figure,
-        f"What the past adds to the {result.name}, through cross-attention",
-        f"{_asked(result)}, decoder position {result.position}, {who}; all positions and cross heads: "
+        f"What the past adds to the {result.name}, through {result.kind}-attention",
+        f"{_asked(result)}, decoder position {result.position}, {who}; all positions and {result.kind} heads: "
         f"{together.mean(-1).sum():+.3g} of {totals.mean():.3g}",
         barmode="relative",
         bargap=0.1,
         width=1040,
-        height=640,
-        legend={"orientation": "h", "y": -0.13, "x": 0},
+        height=260 + 190 * below,
+        legend={"orientation": "h", "y": -0.26 / below, "x": 0},
     ).update_layout(margin_b=100)
 
 
@@ -199,7 +204,8 @@ def _heads(result: PastAttribution, heads: Heads | None) -> list[Head]:
         return [as_head(h) for h in ([heads] if isinstance(heads, Head | ScoredHead | str) else heads)]
     moved = np.abs(result.values.mean(2)).sum(-1)
     order = np.argsort(-moved, axis=None, kind="stable")[: min(5, moved.size)]
-    return [Head("decoder", "cross", *(int(i) for i in np.unravel_index(place, moved.shape))) for place in order]
+    places = (np.unravel_index(place, moved.shape) for place in order)
+    return [Head.parse(f"{result.site}.{layer}.{head}") for layer, head in places]
 
 
 def _asked(result: DirectAttribution | PastAttribution) -> str:

@@ -26,7 +26,7 @@ from circuits.plots.stacks import (
     name_stacks,
 )
 from interp import Head, InvalidInput, Site
-from interp.names import STACKS, Stack
+from interp.names import Stack, parse_kind
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.plots.style import expected, short, styled
 
@@ -51,20 +51,21 @@ def circuit(
     threshold: float = THRESHOLD,
     title: str | None = None,
 ) -> go.Figure:
-    """A circuit on the two stacks: layers upwards from the embeddings to the logits, the encoder to the left.
+    """A circuit on its stacks: layers upwards from the embeddings to the logits, an encoder to the left.
 
     Args:
         circuit: what to draw.
         report: of this circuit, by `evaluate`: width is what an edge adds, dashed where that is negative, and hovering
             an edge gives the interval. Without it all edges are equally wide.
-        mosaic: colours the cross heads that are induction heads by what they attend to.
+        mosaic: colours the heads that are induction heads by what they attend to.
         summary: of `circuit_summary` or `head_summary`: what hovering a head says.
         threshold: from which score of the mosaic on.
         title: of the figure.
 
     Returns:
         The figure: colour is what an edge feeds. Heads and MLPs that the circuit leaves out are small; without a report
-        or a mosaic, which know the model's size, only up to the largest that occur.
+        or a mosaic, which know the model's size, only up to the largest that occur; and an encoder where one has a part
+        in it.
 
     Raises:
         InvalidInput: something else than a circuit or what was made of it; a report of another circuit; a mosaic or a
@@ -85,7 +86,8 @@ def circuit(
     ours, words = set(circuit.heads), {head: told[head] for head in spots}
     add_heads(figure, spots, words, ours, mosaic, threshold, named="heads of the circuit", large=ours)
     name_rows(figure, spots, plane.graph.heads, right=plane.right)
-    name_stacks(figure, plane.graph.heads, 2.0 * plane.graph.encoder + 0.2, plane.spot(LOGITS)[1] + 0.75)
+    above = 2.0 * plane.graph.encoder + 0.2 if plane.graph.encoder else None
+    name_stacks(figure, plane.graph.heads, above, plane.spot(LOGITS)[1] + 0.75)
     across, up = plane.ranges
     figure.update_xaxes(visible=False, range=across)
     figure.update_yaxes(visible=False, range=up)
@@ -103,14 +105,15 @@ def circuit(
 
 def _size(circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None) -> Graph:
     """How many layers and heads there are, as far as it is known."""
-    layers: dict[Stack, int] = dict.fromkeys(STACKS, 1)
+    kinds = {node.kind for node in circuit.nodes} | ({_kind(mosaic)} if mosaic is not None else set())
+    encoded = "cross" in kinds or any(node.stack == "encoder" for node in circuit.nodes)
+    layers: dict[Stack, int] = {"encoder": int(encoded), "decoder": 1}
     heads = 1
     for node in circuit.nodes:
         if node not in (LOGITS, *EMBEDDINGS.values()):
             layers[node.stack] = max(layers[node.stack], cast(int, node.layer) + 1)
             heads = max(heads, node.head + 1 if isinstance(node, Head) else 1)
     if mosaic is not None:
-        expected(mosaic, Mosaic, "induction_mosaic")
         there = mosaic.current_token.values.shape
         if layers["decoder"] > there[0] or heads > there[1]:
             raise InvalidInput(f"the mosaic is of {there[0]} layers of {there[1]} heads, and the circuit has others.")
@@ -120,6 +123,11 @@ def _size(circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None)
         layers |= report.provenance.get("n_layers", {})
         heads = report.provenance.get("n_heads", heads)
     return Graph(layers["encoder"], layers["decoder"], heads)
+
+
+def _kind(mosaic: Mosaic) -> str:
+    """Whether a mosaic is of `cross` heads or of `self` heads."""
+    return parse_kind(expected(mosaic, Mosaic, "induction_mosaic").current_token.site)[1]
 
 
 def _check(
@@ -193,7 +201,7 @@ def _lines(figure: go.Figure, plane: Plane, edges: dict[Edge, tuple[float, str]]
 
 
 def _boxes(figure: go.Figure, plane: Plane, told: dict[Node, str], used: set[Node]) -> None:
-    for node in (*EMBEDDINGS.values(), LOGITS):
+    for node in (*(EMBEDDINGS[stack] for stack in plane.graph.stacks), LOGITS):
         x, y = plane.spot(node)
         color = USED if node in used else UNUSED
         figure.add_shape(

@@ -27,7 +27,7 @@ def node_words(
     Args:
         node: the part.
         edges: of the circuit, with the words for what each adds, strongest first.
-        mosaic: adds a cross head's scores.
+        mosaic: adds the scores of heads of its kind.
         summary: adds a head's row, its numbers.
 
     Returns:

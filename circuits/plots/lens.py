@@ -21,8 +21,8 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
         position: of the decoder; the last by default.
 
     Returns:
-        Panels over the points of the residual stream, means over rows with bands of 95 %; the expected value where
-        no target was given.
+        Panels over the points of the residual stream, means over rows with bands of 95 %; the expected value, if there
+        is any, where no target was given.
 
     Raises:
         InvalidInput: no such position, or another result.
@@ -31,10 +31,10 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
     frame = result.to_frame(position)
     panels = {"effective_tokens": ("effective tokens: exp(entropy)", COLORS["current_token"])}
     panels["kl"] = ("KL to the output, nats", COLORS["eos"])
-    if result.log_prob is None:
-        panels["expected_value"] = ("expected value (scaled value)", COLORS["token_to_right"])
-    else:
+    if result.log_prob is not None:
         panels["log_prob"] = ("log-probability of the target, nats", COLORS["token_to_right"])
+    elif result.expected_value is not None:
+        panels["expected_value"] = ("expected value (scaled value)", COLORS["token_to_right"])
     x = [_point(point) for point in result.points]
     figure = make_subplots(rows=len(panels), shared_xaxes=True, subplot_titles=[t for t, _ in panels.values()],
                            vertical_spacing=0.09)  # fmt: skip

@@ -19,6 +19,7 @@ SMALL = 160
 """Up to how many cells are annotated with their number."""
 
 SPECIAL = {0: "start", 1: "EOS"}
+"""What tokens beside an encoder are; a decoder alone has no start token, and words may have these ids."""
 
 
 def patched_heads(patched: PatchedHeads, *, show: Show = "share") -> go.Figure:
@@ -107,6 +108,7 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
     for column, (stack, width) in enumerate(zip(stacks, widths, strict=True), start=1):
         names, length = [patched.sites[i] for i in of[stack]], lengths[stack]
         tokens, differs = _tokens(patched, stack), patched.differs(stack)
+        special = SPECIAL if "encoder" in patched.tokens else {}
         hover = np.array(
             [
                 [
@@ -125,7 +127,7 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
         figure.update_xaxes(
             title="position",
             tickvals=list(places),
-            ticktext=[_tick(at, tokens[0][at], differs[at]) for at in places],
+            ticktext=[_tick(at, tokens[0][at], differs[at], special) for at in places],
             tickangle=0,
             showgrid=False,
             zeroline=False,
@@ -217,6 +219,6 @@ def _tokens_told(clean: int | None, corrupt: int | None, differs: float) -> str:
     return f"token {clean} in both" if clean == corrupt else f"token {clean} in clean, {corrupt} in corrupt"
 
 
-def _tick(at: int, token: int | None, differs: float) -> str:
-    text = str(at) if token is None else f"{at}<br>{SPECIAL.get(token, token)}"
+def _tick(at: int, token: int | None, differs: float, special: dict[int, str]) -> str:
+    text = str(at) if token is None else f"{at}<br>{special.get(token, token)}"
     return f"<b>{text}</b>" if differs else text

@@ -1,4 +1,4 @@
-"""The two stacks as a plane that parts and edges are drawn on: layers upwards, the encoder to the left."""
+"""The stacks as a plane that parts and edges are drawn on: layers upwards, an encoder to the left."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,11 +35,14 @@ ASIDE = {"Q": -5, "K": 0, "V": 5}
 Spot = tuple[float, float]
 
 
-def spot(head: Head, heads: int) -> Spot:
-    """The place of a head: a decoder layer has two rows, an encoder layer stands between them."""
+def spot(head: Head, heads: int, encoder: bool = True) -> Spot:
+    """The place of a head: a decoder layer has two rows, an encoder layer stands between them.
+
+    Without an encoder the decoder stands where it would be, and its layers are as far apart.
+    """
     if head.stack == "encoder":
         return float(head.head), 2.0 * head.layer + 0.5
-    return float(heads + GAP + head.head), 2.0 * head.layer + (head.kind == "cross")
+    return float((heads + GAP) * encoder + head.head), 2.0 * head.layer + (head.kind == "cross")
 
 
 def curve(x0: float, y0: float, x1: float, y1: float) -> tuple[list[float], list[float]]:
@@ -109,7 +112,7 @@ def add_heads(
 
 def hover(head: Head, mosaic: Mosaic | None) -> str:
     """A head's address, and its scores where a mosaic has them."""
-    if mosaic is None or head.kind == "self":
+    if mosaic is None or f"{head.stack}.{head.kind}" != mosaic.current_token.site:
         return str(head)
     return f"{head}<br>current {mosaic.current_token[head]:.2f}, right {mosaic.token_to_right[head]:.2f}"
 
@@ -124,9 +127,10 @@ def name_rows(figure: go.Figure, spots: Iterable[Head], heads: int, *, right: fl
         figure.add_annotation(x=x, y=y, text=text, showarrow=False, xanchor=anchor, font={"size": 12, "color": "#555"})
 
 
-def name_stacks(figure: go.Figure, heads: int, encoder: float, decoder: float) -> None:
-    """Name the stacks above them, at these heights."""
-    for x, y, text in ((0, encoder, "encoder"), (heads + GAP, decoder, "decoder")):
+def name_stacks(figure: go.Figure, heads: int, encoder: float | None, decoder: float) -> None:
+    """Name the stacks above them, at these heights; None where there is no encoder."""
+    both = [] if encoder is None else [(0, encoder, "encoder")]
+    for x, y, text in (*both, ((heads + GAP) * len(both), decoder, "decoder")):
         figure.add_annotation(x=x + (heads - 1) / 2, y=y, text=f"<b>{text}</b>", showarrow=False)
 
 
@@ -146,9 +150,14 @@ class Plane:
     graph: Graph
 
     @property
+    def first(self) -> int:
+        """Where the decoder begins, to the right of an encoder."""
+        return self.graph.heads + GAP if self.graph.encoder else 0
+
+    @property
     def right(self) -> float:
         """Where the decoder's rows are named."""
-        return 2 * self.graph.heads + GAP + 0.9
+        return self.first + self.graph.heads + 0.9
 
     @property
     def top(self) -> float:
@@ -162,14 +171,14 @@ class Plane:
 
     @property
     def ranges(self) -> tuple[Spot, Spot]:
-        """Of the two axes."""
-        return (-3.0, self.right + 2), (-1.8, self.top + 1.2)
+        """Of the two axes; an encoder's rows are named to the left of it."""
+        return (-3.0 if self.graph.encoder else -1.0, self.right + 2), (-1.8, self.top + 1.2)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         rows = 2 * max(self.graph.encoder, self.graph.decoder) + 2
-        return max(900, 36 * (2 * self.graph.heads + GAP) + 260), max(520, 66 * rows + 220)
+        return max(900, 36 * (self.first + self.graph.heads) + 260), max(520, 66 * rows + 220)
 
     @property
     def pixels(self) -> Spot:
@@ -180,14 +189,16 @@ class Plane:
     def spot(self, node: Node) -> Spot:
         """The place of a part."""
         if isinstance(node, Head):
-            return spot(node, self.graph.heads)
-        first = 0 if node.stack == "encoder" else self.graph.heads + GAP
+            return spot(node, self.graph.heads, self.graph.encoder > 0)
+        first = 0 if node.stack == "encoder" else self.first
         middle = first + (self.graph.heads - 1) / 2
         if node == LOGITS:
             return middle, 2.0 * self.graph.decoder + 0.4
         if node in EMBEDDINGS.values():
             return middle, -1.2
-        return first + self.graph.heads + 0.1, 2.0 * cast(int, node.layer) + (1.0 if node.stack == "encoder" else 1.5)
+        # Above the last of the layer's rows of heads.
+        above = 1.5 if (node.stack, "cross") in self.graph.kinds else 1.0
+        return first + self.graph.heads + 0.1, 2.0 * cast(int, node.layer) + above
 
     def line(self, edge: Edge) -> tuple[list[float], list[float]]:
         """The curve of an edge, from its writer up to the rim of its reader."""
@@ -196,7 +207,7 @@ class Plane:
         x1 += ASIDE.get(edge.kind or "", 0) / self.pixels[0]
         if edge.writer in EMBEDDINGS.values() and edge.reader == LOGITS:
             # Between two columns of heads.
-            x0 = x1 = self.graph.heads + GAP + max(self.graph.heads // 2 - 0.5, -0.4)
+            x0 = x1 = self.first + max(self.graph.heads // 2 - 0.5, -0.4)
         elif edge.writer in EMBEDDINGS.values():
             x0 = min(max(x1, x0 - self.half), x0 + self.half)
         elif edge.reader == LOGITS:

@@ -14,7 +14,7 @@ from circuits.past import PastAttribution, past_attribution, past_value_attribut
 from circuits.reports.folder import Part, write_folder
 from interp import Model
 from probes import RepeatedTokens, TimeSeries, datasets, repeated_random_tokens, series_batch
-from probes.pairs import swapped_continuation
+from probes.pairs import stacks_of, swapped_continuation
 
 SHOWN = 12
 """How many of a table's rows are on the page; all are in the CSV."""
@@ -49,9 +49,11 @@ def run_report(model: Model, *, batch_size: int = 100, seed: int = 0) -> Attribu
 
     Raises:
         InvalidInput: no rows, a negative seed, or a model in float16.
-        UnsupportedModel: weights that cannot be read.
+        UnsupportedModel: weights that cannot be read, or a model without a tokenizer for series.
     """
-    batch = repeated_random_tokens(batch_size=batch_size, unique=True, seed=seed)
+    batch = repeated_random_tokens(
+        batch_size=batch_size, unique=True, encoder=model.family.has_encoder, seed=seed
+    )
     other = swapped_continuation(batch, seed=seed).against
     assert other is not None
     series = datasets.air_passengers()
@@ -92,10 +94,10 @@ def figures(report: AttributionReport) -> dict[str, go.Figure]:
 
 def tables(report: AttributionReport) -> dict[str, pd.DataFrame]:
     """The report's tables by name, the strongest first; lenses in forward order."""
-    steps = len(report.series) - 1
     value = report.past_value.by_position().assign(shuffled=report.shuffled.by_position()["mean"])
-    # The last key is EOS, which is no step.
-    value.insert(1, "steps_back", pd.array([*range(steps + 1, 1, -1), None], dtype="Int64"))
+    # EOS is no step.
+    back = (len(report.series) - value["key"]).where(value["value"].notna())
+    value.insert(1, "steps_back", back.astype("Int64"))
     past = report.past.by_position().drop(columns=["token", "value"])
     past.insert(1, "holds", _held(report.batch))
     return {
@@ -113,11 +115,11 @@ def _strongest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _held(batch: RepeatedTokens) -> list[str]:
-    """What stands at each encoder position, in words."""
-    held = ["another token"] * batch.input_ids.shape[1]
+    """What stands at each past position, in words."""
+    held = ["another token"] * batch.ids(stacks_of(batch)[0]).shape[1]
     for at in batch.occurrences:
         held[at : at + 2] = ["query's token", "continuation"]
-    held[-1] = "EOS"
+    held[-1] = "EOS" if batch.has_encoder else "the query"
     return held
 
 
@@ -135,7 +137,7 @@ _WORDS = {
     ),
     "past-attribution": (
         "Which past steps it comes from",
-        "Cross-attention's part of the logit, split by the encoder position that a head reads. The encoder mixes "
+        "{Attention}'s part of the logit, split by the {position} that a head reads. {Below} mixes "
         "positions: not all that is read at one comes from the token there.",
     ),
     "logit-lens": (
@@ -158,7 +160,7 @@ _WORDS = {
 _COLUMNS = {
     "attribution": "The strongest parts. other_token: what the same part adds to another token of the row's sequence, "
     "drawn at random: a part that adds as much to it does not tell the two apart.",
-    "past_attribution": "The strongest positions, all cross heads together; means over rows with 95 % intervals.",
+    "past_attribution": "The strongest positions, all {kind} heads together; means over rows with 95 % intervals.",
     "logit_lens": "Means over rows. agrees: how often the likeliest token is already the model's own.",
     "value_attribution": "The strongest parts.",
     "past_value_attribution": "The strongest steps, counted back from the one that is forecast. shuffled: what the "
@@ -166,6 +168,12 @@ _COLUMNS = {
     "value_lens": "",
 }
 """Words by name of the table."""
+
+_READ = {
+    "cross": {"Attention": "Cross-attention", "position": "encoder position", "Below": "The encoder"},
+    "self": {"Attention": "Self-attention", "position": "position", "Below": "Every layer below"},
+}
+"""Words for the attention that reads the past, by its kind."""
 
 
 def write_report(out: str | Path, report: AttributionReport, drawn: dict[str, go.Figure]) -> list[Path]:
@@ -181,12 +189,13 @@ def write_report(out: str | Path, report: AttributionReport, drawn: dict[str, go
     """
     made = tables(report)
     parts: list[Part] = []
+    kind = report.past.kind
     for (name, figure), (table, frame) in zip(drawn.items(), made.items(), strict=True):
-        heading, text = _WORDS[name]
+        heading, text = (words.format(**_READ[kind]) for words in _WORDS[name])
         shown = frame if table.endswith("lens") else frame.head(SHOWN)
         shown = shown.drop(columns=["kind", "layer", "head"], errors="ignore").dropna(axis=1, how="all")
         shown = shown.rename(columns={"mean": "adds"})
-        parts += [(heading, text, figure), (f"{heading}: the numbers", _COLUMNS[table], shown)]
+        parts += [(heading, text, figure), (f"{heading}: the numbers", _COLUMNS[table].format(kind=kind), shown)]
     results = {
         "attribution": report.direct,
         "attribution_other_token": report.other,

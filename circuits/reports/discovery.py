@@ -72,7 +72,8 @@ def run_report(
             pair that this model answers alike, so that there is nothing to explain.
     """
     whole("controls", controls, 0)
-    found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i) for i in range(2))
+    encoder = model.family.has_encoder
+    found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i, encoder=encoder) for i in range(2))
     (clean, corrupt), metric = found_on
     circuit = discover(model, clean, corrupt, metric, edges=edges, progress=progress)
     scores = attribution_patching(model, clean, corrupt, metric, integrated=INTEGRATED, seed=seed, progress=progress)
@@ -126,7 +127,7 @@ def tables(report: DiscoveryReport) -> dict[str, pd.DataFrame]:
 _WORDS = {
     "circuit": (
         "The circuit",
-        "Found on one set of rows, and drawn with what each edge adds on others. Layers go upwards, the encoder to the "
+        "Found on one set of rows, and drawn with what each edge adds on others. Layers go upwards, an encoder to the "
         "left; colour is what an edge feeds.",
     ),
     "evaluation": (
@@ -141,7 +142,7 @@ _WORDS = {
     "circuit_heads": (
         "Its heads",
         "The heads of the circuit in forward order: eigenvalue scores of copying and matching in token space, the "
-        "attention of cross heads on these rows, and how many of the circuit's edges arrive and leave.",
+        "attention of the heads that read the past on these rows, and how many of the circuit's edges arrive and leave.",
     ),
     "circuit_edges": (
         "Its edges",

@@ -13,10 +13,8 @@ from circuits.patching import patch_heads, patch_positions
 from circuits.reports.folder import Part, write_folder
 from circuits.reports.stimulus import PAIRS, pair_of
 from interp import Model
-from interp.names import Stack
-
-Z = ("decoder.cross.*.z", "encoder.self.*.z", "decoder.self.*.z")
-INPUTS = tuple(f"decoder.cross.*.{name}" for name in "qkv")
+from interp.names import Site, Stack
+from probes.pairs import stacks_of
 
 WIDTH = 1080
 """Of a figure that fits the page."""
@@ -27,13 +25,16 @@ SHOWN = 15
 
 @dataclass(frozen=True, eq=False)
 class PatchingReport:
-    """Everything the page shows; `restored` is denoising: the corrupt input run with one head of the clean one."""
+    """Everything the page shows; `restored` is denoising: the corrupt input run with one head of the clean one.
+
+    `inputs` are of the heads that read the past; `encoder` is None where there is none.
+    """
 
     pair: str
     outputs: PatchedHeads
     restored: PatchedHeads
     inputs: PatchedHeads
-    encoder: PatchedPositions
+    encoder: PatchedPositions | None
     decoder: PatchedPositions
 
 
@@ -56,19 +57,32 @@ def run_report(
         InvalidInput: another pair, no rows, a negative seed, a model in float16; or a pair that this model answers
             alike, so that there is nothing to explain.
     """
-    (clean, corrupt), metric = pair_of(pair, batch_size=batch_size, seed=seed)
+    family = model.family
+    (clean, corrupt), metric = pair_of(pair, batch_size=batch_size, seed=seed, encoder=family.has_encoder)
+    z = [f"{stack}.{kind}.*.z" for stack, kind in family.kinds]
+    inputs = [f"{'.'.join(family.context)}.*.{name}" for name in "qkv"]
+    streams = {
+        stack: patch_positions(model, clean, corrupt, metric, _stream(stack), progress=progress)
+        for stack in stacks_of(clean)
+    }
     return PatchingReport(
         pair=pair,
-        outputs=patch_heads(model, clean, corrupt, metric, Z, progress=progress),
-        restored=patch_heads(model, corrupt, clean, metric, Z, progress=progress),
-        inputs=patch_heads(model, clean, corrupt, metric, INPUTS, progress=progress),
-        encoder=patch_positions(model, clean, corrupt, metric, _stream("encoder"), progress=progress),
-        decoder=patch_positions(model, clean, corrupt, metric, _stream("decoder"), progress=progress),
+        outputs=patch_heads(model, clean, corrupt, metric, z, progress=progress),
+        restored=patch_heads(model, corrupt, clean, metric, z, progress=progress),
+        inputs=patch_heads(model, clean, corrupt, metric, inputs, progress=progress),
+        encoder=streams.get("encoder"),
+        decoder=streams["decoder"],
     )
 
 
 def _stream(stack: Stack) -> list[str]:
     return [f"{stack}.0.resid_pre", f"{stack}.*.resid_post"]
+
+
+def _positions(report: PatchingReport) -> dict[str, PatchedPositions]:
+    """By stack that there is."""
+    both = {"encoder": report.encoder, "decoder": report.decoder}
+    return {stack: found for stack, found in both.items() if found is not None}
 
 
 def figures(report: PatchingReport) -> dict[str, go.Figure]:
@@ -77,8 +91,8 @@ def figures(report: PatchingReport) -> dict[str, go.Figure]:
         "outputs": plots.patched_heads(report.outputs),
         "restored": _restored(plots.patched_heads(report.restored)),
         "inputs": plots.patched_heads(report.inputs),
-        "encoder-positions": _narrowed(plots.patched_positions(report.encoder)),
-        "decoder-positions": _narrowed(plots.patched_positions(report.decoder)),
+    } | {
+        f"{stack}-positions": _narrowed(plots.patched_positions(found)) for stack, found in _positions(report).items()
     }
 
 
@@ -101,9 +115,7 @@ def tables(report: PatchingReport) -> dict[str, pd.DataFrame]:
         "outputs": _strongest(outputs),
         "restored": _strongest(report.restored.to_frame()),
         "inputs": _strongest(report.inputs.to_frame()),
-        "encoder_positions": report.encoder.to_frame(),
-        "decoder_positions": report.decoder.to_frame(),
-    }
+    } | {f"{stack}_positions": found.to_frame() for stack, found in _positions(report).items()}
 
 
 def _strongest(frame: pd.DataFrame) -> pd.DataFrame:
@@ -122,8 +134,8 @@ _WORDS = {
         "that others stand in for is not needed and may suffice; one that needs others is needed and does not.",
     ),
     "inputs": (
-        "What a cross head goes by: its queries, keys and values",
-        "As the first, with the queries, keys or values of one cross head exchanged. Queries and keys say where it "
+        "What a {kind} head goes by: its queries, keys and values",
+        "As the first, with the queries, keys or values of one {kind} head exchanged. Queries and keys say where it "
         "looks, values what it finds there.",
     ),
     "encoder-positions": (
@@ -133,10 +145,21 @@ _WORDS = {
     ),
     "decoder-positions": (
         "Where the decoder carries it: one position of its stream",
-        "Likewise. After the last layer all of it is at the last position, whose logits are read: the share is 1.",
+        "{likewise} After the last layer all of it is at the last position, whose logits are read: the share is 1.",
     ),
 }
 """Headings and words by name of the figure; its table follows."""
+
+
+def _words(report: PatchingReport, name: str) -> tuple[str, str]:
+    """Heading and words of a figure, for this model."""
+    alone = "The whole stream at one position and layer taken from the corrupt input."
+    kind = Site.parse(report.inputs.sites[0]).kind
+    heading, text = (
+        words.format(kind=kind, likewise=alone if report.encoder is None else "Likewise.") for words in _WORDS[name]
+    )
+    return heading, f"{text} Here: {PAIRS[report.pair]}." if name == "outputs" else text
+
 
 _NUMBERS = ["effect", "low", "high", "share", "stderr", "q"]
 _COLUMNS = {
@@ -163,17 +186,14 @@ def write_report(out: str | Path, report: PatchingReport, drawn: dict[str, go.Fi
     made = tables(report)
     parts: list[Part] = []
     for (name, figure), (table, frame) in zip(drawn.items(), made.items(), strict=True):
-        heading, text = _WORDS[name]
-        text += f" Here: {PAIRS[report.pair]}." if name == "outputs" else ""
+        heading, text = _words(report, name)
         shown: Any = _strongest(frame).head(SHOWN)[_COLUMNS[table]]
         parts += [(heading, text, figure), (f"{heading.split(':')[0]}: the numbers", _numbers(table), shown)]
     results = {
         "outputs": report.outputs,
         "restored": report.restored,
         "inputs": report.inputs,
-        "encoder_positions": report.encoder,
-        "decoder_positions": report.decoder,
-    }
+    } | {f"{stack}_positions": found for stack, found in _positions(report).items()}
     title = f"Activation patching in {report.outputs.provenance['model']}: {report.pair.replace('_', ' ')}"
     return write_folder(out, "patching", title, parts, made, results)
 

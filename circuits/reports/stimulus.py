@@ -29,13 +29,14 @@ def check_pair_name(name: str) -> str:
     return name
 
 
-def pair_of(name: str, *, batch_size: int, seed: int) -> tuple[Pair, Metric]:
+def pair_of(name: str, *, batch_size: int, seed: int, encoder: bool = True) -> tuple[Pair, Metric]:
     """A pair of repeated random tokens, and the logit of what is right on clean minus what is right on corrupt.
 
     Args:
         name: of `PAIRS`.
         batch_size: rows.
         seed: of the tokens and of the corruption.
+        encoder: whether the model has an encoder to read them.
 
     Returns:
         The pair and the metric.
@@ -44,7 +45,7 @@ def pair_of(name: str, *, batch_size: int, seed: int) -> tuple[Pair, Metric]:
         InvalidInput: another name, no rows, or a negative seed.
     """
     check_pair_name(name)
-    clean = repeated_random_tokens(batch_size=batch_size, unique=True, seed=seed)
+    clean = repeated_random_tokens(batch_size=batch_size, unique=True, encoder=encoder, seed=seed)
     pair = pairs.shifted_values(clean, SHIFT) if name == "shifted_values" else getattr(pairs, name)(clean, seed=seed)
     assert pair.against is not None
     return pair, logit_difference(pair.target, pair.against)
