@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+import circuits
 import circuits.__main__ as circuits_command
 import interp
 import interp.__main__ as interp_command
@@ -176,6 +177,34 @@ def test_the_ablate_command(tmp_path: Path) -> None:
     assert {1, 2} <= set(table["count"])
     assert "air passengers, 5 series" in result.output
     assert "mase" in result.output
+
+
+def test_the_ablate_command_on_a_decoder_alone(tmp_path: Path) -> None:
+    """The forecasts are as long as the model's own, 6 steps."""
+    tiny_causal_pipeline().model.model.save_pretrained(tmp_path / "tiny")
+    out = tmp_path / "report"
+    options = ["--top", "2", "--controls", "4", "--no-images", "--method", "mean"]
+    result = ablate("--model", str(tmp_path / "tiny"), "--out", str(out), *options)
+    assert result.exit_code == 0, result.output
+    assert "air passengers, 5 series" in result.output
+    assert pd.read_csv(out / "head_effects.csv")["head"].str.startswith("decoder.self.").all()
+    effects = circuits.ForecastEffects.load(out / "forecast_effects_synthetic.json")
+    assert effects.truth.shape == (9, 6)
+    assert all(head.startswith("decoder.self.") for head in effects.sets["top 2"])
+
+
+def test_the_ablate_command_on_a_text_model(tmp_path: Path) -> None:
+    """Tokens alone: why there are no forecasts is said on the page and in the terminal."""
+    tiny_gpt2().save_pretrained(tmp_path / "text")
+    out = tmp_path / "report"
+    options = ["--top", "2", "--controls", "4", "--no-images"]
+    result = ablate("--model", str(tmp_path / "text"), "--out", str(out), *options)
+    assert result.exit_code == 0, result.output
+    assert {"head_effects.csv", "layer_effects.csv", "self_repair.csv"} <= {path.name for path in out.iterdir()}
+    assert not list(out.glob("forecast*"))
+    for told in (result.output, (out / "ablation.html").read_text()):
+        assert "No forecasts:" in told
+        assert "has no chronos_config" in told
 
 
 @pytest.mark.parametrize(
