@@ -52,7 +52,10 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
             showlegend=False,
         )
         figure.add_trace(line, row=place, col=1)
-    figure.update_yaxes(type="log", dtick=1, row=1, col=1)
+    spread = frame.loc[frame["measure"] == "effective_tokens", ["mean", "low", "high"]].to_numpy()
+    # Powers of ten alone would leave a narrow axis without ticks.
+    narrow = float(np.nanmax(spread)) < 10 * float(np.nanmin(spread))
+    figure.update_yaxes(type="log", dtick="D2" if narrow else 1, row=1, col=1)
     figure.update_xaxes(tickangle=-40, type="category")
     figure.update_xaxes(title="the residual stream after", row=len(panels), col=1)
     rows = result.entropy.shape[1]
