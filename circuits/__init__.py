@@ -27,6 +27,7 @@ from circuits.metrics import expected_value, log_prob, logit_difference
 from circuits.past import PastAttribution, past_attribution, past_value_attribution
 from circuits.patched import PatchedHeads, PatchedPositions
 from circuits.patching import patch_heads, patch_positions, patch_sites
+from circuits.positions import PositionCircuit, position_circuit
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from circuits.rewiring import MosaicEffects, mosaic_effects
@@ -57,6 +58,7 @@ __all__ = [
     "PastAttribution",
     "PatchedHeads",
     "PatchedPositions",
+    "PositionCircuit",
     "ScoredEdge",
     "SelfRepair",
     "SizeCurve",
@@ -93,6 +95,7 @@ __all__ = [
     "patch_positions",
     "patch_sites",
     "plots",
+    "position_circuit",
     "prune",
     "qk_circuit",
     "random_controls",

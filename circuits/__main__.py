@@ -54,7 +54,10 @@ def ablate(
     device: str = "cpu",
     images: Annotated[bool, typer.Option(help="Draw the figures as PNG too, which needs a browser.")] = True,
 ) -> None:
-    """Ablate the mosaic's strongest heads: on repeated random tokens and in forecasts, against controls."""
+    """Ablate the mosaic's strongest heads: on repeated random tokens and in forecasts, against controls.
+
+    A model without a tokenizer for series, as plain GPT-2, is read on tokens alone.
+    """
     _check_folder(out)
     opened = interp.load(model, dtype=getattr(torch, dtype.value), device=device)
     found = ablation_report.run_report(opened, top=top, method=method.value, controls=controls, seed=seed)
@@ -66,6 +69,8 @@ def ablate(
     for name, effects in found.forecasts.items():
         table = effects.summary()[["ablation", "outcome", "unedited", "ablated", "change", "low", "high", "control"]]
         typer.echo(f"\n{name}, {len(effects.truth)} series\n{table.to_string(index=False, float_format='%.3f')}")
+    if found.note:
+        typer.echo(f"\n{found.note}")
     typer.echo("\nwritten: " + ", ".join(str(path) for path in written))
 
 

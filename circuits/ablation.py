@@ -18,7 +18,6 @@ from interp import Batch, InvalidInput, Model
 from interp.batch import Series
 from interp.edits import Method, Reference
 from interp.inputs import whole
-from interp.names import KINDS, AttentionLayer
 from interp.results import HeadScores, provenance
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.stimuli import RepeatedTokens
@@ -29,6 +28,7 @@ def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
 
     Raises:
         InvalidInput: scores of other weights.
+        UnknownSite: scores of a kind of attention that the model does not have.
     """
     digest = scores.provenance.get("digest")
     if digest is not None and digest != model.digest:
@@ -36,9 +36,9 @@ def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
             f"the scores are of {scores.provenance.get('model')} (weights {digest}), and the model is {model.name} "
             f"(weights {model.digest}): make them with this model."
         )
-    shape = (scores.either if isinstance(scores, Mosaic) else scores).values.shape
-    site = "decoder.cross" if isinstance(scores, Mosaic) else scores.site
-    layers = model.n_layers["encoder" if site.startswith("encoder") else "decoder"]
+    ranked = scores.either if isinstance(scores, Mosaic) else scores
+    shape = ranked.values.shape
+    layers = len(model.layers(ranked.site))
     if shape != (layers, model.n_heads):
         raise InvalidInput(
             f"the scores are of {list(shape)} [layer, head], and {model.name} has {[layers, model.n_heads]}."
@@ -107,12 +107,15 @@ def ablation_curve(
     Raises:
         InvalidInput: more heads than there are, scores of another model or from the same tokens,
             controls that cannot be drawn for any k, edits in force.
+        UnsupportedModel: series for a model without a tokenizer for them.
 
     Source: Crosbie & Shutova 2024.
     """
     tokens = stimulus_of(batch, "ablation_curve")
     if series is not None and method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
+    if series is not None:
+        _ = model.pipeline  # a model without a tokenizer for series says so before anything runs
     whole("controls", controls, 0)
     whole("seed", seed, 0)
     check_digest(model, scores)
@@ -200,8 +203,7 @@ def layer_effects(
         InvalidInput: as `head_effects`.
     """
     tokens = stimulus_of(batch, "layer_effects")
-    layers = [AttentionLayer(s, k, i) for s, k in KINDS for i in range(model.n_layers[s])]
-    places = [*layers, *model.sites("*.*.mlp_out")]
+    places = [*model.layers(), *model.sites("*.*.mlp_out")]
     measured = set_outcomes(
         model, tokens, [[], *([place] for place in places)], method=method, reference=reference, progress=progress
     )

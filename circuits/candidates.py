@@ -1,14 +1,16 @@
-"""From composition to circuits: pairs of heads that could be induction across the two stacks.
+"""From composition to circuits: pairs of heads that could be induction, in one stack or across two.
 
-Two routes lead to induction in an encoder-decoder, both through the encoder's output:
+In a decoder alone there is one route, the published one, *right*: a head that looks one token back feeds the keys of a
+head of a later layer, which so finds the token after the earlier occurrence of its query's token. Two routes lead to
+induction in an encoder-decoder, both through the encoder's output:
 
 * *right*: an encoder head that looks one token back feeds the keys of a cross head, which so finds the token
   after the earlier occurrence of its query's token;
 * *current*: an encoder head that looks one token ahead (possible in a bidirectional encoder only) feeds the values
   of a cross head that attends to the earlier occurrence itself.
 
-Source: Olsson et al. 2022 (previous-token head and K-composition); the routes across the stacks are this project's
-reading of "Hunting for Induction Heads in Amazon's Chronos", part 2.
+Source: Elhage et al. 2021, Olsson et al. 2022 (previous-token head and K-composition); the routes across the stacks
+are this project's reading of "Hunting for Induction Heads in Amazon's Chronos", part 2.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,20 +32,23 @@ from probes.mosaic import THRESHOLD, Mosaic
 
 Route = Literal["token_to_right", "current_token"]
 
-ROUTES: dict[Route, tuple[str, Pair]] = {
-    "token_to_right": ("previous_token", ("encoder.self", "decoder.cross", "K")),
-    "current_token": ("next_token", ("encoder.self", "decoder.cross", "V")),
+ROUTES: dict[str, dict[Route, tuple[str, Pair]]] = {
+    "decoder.cross": {
+        "token_to_right": ("previous_token", ("encoder.self", "decoder.cross", "K")),
+        "current_token": ("next_token", ("encoder.self", "decoder.cross", "V")),
+    },
+    "decoder.self": {"token_to_right": ("previous_token", ("decoder.self", "decoder.self", "K"))},
 }
-"""By the mosaic's kind: the encoder head's score, and what it feeds."""
+"""By the attention that reads the past and the mosaic's kind: the first head's score, and what it feeds."""
 
 
 @dataclass(frozen=True)
 class InductionCandidate:
-    """An encoder head that feeds an induction head, and what speaks for it.
+    """A head that feeds an induction head, and what speaks for it.
 
-    `encoder_score` is the encoder head's attention one token back (or ahead), `mosaic_score` the cross head's,
-    `token_score` the eigenvalue score of the two composed in token space (1: the wire carries the token itself),
-    `strength` the product of the excess over chance and the two attentions.
+    `encoder_score` is the first head's attention one token back (or ahead), of the encoder where there is one;
+    `mosaic_score` the induction head's, `token_score` the eigenvalue score of the two composed in token space (1: the
+    wire carries the token itself), `strength` the product of the excess over chance and the two attentions.
     """
 
     route: Route
@@ -54,17 +59,18 @@ class InductionCandidate:
 
     @property
     def strength(self) -> float:
-        """Excess over the random baseline, times the encoder head's score, times the mosaic's."""
+        """Excess over the random baseline, times the first head's score, times the mosaic's."""
         return self.edge.excess * self.encoder_score * self.mosaic_score
 
     def __str__(self) -> str:
-        heads = f"encoder head {self.encoder_score:.2f}, cross head {self.mosaic_score:.2f}"
+        first, second = ("encoder", "cross") if self.edge.edge.heads[1].kind == "cross" else ("first", "second")
+        heads = f"{first} head {self.encoder_score:.2f}, {second} head {self.mosaic_score:.2f}"
         return f"{self.edge}, {self.route.replace('_', ' ')}: {heads}"
 
 
 @dataclass(frozen=True, repr=False)
 class InductionCandidates:
-    """Candidates of both routes, strongest first, and from which scores on heads were taken in."""
+    """Candidates of all routes, strongest first, and from which scores on heads were taken in."""
 
     candidates: tuple[InductionCandidate, ...]
     threshold: float
@@ -88,7 +94,7 @@ class InductionCandidates:
         return Edges(tuple(candidate.edge for candidate in self.candidates), self.provenance["digest"])
 
     def heads(self) -> tuple[Head, ...]:
-        """All heads of all candidates, each once, encoder first."""
+        """All heads of all candidates, each once, those that feed first."""
         edges = [candidate.edge.edge for candidate in self.candidates]
         return tuple(dict.fromkeys([*(edge.heads[0] for edge in edges), *(edge.heads[1] for edge in edges)]))
 
@@ -110,15 +116,15 @@ def induction_candidates(
     least_z: float = 3.0,
     progress: bool = True,
 ) -> InductionCandidates:
-    """Pairs of an encoder head and an induction head that could be its circuit, by both routes.
+    """Pairs of a head and an induction head that could be its circuit, by the routes that the architecture has.
 
     Args:
         model: the model.
         mosaic: the induction mosaic of this model.
         composition: what `composition_scores(model)` gave; computed when not given.
         scores: what `probes.head_scores(model)` gave; run when not given.
-        threshold: from which attention on an encoder head counts as a previous-token or next-token head, and a
-            cross head as an induction head; lower it to see what was left out.
+        threshold: from which attention on a head counts as a previous-token or next-token head, and as an induction
+            head; lower it to see what was left out.
         least_z: from which z-score on a wire counts. It holds off what a random rotation gives; in a trained model
             many wires are over it, so that the order says more than the list.
         progress: whether to show a progress bar.
@@ -145,16 +151,18 @@ def induction_candidates(
     if wires.provenance["digest"] != model.digest:
         raise InvalidInput(f"the composition scores are of other weights than {model.name}: make them with this model.")
     found: list[InductionCandidate] = []
-    for route, (name, pair) in ROUTES.items():
-        writers = behaviour.get(f"encoder.self.{name}")
+    for route, (name, pair) in ROUTES[".".join(model.family.context)].items():
+        writers = behaviour.get(f"{pair[0]}.{name}")
         if writers is None:
-            raise InvalidInput(f"scores have no 'encoder.self.{name}': give what probes.head_scores(model) gave.")
+            raise InvalidInput(f"scores have no '{pair[0]}.{name}': give what probes.head_scores(model) gave.")
         check_digest(model, writers)
         readers: HeadScores = getattr(mosaic, route)
         for writer in writers.heads(threshold):
             for reader in readers.heads(threshold):
-                edge = wires.edge(writer.address, reader.address, pair[2])
-                if edge.z >= least_z:
+                first, second = writer.address, reader.address
+                # NaN where the reader runs before the writer has written.
+                if wires.z[pair][first.layer, first.head, second.layer, second.head] >= least_z:
+                    edge = wires.edge(first, second, pair[2])
                     tokens = float(token_composition(model, edge).centred.eigenvalue_score())
                     found.append(InductionCandidate(route, edge, writer.score, reader.score, tokens))
     found.sort(key=lambda candidate: -candidate.strength)

@@ -3,7 +3,7 @@
 Head 1 writes W_OV1, head 2 reads it through its queries (Q: |W_OV1 W_QK2|), keys (K: |W_QK2 W_OV1^T|) or values
 (V: |W_OV1 W_OV2|), each divided by the product of the two Frobenius norms. In an encoder-decoder this is defined
 for every pair that shares a stream (`circuits.edges.PAIRS`); the encoder's writers reach the keys and values of
-cross heads through the encoder's final norm.
+cross heads through the encoder's final norm. A decoder alone has one kind of head, and one such pair of kinds.
 
 1. With W_V = Q R_V, head 1 is A = R_V W_O, `[d_head, d_model]`; with W_K = Q R_K, head 2 by its queries is
    B = W_Q R_K^T, `[d_model, d_head]`; keys and values likewise. Norms do not see the orthogonal Q.
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.composition_scores import CompositionScores
-from circuits.edges import PAIRS, WIRES, Composition, Edge, Order, Pair
+from circuits.composition_scores import CompositionScores, wires_of
+from circuits.edges import PAIRS, Composition, Edge, Order, Pair
 from interp import Head, Model
 from interp.inputs import whole
 from interp.model import as_model
@@ -92,29 +92,30 @@ def composition_scores(
 
     Args:
         model: the model.
-        fold_norm: whether the scales of the norms between writer and reader are multiplied in.
+        fold_norm: whether the norms between writer and reader are multiplied in: their scales, and with LayerNorm
+            that the reader does not see the stream's mean. What the writer writes is as it is, its mean included.
         memory: bytes that the block of one product may take, beside two stacks of factors; one head's at least.
         progress: whether to show a progress bar.
 
     Returns:
-        Raw scores, z-scores and the baseline. With `fold_norm=False` the Q scores are those of the
-        cursive-transformer notebook.
+        Raw scores, z-scores and the baseline, for the kinds of heads that the model has. With `fold_norm=False` the Q
+        scores are those of the cursive-transformer notebook; of GPT-2 the raw scores are TransformerLens' with
+        `fold_ln=True, center_writing_weights=False`.
 
     Raises:
         UnsupportedModel, InvalidInput: weights that cannot be read.
 
     Source: Elhage et al. 2021.
     """
-    as_model(model)
+    wires = wires_of([f"{stack}.{kind}" for stack, kind in as_model(model).family.kinds])
     whole("memory", memory, 1)
     d_model = model.d_model
     raw: dict[Pair, Floats] = {}
     z: dict[Pair, Floats] = {}
-    writers = list(dict.fromkeys(writer for writer, _ in PAIRS))
-    with tqdm(total=len(WIRES), disable=not progress, desc="composition", unit="pair of kinds", leave=False) as bar:
-        for writer in writers:
+    with tqdm(total=len(wires), disable=not progress, desc="composition", unit="pair of kinds", leave=False) as bar:
+        for writer in dict.fromkeys(pair[0] for pair in wires):
             A = _factor(model, writer, None, fold_norm)
-            for pair in [pair for pair in WIRES if pair[0] == writer]:
+            for pair in [pair for pair in wires if pair[0] == writer]:
                 bar.set_postfix_str(f"{writer} -> {pair[1]}, {pair[2]}")
                 B = _factor(model, pair[1], pair[2], fold_norm)
                 raw[pair] = _table(A, B, PAIRS[writer, pair[1]][1], memory)

@@ -1,7 +1,7 @@
 """Composition scores as a value: by pair of kinds, the strongest edges, tables, files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,6 +19,11 @@ from interp.names import as_head, parse_kind
 from interp.results import Floats, frozen
 
 Score = Literal["raw", "excess", "z"]
+
+
+def wires_of(kinds: Collection[str]) -> list[Pair]:
+    """The pairs of kinds, with the reader's input, that there are among these kinds of heads."""
+    return [pair for pair in WIRES if pair[0] in kinds and pair[1] in kinds]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,12 +73,21 @@ class CompositionScores:
 
         Raises:
             UnknownSite: no such kind of head.
-            InvalidInput: the two share no stream, or the reader takes this input from another one.
+            InvalidInput: the two share no stream, the reader takes this input from another one, or the model has no
+                such heads.
         """
         if score not in ("raw", "excess", "z"):
             raise InvalidInput(f"{score!r}: the scores there are 'raw', 'excess' and 'z'.")
-        pair = check_pair(writer, reader, kind)
+        pair = self._pair(writer, reader, kind)
         return frozen(self.raw[pair] - self.baseline) if score == "excess" else getattr(self, score)[pair]
+
+    def _pair(self, writer: str, reader: str, kind: str) -> Pair:
+        """The pair of kinds, if there is such a wire and these scores have it."""
+        pair = check_pair(writer, reader, kind)
+        if pair not in self.raw:
+            there = ", ".join(dict.fromkeys(f"{first} -> {second}" for first, second, _ in self.raw))
+            raise InvalidInput(f"{writer} -> {reader}: {self.provenance['model']} has no such heads, only {there}.")
+        return pair
 
     def edge(self, writer: Head | str, reader: Head | str, kind: str) -> ScoredEdge:
         """One pair of heads with its scores.
@@ -83,7 +97,7 @@ class CompositionScores:
             InvalidInput: a pair that cannot exist, or heads that these scores do not hold.
         """
         first, second = as_head(writer), as_head(reader)
-        pair = check_pair(f"{first.stack}.{first.kind}", f"{second.stack}.{second.kind}", kind)
+        pair = self._pair(f"{first.stack}.{first.kind}", f"{second.stack}.{second.kind}", kind)
         at = (first.layer, first.head, second.layer, second.head)
         if any(index >= size for index, size in zip(at, self.raw[pair].shape, strict=True)):
             layers, heads, later, readers = self.raw[pair].shape
@@ -108,7 +122,7 @@ class CompositionScores:
         """
         whole("n", n, 1)
         found: list[tuple[float, Pair, tuple[int, ...]]] = []
-        for pair in self.raw if pairs is None else _pairs(pairs):
+        for pair in self.raw if pairs is None else self._pairs(pairs):
             table = self.between(*pair, score=by)
             ranked = np.argsort(np.where(np.isnan(table), np.inf, -table), axis=None, kind="stable")
             for flat in ranked[: min(n, int((~np.isnan(table)).sum()))]:
@@ -116,6 +130,13 @@ class CompositionScores:
                 found.append((float(table[at]), pair, at))
         found.sort(key=lambda cell: -cell[0])
         return Edges(tuple(self._scored(pair, at) for _, pair, at in found[:n]), self.provenance["digest"])
+
+    def _pairs(self, given: Any) -> list[Pair]:
+        try:
+            return [self._pair(*pair) for pair in given]
+        except TypeError:
+            how = f"give a list of (writer, reader, kind), such as [{next(iter(self.raw))}]."
+            raise InvalidInput(f"pairs={given!r}: {how}") from None
 
     def _scored(self, pair: Pair, at: tuple[int, ...]) -> ScoredEdge:
         (stack, kind), (other, what) = parse_kind(pair[0]), parse_kind(pair[1])
@@ -139,7 +160,7 @@ class CompositionScores:
     def save(self, path: str | Path) -> Path:
         """Write as safetensors, whole or not at all."""
         tables = {"raw": self.raw, "z": self.z}
-        arrays = {f"{name} {' '.join(wire)}": tables[name][wire] for name in tables for wire in WIRES}
+        arrays = {f"{name} {' '.join(wire)}": tables[name][wire] for name in tables for wire in self.raw}
         about = {"kind": _KIND, "version": str(_VERSION), "provenance": json.dumps(self.provenance)}
         return write_bytes(path, to_bytes(arrays, metadata=about | {"baseline": repr(self.baseline)}))
 
@@ -162,23 +183,16 @@ class CompositionScores:
                 if about.get("version") != str(_VERSION):
                     found = f"{path} is of version {about.get('version')} of {_KIND}"
                     raise WrongVersion(f"{found}; this release reads version {_VERSION}. Make it again.")
-                raw, z = (
-                    {pair: stored.get_tensor(f"{name} {' '.join(pair)}") for pair in WIRES} for name in ("raw", "z")
-                )
+                names: list[str] = stored.keys()
+                pairs = wires_of({kind for name in names for kind in name.split()[1:3]})
+                if not pairs:
+                    raise DamagedFile(f"{path} holds no scores. Make it again.")
+                raw, z = ({p: stored.get_tensor(f"{name} {' '.join(p)}") for p in pairs} for name in ("raw", "z"))
             return cls(raw, z, float(about["baseline"]), json.loads(about["provenance"]))
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             if isinstance(error, DamagedFile | WrongVersion):
                 raise
             raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
-
-
-def _pairs(given: Any) -> list[Pair]:
-    try:
-        return [check_pair(*pair) for pair in given]
-    except TypeError:
-        raise InvalidInput(
-            f"pairs={given!r}: give a list of (writer, reader, kind), such as [('encoder.self', 'decoder.cross', 'K')]."
-        ) from None
 
 
 _KIND, _VERSION = "composition-scores", 1

@@ -1,8 +1,8 @@
 """Copying by behaviour: does what a head writes of a token raise that token, among others?
 
-1. Rows of random tokens without repeats run through the model, in both stacks.
-2. For each token the head's value, through W_O and the unembedding, gives what attending to it alone adds to the
-   logits. The mean over the vocabulary is taken off, and what is negative is set to zero.
+1. Rows of random tokens without repeats run through the model: in both stacks, or in the one there is.
+2. For each token the head's value, its bias included, through W_O and the unembedding, gives what attending to it
+   alone adds to the logits. The mean over the vocabulary is taken off, and what is negative is set to zero.
 3. r is what the token itself is raised by, over what all tokens of the row are.
 
 Beside it stands `head_summary`'s copying, the eigenvalue score of the weights along the direct path from the
@@ -13,18 +13,19 @@ Source: Olsson et al. 2022, "In-context Learning and Induction Heads", appendix 
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, Model, capture
 from interp.inputs import whole
 from interp.model import as_model
-from interp.names import AttentionLayer
+from interp.names import AttentionLayer, Stack
 from interp.results import HeadScores, over_rows, provenance
 from interp.weights import projection, unembedding
 from probes import NARROW, random_tokens
 from probes.stimuli import EOS, START
 
-SITES = ("decoder.self", "decoder.cross")
+STACK: Stack = "decoder"
 """What encoder heads write has no path to the logits of its own."""
 
 
@@ -47,9 +48,10 @@ def copying_scores(
         seed: of the tokens.
 
     Returns:
-        HeadScores by `decoder.cross.copying_published` and so on, for self and cross heads: `copying_published` is
-        2 r - 1, for which chance is 2 / n - 1, and `copying_over_chance` is (r - 1 / n) / (1 - 1 / n), for which it
-        is 0; 1 is the most. r is over all tokens of a row, its standard error over rows.
+        HeadScores by `decoder.cross.copying_published` and so on, for self heads and cross heads where there are any:
+        `copying_published` is 2 r - 1, for which chance is 2 / n - 1, and `copying_over_chance` is
+        (r - 1 / n) / (1 - 1 / n), for which it is 0; 1 is the most. r is over all tokens of a row, its
+        standard error over rows.
 
     Raises:
         InvalidInput: fewer than two tokens, or a range that does not hold as many different ones.
@@ -60,17 +62,13 @@ def copying_scores(
     n = whole("sequence_length", sequence_length, 2)
     rng = np.random.default_rng(whole("seed", seed, 0))
     tokens = random_tokens(rng, whole("batch_size", batch_size, 1), n, vocab_range, min_gap=1)
-    end, start = (np.full((len(tokens), 1), token) for token in (EOS, START))
-    batch = Batch(
-        input_ids=torch.from_numpy(np.concatenate([tokens, end], axis=1)),
-        decoder_input_ids=torch.from_numpy(np.concatenate([start, tokens], axis=1)),
-    )
+    batch = _batch(tokens, model.family.has_encoder)
     model.check(batch)
     ids = torch.from_numpy(tokens).to(model.device)
     parameters = {"sequence_length": n, "batch_size": batch_size, "vocab_range": list(vocab_range), "seed": seed}
     source = provenance(model, name="copying_scores", **parameters)
     scores: dict[str, HeadScores] = {}
-    for site in SITES:
+    for site in [f"{stack}.{kind}" for stack, kind in model.family.kinds if stack == STACK]:
         ratio = torch.stack([_ratios(model, batch, ids, at) for at in model.layers(site)])
         for name, rows in (
             ("copying_published", 2 * ratio - 1),
@@ -80,12 +78,24 @@ def copying_scores(
     return scores
 
 
+def _batch(tokens: NDArray[np.int64], encoder: bool) -> Batch:
+    """The tokens in both stacks with their special tokens, or alone in one row."""
+    if not encoder:
+        return Batch(decoder_input_ids=torch.from_numpy(tokens))
+    end, start = (np.full((len(tokens), 1), token) for token in (EOS, START))
+    return Batch(
+        input_ids=torch.from_numpy(np.concatenate([tokens, end], axis=1)),
+        decoder_input_ids=torch.from_numpy(np.concatenate([start, tokens], axis=1)),
+    )
+
+
 def _ratios(model: Model, batch: Batch, ids: Tensor, at: AttentionLayer) -> Tensor:
     """r of each head of a layer by row, `[row, head]`."""
-    where = slice(0, -1) if at.kind == "cross" else slice(1, None)
+    # Cross heads read the tokens before EOS, self heads those after the start token, if there is one.
+    first = 0 if at.kind == "cross" else batch.decoder_input_ids.shape[1] - ids.shape[1]
     W_O, out = projection(model, at, "O"), unembedding(model)
-    values = capture(model, batch, [f"{at}.v"])[f"{at}.v"][:, where].to(W_O.dtype)
+    values = capture(model, batch, [f"{at}.v"])[f"{at}.v"][:, first : first + ids.shape[1]].to(W_O.dtype)
     written = torch.einsum("bphd,hdm->bhpm", values, W_O)
-    # The final norm's root mean square scales all logits alike, so that it leaves the ratio as it is.
+    # The final norm's deviation scales all logits alike, so that it leaves the ratio as it is.
     raised = torch.relu(written @ (out[:, ids].permute(1, 0, 2) - out.mean(1)[None, :, None])[:, None])
     return raised.diagonal(dim1=-2, dim2=-1).sum(-1) / raised.sum((-2, -1))

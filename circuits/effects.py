@@ -1,9 +1,9 @@
 """What each head alone does to the continuation: every head ablated by itself, cheaply.
 
 1. One run of the unedited model keeps the heads' outputs z, the residual stream after each
-   attention, and the keys and values that cross-attention reads.
+   attention, and the keys and values that cross-attention reads, if there is any.
 2. Ablating head h of layer l changes the residual stream after that attention by (z' - z) W_O[h];
-   everything below stays as it was, and so does the encoder if the head is the decoder's.
+   everything below stays as it was, and so does an encoder if the head is the decoder's.
 3. From there all heads of a layer go on together, as variants of one run, and only the last
    position is carried through the last layer.
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,9 +25,11 @@ from interp.actions import actions
 from interp.editing import check_unhooked
 from interp.edits import Method, Reference, ablations
 from interp.folded import Context, check_dtype, clean_run, resume, resume_encoder
-from interp.names import AttentionLayer, Site, Stack, parse_kind
+from interp.layers import embed
+from interp.names import AttentionLayer, Site, Stack
 from interp.results import provenance
 from interp.run import Run
+from interp.weights import projection
 
 MEMORY = 2**28
 """How many bytes the variants of one run may take, by default."""
@@ -37,7 +39,7 @@ MEMORY = 2**28
 def head_effects(
     model: Model,
     batch: Batch,
-    kind: str = "decoder.cross",
+    kind: str | None = None,
     *,
     method: Method = "zero",
     reference: Reference | None = None,
@@ -50,7 +52,8 @@ def head_effects(
     Args:
         model: the model, with no edit in force. In bfloat16 effects are off by about 2e-3.
         batch: what `probes.repeated_random_tokens` made.
-        kind: which heads, such as `decoder.cross`.
+        kind: which heads, such as `decoder.cross`; by default those of the attention that reads the past, which is
+            cross-attention, or a lone decoder's own.
         method: `zero`, `mean` or `resample`.
         reference: what means and resamples are taken from.
         by_position: whether means are taken at each position by itself.
@@ -65,16 +68,17 @@ def head_effects(
     Raises:
         InvalidInput: a batch that does not know its continuation, edits in force, a reference that
             is missing or does not fit, or a dtype that the sweep cannot run in.
-        UnknownSite: there is no such kind.
+        UnknownSite: there is no such kind, or not in this model.
 
     Source: edited minus unedited, one head at a time; equal to as many edited forwards.
     """
-    stack, of = parse_kind(kind)
+    stack, of = model.family.context if kind is None else model.kind(kind)
+    kind = f"{stack}.{of}"
     tokens = stimulus_of(batch, "head_effects")
     check_unhooked(model, "head_effects")
     check_dtype(model)
     middle = "resid_mid_cross" if of == "cross" else "resid_mid"
-    layers = [AttentionLayer(stack, of, layer) for layer in range(model.n_layers[stack])]
+    layers = model.layers(kind)
     edits = ablations(layers, method, reference, by_position)
     acts = actions(model, edits, Run(rows=len(tokens)))
     cache, context = clean_run(model, tokens, [f"{kind}.*.z", f"{stack}.*.{middle}", "decoder.ln_final"])
@@ -123,9 +127,7 @@ def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
 
 def written(model: Model, at: AttentionLayer, z: Tensor) -> Tensor:
     """What each head's z writes into the residual stream, `[row, head, pos, d_model]`."""
-    point = model.family.point(Site(at.stack, at.kind, at.layer, "z"))
-    weight = model.module.get_parameter(f"{point.path}.weight")
-    W_O = rearrange(weight, "d_model (head d_head) -> head d_head d_model", head=model.n_heads)
+    W_O = projection(model, at, "O", fold_norm=False)
     return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row head pos d_model")
 
 
@@ -134,7 +136,6 @@ def _through_decoder(model: Model, batch: Batch, hidden: Tensor) -> Tensor:
     rows, variants = hidden.shape[:2]
     flat = hidden.flatten(0, 1)
     mask = batch.attention_mask.repeat_interleave(variants, 0)
-    ids = batch.decoder_input_ids.repeat_interleave(variants, 0).to(model.device)
-    embedded = model.module.decoder.embed_tokens(ids)[:, None]
+    embedded = embed(model, batch.decoder_input_ids.repeat_interleave(variants, 0)[:, None])
     made = resume(model, Context.of(flat, mask), embedded, last=True)
     return made.reshape(rows, variants, 1, -1)

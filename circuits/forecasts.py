@@ -75,7 +75,9 @@ def forecast_effects(
         InvalidInput: no ablations, one without a target or with one twice, or by a name that is
             taken; sites that the folded decoder does not pass; series that are too
             short for the prediction or the season, without a finite truth, or whose context does
-            not vary from season to season, for which a scaled error is undefined; edits in force.
+            not vary from season to season, for which a scaled error is undefined; series and forecast together
+            longer than the model's positions; edits in force.
+        UnsupportedModel: a model without a tokenizer for series.
     """
     named = _targets(model, ablations)
     whole("seed", seed, 0)

@@ -44,7 +44,9 @@ def continuation_scores(model: Model, ln_final: Tensor, tokens: RepeatedTokens) 
     shape = (len(tokens), *[1] * (logits.ndim - 2), 1)
     target = tokens.continuation.to(logits.device)
     right = logits.gather(-1, target.reshape(shape).expand(*logits.shape[:-1], 1))[..., 0]
-    ids = tokens.input_ids.to(logits.device)
+    # What the query can look back at, whichever stack reads it.
+    before = tokens.input_ids if tokens.has_encoder else tokens.decoder_input_ids[:, : tokens.query]
+    ids = before.to(logits.device)
     others = ((ids != target[:, None]) & (ids >= N_SPECIAL)).to(logits.dtype)
     among = ids.reshape(*shape[:-1], ids.shape[1]).expand(*logits.shape[:-1], ids.shape[1])
     weights = others.reshape(*shape[:-1], ids.shape[1])

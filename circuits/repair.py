@@ -21,6 +21,7 @@ from interp.actions import actions
 from interp.editing import check_unhooked
 from interp.edits import Method, Reference, ablations
 from interp.inputs import whole
+from interp.layers import last_norm
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
 from interp.run import Run
@@ -147,6 +148,6 @@ def _direct(
         made = acts[layers.index(at)].act(cache[f"{at}.z"])
         assert made is not None
         change = written(model, at, (made - cache[f"{at}.z"])[:, -1:])[:, head.head, -1]
-        ln_final = model.module.decoder.final_layer_norm(stream + change)
+        ln_final = last_norm(model, "decoder", stream + change)
         found.append(continuation_scores(model, ln_final, tokens)[0] - clean)
     return np.stack(found)

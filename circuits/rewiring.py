@@ -1,4 +1,4 @@
-"""How ablating earlier heads changes what cross heads look at: the causal counterpart of K-composition.
+"""How ablating earlier heads changes where the heads that read the past look: the causal counterpart of K-composition.
 
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads" (previous-token heads feed
 induction heads); the mosaic's scores are those of "Hunting for Induction Heads in Amazon's Chronos".
@@ -19,7 +19,7 @@ from interp import Batch, InvalidInput, Model, capture
 from interp.editing import check_unhooked, edited
 from interp.edits import Method, Reference, ablations
 from interp.inputs import whole
-from interp.names import Head
+from interp.names import Head, parse_kind
 from interp.results import Floats, Heads, as_heads, provenance
 from interp.statistics import interval, p_values, q_values
 from probes.stimuli import RepeatedTokens
@@ -27,7 +27,7 @@ from probes.stimuli import RepeatedTokens
 
 @dataclass(frozen=True, eq=False)
 class MosaicEffects(Saved):
-    """How cross heads' scores change when earlier heads are ablated: `[ablated, layer, head, row]`.
+    """How the scores of the mosaic's heads change when earlier heads are ablated: `[ablated, layer, head, row]`.
 
     The controls are the mean change over other heads of the ablated head's layer, likewise.
     """
@@ -41,11 +41,17 @@ class MosaicEffects(Saved):
     control_token_to_right: Floats
     provenance: dict[str, Any]
 
+    @property
+    def site(self) -> str:
+        """Which heads are scored, such as `decoder.cross`."""
+        return str(self.provenance.get("site", "decoder.cross"))  # files of before there were others do not say
+
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row an ablated head, later cross head and kind: change, interval, control, q.
+        """One tidy row an ablated head, later head that reads the past and kind: change, interval, control, q.
 
         `q` is the Benjamini-Hochberg adjusted p-value of no change, over all rows of the table.
         """
+        stack, of = parse_kind(self.site)
         rows = []
         for kind in ("current_token", "token_to_right"):
             values, control = getattr(self, kind), getattr(self, f"control_{kind}")
@@ -56,7 +62,7 @@ class MosaicEffects(Saved):
                     rows.append(
                         {
                             "ablated": str(ablated),
-                            "head": str(Head("decoder", "cross", int(layer), int(head))),
+                            "head": str(Head(stack, of, int(layer), int(head))),
                             "kind": kind,
                             "change": values[at].mean(),
                             "low": low[at],
@@ -67,8 +73,11 @@ class MosaicEffects(Saved):
                             "p": float(p_values(values[at])),
                         }
                     )
-        frame = pd.DataFrame(rows)
-        return frame.assign(q=q_values(frame["p"].to_numpy())).drop(columns="p")
+        frame = pd.DataFrame(rows, columns=_COLUMNS)
+        return frame.assign(q=q_values(frame["p"].to_numpy(dtype=float))).drop(columns="p")
+
+
+_COLUMNS = ["ablated", "head", "kind", "change", "low", "high", "control", "control_low", "control_high", "p"]
 
 
 @torch.no_grad()
@@ -83,7 +92,9 @@ def mosaic_effects(
     seed: int = 0,
     progress: bool = True,
 ) -> MosaicEffects:
-    """How every cross head's current and right scores change when each earlier head is ablated.
+    """How the current and right scores of each head that reads the past change when each earlier head is ablated.
+
+    Those heads are cross heads, or without an encoder the decoder's own.
 
     Args:
         model: the model, with no edit in force.
@@ -96,7 +107,7 @@ def mosaic_effects(
         progress: whether to show a progress bar.
 
     Returns:
-        Edited minus clean scores, with every row. NaN for cross heads that do not come later.
+        Edited minus clean scores, with every row. NaN for heads that do not come later.
 
     Raises:
         UnknownHead: a head that this model does not have.
@@ -115,8 +126,8 @@ def mosaic_effects(
     for head in tqdm(needed, disable=not progress, desc="ablate, read the mosaic", unit="head", leave=False):
         with edited(model, ablations(head, method, reference)):
             change = _scores(model, tokens) - clean
-        # A cross head of the same layer reads the stream before this one writes to it.
-        first = 0 if head.stack == "encoder" else head.layer + (head.kind == "cross")
+        # A head of the very same attention layer reads the stream before this one writes to it.
+        first = 0 if head.stack == "encoder" else head.layer + ((head.stack, head.kind) == model.family.context)
         change[:, :first] = np.nan
         changes[head] = change
     found = np.stack([changes[head] for head in chosen])
@@ -127,7 +138,7 @@ def mosaic_effects(
         ]
     )
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
-        method, reference, seed=seed
+        method, reference, seed=seed, site=".".join(model.family.context)
     )
     return MosaicEffects(tuple(chosen), found[:, 0], found[:, 1], beside[:, 0], beside[:, 1], source)
 
@@ -135,8 +146,8 @@ def mosaic_effects(
 def _scores(model: Model, tokens: RepeatedTokens) -> Floats:
     """Current and right scores by row, `[kind, layer, head, row]`."""
     # The last norm is read so that the run goes on to the end, through every head that is ablated.
-    cache = capture(model, tokens, ["decoder.cross.*.pattern", "decoder.ln_final"])
-    patterns = [cache[f"decoder.cross.{layer}.pattern"] for layer in range(model.n_layers["decoder"])]
-    paid = torch.stack([pattern[:, :, tokens.query] for pattern in patterns]).double().cpu().numpy()
+    site = ".".join(model.family.context)
+    cache = capture(model, tokens, [f"{site}.*.pattern", "decoder.ln_final"])
+    paid = torch.stack([cache[f"{at}.pattern"][:, :, tokens.query] for at in model.layers(site)]).double().cpu().numpy()
     last = tokens.occurrences[-1]
     return np.stack([paid[..., last], paid[..., last + 1]]).swapaxes(-1, -2)

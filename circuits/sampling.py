@@ -1,8 +1,10 @@
 """Forecasts of many ablations at once, that differ by the ablation alone.
 
-1. The encoder runs once a series, and its keys and values are shared by all samples and ablations;
+1. An encoder runs once a series, and its keys and values are shared by all samples and ablations;
    once more for each set that reaches outside the decoder's attention.
-2. Every step's token comes from one stored uniform number per series, sample and step, inverted
+2. A decoder alone reads the series itself, differently with each set: once a set, whose keys and values all its
+   samples go on from.
+3. Every step's token comes from one stored uniform number per series, sample and step, inverted
    through the cumulative distribution over the value tokens in their order: common random numbers.
    Temperature, top_k and top_p are the pipeline's, applied in the order of transformers.
 
@@ -16,18 +18,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from circuits.sets import Set, in_decoder_attention, kept_heads, layers_of
 from interp import Batch, InvalidInput, Model
 from interp.actions import actions
 from interp.editing import edited
 from interp.edits import Address, Method, Reference, ablations
-from interp.folded import Context, decode, encode, variant_heads
+from interp.folded import Context, decode, encode, read, repeated, variant_heads
 from interp.names import AttentionLayer
 from interp.run import Run
 from probes.stimuli import N_SPECIAL
-
-START = 0
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,55 @@ def uniforms(seed: int, series: int, samples: int, steps: int) -> Float[Tensor, 
     return torch.from_numpy(np.stack(drawn))
 
 
+def split(batch: Batch, steps: int) -> tuple[Batch, Int[Tensor, "series step"], Int[Tensor, "series step"]]:
+    """A batch whose last decoder tokens are forecast, as `Batch.from_series(..., num_decoder=steps)` makes it.
+
+    Args:
+        batch: the tokens.
+        steps: how many of the last are forecast.
+
+    Returns:
+        The prompt, which is all before them; the tokens that they are predicted from, the prompt's last one and
+        all of them but the last; and the tokens themselves.
+    """
+    ids, shown = batch.decoder_input_ids, batch.decoder_attention_mask
+    prompt = Batch(batch.input_ids, batch.attention_mask, ids[:, :-steps], shown[:, :-steps])
+    return prompt, ids[:, -steps - 1 : -1], ids[:, -steps:]
+
+
+@dataclass(frozen=True, eq=False)
+class Started:
+    """Variants of a run that have read a prompt but for its last token.
+
+    `token` `[row, variant, 1]` is that last one; `past` are the decoder's own keys and values of those before it, for
+    each set once, which `copies` variants side by side go on from; None where there are none, as after a start token.
+    """
+
+    context: Context
+    token: Int[Tensor, "row variant 1"]
+    past: DynamicCache | None
+    copies: int
+
+    def cache(self) -> EncoderDecoderCache | DynamicCache:
+        """A cache of one's own, for a run that goes on."""
+        return self.context.cache(None if self.past is None else repeated(self.past, self.copies))
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """Something to run on variants of a batch.
 
-    `act`, given the context and the number of variants, gives `[row, variant, ...]`; each set has
-    `copies` variants, side by side, such as the number of samples.
+    `act`, given the variants, gives `[row, variant, ...]`; each set has `copies` variants, side by side, such as the
+    number of samples.
     """
 
-    act: Callable[[Context, int], Tensor]
+    act: Callable[[Started], Tensor]
     copies: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Ablated:
-    """A model with several sets ablated, each a variant, ready to run on one batch's encoder output."""
+    """A model with several sets ablated, each a variant, ready to run on what follows one batch."""
 
     model: Model
     sets: Sequence[Set]
@@ -134,11 +169,11 @@ class Ablated:
         return found
 
     @torch.no_grad()
-    def run(self, batch: Batch, *jobs: Job) -> list[Tensor]:
-        """Run jobs on the folded decoder with all sets ablated; the encoder runs once for all of them.
+    def run(self, prompt: Batch, *jobs: Job) -> list[Tensor]:
+        """Run jobs on the folded decoder with all sets ablated; what they all go on from is read once.
 
         Args:
-            batch: what the encoder reads.
+            prompt: what the encoder reads and the start token, or all that a decoder alone reads of the series.
             jobs: what to run.
 
         Returns:
@@ -150,11 +185,19 @@ class Ablated:
             touched = layers_of([self.sets[i] for i in indices])
             fill = self._fill(touched)
             with edited(self.model, elsewhere):
-                context = encode(self.model, batch)
+                context = encode(self.model, prompt)
+                before, last = prompt.decoder_input_ids[:, None].split([prompt.decoder_input_ids.shape[1] - 1, 1], -1)
+                past = None
+                if before.shape[-1]:
+                    members = [self.sets[i] for i in indices]
+                    with variant_heads(self.model, kept_heads(self.model, members, touched), fill):
+                        past = read(self.model, context, before.expand(-1, len(members), -1))
                 for job, found in zip(jobs, made, strict=True):
                     members = [self.sets[i] for i in indices for _ in range(job.copies)]
+                    token = last.expand(-1, len(members), -1).to(self.model.device)
                     with variant_heads(self.model, kept_heads(self.model, members, touched), fill):
-                        values = job.act(context, len(members)).unflatten(1, (len(indices), job.copies))
+                        values = job.act(Started(context, token, past, job.copies))
+                    values = values.unflatten(1, (len(indices), job.copies))
                     found |= {index: values[:, place] for place, index in enumerate(indices)}
         return [torch.stack([found[index] for index in range(len(self.sets))]) for found in made]
 
@@ -175,17 +218,16 @@ def sampling(model: Model, uniform: Float[Tensor, "series sample step"]) -> Job:
         uniform: common random numbers.
     """
     sampler = Sampler.of(model)
-    series, samples, steps = uniform.shape
+    _, samples, steps = uniform.shape
     uniform = uniform.to(model.device)
 
     @torch.no_grad()
-    def act(context: Context, variants: int) -> Tensor:
-        cache = context.cache()
-        token = torch.full((series, variants, 1), START, device=model.device)
+    def act(started: Started) -> Tensor:
+        cache, token = started.cache(), started.token
         drawn: list[Tensor] = []
         for step in range(steps):
-            logits = model.unembed(decode(model, context, token, cache)[:, :, 0])
-            token = sampler(logits, uniform[:, :, step].repeat(1, variants // samples))[..., None]
+            logits = model.unembed(decode(model, started.context, token, cache)[:, :, 0])
+            token = sampler(logits, uniform[:, :, step].repeat(1, token.shape[1] // samples))[..., None]
             drawn.append(token)
         return torch.cat(drawn, -1)
 
@@ -193,16 +235,18 @@ def sampling(model: Model, uniform: Float[Tensor, "series sample step"]) -> Job:
 
 
 def reading(model: Model, ids: Int[Tensor, "series pos"], judge: Callable[[Tensor], Tensor]) -> Job:
-    """The job of reading given decoder tokens: what follows from their logits, `[set, series, 1, ...]`.
+    """The job of reading given tokens: what follows from their logits, `[set, series, 1, ...]`.
 
     Args:
         model: the model.
-        ids: decoder tokens.
+        ids: the prompt's last token, and what follows it.
         judge: given logits `[row, variant, pos, token]`, gives `[row, variant, ...]`.
     """
 
     @torch.no_grad()
-    def act(context: Context, variants: int) -> Tensor:
-        return judge(model.unembed(decode(model, context, ids[:, None].expand(-1, variants, -1))))
+    def act(started: Started) -> Tensor:
+        given = ids[:, None].expand(-1, started.token.shape[1], -1)
+        cache = None if started.past is None else started.cache()
+        return judge(model.unembed(decode(model, started.context, given, cache)))
 
     return Job(act)

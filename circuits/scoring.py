@@ -23,7 +23,7 @@ from circuits.controls import Controls
 from circuits.effects import MEMORY
 from circuits.outcomes import method_of
 from circuits.results import ForecastEffects
-from circuits.sampling import Ablated, reading, sampling, uniforms
+from circuits.sampling import Ablated, reading, sampling, split, uniforms
 from interp import Batch, InvalidInput, Model
 from interp.batch import Series, as_series
 from interp.editing import check_unhooked
@@ -89,7 +89,7 @@ def measure_forecasts(
         The outcomes of every variant.
 
     Raises:
-        InvalidInput: as `forecast_effects`.
+        InvalidInput, UnsupportedModel: as `forecast_effects`.
     """
     check_unhooked(model, "a forecast of several ablations")
     if method == "resample":
@@ -188,26 +188,28 @@ def _run(
     uniform = uniforms(seed, len(truth), num_samples, steps)
     tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
     values = centers(tokenizer.centers).to(model.device)
-    widest = model.d_vocab * max(num_samples * 12, steps * 40) + num_samples * steps * model.n_heads * model.d_head * 8
-    size = max(1, memory // (sets * widest))
+    batch = Batch.from_series(model, np.concatenate([contexts, truth], axis=1), num_decoder=steps)
+    prompt, given, labels = split(batch, steps)
+    model.check(
+        Batch(batch.input_ids, decoder_input_ids=batch.decoder_input_ids[:, :-1])
+    )  # the last sample is not read
+    size = max(1, memory // (sets * _variant_bytes(model, prompt, num_samples, steps)))
     nll, crps, samples = [], [], []
     bar = tqdm(total=len(truth), disable=not progress, desc=f"forecast, {sets} variants", unit="series", leave=False)
     for rows in _slices(len(truth), size):
-        whole_series = np.concatenate([contexts[rows], truth[rows]], axis=1)
-        batch = Batch.from_series(model, whole_series, num_decoder=steps)
-        labels = batch.decoder_input_ids[:, 1:].to(model.device)
-        given = Batch(batch.input_ids, batch.attention_mask, batch.decoder_input_ids[:, :-1])
         _, _, scale = tokenizer.context_input_transform(torch.from_numpy(contexts[rows]))
         target = (torch.from_numpy(truth[rows]) / scale[:, None]).to(model.device)
+        wanted = labels[rows].to(model.device)
 
-        def judge(logits: Tensor, labels: Tensor = labels, target: Tensor = target) -> Tensor:
+        def judge(logits: Tensor, labels: Tensor = wanted, target: Tensor = target) -> Tensor:
             log_probs = logits[..., N_SPECIAL : len(values) + N_SPECIAL].float().log_softmax(-1)
             at = (labels - N_SPECIAL)[:, None, :, None].expand(*log_probs.shape[:-1], 1)
             likelihood = -log_probs.gather(-1, at)[..., 0].mean(-1)
             return torch.stack([likelihood.double(), bin_crps(log_probs, values, target[:, None]).mean(-1)], -1)
 
-        jobs = reading(model, given.decoder_input_ids, judge), sampling(model, uniform[rows])
-        judged, tokens = (made.cpu() for made in ablated.run(given, *jobs))
+        jobs = reading(model, given[rows], judge), sampling(model, uniform[rows])
+        here = torch.arange(len(truth))[rows]
+        judged, tokens = (made.cpu() for made in ablated.run(prompt.rows(here), *jobs))
         found = judged[:, :, 0].numpy()
         nll.append(found[..., 0])
         crps.append(found[..., 1] * scale.numpy())
@@ -215,6 +217,16 @@ def _run(
         bar.update(len(scale))
     bar.close()
     return np.concatenate(nll, 1), np.concatenate(crps, 1), np.concatenate(samples, 1)
+
+
+def _variant_bytes(model: Model, prompt: Batch, num_samples: int, steps: int) -> int:
+    """About what one series takes with one set: logits and cache of its samples, and of the prompt what each keeps."""
+    width = model.n_heads * model.d_head
+    own = model.d_vocab * max(num_samples * 12, steps * 40) + num_samples * steps * width * 8
+    before = prompt.decoder_input_ids.shape[1] - 1
+    # Keys and values in all layers, twice while the cache grows; once, the prompt's own widest tensors.
+    kept = before * num_samples * model.n_layers["decoder"] * width * 16
+    return own + kept + before * (before * model.n_heads + 2 * model.d_mlp) * 8
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

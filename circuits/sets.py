@@ -1,6 +1,6 @@
 """Many sets of heads ablated, each in a run of its own, on one stimulus.
 
-Sets of decoder heads are variants of one folded run, which shares the encoder and the keys and
+Sets of decoder heads are variants of one folded run, which shares an encoder and its keys and
 values; other sets cost an edited forward each.
 """
 

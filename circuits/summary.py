@@ -36,15 +36,15 @@ def head_summary(
     Args:
         model: the model.
         tokens: which tokens the scores in token space are over.
-        mosaic: adds `current_token, token_to_right, either` (the larger), missing outside `decoder.cross`.
+        mosaic: adds `current_token, token_to_right, either` (the larger), missing outside its kind of head.
         scores: further scores, such as `probes.head_scores(model)` or `[circuits.head_effects(model, batch)]`, each a
             column by its name (`previous_token`, `effect`); several of one name fill it for their own kinds of heads.
 
     Returns:
         `head, stack, kind, layer, index`; `copying` (eigenvalue score of the OV circuit in token space, from -1 to
         1), `matching` (the same of QK); `qk_stable_rank, ov_stable_rank`; `qk_norm, ov_norm` (Frobenius);
-        `preferred_distance` (the key's position minus the query's, of the largest position bias; missing in
-        cross-attention); and what was joined.
+        `preferred_distance` (the key's position minus the query's, of the largest position bias; missing where there
+        is none); and what was joined. All are of the linear part of the circuits: biases have no part in it.
 
     Raises:
         InvalidInput: tokens outside the vocabulary; scores of other weights, twice of the same heads, or under a name

@@ -1,8 +1,13 @@
 """Circuits in token space: tokens are values, so a circuit is a map of value against value.
 
-Rows of the embedding are divided by their root mean square, as the norm does, and stand for the streams that a
-head reads. That is exact for the first self-attention layer of either stack, whose streams are the embeddings;
-elsewhere it is the direct path. For cross heads the mean encoder output by token can stand for the keys.
+Rows of the embedding are divided by their deviation, as the norm does, and stand for the streams that a head reads.
+That is exact for the first self-attention layer of either T5 stack, whose streams are the embeddings; elsewhere it is
+the direct path. Where positions are embedded too, as in GPT-2, the maps are of W_E alone: see
+`circuits.position_circuit` for W_pos. For cross heads the mean encoder output by token can stand for the keys.
+
+Biases are in the maps, so that cells are scores and logits: (e_q W_Q + b_Q) (e_k W_K + b_K)^T and (e W_V + b_V) W_O
+W_U. They add one row to all rows, and to each row a number; centred, the maps so have the very eigenvalues of the
+linear part. For with M = L + 1 c^T, where both L and M take 1 to 0, M v = L v but for a multiple of 1.
 
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
 """
@@ -12,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
+from chronos import ChronosPipeline
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,6 +28,7 @@ from interp.factored import FactoredMatrix
 from interp.inputs import positions, whole
 from interp.model import as_model
 from interp.names import Stack
+from interp.norms import final_norm
 from interp.position_bias import PositionBias
 from interp.results import provenance
 from interp.weights import embedding, unembedding
@@ -38,8 +45,8 @@ class TokenCircuit(FactoredMatrix):
 
     `rows` and `columns` say what the axes are: query and key tokens of QK, whose cells are scores; attended and
     output tokens of OV, whose cells are logits (in the encoder, products with the embeddings). `scaled_values`
-    are the tokens' bin centres, NaN for special tokens. `position_bias` is what the scores of a self-attention
-    head get by distance beside it.
+    are the tokens' bin centres, NaN for special tokens and where tokens are no values. `position_bias` is what the
+    scores of a self-attention head get by distance beside it, None where they get nothing.
     """
 
     name: str
@@ -57,6 +64,8 @@ class TokenCircuit(FactoredMatrix):
     @property
     def centred(self) -> FactoredMatrix:
         """The map less each row's mean, which a softmax does not see: its `eigenvalue_score()` is the head's.
+
+        Its eigenvalues are those of the linear part, whatever the biases.
 
         Source: Elhage et al. 2021; the key embeddings and the unembedding are centred, not the other side.
         """
@@ -101,8 +110,16 @@ def _is_range(tokens: Tokens) -> bool:
 
 
 def normed(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
-    """A residual stream divided by its root mean square, as T5's norm does before its scale."""
-    return stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + model.config.layer_norm_epsilon)
+    """A residual stream divided by its deviation, as the norms do before their scale: what folded weights act on."""
+    # All norms of a model have one epsilon.
+    return final_norm(model).divided(stream)
+
+
+def tokens_as_values(model: Model, ids: Int[Tensor, "token"]) -> Float[Tensor, "token"]:
+    """The tokens' bin centres, NaN where they are no values: special tokens, and all of a text model."""
+    if isinstance(model.source, ChronosPipeline):
+        return token_values(model, ids)
+    return torch.full(ids.shape, torch.nan)
 
 
 def _embedded(model: Model, stack: Stack, ids: Tensor, folded: bool, dtype: torch.dtype) -> Tensor:
@@ -126,9 +143,10 @@ def _source(head: Head) -> Stack:
 def token_circuit(circuit: HeadCircuit, tokens: Tokens = NARROW, *, keys: TokenMeans | None = None) -> TokenCircuit:
     """A head's QK or OV circuit from tokens to tokens, through the embedding and the unembedding.
 
-    A decoder head's OV circuit goes to logits, through the decoder's final norm (its scale folded, its root mean
-    square left out) and T5's scaling. What an encoder head writes has no path to the logits of its own; it is
-    compared with the encoder's embeddings. An unfolded circuit takes embeddings as they are.
+    A decoder head's OV circuit goes to logits, through the decoder's final norm (its scale folded, its deviation left
+    out) and T5's scaling. What an encoder head writes has no path to the logits of its own; it is
+    compared with the encoder's embeddings. An unfolded circuit takes embeddings as they are, and its cells lack the
+    1/sqrt(d_head) of GPT-2's scores. Biases are in the cells; embedded positions are not.
 
     Args:
         circuit: of `qk_circuit` or `ov_circuit`.
@@ -136,7 +154,8 @@ def token_circuit(circuit: HeadCircuit, tokens: Tokens = NARROW, *, keys: TokenM
         keys: for a cross head, what stands for the encoder's output at each token instead of its embedding.
 
     Returns:
-        The map. A QK map is exact for layer 0 of self-attention, and the direct path elsewhere.
+        The map. A QK map is exact for layer 0 of self-attention where no positions are embedded, and the direct path
+        elsewhere.
 
     Raises:
         InvalidInput: tokens outside the vocabulary; `keys` for another kind of head, or without these tokens.
@@ -152,11 +171,11 @@ def token_circuit(circuit: HeadCircuit, tokens: Tokens = NARROW, *, keys: TokenM
     ids = as_tokens(model, tokens)
     if keys is not None and (head.kind != "cross" or not circuit.folded):
         raise InvalidInput(f"{head}: keys= stands for the encoder's output, which cross heads with folded norms read.")
-    made = token_factors(model, head, circuit.name, circuit, ids, circuit.folded, keys)
+    made = token_factors(model, head, circuit.name, circuit, ids, circuit.folded, keys, circuit.biases)
     axes = ("query", "key") if circuit.name == "QK" else ("attended", "output")
     by = "embedding" if keys is None else "means"
     source = provenance(model, name="token_circuit", folded=circuit.folded, keys=by)
-    values, bias = token_values(model, ids), circuit.position_bias
+    values, bias = tokens_as_values(model, ids), circuit.position_bias
     return TokenCircuit(made.A, made.B, circuit.name, head, *axes, ids, values, source, bias)
 
 
@@ -168,6 +187,7 @@ def token_factors(
     ids: Int[Tensor, "token"],
     folded: bool,
     keys: TokenMeans | None = None,
+    biases: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> FactoredMatrix:
     """QK or OV circuits of one head, or of several of its kind, between tokens: see `token_circuit`.
 
@@ -179,6 +199,7 @@ def token_factors(
         ids: of `as_tokens`.
         folded: whether the circuit has the norms' scales folded in.
         keys: what stands for the encoder's output.
+        biases: as a circuit has them; without, it is the linear part, whose centred eigenvalues are the same.
 
     Returns:
         `[..., token, token]`.
@@ -191,8 +212,15 @@ def token_factors(
     left, right = circuit.A.to(dtype), circuit.B.to(dtype)
     read = _embedded(model, _source(head), ids, folded, dtype) if keys is None else _means(model, keys, ids).to(right)
     if name == "QK":
-        return FactoredMatrix(_embedded(model, head.stack, ids, folded, dtype) @ left, right @ read.T)
-    return FactoredMatrix(read @ left, right @ _read_out(model, head.stack, ids, folded, dtype))
+        queries = biased(_embedded(model, head.stack, ids, folded, dtype) @ left, biases[0])
+        return FactoredMatrix(queries, biased((right @ read.T).mT, biases[1]).mT)
+    return FactoredMatrix(biased(read @ left, biases[0]), right @ _read_out(model, head.stack, ids, folded, dtype))
+
+
+def biased(rows: Float[Tensor, "*head row d_head"], bias: Tensor | None) -> Float[Tensor, "*head row d_head"]:
+    """Rows with a bias `[..., d_head]` added; themselves where there is none."""
+    # Adding zeros would not be nothing: it makes 0 of -0.
+    return rows if bias is None or not bool(bias.any()) else rows + bias[..., None, :].to(rows)
 
 
 def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Tokens = NARROW) -> TokenCircuit:
@@ -200,7 +228,8 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
 
     K: E W_QK2 W_OV1^T E^T, from the reader's query tokens to the tokens that the writer attends to; a
     previous-token head that feeds an induction head's keys matches, with positive eigenvalues. Q: E W_OV1 W_QK2 E^T.
-    V: E W_OV1 W_OV2 W_U, from the tokens that the writer attends to, to logits.
+    V: E W_OV1 W_OV2 W_U, from the tokens that the writer attends to, to logits. The biases of what reads embeddings
+    are in it (b_V of the writer; b_Q or b_K of the reader on its other side), as in what the writer adds to a score.
 
     Args:
         model: the model.
@@ -208,7 +237,7 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
         tokens: an inclusive range as a pair, or a list of ids.
 
     Returns:
-        The map, along the direct path; the norm's root mean square between the two heads is left out.
+        The map, along the direct path; the norm's deviation between the two heads is left out.
 
     Raises:
         UnknownHead: the model has no such head.
@@ -221,21 +250,21 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
     writer, reader = (model.head(head) for head in wire.heads)
     first, second = model.weights(writer), model.weights(reader)
     ids, dtype = as_tokens(model, tokens), first.W_V.dtype
-    written = _embedded(model, _source(writer), ids, True, dtype) @ first.W_V
+    written = biased(_embedded(model, _source(writer), ids, True, dtype) @ first.W_V, first.b_V)
     if wire.kind == "K":
-        queries = _embedded(model, reader.stack, ids, True, dtype) @ second.W_Q
+        queries = biased(_embedded(model, reader.stack, ids, True, dtype) @ second.W_Q, second.b_Q)
         factors = (queries, (second.W_K.mT @ first.W_O.mT) @ written.T)
         axes = ("query", "writer's key")
     elif wire.kind == "Q":
-        keys = _embedded(model, _source(reader), ids, True, dtype)
-        factors = (written, first.W_O @ second.W_Q @ (keys @ second.W_K).T)
+        keys = biased(_embedded(model, _source(reader), ids, True, dtype) @ second.W_K, second.b_K)
+        factors = (written, first.W_O @ second.W_Q @ keys.T)
         axes = ("writer's key", "key")
     else:
         out = _read_out(model, reader.stack, ids, True, dtype)
         factors = (written, (first.W_O @ second.W_V) @ (second.W_O @ out))
         axes = ("writer's key", "output")
     source = provenance(model, name="token_composition", folded=True)
-    return TokenCircuit(*factors, f"{wire.kind}-composition", wire, *axes, ids, token_values(model, ids), source)
+    return TokenCircuit(*factors, f"{wire.kind}-composition", wire, *axes, ids, tokens_as_values(model, ids), source)
 
 
 def _means(model: Model, keys: TokenMeans, ids: Tensor) -> Tensor:
@@ -264,9 +293,10 @@ def encoder_output_by_token(model: Model, batches: Batch | Sequence[Batch]) -> T
         stream divided by its root mean square, in float64, and the number of occurrences. Padding is left out.
 
     Raises:
+        UnknownSite: a model without an encoder.
         InvalidInput: no batches, or tokens outside the vocabulary.
     """
-    as_model(model)
+    as_model(model).kind("encoder.self")
     found = [batches] if isinstance(batches, Batch) else list(batches)
     if not found:
         raise InvalidInput("no batches to take means over: give at least one.")

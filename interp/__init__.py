@@ -1,4 +1,4 @@
-"""The instrument: open a model, name its heads, read it, edit it."""
+"""The instrument: open a Chronos model or a GPT-2, name its heads, read it, edit it."""
 
 from interp import sweeps, zoo
 from interp.batch import Batch

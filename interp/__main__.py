@@ -6,11 +6,13 @@ from typing import Annotated
 
 import torch
 import typer
+from chronos import ChronosPipeline
 
-from interp import MissingFile, load, zoo
+from interp import MissingFile, Model, load, zoo
 from interp.command import Dtype, guarded
 from interp.inputs import whole
-from interp.opening import PUBLISHED, check_device
+from interp.opening import check_device
+from interp.sources import PUBLISHED, TEXT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -18,11 +20,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.command()
 @guarded
 def models() -> None:
-    """The models that can be opened by name: bundled ones, and Amazon's on the hub."""
+    """The models that can be opened by name: bundled ones, and Amazon's and plain GPT-2s on the hub."""
     for name in zoo.names():
         size = sum(f.stat().st_size for f in zoo.path(name).iterdir()) / 1e6
         typer.echo(f"{name:28} bundled, {size:.1f} MB, {zoo.path(name)}")
-    for name in PUBLISHED:
+    for name in (*PUBLISHED, *TEXT):
         typer.echo(f"{name:28} on the Hugging Face hub")
 
 
@@ -31,17 +33,15 @@ def models() -> None:
 def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
     """Sizes, tokens, heads and sites of a model, after checking its hook points."""
     found = load(model, dtype=getattr(torch, dtype.value), device=device)
-    layers, chronos = found.n_layers, found.chronos_config
-    limits = " ".join(f"{key} {value:g}" for key, value in sorted(chronos.tokenizer_kwargs.items(), reverse=True))
+    kinds = [".".join(kind) for kind in found.family.kinds]
     rows = {
         "model": found.name,
         "family": found.family.name,
-        "layers": f"{layers['encoder']} encoder, {layers['decoder']} decoder",
-        "heads": f"{found.n_heads} a layer of {found.d_head}: {len(found.heads('encoder.self'))} encoder.self, "
-        f"{len(found.heads('decoder.self'))} decoder.self, {len(found.heads('decoder.cross'))} decoder.cross",
+        "layers": ", ".join(f"{count} {stack}" for stack, count in found.n_layers.items() if count),
+        "heads": f"{found.n_heads} a layer of {found.d_head}: "
+        + ", ".join(f"{len(found.heads(kind))} {kind}" for kind in kinds),
         "d_model": found.d_model,
-        "tokens": f"{found.d_vocab}, {chronos.tokenizer_class} {limits}",
-        "context": f"{chronos.context_length}, prediction {chronos.prediction_length}",
+        **_what_it_reads(found),
         "parameters": f"{found.n_parameters:,}",
         "weights": found.digest,
         "hook points": "live, patterns sum to 1",
@@ -49,6 +49,17 @@ def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
     }
     for key, value in rows.items():
         typer.echo(f"{key:12} {value}")
+
+
+def _what_it_reads(found: Model) -> dict[str, str]:
+    if not isinstance(found.source, ChronosPipeline):
+        return {"tokens": f"{found.d_vocab}, no tokenizer for series", "context": f"{found.max_positions} positions"}
+    chronos = found.chronos_config
+    limits = " ".join(f"{key} {value:g}" for key, value in sorted(chronos.tokenizer_kwargs.items(), reverse=True))
+    return {
+        "tokens": f"{found.d_vocab}, {chronos.tokenizer_class} {limits}",
+        "context": f"{chronos.context_length}, prediction {chronos.prediction_length}",
+    }
 
 
 @app.command()

@@ -143,15 +143,21 @@ class _References:
             return values[0]
         total, count = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
         for batch, value in zip(batches, values, strict=True):
-            weight = torch.ones(len(value), 1, device=self._device)
-            if site.name not in ("scores", "pattern"):
-                weight = batch.mask("encoder" if in_encoder_positions(site) else "decoder").to(value.device)
-            weight = weight.double().reshape(*weight.shape, *[1] * (value.ndim - 2))
+            weight = self._weight(batch, site).to(value.device).double()
+            weight = weight.reshape(*weight.shape, *[1] * (value.ndim - weight.ndim))
             axes = (0,) if edit.by_position else (0, 1)
             total = total + (value.double() * weight).sum(axes)
             count = count + weight.sum(axes)
-        mean = total / count.clamp(min=1)
+        mean = total / count  # NaN at positions where no row has a token
         return mean[None] if edit.by_position else mean
+
+    @staticmethod
+    def _weight(batch: Batch, site: Site) -> Tensor:
+        """1 for what counts in a mean, along the axes of rows and positions; padding does not."""
+        if site.name not in ("scores", "pattern"):
+            return batch.mask("encoder" if in_encoder_positions(site) else "decoder")
+        # Padding of an encoder looks at the same keys as all; that of a decoder alone has none to look at.
+        return torch.ones(len(batch), 1) if site.stack == "encoder" else batch.mask("decoder")[:, None]
 
 
 def _batches(edit: Edit) -> tuple[Batch, ...]:
@@ -170,8 +176,9 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         axes = {1: not in_encoder_positions(site)}
     for axis, grows in axes.items():
         wanted, there = part.shape[axis], value.shape[axis]
-        # The keys of the decoder's own attention are all that came so far.
+        # The keys of the decoder's own attention are all that came so far; the logits may be of the last ones alone.
         start = run.offset if grows and axis != -1 else 0
+        start += max(run.length - wanted, 0) if site.name == "logits" else 0
         if start + wanted > there or (not grows and wanted != there):
             raise InvalidInput(
                 f"{edit}: the reference has {there} positions at {site} and the run has {start + wanted}. By "
@@ -179,6 +186,8 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
                 "positions has no such limit."
             )
         value = value.narrow(axis, start, wanted)
+        if axis != -1 and bool(value.isnan().any()):
+            value = _known(value, axis, start, edit, site, run)
     rows = len(part)
     inputs = run.inputs_of(rows, len(value))
     if len(value) not in (1, inputs):
@@ -188,6 +197,21 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
     if len(value) > 1:
         value = value.repeat_interleave(rows // inputs, 0)
     return value.to(part).expand_as(part)
+
+
+def _known(value: Tensor, axis: int, start: int, edit: Edit, site: Site, run: Run) -> Tensor:
+    """A mean by position without what it does not know, which must be padding in the run too."""
+    unknown = value.movedim(axis, 0).flatten(1).isnan().any(1)
+    shown = run.shown.get("encoder" if in_encoder_positions(site) else "decoder")
+    asked = unknown
+    if isinstance(shown, Tensor) and shown.ndim == 2:
+        asked = unknown & shown[:, start : start + len(unknown)].any(0).to(unknown.device)
+    if isinstance(edit, Mean) and bool(asked.any()):
+        raise InvalidInput(
+            f"{edit}: every row of the reference is padded at position {start + int(asked.int().argmax())}, where the "
+            "run has a token: give a reference with tokens there, or take the mean over positions."
+        )
+    return value.nan_to_num() if isinstance(edit, Mean) else value
 
 
 class Cut:
@@ -216,14 +240,21 @@ class Cut:
         if not self.edit.renormalise:
             value[:, queries[:, None], keys] = 0
             return value
-        value[:, queries[:, None], keys] = -torch.inf
-        # Masked positions have the lowest finite score: a softmax over them alone would attend to them.
-        if not bool((value[:, queries].amax(-1) > torch.finfo(value.dtype).min / 2).all()):
+        # Padding of a decoder alone sees no key at all: there is nothing to cut.
+        cut = value[:, queries].index_fill(-1, keys, -torch.inf)
+        looks = self._seen(value[:, queries])
+        if not bool((self._seen(cut) | ~looks).all()):
             raise InvalidInput(
                 f"{self.edit}: a query is left without any key, so there is nothing to renormalise: give fewer keys, "
                 "or renormalise=False."
             )
+        value[:, queries] = torch.where(looks, cut, value[:, queries])
         return value
+
+    @staticmethod
+    def _seen(scores: Tensor) -> Tensor:
+        """Whether a query has a key: masked ones have the lowest finite score, which a softmax of them alone shows."""
+        return scores.amax(-1, keepdim=True) > torch.finfo(scores.dtype).min / 2
 
     def _here(self, name: str, length: int, offset: int, grows: bool, part: Tensor) -> Tensor:
         """The asked positions as indices into the step's own."""

@@ -1,15 +1,15 @@
 """The attention function whose scores and pattern pass through real modules.
 
 1. `attach` puts two parameter-free `nn.Identity` modules on each attention module.
-2. `hooked_attention` computes what Hugging Face's eager attention of T5 computes, in the same
-   order, and sends the scores and the pattern through them.
+2. `hooked_attention` computes what Hugging Face's eager attention of T5 and of GPT-2 computes, in the
+   same order, and sends the scores and the pattern through them.
 3. `transformers` calls it by name, as registered below.
 
 So scores (with position bias and mask) and pattern can be read and edited by forward hooks and by
 nnsight alike, in a plain forward and in `generate`, and what is edited is what is used.
 
-Source: `transformers.AttentionInterface`; the reference is
-`transformers.models.t5.modeling_t5.eager_attention_forward`.
+Source: `transformers.AttentionInterface`; the reference is `eager_attention_forward` of
+`transformers.models.t5.modeling_t5` and `transformers.models.gpt2.modeling_gpt2`.
 """
 
 from typing import Any
@@ -61,7 +61,7 @@ def hooked_attention(
         key: `[batch, head, key, d_head]`.
         value: `[batch, head, key, d_head]`.
         attention_mask: what is added to the scores, or None.
-        scaling: factor of the scores; T5 gives 1.
+        scaling: factor of the scores; T5 gives 1, GPT-2 1/sqrt(d_head) unless its config says otherwise.
         dropout: probability, on the pattern, while training.
         position_bias: what is added to the scores before the mask, or None.
 

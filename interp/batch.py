@@ -66,7 +66,7 @@ class Batch:
         object.__setattr__(self, "input_ids", ids)
         object.__setattr__(self, "attention_mask", _mask("attention_mask", "input_ids", given[0], ids))
         object.__setattr__(self, "decoder_input_ids", decoder)
-        shown = None if given[1] is None else torch.as_tensor(given[1])
+        shown = None if given[1] is None else _ids("decoder_attention_mask", given[1])
         if not without and shown is not None and not bool(shown.all()):
             raise InvalidInput(
                 "decoder_attention_mask hides tokens of a decoder that has an encoder beside it, which Chronos never "
@@ -157,7 +157,7 @@ def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
     if given is None:
         return torch.ones_like(ids)
     if ids.shape[1] == 0:
-        if torch.as_tensor(given).numel():  # np.size of a tensor is its method
+        if torch.as_tensor(given).numel():
             raise InvalidInput(f"{name} is given without {of}: for a decoder alone give decoder_attention_mask.")
         return ids
     mask = _ids(name, given)

@@ -3,7 +3,8 @@
 1. A plain forward: every hook point is reached, with the right shape, and patterns sum to 1.
 2. A poisoned forward: each attention's scores are replaced by NaN, which must reach its pattern;
    the pattern is then replaced by zeros, which must reach z. So what is edited is what is used,
-   in every attention layer by itself, also where a head or layer is idle.
+   in every attention layer by itself, also where a head or layer is idle. What is edited in place, because
+   others hold the very tensor too, becomes ones, and the MLP behind it zeros: ones must leave the layer.
 
 Source: nnterp's checks on loading, which this follows in spirit.
 """
@@ -57,22 +58,22 @@ def check_hooks(model: "Model") -> None:
     keys = {str(at): 3 if (at.stack, at.kind) == ("decoder", "self") else 4 for at in layers}
     tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
 
-    seen: dict[str, set[str]] = {name: set() for name in modules}
+    seen: set[str] = set()
 
     def look(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_: nn.Module, __: object, pattern: Tensor) -> None:
             size = (2, model.n_heads, queries[name], keys[name])
             rows = pattern.float().sum(-1)
             if tuple(pattern.shape) == size and bool((rows - 1).abs().max() < tolerance):
-                seen[name].add("pattern")
+                seen.add(f"{name}.pattern")
 
         return hook
 
     with _hooks([m.get_submodule("hook_pattern").register_forward_hook(look(n)) for n, m in modules.items()]):
         _forward(model)
-    _complain(model, seen, {"pattern"}, "is not reached, or its rows do not sum to 1")
+    _complain(model, [f"{name}.pattern" for name in modules], seen, "is not reached, or its rows do not sum to 1")
 
-    seen = {name: set() for name in modules}
+    seen = set()
 
     def poison(_: nn.Module, __: object, scores: Tensor) -> Tensor:
         return torch.full_like(scores, torch.nan)
@@ -80,7 +81,7 @@ def check_hooks(model: "Model") -> None:
     def through(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
         def hook(_: nn.Module, __: object, pattern: Tensor) -> Tensor:
             if bool(pattern.isnan().all()):
-                seen[name].add("scores")
+                seen.add(f"{name}.scores")
             return torch.zeros_like(pattern)
 
         return hook
@@ -88,12 +89,14 @@ def check_hooks(model: "Model") -> None:
     def arrive(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             if not bool(args[0].any()):
-                seen[name].add("pattern")
+                seen.add(f"{name}.pattern")
             return (torch.zeros_like(args[0]),)
 
         return hook
 
-    handles = [
+    shared = [site for site in model.sites() if site.name in model.family.shared]
+    handles = [handle for site in shared for handle in _through_block(model, site, seen)]
+    handles += [
         handle
         for name, module in modules.items()
         for handle in (
@@ -104,13 +107,36 @@ def check_hooks(model: "Model") -> None:
     ]
     with _hooks(handles):
         _forward(model)
-    _complain(model, seen, {"scores", "pattern"}, "can be edited without effect")
+    wanted = [f"{name}.{port}" for name in modules for port in ("scores", "pattern")] + [str(site) for site in shared]
+    _complain(model, wanted, seen, "can be edited without effect")
 
 
-def _complain(model: "Model", seen: dict[str, set[str]], wanted: set[str], what: str) -> None:
-    for name, found in seen.items():
-        for site in sorted(wanted - found):
+def _through_block(model: "Model", site: Site, seen: set[str]) -> Generator[torch.utils.hooks.RemovableHandle]:
+    """Hooks which see that what is edited in place is what the layer goes on with."""
+
+    def fill(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        args[0].fill_(1.0)
+
+    def silence(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        return torch.zeros_like(output)
+
+    def leave(_: nn.Module, __: object, output: Tensor) -> None:
+        if bool((output == 1).all()):
+            seen.add(str(site))
+
+    names = (site.name, "mlp_out", "resid_post")
+    held, mlp, layer = (
+        model.module.get_submodule(model.family.point(Site(site.stack, None, site.layer, name)).path) for name in names
+    )
+    yield held.register_forward_pre_hook(fill, prepend=True)
+    yield mlp.register_forward_hook(silence)
+    yield layer.register_forward_hook(leave)
+
+
+def _complain(model: "Model", wanted: list[str], seen: set[str], what: str) -> None:
+    for name in wanted:
+        if name not in seen:
             raise BrokenHook(
-                f"{model.name}: the hook point {name}.{site} {what}. The model was opened by another attention "
+                f"{model.name}: the hook point {name} {what}. The model was opened by another attention "
                 "implementation, or this release of transformers is not supported."
             )

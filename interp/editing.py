@@ -74,7 +74,8 @@ class _PointHook:
         # nnsight serves an output as it was before a hook changed it; scores and pattern are
         # identities, whose input serves as well.
         if self.point.port == "input" or self.point.layout == "square":
-            module.register_forward_pre_hook(self.on_input, with_kwargs=True)
+            # A hook of the user's that hands on another tensor must not come before an edit in place.
+            module.register_forward_pre_hook(self.on_input, with_kwargs=True, prepend=self.point.shared)
         else:
             module.register_forward_hook(self.on_output)
 

@@ -4,8 +4,9 @@
 `Add` and `Knockout` change what is there. Where both kinds meet, values are set first. An edit
 says nothing about when: `interp.edited` applies it to whatever runs inside.
 
-A head's value is its output z before W_O; a whole attention layer's is the z of all its heads,
-which for these edits is the same as its output, since W_O is linear without a shift.
+A head's value is its output z before W_O; a whole attention layer's is the z of all its heads, which for
+these edits is the same as its output where W_O is linear without a shift. Where it has one, as in GPT-2,
+zero heads leave it: b_O is of no head. For an output without it too, edit `attn_out`.
 
 Source: Heimersheim & Nanda 2024, "How to use and interpret activation patching"; Geva et al. 2023,
 "Dissecting Recall of Factual Associations" (attention knockout).
@@ -134,10 +135,10 @@ class Mean(_Edit):
 
     Args:
         at: head, attention layer or site.
-        reference: a batch, or several as a data set. Masked encoder positions do not count.
+        reference: a batch, or several as a data set. Masked positions do not count.
         by_position: a mean of its own at each position, over rows; over rows and positions
             otherwise. By position the reference must have the encoder length of what runs, and at
-            least its decoder length.
+            least its decoder length; positions are those of the tensor, padding counted.
 
     Raises:
         UnknownHead, UnknownSite: a malformed address.
@@ -194,7 +195,7 @@ class Knockout:
     Args:
         head: the head.
         query: positions that look, or None for all. Positions from 0 are those of the whole
-            sequence, whichever step of a generation reaches them. Negative ones count from the end
+            sequence, padding counted, whichever step of a generation reaches them. Negative ones count from the end
             of the step's own queries: -1 is the last position of a plain forward, and in
             generation with a cache, where a step has one query, every step's. (Without a cache each
             step runs all positions again, and -1 is the newest one alone: the earlier ones, cut at

@@ -32,7 +32,7 @@ class UnknownModel(InterpError, FileNotFoundError):
 
 
 class UnsupportedModel(InterpError, ValueError):
-    """A model that was found but is not one that can be read, or cannot do what is asked."""
+    """A model that was found but cannot be read: another architecture, or what it lacks for what was asked."""
 
 
 class DamagedFile(InterpError, ValueError):

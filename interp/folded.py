@@ -11,6 +11,7 @@ Nothing is computed here that the modules do not compute but sums of the residua
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +57,10 @@ class Context:
         """Of a decoder without an encoder, whose tokens are seen where `mask` is 1."""
         return cls(None, None, DynamicCache(), None if bool(mask.all()) else mask)
 
-    def cache(self) -> EncoderDecoderCache | DynamicCache:
-        """A cache with the encoder's keys and values, if any, and an empty self-attention part."""
-        return DynamicCache() if self.hidden is None else EncoderDecoderCache(DynamicCache(), self.cross)
+    def cache(self, own: DynamicCache | None = None) -> EncoderDecoderCache | DynamicCache:
+        """A cache with the encoder's keys and values, if any, and a self-attention part, empty by default."""
+        own = DynamicCache() if own is None else own
+        return own if self.hidden is None else EncoderDecoderCache(own, self.cross)
 
     def grown(self, tokens: int) -> Int[Tensor, "row pos"] | None:
         """`shown` of the first so many tokens of the decoder: those that were added are seen."""
@@ -153,7 +155,22 @@ def decode(
 ) -> Float[Tensor, "row variant pos d_model"]:
     """The decoder's last norm on tokens, variants of a row sharing what the context holds."""
     past = 0 if cache is None else cache.get_seq_length()
-    return resume(model, context, embed(model, ids, context.grown(past + ids.shape[-1]), past), cache=cache)
+    return resume(model, context, embed(model, ids, context.shown, past), cache=cache)
+
+
+@torch.no_grad()
+def read(model: Model, context: Context, ids: Int[Tensor, "row variant pos"]) -> DynamicCache:
+    """What the decoder's own attention keeps of tokens that it has read: keys and values, rows by variants."""
+    own = DynamicCache()
+    resume(model, context, embed(model, ids, context.shown), cache=context.cache(own), last=True)
+    return own
+
+
+def repeated(own: DynamicCache, copies: int) -> DynamicCache:
+    """A copy of what `read` gave, each variant's so many times, side by side."""
+    made = deepcopy(own)
+    made.batch_repeat_interleave(copies)
+    return made
 
 
 @torch.no_grad()

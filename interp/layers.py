@@ -110,13 +110,16 @@ def embed(
     Args:
         model: the model.
         ids: the tokens.
-        shown: which of all tokens so far are no padding; all by default.
+        shown: which of all tokens so far are no padding; all by default. Tokens after the last that it speaks of
+            are counted on from there, as `generate` does.
         past: how many tokens came before these.
     """
     family, modules = model.family, model.module.get_submodule
     x = modules(family.embeddings["decoder"])(ids.to(model.device))
     if family.position_embedding is None:
         return x
-    given = torch.ones(1, past + ids.shape[-1], dtype=torch.long) if shown is None else shown
-    places = positions_of(given)[:, None, past:].to(model.device)
-    return x + modules(family.position_embedding)(places)
+    total = past + ids.shape[-1]
+    places = positions_of(torch.ones(1, total, dtype=torch.long) if shown is None else shown)
+    after = places[:, -1:] + torch.arange(1, max(0, total - places.shape[1]) + 1, device=places.device)
+    places = torch.cat([places, after], 1)[:, past:total]
+    return x + modules(family.position_embedding)(places[:, None].to(model.device))

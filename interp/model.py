@@ -244,7 +244,11 @@ class Model:
         return HeadViews(self.envoy, points, self.n_heads)
 
     def envoy(self, path: str) -> Any:
-        """nnsight's view of the module at a dotted path, such as `decoder.block.0`."""
+        """nnsight's view of the module at a dotted path, such as `decoder.block.0` or `transformer.h.0`.
+
+        In GPT-2 `resid_mid` is the input of `ln_2`, which the layer goes on with: in a trace edit it in place
+        (`model.envoy("transformer.h.0.ln_2").input[:] = x`), for what is assigned there reaches the norm alone.
+        """
         found: Any = self.nnsight
         for part in path.split("."):
             found = found[int(part)] if part.isdigit() else getattr(found, part)

@@ -6,40 +6,36 @@
 3. Attach the hook points and check that the forward pass really goes through them.
 """
 
+import copy
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from chronos import BaseChronosPipeline, ChronosConfig, ChronosPipeline
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from chronos import BaseChronosPipeline, ChronosPipeline
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from interp import attention, zoo
 from interp.checks import check_hooks
-from interp.errors import DamagedFile, InvalidInput, UnknownModel, UnsupportedModel, nearest
+from interp.errors import DamagedFile, InvalidInput, UnsupportedModel
 from interp.families import FAMILIES, Family
 from interp.model import Model
-
-PUBLISHED = tuple(f"amazon/chronos-t5-{size}" for size in ("tiny", "mini", "small", "base", "large"))
-"""The Chronos T5 models that Amazon published."""
-
-TEXT = ("openai-community/gpt2",)
-"""A decoder-only model that is read without a tokenizer for series."""
-
-SUPPORTED = (
-    f"Supported are Chronos models of {' and '.join(f.name for f in FAMILIES.values())}, as {PUBLISHED[2]}, and plain "
-    f"GPT-2, as {TEXT[0]}."
+from interp.sources import (
+    SUPPORTED,
+    WEIGHTS,
+    check_config,
+    check_directory,
+    check_hub_name,
+    check_said,
+    check_variant,
+    unreachable,
 )
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def open_source(name: str, dtype: Any, device: str | torch.device) -> ChronosPipeline | PreTrainedModel:
@@ -65,19 +61,19 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> ChronosPip
         raise InvalidInput(f"dtype={dtype!r} must be a floating-point torch.dtype, as torch.bfloat16.")
     source = str(zoo.path(name)) if name in zoo.names() else name
     if source and Path(source).is_dir():
-        _check_directory(Path(source))
+        check_directory(Path(source))
     elif source and Path(source).exists():
         raise UnsupportedModel(f"{name} is a file: give the directory that holds its config.json.")
     else:
-        _check_hub_name(name)
+        check_hub_name(name)
     try:
-        family, chronos = _check_config(name, source)
+        family, chronos = check_config(name, source)
         opener: Any = BaseChronosPipeline if chronos else family.architecture
         opened = opener.from_pretrained(source, dtype=dtype, attn_implementation="eager", use_safetensors=True)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DamagedFile(f"{name}: the weights or the config cannot be read: {error}. Fetch them again.") from None
     except (OSError, HFValidationError) as error:
-        raise _unreachable(name, source, error) from None
+        raise unreachable(name, source, error) from None
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise DamagedFile(f"{name}: the weights do not fit the config: {error}") from None
     module = opened.model.model if chronos else opened
@@ -130,100 +126,6 @@ def _stored_names(source: str) -> set[str]:
     return set()
 
 
-def _check_directory(directory: Path) -> None:
-    if not (directory / "config.json").exists():
-        raise UnsupportedModel(f"{directory} has no config.json: it is not a directory of a model.")
-    try:
-        config = json.loads((directory / "config.json").read_text())
-    except (ValueError, OSError) as error:
-        raise DamagedFile(f"{directory / 'config.json'} is not JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise DamagedFile(f"{directory / 'config.json'} must hold a JSON object.")
-    if not any((directory / file).exists() for file in WEIGHTS):
-        if any((directory / file).exists() for file in PICKLED):
-            raise UnsupportedModel(
-                f"{directory} has pickled weights only, which can run code when read. Convert them where you "
-                "trust them: load with transformers, then save_pretrained(directory)."
-            )
-        raise UnsupportedModel(f"{directory} has no model.safetensors.")
-
-
-def _check_hub_name(name: str) -> None:
-    known = [*zoo.names(), *PUBLISHED, *TEXT]
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or not name:
-        raise UnknownModel(
-            f"{name!r} is neither a bundled model ({', '.join(zoo.names())}), nor a directory here, nor a name "
-            f"on the hub (owner/model, as {PUBLISHED[2]}).{nearest(name, known)}"
-        )
-
-
-def _check_config(name: str, source: str) -> tuple[Family, bool]:
-    """The family of a config that can be used, and whether it is one of Chronos'."""
-    try:
-        config: Any = AutoConfig.from_pretrained(source)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        if "model type" in str(error) or "model_type" in str(error):
-            raise UnsupportedModel(f"{name}: transformers does not know this model: {error}") from None
-        raise DamagedFile(f"{name}: the config cannot be used: {error}") from None
-    kind = str(getattr(config, "chronos_pipeline_class", "ChronosPipeline"))
-    if kind != "ChronosPipeline":
-        raise UnsupportedModel(
-            f"{name} is a {kind.removesuffix('Pipeline')} model: it does not read tokens one by one, so the "
-            f"probes do not apply. {SUPPORTED}"
-        )
-    family = FAMILIES.get(str(config.model_type))
-    if family is None:
-        raise UnsupportedModel(f"{name} is a {config.model_type} model. {SUPPORTED}")
-    _check_variant(name, config)
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModel(f"{name} is quantised: open it in a float dtype.")
-    if not hasattr(config, "chronos_config"):
-        if family.needs_pipeline:
-            raise UnsupportedModel(
-                f"{name} is a plain {config.model_type} model without a chronos_config: it has no tokenizer for "
-                f"series. {SUPPORTED}"
-            )
-        return family, False
-    if not isinstance(config.chronos_config, dict):
-        raise DamagedFile(f"{name}: chronos_config must be a JSON object.")
-    said = config.chronos_config.get("model_type")
-    if said != family.chronos_type:
-        raise UnsupportedModel(
-            f"{name}: its chronos_config says {said}, and a {family.name} is {family.chronos_type} in Chronos. "
-            f"{SUPPORTED}"
-        )
-    try:
-        chronos = ChronosConfig(**config.chronos_config)
-        chronos.create_tokenizer()
-    except (TypeError, AttributeError, AssertionError, ValueError) as error:
-        raise DamagedFile(f"{name}: the chronos_config cannot be used: {error}") from None
-    if chronos.n_tokens > config.vocab_size:
-        raise DamagedFile(f"{name}: the tokenizer has {chronos.n_tokens} tokens and the model {config.vocab_size}.")
-    return family, True
-
-
-def _check_variant(name: str, config: Any) -> None:
-    """Variants of an architecture that the hooked attention would not compute as Hugging Face does."""
-    for option in ("add_cross_attention", "reorder_and_upcast_attn"):
-        if getattr(config, option, False):
-            raise UnsupportedModel(f"{name} is a {config.model_type} with {option}, which is not supported.")
-
-
-def _unreachable(name: str, source: str, error: Exception) -> Exception:
-    if Path(source).is_dir():
-        return DamagedFile(f"{name}: cannot be read: {error}")
-    try:
-        cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError:
-        cached = False
-    found = "only a part of it is in the cache" if cached else "it is not in the cache"
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UnknownModel(
-        f"{name!r} cannot be had: {found}, and the hub gave: {first} Check the name and the network, or give a "
-        f"directory; bundled, with no network: {', '.join(zoo.names())}.{nearest(name, [*PUBLISHED, *TEXT])}"
-    )
-
-
 def check_source(source: object) -> Family:
     """Hold an object that is to be wrapped against what can be read.
 
@@ -243,7 +145,9 @@ def check_source(source: object) -> Family:
         raise UnsupportedModel(
             f"{type(module).__name__} cannot be wrapped by itself: give the chronos.ChronosPipeline that it is in."
         )
-    _check_variant(type(module).__name__, module.config)
+    check_variant(type(module).__name__, module.config)
+    if isinstance(source, ChronosPipeline):
+        check_said(f"a pipeline of {type(module).__name__}", source.model.config.model_type, family)
     if any(p.is_meta for p in module.parameters()):
         raise UnsupportedModel("the model's weights are on the meta device: load them first.")
     if any(not p.is_floating_point() for p in module.parameters()) or getattr(module, "is_quantized", False):
@@ -256,6 +160,15 @@ def _set_attention(model: Model, name: str) -> None:
     model.module.set_attn_implementation(name)
     for path in model.family.stacks.values():
         model.module.get_submodule(path).config._attn_implementation = name
+
+
+def _own_config(module: PreTrainedModel) -> None:
+    """A config that no other model reads: one made from the same config would be given the hooked attention too."""
+    shared: Any = module.config
+    own, parts = copy.deepcopy(shared), cast(Iterator[Any], module.modules())
+    for part in parts:
+        if getattr(part, "config", None) is shared:
+            part.config = own
 
 
 def _attentions(model: Model) -> Iterator[nn.Module]:
@@ -283,6 +196,8 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
     module = model.module
     before, training = module.config._attn_implementation or "eager", module.training
     attached = [layer for layer in _attentions(model) if attention.attach(layer)]
+    if attached:
+        _own_config(module)
     _set_attention(model, attention.NAME)
     module.eval()
     try:

@@ -4,7 +4,7 @@ A run has one row an input in the encoder; `generate` and `predict` then give th
 by side, and with the cache only the newest positions. Without an encoder the tokens themselves are so repeated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -12,20 +12,27 @@ from torch import Tensor, nn
 
 from interp.batch import Batch
 from interp.errors import InvalidInput
+from interp.names import Stack
 
 
 @dataclass(eq=False)
 class Run:
-    """What is running now: how many rows the inputs have, where in the sequence the decoder is."""
+    """What is running now: how many rows the inputs have, where in the sequence the decoder is.
+
+    `offset` tokens came before the step's own, which are `length`; `shown` are the masks as the stacks got them.
+    """
 
     frozen: Batch | None = None
     rows: int | None = None
     offset: int = 0
+    length: int = 0
+    shown: dict[Stack, Tensor | None] = field(default_factory=dict[Stack, "Tensor | None"])
     paused: bool = False
     dead: bool = False
     _encoded: Tensor | None = None
     _read: Tensor | None = None
     _ids: Tensor | None = None
+    _mask: Tensor | None = None
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Run":
         return Run(paused=True, dead=True)  # a copy of a model carries no edit
@@ -40,8 +47,8 @@ class Run:
             return
         given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
         self.rows = None if given is None else len(given)
+        mask = self.shown["encoder"] = kwargs.get("attention_mask")
         if self.frozen is not None:
-            mask = kwargs.get("attention_mask")
             self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids)
             self._same("attention_mask", torch.ones_like(cast(Tensor, given)) if mask is None else mask.long(), None)
 
@@ -51,8 +58,11 @@ class Run:
         past = kwargs.get("past_key_values")
         self.offset = 0 if past is None else int(past.get_seq_length())
         ids = args[0] if args else kwargs.get("input_ids")
+        given = ids if ids is not None else kwargs.get("inputs_embeds")
+        self.length = 0 if given is None else given.shape[1]
+        mask = self.shown["decoder"] = kwargs.get("attention_mask")
         if not self.offset:
-            self._ids = ids
+            self._ids, self._mask = ids, mask
         hidden = kwargs.get("encoder_hidden_states")
         if hidden is not None and hidden is not self._read:
             self._read, self.rows = hidden, self._inputs(hidden)
@@ -63,8 +73,9 @@ class Run:
                     "part ways. Run the model on the batch itself."
                 )
             self._same("decoder_input_ids", ids, self.frozen.decoder_input_ids)
-            if not self.frozen.has_encoder and (mask := kwargs.get("attention_mask")) is not None:
-                self._same("attention_mask", mask.long(), self.frozen.decoder_attention_mask)
+            if not self.frozen.has_encoder:
+                mask = torch.ones_like(cast(Tensor, ids)) if mask is None else mask.long()
+                self._same("attention_mask", mask, self.frozen.decoder_attention_mask)
 
     def inputs_of(self, rows: int, known: int) -> int:
         """How many inputs a run's rows stand for, where a reference has `known` rows.
@@ -73,12 +84,11 @@ class Run:
         """
         if self.rows is not None:
             return self.rows
-        ids = self._ids
-        if ids is not None and len(ids) == rows and known and rows % known == 0:
-            blocks = ids.unflatten(0, (known, -1))
-            if bool((blocks == blocks[:, :1]).all()):
-                return known
-        return rows
+        given = [tensor for tensor in (self._ids, self._mask) if isinstance(tensor, Tensor)]
+        if self._ids is None or known == 0 or rows % known or any(len(tensor) != rows for tensor in given):
+            return rows
+        blocks = [tensor.unflatten(0, (known, -1)) for tensor in given]
+        return known if all(bool((block == block[:, :1]).all()) for block in blocks) else rows
 
     def _inputs(self, hidden: Tensor) -> int:
         """How many inputs the decoder's rows stand for: generation repeats each side by side."""

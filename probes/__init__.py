@@ -1,6 +1,7 @@
 """The probes: stimulus in, scores out. Which heads look back, and where to."""
 
 from probes import datasets, plots
+from probes.headcombs import HeadCombs
 from probes.heads import head_scores, prefix_matching
 from probes.induction import induction_mosaic
 from probes.mosaic import Comparison, Counts, Mosaic
@@ -15,21 +16,25 @@ from probes.patterns import (
 )
 from probes.periodic import attention_spectrum, context_attention
 from probes.periods import changed_period
+from probes.positions import PositionLoss, position_loss
 from probes.published import published, published_table
 from probes.questions.agreement import Agreement, MultisineScores, agreement, multisine_scores
 from probes.questions.claims import claims
 from probes.questions.lengths import LengthEffect, length_effect
 from probes.questions.origin import CombOrigin, comb_origin, value_matching
 from probes.questions.repetitions import RepetitionEffect, repetition_effect
+from probes.repeats import InductionScores, induction_scores
 from probes.reports.mosaic import induction_heads, summary
+from probes.sequences import TEXT_TOKENS, RepeatedSequences, repeated_sequences
 from probes.series import SeriesBatch, TimeSeries, motif, multisine, series_batch
-from probes.spectrum import AttentionSpectrum, HeadCombs
+from probes.spectrum import AttentionSpectrum
 from probes.stimuli import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
 from probes.sweeping import induction_sweep
 
 __all__ = [
     "ALL_VALUES",
     "NARROW",
+    "TEXT_TOKENS",
     "Agreement",
     "AttentionCurves",
     "AttentionPatterns",
@@ -38,10 +43,13 @@ __all__ = [
     "Comparison",
     "Counts",
     "HeadCombs",
+    "InductionScores",
     "LengthEffect",
     "Mosaic",
     "MultisineScores",
     "Pair",
+    "PositionLoss",
+    "RepeatedSequences",
     "RepeatedTokens",
     "RepetitionEffect",
     "SeriesBatch",
@@ -60,17 +68,20 @@ __all__ = [
     "head_scores",
     "induction_heads",
     "induction_mosaic",
+    "induction_scores",
     "induction_sweep",
     "length_effect",
     "motif",
     "multisine",
     "multisine_scores",
     "plots",
+    "position_loss",
     "prefix_matching",
     "published",
     "published_table",
     "random_tokens",
     "repeated_random_tokens",
+    "repeated_sequences",
     "repetition_effect",
     "series_batch",
     "shifted_values",

@@ -1,4 +1,4 @@
-"""The probes' command line: `python -m probes mosaic | multisine | sweep | questions --model pico-t5 --out out`."""
+"""The probes' command line: `python -m probes mosaic | losses | multisine | sweep | questions --model pico-t5`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +16,7 @@ from interp.errors import nearest
 from probes import attention_spectrum, datasets, induction_mosaic, induction_sweep, multisine, plots
 from probes.mosaic import THRESHOLD
 from probes.questions.agreement import PUBLISHED
+from probes.reports import losses as losses_report
 from probes.reports import mosaic as mosaic_report
 from probes.reports import questions as question_report
 from probes.reports import spectra as spectra_report
@@ -127,6 +128,48 @@ def mosaic(
         typer.echo(table.to_string(index=False, float_format="%.3f") if len(table) else f"{found.name}: none")
         typer.echo("")
     _say(mosaic_report.summary(mosaics, threshold), written)
+
+
+@app.command()
+@guarded
+def losses(
+    model: Models,
+    out: Out = Path("out"),
+    sequence_length: int = 50,
+    repetitions: int = 2,
+    batch_size: int = 10,
+    vocab_range: Annotated[tuple[int, int], typer.Option(help="The tutorial on GPT-2 has 1000 9999.")] = NARROW,
+    unique: bool = False,
+    bos: Annotated[int | None, typer.Option(help="A token in front, for a decoder-only model.")] = None,
+    site: Annotated[str, typer.Option(help="Of which self-attention heads.")] = "decoder.self",
+    seed: int = 0,
+    threshold: float = THRESHOLD,
+    dtype: Weights = Dtype.float32,
+    device: str = "cpu",
+    images: Images = True,
+) -> None:
+    """The loss by position and the heads that look back on a random sequence given twice: page, pictures, tables."""
+    check_out(out)
+    found = [
+        losses_report.repeats(
+            interp.load(name, dtype=getattr(torch, dtype.value), device=device),
+            sequence_length=sequence_length,
+            repetitions=repetitions,
+            site=site,
+            batch_size=batch_size,
+            vocab_range=vocab_range,
+            unique=unique,
+            bos=bos,
+            seed=seed,
+        )
+        for name in tqdm(model, desc="losses", disable=len(model) < 2)
+    ]
+    written = losses_report.write_report(out, found, threshold)
+    if images and out.suffix.lower() != ".html":
+        written += _draw(out, losses_report.figures(found, threshold))
+    heads: Any = losses_report.head_table(found)[["model", "head", "induction", "previous_token", "duplicate_token"]]
+    typer.echo(heads.groupby("model", sort=False).head(8).to_string(index=False, float_format="%.3f") + "\n")
+    _say(losses_report.loss_table(found), written)
 
 
 @app.command("multisine")

@@ -1,8 +1,8 @@
 """Scores of self-attention heads on repeated random tokens: where in the past, or future, they look.
 
-One stimulus serves all: random tokens repeated, in the encoder followed by EOS, in the decoder
-after the start token. Each score is the mean attention from a set of queries to the keys that the
-score is named for, over the batch.
+One stimulus serves all: random tokens repeated, in the encoder followed by EOS, in its decoder
+after the start token, in a decoder alone as they are. Each score is the mean attention from a set
+of queries to the keys that the score is named for, over the batch.
 
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
 """
@@ -10,20 +10,18 @@ Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model, capture
-from interp.inputs import whole
+from interp import InvalidInput, Model, capture
+from interp.model import as_model
 from interp.results import HeadScores, over_rows, provenance
-from probes.stimuli import EOS, NARROW, START, random_tokens
-
-SITES = ("encoder.self", "decoder.self")
+from probes.sequences import RepeatedSequences, sequences_for
+from probes.stimuli import NARROW
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """Query-key pairs `[pair]`, in positions of the repeated tokens, and how to weigh them."""
 
     query: Tensor
@@ -31,64 +29,71 @@ class _Pairs:
     n_queries: int
 
 
-def _pairs(queries: range, offsets: list[int], length: int) -> _Pairs:
+def pairs_at(queries: range, offsets: list[int], length: int) -> Pairs:
     """All pairs of a query and an offset from it that stay within the tokens."""
     pairs = [(i, i + offset) for i in queries for offset in offsets if 0 <= i + offset < length]
     query, key = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    return _Pairs(query, key, len({i for i, _ in pairs}))
+    return Pairs(query, key, len({i for i, _ in pairs}))
 
 
 def head_scores(
-    model: Model, *, sequence_length: int = 25, repetitions: int = 4, batch_size: int = 20, seed: int = 0
+    model: Model,
+    *,
+    sequence_length: int = 25,
+    repetitions: int = 4,
+    batch_size: int = 20,
+    vocab_range: tuple[int, int] = NARROW,
+    seed: int = 0,
 ) -> dict[str, HeadScores]:
-    """Where the self-attention heads of both stacks look on repeated random tokens.
+    """Where the self-attention heads of all stacks look on repeated random tokens.
 
     Args:
         model: the model.
         sequence_length: tokens in the sequence.
         repetitions: how often it is given, 2 or more.
         batch_size: rows.
+        vocab_range: the ids to draw from, both included.
         seed: of the tokens.
 
     Returns:
-        HeadScores by address, such as `encoder.self.previous_token`. Both stacks:
+        HeadScores by address, such as `decoder.self.previous_token`. All stacks:
         `previous_token` (mean attention one back), `duplicate_token` (to the latest earlier
         occurrence), `induction` (to the position after it), `prefix_matching` (to the positions
         after all earlier occurrences, added, queries of the second repetition on),
-        `prefix_matching_0` and `prefix_matching_-1` (at the occurrences, and before them). The
+        `prefix_matching_0` and `prefix_matching_-1` (at the occurrences, and before them). An
         encoder, which sees both sides, also `next_token` and `later_occurrence`.
 
     Raises:
         InvalidInput: fewer than two repetitions, or a sequence of fewer than two tokens.
     """
-    n, total = sequence_length, sequence_length * repetitions
-    stimulus = _stimulus(batch_size, n, repetitions, seed)
+    parameters: dict[str, Any] = {
+        "sequence_length": sequence_length,
+        "repetitions": repetitions,
+        "batch_size": batch_size,
+        "vocab_range": vocab_range,
+        "seed": seed,
+    }
+    stimulus = sequences_for(as_model(model), None, parameters)
+    n, total = stimulus.sequence_length, stimulus.sequence_length * stimulus.repetitions
     every, repeated = range(total), range(n, total)
     pairs = {
-        "previous_token": _pairs(every, [-1], total),
-        "duplicate_token": _pairs(repeated, [-n], total),
-        "induction": _pairs(repeated, [1 - n], total),
+        "previous_token": pairs_at(every, [-1], total),
+        "duplicate_token": pairs_at(repeated, [-n], total),
+        "induction": pairs_at(repeated, [1 - n], total),
     }
     for offset, name in ((1, "prefix_matching"), (0, "prefix_matching_0"), (-1, "prefix_matching_-1")):
-        pairs[name] = _earlier(n, repetitions, offset)
+        pairs[name] = _earlier(n, stimulus.repetitions, offset)
     both_sides = {
-        "next_token": _pairs(every, [1], total),
-        "later_occurrence": _pairs(range(total - n), [n], total),
+        "next_token": pairs_at(every, [1], total),
+        "later_occurrence": pairs_at(range(total - n), [n], total),
     }
-    source = provenance(
-        model,
-        name="head_scores",
-        sequence_length=n,
-        repetitions=repetitions,
-        batch_size=batch_size,
-        vocab_range=list(NARROW),
-        seed=seed,
-    )
+    kept = {name: stimulus.parameters[name] for name in parameters}
+    source = provenance(model, name="head_scores", **kept)
     found: dict[str, HeadScores] = {}
-    for site in SITES:
-        patterns = _patterns(model, stimulus, site)
+    for site in self_attention(model):
+        patterns = token_patterns(model, stimulus, site)
         for name, some in (pairs | (both_sides if site == "encoder.self" else {})).items():
-            found[f"{site}.{name}"] = _score(name, site, patterns, some, source)
+            found[f"{site}.{name}"] = score(name, site, patterns, some, source)
     return found
 
 
@@ -100,6 +105,7 @@ def prefix_matching(
     sequence_length: int = 25,
     repetitions: int = 4,
     batch_size: int = 20,
+    vocab_range: tuple[int, int] = NARROW,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """Prefix matching by self-attention head: attention tied to the token's earlier occurrences.
@@ -111,10 +117,11 @@ def prefix_matching(
         sequence_length: random tokens in the sequence.
         repetitions: how often it is given; queries are those of the second repetition on.
         batch_size: rows.
+        vocab_range: the ids to draw from, both included.
         seed: of the tokens.
 
     Returns:
-        HeadScores by `encoder.self` and `decoder.self`.
+        HeadScores by `decoder.self`, and `encoder.self` where there is an encoder.
 
     Raises:
         InvalidInput: another offset, or nothing that repeats.
@@ -123,55 +130,47 @@ def prefix_matching(
     """
     if offset not in (-1, 0, 1):
         raise InvalidInput(f"offset={offset}: choose -1, 0 or 1.")
-    stimulus = _stimulus(batch_size, sequence_length, repetitions, seed)
-    pairs = _earlier(sequence_length, repetitions, offset)
     parameters: dict[str, Any] = {
-        "offset": offset,
-        "average": average,
         "sequence_length": sequence_length,
         "repetitions": repetitions,
         "batch_size": batch_size,
+        "vocab_range": vocab_range,
         "seed": seed,
     }
-    source = provenance(model, name="prefix_matching", **parameters)
+    stimulus = sequences_for(as_model(model), None, parameters)
+    pairs = _earlier(stimulus.sequence_length, stimulus.repetitions, offset)
+    kept = {name: stimulus.parameters[name] for name in parameters}
+    source = provenance(model, name="prefix_matching", offset=offset, average=average, **kept)
     return {
-        site: _score("prefix_matching", site, _patterns(model, stimulus, site), pairs, source, average)
-        for site in SITES
+        site: score("prefix_matching", site, token_patterns(model, stimulus, site), pairs, source, average)
+        for site in self_attention(model)
     }
 
 
-def _earlier(n: int, repetitions: int, offset: int) -> _Pairs:
+def _earlier(n: int, repetitions: int, offset: int) -> Pairs:
     """Pairs of each query of the second repetition on with all its earlier occurrences, shifted."""
     total = n * repetitions
     pairs = [(i, j + offset) for i in range(n, total) for j in range(i - n, -1, -n) if j + offset >= 0]
     query, key = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    return _Pairs(query, key, len({i for i, _ in pairs}))
+    return Pairs(query, key, len({i for i, _ in pairs}))
 
 
-def _stimulus(rows: int, n: int, repetitions: int, seed: int) -> Batch:
-    """The same tokens in both stacks: `S S ... <EOS> | <START> S S ...`."""
-    for name, value in (("sequence_length", n), ("repetitions", repetitions)):
-        whole(name, value, 2)  # with fewer, nothing repeats
-    tokens = np.tile(
-        random_tokens(np.random.default_rng(whole("seed", seed, 0)), whole("batch_size", rows, 1), n), (1, repetitions)
-    )
-    end, start = (np.full((rows, 1), token) for token in (EOS, START))
-    return Batch(
-        input_ids=torch.from_numpy(np.concatenate([tokens, end], axis=1)),
-        decoder_input_ids=torch.from_numpy(np.concatenate([start, tokens], axis=1)),
-    )
+def self_attention(model: Model) -> list[str]:
+    """The kinds of self-attention that a model has, in forward order."""
+    return [f"{stack}.{kind}" for stack, kind in model.family.kinds if kind == "self"]
 
 
-def _patterns(model: Model, stimulus: Batch, site: str) -> Tensor:
+def token_patterns(model: Model, stimulus: RepeatedSequences, site: str) -> Tensor:
     """Patterns among the repeated tokens alone, `[layer, batch, head, query, key]`."""
     cache = capture(model, stimulus, f"{site}.*.pattern")
-    tokens = slice(0, -1) if site == "encoder.self" else slice(1, None)
+    tokens = stimulus.places(model.kind(site)[0])
     return torch.stack([pattern[:, :, tokens, tokens] for pattern in cache.values()])
 
 
-def _score(
-    name: str, site: str, patterns: Tensor, pairs: _Pairs, source: dict[str, Any], average: bool = False
+def score(
+    name: str, site: str, patterns: Tensor, pairs: Pairs, source: dict[str, Any], average: bool = False
 ) -> HeadScores:
+    """The attention that pairs of query and key get, added by query, mean over queries and rows."""
     paid = patterns.cpu()[..., pairs.query, pairs.key].double()
     if average:
         per_query = torch.bincount(pairs.query).to(paid)

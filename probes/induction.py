@@ -1,8 +1,9 @@
-"""The repeated-random-token probe: which cross-attention heads look back, and where to.
+"""The repeated-random-token probe: which heads look back, and where to.
 
-1. The encoder gets random tokens repeated, the decoder the start token and one token of them.
-2. Each cross head's attention from that token is read, in one forward that stops before the
-   unembedding.
+1. The encoder gets random tokens repeated, the decoder the start token and one token of them; a
+   decoder alone gets the same tokens in one row.
+2. The attention that each head which reads the past pays from that token, cross-attention where there
+   is an encoder and the decoder's own else, is read in one forward that stops before the unembedding.
 3. Its mean over the batch, at the token's last earlier occurrence and one to the right, is the
    head's score; only the last position is unembedded, to see whether the continuation is predicted.
 
@@ -16,20 +17,19 @@ import torch
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model, capture
+from interp.model import as_model
 from interp.results import Floats, over_rows, provenance
 from probes.mosaic import Mosaic
-from probes.stimuli import RepeatedTokens, repeated_random_tokens
-
-SITE = "decoder.cross"
+from probes.stimuli import RepeatedTokens, context_site, repeated_random_tokens
 
 
 def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) -> Mosaic:
-    """The scores of all cross-attention heads on repeated random tokens.
+    """The scores of all heads that read the past on repeated random tokens.
 
     Args:
-        model: the model.
+        model: the model. Its family says which heads: `decoder.cross`, or `decoder.self` without an encoder.
         batch: what `repeated_random_tokens` made; or
-        stimulus: its parameters, such as `sequence_length=10, repetitions=2, seed=0`.
+        stimulus: its parameters, such as `sequence_length=10, repetitions=2, seed=0`; `encoder` is the model's.
 
     Returns:
         The mosaic, with standard errors over the rows of the batch.
@@ -42,25 +42,28 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     """
     if batch is not None and stimulus:
         raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
-    tokens = repeated_random_tokens(**stimulus) if batch is None else batch
+    has_encoder = as_model(model).family.has_encoder
+    made: dict[str, Any] = {"encoder": has_encoder, **stimulus}
+    tokens = repeated_random_tokens(**made) if batch is None else batch
     if not isinstance(tokens, RepeatedTokens):
         raise InvalidInput(
             "this batch does not know where its tokens repeat: make it with probes.repeated_random_tokens(...)."
         )
-    cache = capture(model, tokens, ["decoder.cross.*.pattern", "decoder.ln_final"])
-    paid = torch.stack(
-        [cache[f"{SITE}.{layer}.pattern"][:, :, tokens.query] for layer in range(model.n_layers["decoder"])]
-    ).float()  # sums over occurrences are not to be rounded to bfloat16
+    site = context_site(model)
+    cache = capture(model, tokens, [f"{site}.*.pattern", "decoder.ln_final"])
+    patterns = [cache[f"{layer}.pattern"] for layer in model.layers(site)]
+    # Sums over occurrences are not to be rounded to bfloat16.
+    paid = torch.stack([pattern[:, :, tokens.query] for pattern in patterns]).float()
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
 
     last = tokens.occurrences[-1]
     earlier = list(reversed(tokens.occurrences))
     return Mosaic(
-        current_token=over_rows("current_token", SITE, paid[..., last], source),
-        token_to_right=over_rows("token_to_right", SITE, paid[..., last + 1], source),
-        n_tokens=tokens.input_ids.shape[1],
-        eos=over_rows("eos", SITE, paid[..., -1], source),
-        occurrence_sum=over_rows("occurrence_sum", SITE, paid[..., earlier].sum(-1), source),
+        current_token=over_rows("current_token", site, paid[..., last], source),
+        token_to_right=over_rows("token_to_right", site, paid[..., last + 1], source),
+        n_tokens=tokens.input_ids.shape[1] if has_encoder else tokens.query + 1,
+        eos=over_rows("eos", site, paid[..., -1], source) if has_encoder else None,
+        occurrence_sum=over_rows("occurrence_sum", site, paid[..., earlier].sum(-1), source),
         current_by_occurrence=_mean(paid[..., earlier]),
         right_by_occurrence=_mean(paid[..., [position + 1 for position in earlier]]),
         bin_errors=_bin_errors(model, cache["decoder.ln_final"][:, tokens.query], tokens.continuation),

@@ -15,12 +15,15 @@ from interp.results import Floats, HeadScores, ScoredHead, frozen, listed
 THRESHOLD = 0.3
 """From which score on a head counts as an induction head, as published."""
 
+SITES = ("decoder.cross", "decoder.self")
+"""The attention that reads the past: with an encoder, and without."""
+
 KINDS = ("current_token", "token_to_right")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many heads are induction heads, by kind, and what share of all cross heads that is.
+    """How many heads are induction heads, by kind, and what share of all of the mosaic that is.
 
     `total` is the published notebook's: current and right added, a head with both counted twice;
     `either` counts each head once. Proportions are of `n_heads`.
@@ -40,7 +43,7 @@ class Counts:
 
     @property
     def proportions(self) -> dict[str, float]:
-        """Each count as a share of all cross heads."""
+        """Each count as a share of all heads."""
         names = (*KINDS, "either", "total")
         return {name: float(getattr(self, name)) / self.n_heads for name in names}
 
@@ -56,14 +59,17 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Mosaic:
-    """The scores of all cross-attention heads on repeated random tokens.
+    """The scores on repeated random tokens of all heads that read the past.
+
+    These are the `decoder.cross` heads of an encoder-decoder, or the `decoder.self` heads of a decoder alone.
 
     Attributes:
         current_token: attention to the query token's last earlier occurrence.
         token_to_right: attention to the position after it.
-        n_tokens: encoder tokens, EOS included: chance is `1 / n_tokens`.
-        eos: attention to EOS; None for published mosaics.
-        occurrence_sum: attention to all earlier occurrences of the query's token, added; likewise.
+        n_tokens: tokens that can be seen, EOS or, in a decoder alone, the query itself included: chance is
+            `1 / n_tokens`.
+        eos: attention to EOS; None without an encoder and for published mosaics.
+        occurrence_sum: attention to all earlier occurrences of the query's token, added; None for published mosaics.
         current_by_occurrence: attention to each earlier occurrence, `[layer, head, occurrence]`,
             occurrence 0 being the last; None for published mosaics.
         right_by_occurrence: the same one position to the right.
@@ -90,8 +96,11 @@ class Mosaic:
         shape = self.current_token.values.shape
         panels = [self.current_token, self.token_to_right, self.eos, self.occurrence_sum]
         for panel in (p for p in panels if p is not None):
-            if panel.values.shape != shape or panel.site != "decoder.cross":
-                raise InvalidInput(f"a mosaic's panels must all be of decoder.cross and of one shape: {panel.name}.")
+            if panel.values.shape != shape or panel.site != self.site or panel.site not in SITES:
+                raise InvalidInput(
+                    f"a mosaic's panels must all be of one shape and of one of {', '.join(SITES)}: {panel.name} is of "
+                    f"{panel.site}."
+                )
         for name in ("current_by_occurrence", "right_by_occurrence", "bin_errors"):
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, frozen(values))
@@ -105,6 +114,11 @@ class Mosaic:
         return str(self.provenance.get("model", "model"))
 
     @property
+    def site(self) -> str:
+        """The kind of attention: `decoder.cross`, or `decoder.self` without an encoder."""
+        return self.current_token.site
+
+    @property
     def either(self) -> HeadScores:
         """The larger of the two scores of each head: part 2's definition."""
         c, r = self.current_token, self.token_to_right
@@ -115,7 +129,7 @@ class Mosaic:
 
     @property
     def lift(self) -> HeadScores:
-        """`either` in units of chance: times the number of encoder tokens, EOS included."""
+        """`either` in units of chance: times the number of tokens that can be seen."""
         e = self.either
         stderr = None if e.stderr is None else e.stderr * self.n_tokens
         return HeadScores(

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from chronos import ChronosPipeline
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import Batch, Head, InvalidInput, Model, capture
 from interp.inputs import whole
+from interp.names import Stack
 from interp.results import Floats, Heads, as_heads, provenance
 
 
@@ -18,7 +20,7 @@ class AttentionPatterns:
 
     `key_tokens` and `query_tokens` are the token ids along the axes, and None where the pattern is
     a mean over rows that differ; `key_values` and `query_values` are the scaled values they stand
-    for, NaN at special tokens.
+    for, NaN at special tokens, and None too where a model's tokens are no values.
     """
 
     heads: tuple[Head, ...]
@@ -51,6 +53,9 @@ def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"
 
     Returns:
         Values of the same shape, in units of the series' mean absolute value.
+
+    Raises:
+        UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
     tokenizer = model.pipeline.tokenizer
     ones = torch.ones(1)
@@ -79,16 +84,14 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
     patterns = _patterns(model, batch, found)
     patterns = patterns.cpu().double()
     values = patterns.mean(1) if row is None else patterns[:, row]
-    keys = batch.input_ids if found[0].kind == "cross" or found[0].stack == "encoder" else batch.decoder_input_ids
-    queries = batch.input_ids if found[0].stack == "encoder" else batch.decoder_input_ids
-    ids = [_common(side, row) for side in (keys, queries)]
+    ids = [_common(batch.ids(stack), row) for stack in _stacks(found[0])]
     return AttentionPatterns(
         heads=tuple(found),
         values=values.numpy(),
         key_tokens=None if ids[0] is None else tuple(ids[0].tolist()),
         query_tokens=None if ids[1] is None else tuple(ids[1].tolist()),
-        key_values=None if ids[0] is None else token_values(model, ids[0]).double().numpy(),
-        query_values=None if ids[1] is None else token_values(model, ids[1]).double().numpy(),
+        key_values=_values(model, ids[0]),
+        query_values=_values(model, ids[1]),
         row=row,
         provenance=provenance(model, name="attention_patterns", rows=len(batch)),
     )
@@ -109,11 +112,14 @@ def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 
     Raises:
         InvalidInput: heads of more than one stack or kind, no query that is a value, or values that
             do not differ.
+        UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
     found = _of_one_kind(as_heads(model, heads))
-    key, query, seen = _sides(model, batch, found[0])
+    (key, seen_key), (query, seen_query) = (
+        (token_values(model, batch.ids(stack)), _shown(model, batch, stack)) for stack in _stacks(found[0])
+    )
     gap = key[:, None, :] - query[:, :, None]
-    keep = ~gap.isnan() & seen
+    keep = ~gap.isnan() & seen_key[:, None, :] & seen_query[:, :, None] & _reach(found[0], batch)
     if not bool(keep.any()):
         raise InvalidInput(
             "no query is a value: give the decoder values too, as Batch.from_series(..., num_decoder=1) does."
@@ -132,7 +138,7 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
 
     Args:
         model: the model.
-        batch: what it is fed; EOS and masked encoder tokens are left out.
+        batch: what it is fed; special tokens and masked ones are left out.
         heads: heads of one stack and kind.
 
     Returns:
@@ -143,17 +149,17 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
         InvalidInput: heads of more than one stack or kind.
     """
     found = _of_one_kind(as_heads(model, heads))
-    key, query, seen = _sides(model, batch, found[0])
+    key, query = (_shown(model, batch, stack) for stack in _stacks(found[0]))
     n_keys, n_queries = key.shape[1], query.shape[1]
     if found[0].kind == "cross":
         places = torch.arange(n_keys)
-        last = places.masked_fill(key.isnan(), -1).amax(1)
+        last = places.masked_fill(~key, -1).amax(1)
         lag = (1 + last[:, None, None] - places).expand(-1, n_queries, -1)
     else:
         lag = (torch.arange(n_queries)[:, None] - torch.arange(n_keys)).expand(len(batch), -1, -1)
-    keep = ~key.isnan()[:, None, :] & seen
-    if found[0].stack == "encoder":
-        keep = keep & ~query.isnan()[:, :, None]
+    # A decoder looks from its start token too.
+    looking = query if found[0].stack == "encoder" else batch.mask("decoder").bool().cpu()
+    keep = key[:, None, :] & looking[:, :, None] & _reach(found[0], batch)
     low, high = int(lag.min()), int(lag.max())
     if found[0].stack == "decoder":
         low = 1 if found[0].kind == "cross" else 0
@@ -195,16 +201,31 @@ def _patterns(model: Model, batch: Batch, heads: list[Head]) -> Tensor:
     return torch.stack([cache[h.site("pattern")][:, h.head] for h in heads])
 
 
-def _sides(model: Model, batch: Batch, head: Head) -> tuple[Tensor, Tensor, Tensor]:
-    """Values of keys and queries, `[batch, pos]`, and which pairs are seen at all."""
-    inside, decoder = token_values(model, batch.input_ids), token_values(model, batch.decoder_input_ids)
-    key = decoder if (head.stack, head.kind) == ("decoder", "self") else inside
-    query = inside if head.stack == "encoder" else decoder
-    shown = batch.attention_mask.bool().cpu()
-    key = key if key is decoder else key.masked_fill(~shown, torch.nan)
-    query = query.masked_fill(~shown, torch.nan) if query is inside else query
-    seen = torch.ones(query.shape[1], key.shape[1], dtype=torch.bool)
-    return key, query, seen.tril() if key is decoder else seen
+def _stacks(head: Head) -> tuple[Stack, Stack]:
+    """Where a head's keys and its queries are."""
+    return "encoder" if head.kind == "cross" else head.stack, head.stack
+
+
+def _shown(model: Model, batch: Batch, stack: Stack) -> Tensor:
+    """Which tokens of a stack are neither masked nor special, `[batch, pos]`; words have no special ones."""
+    shown = batch.mask(stack).bool().cpu()
+    if not isinstance(model.source, ChronosPipeline):
+        return shown
+    return shown & (batch.ids(stack).cpu() >= model.chronos_config.n_special_tokens)
+
+
+def _reach(head: Head, batch: Batch) -> Tensor:
+    """Which queries reach which keys `[query, key]`: all, but in a decoder's own attention none that come later."""
+    keys, queries = (batch.ids(stack).shape[1] for stack in _stacks(head))
+    seen = torch.ones(queries, keys, dtype=torch.bool)
+    return seen.tril() if (head.stack, head.kind) == ("decoder", "self") else seen
+
+
+def _values(model: Model, ids: Tensor | None) -> Floats | None:
+    """What tokens along an axis stand for, where they are the same in all rows and a tokenizer says what."""
+    if ids is None or not isinstance(model.source, ChronosPipeline):
+        return None
+    return token_values(model, ids).double().numpy()
 
 
 def _of_one_kind(heads: list[Head]) -> list[Head]:

@@ -221,7 +221,7 @@ class SeriesBatch(Batch):
     """A batch of one series that knows which token is which time step.
 
     `encoder_steps` and `decoder_steps` are the series' step at each token position, -1 at special
-    tokens; `scale` is what the tokenizer divided the values by.
+    tokens, of which a decoder alone has none; `scale` is what the tokenizer divided the values by.
     """
 
     series: TimeSeries
@@ -250,20 +250,25 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
     Args:
         model: whose tokenizer and context length to use.
         series: a `TimeSeries`, or values `[step]`.
-        num_decoder: how many of the last values go to the decoder, after the start token.
+        num_decoder: how many of the last values go to the decoder, after the start token. In a decoder alone
+            they follow the context in one row.
 
     Returns:
-        The batch of one row; the encoder's tokens end with EOS.
+        The batch of one row; an encoder's tokens end with EOS.
 
     Raises:
         InvalidInput: a series that is constant or has missing values, a context longer than the
-            model's, or nothing left for the encoder.
+            model's, or nothing left for the context.
+        UnsupportedModel: a model without a tokenizer for series.
     """
     given, num_decoder = as_time_series(series), whole("num_decoder", num_decoder, 0)
     check_series(model, given.values[None], num_decoder)
     batch = Batch.from_series(model, given, num_decoder=num_decoder)
     n = len(given) - num_decoder
-    special = torch.tensor([-1])
+    context, rest, special = torch.arange(n), torch.arange(n, len(given)), torch.tensor([-1])
+    encoder_steps, decoder_steps = context[:0], torch.cat([context, rest])
+    if batch.has_encoder:
+        encoder_steps, decoder_steps = torch.cat([context, special]), torch.cat([special, rest])
     tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
     scale = tokenizer.context_input_transform(as_series(given.values[:n]))[2]
     return SeriesBatch(
@@ -271,8 +276,8 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
         attention_mask=batch.attention_mask,
         decoder_input_ids=batch.decoder_input_ids,
         series=given,
-        encoder_steps=torch.cat([torch.arange(n), special]),
-        decoder_steps=torch.cat([special, torch.arange(n, n + num_decoder)]),
+        encoder_steps=encoder_steps,
+        decoder_steps=decoder_steps,
         scale=float(scale),
     )
 
@@ -282,12 +287,12 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
 
     Raises:
         InvalidInput: constant or missing values, a context longer than the model's, or nothing left
-            for the encoder.
+            for the context.
     """
     steps = values.shape[1] - whole("num_decoder", num_decoder, 0)
     if steps < 1:
         raise InvalidInput(
-            f"num_decoder={num_decoder} of a series of {values.shape[1]} steps leaves the encoder nothing: choose 0 "
+            f"num_decoder={num_decoder} of a series of {values.shape[1]} steps leaves the context nothing: choose 0 "
             f"to {values.shape[1] - 1}."
         )
     longest = model.pipeline.model_context_length
@@ -305,6 +310,6 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
     ids = tokenizer.context_input_transform(as_series(values[:, :steps]))[0][:, :steps]
     if (ids == ids[:, :1]).all(1).any():
         raise InvalidInput(
-            "a constant series has no spectrum: nothing varies in what the encoder sees, all values fall into one "
+            "a constant series has no spectrum: nothing varies in what the model sees, all values fall into one "
             "token. A series whose level is much larger than its variation must have the level taken off."
         )

@@ -15,97 +15,60 @@ from scipy import signal
 from interp import DamagedFile, InvalidInput
 from interp.files import load_json, save_json
 from interp.inputs import whole
-from interp.results import Floats, HeadScores, ScoredHead, frozen, listed
+from interp.names import parse_kind
+from interp.results import Floats, HeadScores, frozen, listed
 from interp.statistics import q_values
 from probes import comb
+from probes.headcombs import SITE, HeadCombs
 from probes.series import TimeSeries
-
-SITE = "decoder.cross"
-
-
-@dataclass(frozen=True, eq=False)
-class HeadCombs:
-    """The comb in each head's spectrum; all arrays `[layer, head]`.
-
-    Attributes:
-        spacing: distance of the spectrum's peaks, in cycles a `unit` of the series; NaN without a comb.
-        strength: how periodic the spectrum is with that spacing: near 1 entirely, 0 as by chance.
-        p_permuted: of the attention against itself permuted over positions.
-        p_shuffled: against the attention to the series with its context shuffled; NaN without such runs.
-        p: the larger of the two: a comb must be one against both.
-        q: `p` controlled for false discovery over heads (Benjamini & Hochberg).
-    """
-
-    spacing: Floats
-    strength: Floats
-    p_permuted: Floats
-    p_shuffled: Floats
-    p: Floats
-    q: Floats
-    unit: str = "s"
-    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def heads(self, level: float = 0.05) -> tuple[ScoredHead, ...]:
-        """The heads whose comb is beyond chance at a false discovery rate, strongest first."""
-        strengths = HeadScores("comb", SITE, np.where(self.q <= level, self.strength, np.nan))
-        return strengths.heads()
-
-    def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: `head, layer, index, spacing, period, strength, p_permuted, p_shuffled, p, q`."""
-        layers, heads = self.spacing.shape
-        names = ("spacing", "strength", "p_permuted", "p_shuffled", "p", "q")
-        frame = pd.DataFrame(
-            {
-                "head": [f"{SITE}.{i}.{j}" for i, j in np.ndindex(layers, heads)],
-                "layer": np.repeat(np.arange(layers), heads),
-                "index": np.tile(np.arange(heads), layers),
-                **{name: getattr(self, name).ravel() for name in names},
-            }
-        )
-        frame.insert(4, "period", 1 / frame["spacing"])
-        return frame
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionSpectrum:
-    """What each cross head pays to a series from one decoder position, over time and frequency.
+    """What each head that reads the past pays to a series from one decoder position, over time and frequency.
 
     Attributes:
         series: that the model read, with its time axis.
         attention: `[layer, head, step]` over the context, EOS left out.
-        eos: attention to EOS, `[layer, head]`.
-        position: the decoder position that looks.
+        eos: attention to EOS, `[layer, head]`; None without an encoder.
+        position: the decoder position that looks, counted from the end of the context: 0 is the start token or, in a
+            decoder alone, the context's last value, 1 the first value after the context.
         query_step: the series' step that stands there; -1 for the start token.
         prediction: the value after that position, by one greedy step, in units of the series; NaN
             where the model puts a special token first.
         shuffled: how far the best comb of runs with the context shuffled is over permutations of its
             own attention, in their standard deviations, `[draw, layer, head]`.
         provenance: the model, its weights' digest, the stimulus, versions.
+        site: the kind of attention: `decoder.cross`, or `decoder.self` without an encoder.
     """
 
     series: TimeSeries
     attention: Floats
-    eos: Floats
+    eos: Floats | None
     position: int
     query_step: int
     prediction: float
     shuffled: Floats
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    site: str = SITE
 
     KIND = "attention-spectrum"
     VERSION = 1
 
     def __post_init__(self) -> None:
+        parse_kind(self.site)
         for name in ("attention", "eos", "shuffled"):
-            object.__setattr__(self, name, frozen(getattr(self, name)))
-        if self.attention.ndim != 3 or self.eos.shape != self.attention.shape[:2]:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, frozen(getattr(self, name)))
+        shape = self.attention.shape[:2]
+        if self.attention.ndim != 3 or (self.eos is not None and self.eos.shape != shape):
             raise InvalidInput(
                 f"attention must be [layer, head, step] and eos [layer, head]; found {list(self.attention.shape)} and "
-                f"{list(self.eos.shape)}."
+                f"{None if self.eos is None else list(self.eos.shape)}."
             )
         if not 0 < self.attention.shape[-1] <= len(self.series):
             raise InvalidInput(f"attention to {self.attention.shape[-1]} steps of a series of {len(self.series)}.")
-        if self.shuffled.ndim != 3 or self.shuffled.shape[1:] != self.eos.shape:
+        if self.shuffled.ndim != 3 or self.shuffled.shape[1:] != shape:
             raise InvalidInput(f"shuffled must be [draw, layer, head]; found {list(self.shuffled.shape)}.")
 
     def __repr__(self) -> str:
@@ -121,7 +84,7 @@ class AttentionSpectrum:
 
     @property
     def context(self) -> TimeSeries:
-        """What the encoder saw of the series."""
+        """What the model saw of the series before the decoder's values."""
         return self.series.first(self.attention.shape[-1])
 
     @property
@@ -163,7 +126,7 @@ class AttentionSpectrum:
     def amplitude(self) -> HeadScores:
         """The highest magnitude of each head's spectrum, the constant part left out."""
         return HeadScores(
-            "amplitude", SITE, self.spectrum[..., 1:].max(-1), unit="magnitude", provenance=self.provenance
+            "amplitude", self.site, self.spectrum[..., 1:].max(-1), unit="magnitude", provenance=self.provenance
         )
 
     def comb(self, *, permutations: int = 499, seed: int = 0) -> HeadCombs:
@@ -198,6 +161,7 @@ class AttentionSpectrum:
             q=frozen(q_values(p)),
             unit=self.series.unit,
             provenance=self.provenance,
+            site=self.site,
         )
 
     def coherence(self, *, segments: int = 5, permutations: int = 199, peaks: int = 4, seed: int = 0) -> pd.DataFrame:
@@ -242,8 +206,8 @@ class AttentionSpectrum:
         draws = whole("permutations", permutations, 1)
         null = np.stack([at(rng.permuted(self.attention, axis=-1))[1] for _ in range(draws)])
         p = comb.p_values(real, null)
-        layers, heads = self.eos.shape
-        names = [f"{SITE}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
+        layers, heads = self.attention.shape[:2]
+        names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
         return pd.DataFrame(
             {
                 "head": np.repeat(names, len(wanted)),
@@ -260,7 +224,9 @@ class AttentionSpectrum:
         series = {name: getattr(self.series, name) for name in ("spacing", "unit", "name", "frequencies", "parameters")}
         content = {
             "series": series | {"values": listed(self.series.values)},
-            **{name: listed(getattr(self, name)) for name in ("attention", "eos", "shuffled")},
+            **{name: listed(getattr(self, name)) for name in ("attention", "shuffled")},
+            "eos": None if self.eos is None else listed(self.eos),
+            "site": self.site,
             "position": self.position,
             "query_step": self.query_step,
             "prediction": None if np.isnan(self.prediction) else self.prediction,
@@ -281,17 +247,19 @@ class AttentionSpectrum:
         try:
             series = dict(content["series"])
             series |= {"values": np.array(series["values"]), "frequencies": tuple(series["frequencies"])}
-            heads = np.array(content["eos"]).shape
-            prediction = content["prediction"]
+            attention = np.array(content["attention"], dtype=float)
+            prediction, eos = content["prediction"], content["eos"]
             return cls(
                 series=TimeSeries(**series),
-                attention=np.array(content["attention"], dtype=float),
-                eos=np.array(content["eos"], dtype=float),
+                attention=attention,
+                eos=None if eos is None else np.array(eos, dtype=float),
                 position=int(content["position"]),
                 query_step=int(content["query_step"]),
                 prediction=float("nan") if prediction is None else float(prediction),
-                shuffled=np.array(content["shuffled"], dtype=float).reshape(-1, *heads),
+                shuffled=np.array(content["shuffled"], dtype=float).reshape(-1, *attention.shape[:2]),
                 provenance=dict(content["provenance"]),
+                # Files from before there were decoder-only models do not say.
+                site=str(content.get("site", SITE)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None

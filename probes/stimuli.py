@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Batch, InvalidInput
+from interp import Batch, InvalidInput, Model
 from interp.inputs import whole
 from interp.zoo.series import NARROW
 
@@ -34,6 +34,11 @@ class RepeatedTokens(Batch):
     occurrences: tuple[int, ...]
     continuation: Int[Tensor, " batch"]
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def context_site(model: Model) -> str:
+    """The kind of attention that reads the past: `decoder.cross`, or `decoder.self` without an encoder."""
+    return ".".join(model.family.context)
 
 
 def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
@@ -96,7 +101,7 @@ def repeated_random_tokens(
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2; Olsson et al. 2022.
     """
-    low, high = _range(vocab_range)
+    low, high = token_range(vocab_range)
     parameters = {
         "batch_size": whole("batch_size", batch_size, 1),
         "sequence_length": whole("sequence_length", sequence_length, 2),
@@ -174,7 +179,12 @@ def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: 
     return vocab_range[0] + np.take_along_axis(np.argsort(own, axis=1, kind="stable"), wanted, axis=1)
 
 
-def _range(vocab_range: Any) -> tuple[int, int]:
+def token_range(vocab_range: Any) -> tuple[int, int]:
+    """The first and last id of a range, as plain ints.
+
+    Raises:
+        InvalidInput: something else than two ids.
+    """
     if not isinstance(vocab_range, list | tuple | np.ndarray) or len(vocab_range) != 2:
         raise InvalidInput(f"vocab_range={vocab_range!r} must be (first, last), both included.")
     return whole("vocab_range[0]", vocab_range[0], 0), whole("vocab_range[1]", vocab_range[1], 0)
@@ -198,7 +208,7 @@ def random_tokens(
     Raises:
         InvalidInput: a range that is empty, reversed, holds special tokens, or is too narrow.
     """
-    low, high = _range(vocab_range)
+    low, high = token_range(vocab_range)
     whole("min_gap", min_gap, 0)
     if high < low:
         raise InvalidInput(f"vocab_range={vocab_range} is reversed or empty: give (first, last), both included.")

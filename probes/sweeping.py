@@ -18,6 +18,8 @@ from probes.induction import induction_mosaic
 from probes.stimuli import repeated_random_tokens
 
 VARIED = {"repetitions": "repetitions", "sequence_length": "sequence_lengths", "seed": "seeds"}
+OF_MODEL = ("encoder",)
+"""What each model says of itself, so that one sweep can hold models of both families."""
 
 
 def induction_sweep(
@@ -49,9 +51,9 @@ def induction_sweep(
 
     Returns:
         The sweep, axes `model, repetitions, sequence_length, seed`. Its frame has one row a
-        configuration and cross head: `head, layer, index, relative_layer`, the scores with standard
+        configuration and head of the mosaic: `head, layer, index, relative_layer`, the scores with standard
         errors, `either`, `lift` (times chance), `eos`, `occurrence_sum` and `right_sum` (attention
-        to all earlier occurrences and one to their right, added), `n_tokens` (EOS included),
+        to all earlier occurrences and one to their right, added), `n_tokens` (that can be seen),
         `accuracy` (share of rows whose continuation is predicted), `n_parameters`, and attention
         by occurrence, `current_1, ...` and `right_1, ...`, 1 being the last; NaN beyond the repetitions.
 
@@ -82,9 +84,9 @@ def induction_sweep(
 
 
 def defaults() -> dict[str, Any]:
-    """The parameters of `repeated_random_tokens` that a sweep does not vary, with their defaults."""
+    """The parameters of `repeated_random_tokens` that a sweep neither varies nor takes from the model, by default."""
     parameters = inspect.signature(repeated_random_tokens).parameters
-    return {name: parameter.default for name, parameter in parameters.items() if name not in VARIED}
+    return {name: parameter.default for name, parameter in parameters.items() if name not in (*VARIED, *OF_MODEL)}
 
 
 def _check_stimulus(grid: dict[str, Any], stimulus: dict[str, Any]) -> None:
@@ -93,6 +95,8 @@ def _check_stimulus(grid: dict[str, Any], stimulus: dict[str, Any]) -> None:
     for name in stimulus:
         if name in VARIED:
             raise InvalidInput(f"{name} varies over the grid: give {VARIED[name]}=[...].")
+        if name in OF_MODEL:
+            raise InvalidInput(f"{name} is each model's own: leave it out.")
         if name not in known:
             raise InvalidInput(
                 f"{name}: no parameter of repeated_random_tokens.{nearest(name, [*known, *VARIED.values()])}"
@@ -106,7 +110,7 @@ def _check_stimulus(grid: dict[str, Any], stimulus: dict[str, Any]) -> None:
 
 
 def induction_rows(model: Model, **stimulus: Any) -> pd.DataFrame:
-    """One row a cross head: the columns of `induction_sweep`, of one model and stimulus.
+    """One row a head of the mosaic: the columns of `induction_sweep`, of one model and stimulus.
 
     Args:
         model: the model.

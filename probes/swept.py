@@ -80,6 +80,12 @@ def text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
+def sites(sweep: Framed | pd.DataFrame) -> list[str]:
+    """The kinds of attention that a sweep's heads are of, such as `decoder.cross`, each once."""
+    heads = swept(sweep)["head"].drop_duplicates()
+    return list(dict.fromkeys(str(head).rsplit(".", 2)[0] for head in heads))
+
+
 def head_counts(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """How many heads of each configuration reach a threshold.
 

@@ -12,12 +12,16 @@ import interp
 import probes
 from circuits.controls import strongest
 from circuits.sets import set_outcomes
-from interp import InvalidInput, Mean, Resample, Zero
+from interp import InvalidInput, Mean, Resample, Zero, zoo
 from interp.edits import ablations
-from interp.names import Head
-from interp.results import HeadScores
+from interp.names import Head, parse_address
+from interp.results import Floats, HeadScores
+from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
 
+from .conftest import tiny_gpt2
 from .test_effects import log_probs, stimulus
+
+RNG = np.random.default_rng(0)
 
 
 def scored(model: interp.Model, site: str = "decoder.cross", seed: int = 0) -> HeadScores:
@@ -26,13 +30,15 @@ def scored(model: interp.Model, site: str = "decoder.cross", seed: int = 0) -> H
     return HeadScores("random", site, values, provenance={"digest": model.digest})
 
 
-def test_sets_equal_ordinary_edited_forwards(model: interp.Model) -> None:
-    tokens, other = stimulus(), stimulus(9)
+def test_sets_equal_ordinary_edited_forwards(either: interp.Model) -> None:
+    model, tokens, other = either, stimulus(model=either), stimulus(9, either)
+    stack, kind = model.family.context
     sets: list[list[Any]] = [
         [],
-        [Head("decoder", "cross", 1, 0), Head("decoder", "self", 0, 2)],
-        [interp.AttentionLayer("decoder", "cross", 0)],
-        [Head("encoder", "self", 1, 1), Head("decoder", "cross", 1, 2)],
+        [Head(stack, kind, 1, 0), Head("decoder", "self", 0, 2)],
+        [interp.AttentionLayer(stack, kind, 0)],
+        [Head(*model.family.kinds[0], 1, 1), Head(stack, kind, 1, 2)],
+        [interp.Site("decoder", None, 0, "mlp_out"), Head(stack, kind, 1, 2)],
         [interp.Site("decoder", None, 0, "mlp_out")],
     ]
     for options in ({}, {"method": "mean", "reference": other}, {"method": "resample", "reference": other}):
@@ -79,9 +85,9 @@ def test_controls_are_of_the_same_layers(pico: interp.Model) -> None:
         circuits.random_controls(pico, [*heads, heads[0]])
 
 
-def test_the_curve_holds_what_forwards_give(model: interp.Model) -> None:
-    tokens = stimulus()
-    scores = scored(model)
+def test_the_curve_holds_what_forwards_give(either: interp.Model) -> None:
+    model, tokens = either, stimulus(model=either)
+    scores = scored(model, ".".join(model.family.context))
     curve = circuits.ablation_curve(model, scores, tokens, counts=[1, 2], controls=3, progress=False)
     clean = log_probs(model, tokens)
     for point in curve.points:
@@ -153,20 +159,31 @@ def test_layers(model: interp.Model) -> None:
     assert {"effect", "low", "high", "control", "q"} <= set(found.to_frame())
 
 
+LATER = {
+    "t5": {
+        "decoder.cross.0.1": ["decoder.0.mlp_out", "decoder.self.1", "decoder.cross.1", "decoder.1.mlp_out"],
+        "decoder.self.1.2": ["decoder.cross.1", "decoder.1.mlp_out"],
+    },
+    "gpt2": {
+        "decoder.self.1.1": ["decoder.1.mlp_out", "decoder.self.2.z", "decoder.2.mlp_out"],
+        "decoder.self.2.2": ["decoder.2.mlp_out"],
+    },
+}
+
+
+@pytest.mark.parametrize(("either", "later"), LATER.items(), indirect=["either"])
 @pytest.mark.parametrize("method", ["zero", "mean"])
-def test_the_direct_part_is_what_an_intervention_measures(model: interp.Model, method: str) -> None:
+def test_the_direct_part_is_what_an_intervention_measures(
+    either: interp.Model, later: dict[str, list[str]], method: str
+) -> None:
     """All later layers held at their unedited values: what is left of the head's effect is direct."""
-    tokens = stimulus()
-    reference = None if method == "zero" else stimulus(8)
+    model, tokens = either, stimulus(model=either)
+    reference = None if method == "zero" else stimulus(8, model)
     found = circuits.self_repair(
-        model, tokens, ["decoder.cross.0.1", "decoder.self.1.2"], method=method, reference=reference, controls=2,  # type: ignore[arg-type]
+        model, tokens, list(later), method=method, reference=reference, controls=2,  # type: ignore[arg-type]
         progress=False,
     )  # fmt: skip
     clean = log_probs(model, tokens)
-    later = {
-        "decoder.cross.0.1": ["decoder.0.mlp_out", "decoder.self.1", "decoder.cross.1", "decoder.1.mlp_out"],
-        "decoder.self.1.2": ["decoder.cross.1", "decoder.1.mlp_out"],
-    }
     for index, (head, sites) in enumerate(later.items()):
         edit = Zero(head) if reference is None else Mean(head, reference)
         with interp.edited(model, [edit, *(Resample(site, tokens) for site in sites)]):
@@ -175,7 +192,7 @@ def test_the_direct_part_is_what_an_intervention_measures(model: interp.Model, m
             np.testing.assert_allclose(found.total[index], log_probs(model, tokens) - clean, atol=1e-5)
     with interp.ablate(model, list(later), method=method, reference=reference):  # type: ignore[arg-type]
         both = log_probs(model, tokens)
-    with interp.ablate(model, "decoder.self.1.2", method=method, reference=reference):  # type: ignore[arg-type]
+    with interp.ablate(model, list(later)[1], method=method, reference=reference):  # type: ignore[arg-type]
         np.testing.assert_allclose(found.restored[0], log_probs(model, tokens) - both, atol=1e-5)
     np.testing.assert_allclose(found.all_ablated, both - clean, atol=1e-5)
     # A control is taken away in addition: what keeping it brings when all chosen ones are gone.
@@ -223,18 +240,91 @@ def test_what_is_rewired(model: interp.Model) -> None:
         circuits.mosaic_effects(model, tokens, [])
 
 
-def test_heads_with_nothing_after_them_rewire_nothing(model: interp.Model) -> None:
-    found = circuits.mosaic_effects(model, stimulus(), model.heads("decoder.cross"), controls=1, progress=False)
-    assert np.isnan(found.current_token[3:]).all()
-    assert np.isfinite(found.current_token[:3, 1]).all()
+def test_what_is_rewired_in_a_decoder_alone(causal: interp.Model) -> None:
+    """A head of the same layer reads the stream before another writes to it; all later ones after."""
+    tokens = stimulus(model=causal)
+    heads = ["decoder.self.0.2", "decoder.self.1.0"]
+    found = circuits.mosaic_effects(causal, tokens, heads, controls=2, progress=False)
+    assert found.site == "decoder.self"
+
+    def paid() -> tuple[Floats, Floats]:
+        cache = interp.capture(causal, tokens, ["decoder.self.*.pattern", "decoder.logits"])
+        patterns = torch.stack([cache[f"{at}.pattern"][:, :, -1] for at in causal.layers()]).numpy()
+        # `ABCD ABCD A B`: the query B came last at 5.
+        return patterns[..., 5].swapaxes(1, 2), patterns[..., 6].swapaxes(1, 2)
+
+    clean = paid()
+    for index, (head, first) in enumerate(zip(heads, (1, 2), strict=True)):
+        with interp.ablate(causal, head):
+            edited = paid()
+        for name, before, after in zip(("current_token", "token_to_right"), clean, edited, strict=True):
+            change = getattr(found, name)[index]
+            np.testing.assert_array_equal(after[:first], before[:first])
+            assert np.isnan(change[:first]).all()
+            np.testing.assert_allclose(change[first:], (after - before)[first:], atol=1e-6)
+            assert np.abs(change[first:]).max() > 1e-3
+    frame = found.to_frame()
+    assert len(frame) == 2 * (6 + 3)
+    assert frame["head"].str.startswith("decoder.self.").all()
 
 
-def test_nothing_is_left_behind(model: interp.Model) -> None:
-    state, tokens = torch.get_rng_state(), stimulus()
+def test_the_wire_of_a_planted_decoder() -> None:
+    """Without the previous-token head the induction head finds nothing; other heads of its layer change nothing."""
+    tokens = probes.repeated_random_tokens(batch_size=20, unique=True, encoder=False, seed=3)
+    model = zoo.planted_decoder().model
+    found = circuits.mosaic_effects(model, tokens, PREVIOUS_TOKEN, controls=3, progress=False)
+    at = (0, INDUCTION.layer, INDUCTION.head)
+    assert found.token_to_right[at].mean() < -0.4  # of a half, since it attends to both occurrences
+    assert abs(found.control_token_to_right[at].mean()) < 0.05
+
+
+def test_heads_with_nothing_after_them_rewire_nothing(either: interp.Model) -> None:
+    heads = either.heads(".".join(either.family.context))
+    found = circuits.mosaic_effects(either, stimulus(model=either), heads, controls=1, progress=False)
+    assert np.isnan(found.current_token[-3:]).all()
+    assert np.isfinite(found.current_token[:-3, -1]).all()
+    last = circuits.mosaic_effects(either, stimulus(model=either), heads[-1], controls=1, progress=False)
+    assert list(last.to_frame().columns) == list(found.to_frame().columns)
+    assert last.to_frame().empty
+
+
+def test_whole_layers(either: interp.Model) -> None:
+    tokens = stimulus(model=either)
+    found = circuits.layer_effects(either, tokens, progress=False)
+    clean = log_probs(either, tokens)
+    assert len(found.layers) == len(set(found.layers)) == len(either.layers()) + len(either.sites("*.*.mlp_out"))
+    for place, row in zip(found.layers, found.rows, strict=True):
+        with interp.ablate(either, place):
+            np.testing.assert_allclose(row, log_probs(either, tokens) - clean, atol=1e-5)
+
+
+def test_heads_that_a_decoder_alone_does_not_have(causal: interp.Model, model: interp.Model) -> None:
+    tokens = stimulus(model=causal)
+    for address in ("decoder.cross.0.0", "encoder.self.0"):
+        with pytest.raises((interp.UnknownHead, interp.UnknownSite), match="no encoder and no cross-attention"):
+            set_outcomes(causal, tokens, [[parse_address(address)]], progress=False)
+    for call in (circuits.self_repair, circuits.mosaic_effects):
+        with pytest.raises(interp.UnknownHead, match="no encoder and no cross-attention"):
+            call(causal, tokens, ["decoder.cross.0.0"])
+        with pytest.raises(InvalidInput, match="decoder-only"):
+            call(causal, stimulus(), ["decoder.self.0.0"])
+    of_t5 = HeadScores("random", "decoder.cross", RNG.random((2, 3)))
+    with pytest.raises(interp.UnknownSite, match="no encoder and no cross-attention"):
+        circuits.ablation_curve(causal, of_t5, tokens)
+    text = interp.wrap(tiny_gpt2(), name="text")
+    with pytest.raises(interp.UnsupportedModel, match="no chronos_config"):
+        circuits.ablation_curve(text, scored(text, "decoder.self"), tokens, series=np.sin(np.arange(40.0)))
+
+
+def test_nothing_is_left_behind(either: interp.Model) -> None:
+    model = either
+    state, tokens = torch.get_rng_state(), stimulus(model=model)
     clean = log_probs(model, tokens)
+    heads = model.heads(".".join(model.family.context))
     circuits.layer_effects(model, tokens, progress=False)
-    circuits.self_repair(model, tokens, "decoder.cross.0.1", progress=False)
-    circuits.ablation_curve(model, scored(model), tokens, counts=[1], controls=2, progress=False)
+    circuits.self_repair(model, tokens, heads[1], progress=False)
+    scores = scored(model, ".".join(model.family.context))
+    circuits.ablation_curve(model, scores, tokens, counts=[1], controls=2, progress=False)
     assert torch.equal(state, torch.get_rng_state())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.module.modules())
     np.testing.assert_array_equal(clean, log_probs(model, tokens))

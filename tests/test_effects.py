@@ -11,15 +11,21 @@ import circuits
 import interp
 import probes
 from circuits.outcomes import continuation_scores
-from interp import Batch, InvalidInput
+from interp import Batch, InvalidInput, zoo
 from interp.results import Floats
 from interp.statistics import interval, p_values, q_values, rank_correlation
+from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
 
-from .conftest import tiny_pipeline
+from .conftest import tiny_causal_pipeline, tiny_pipeline
 
 
-def stimulus(seed: int = 1, **options: Any) -> probes.RepeatedTokens:
-    return probes.repeated_random_tokens(batch_size=5, sequence_length=4, seed=seed, **options)
+def stimulus(seed: int = 1, model: interp.Model | None = None, **options: Any) -> probes.RepeatedTokens:
+    """For a model of either family; by default for one with an encoder."""
+    encoder = model is None or model.family.has_encoder
+    return probes.repeated_random_tokens(batch_size=5, sequence_length=4, seed=seed, encoder=encoder, **options)
+
+
+KINDS = [("t5", "encoder.self"), ("t5", "decoder.self"), ("t5", "decoder.cross"), ("gpt2", "decoder.self")]
 
 
 @torch.no_grad()
@@ -36,33 +42,60 @@ def one_by_one(model: interp.Model, tokens: probes.RepeatedTokens, kind: str, **
     return np.array(rows).reshape(-1, model.n_heads, len(tokens))
 
 
-@pytest.mark.parametrize("kind", ["encoder.self", "decoder.self", "decoder.cross"])
+@pytest.mark.parametrize(("either", "kind"), KINDS, indirect=["either"])
 @pytest.mark.parametrize("method", ["zero", "mean", "by position", "resample"])
-def test_equal_to_one_edited_forward_a_head(model: interp.Model, kind: str, method: str) -> None:
-    tokens = stimulus()
+def test_equal_to_one_edited_forward_a_head(either: interp.Model, kind: str, method: str) -> None:
+    tokens = stimulus(model=either)
     options: dict[str, Any] = {"method": "mean" if method == "by position" else method}
     if method != "zero":
-        options["reference"] = stimulus(7)
+        options["reference"] = stimulus(7, either)
     if method == "by position":
         options["by_position"] = True
-    found = circuits.head_effects(model, tokens, kind, progress=False, **options)
-    wanted = one_by_one(model, tokens, kind, **options)
+    found = circuits.head_effects(either, tokens, kind, progress=False, **options)
+    wanted = one_by_one(either, tokens, kind, **options)
     np.testing.assert_allclose(found.rows, wanted, atol=1e-5)
     np.testing.assert_allclose(found.values, wanted.mean(-1), atol=1e-5)
     assert np.abs(wanted).max() > 1e-3
-    one_at_a_time = circuits.head_effects(model, tokens, kind, memory=1, progress=False, **options)
+    one_at_a_time = circuits.head_effects(either, tokens, kind, memory=1, progress=False, **options)
     np.testing.assert_allclose(one_at_a_time.rows, found.rows, atol=1e-5)
 
 
-def test_with_padding_and_in_double_precision() -> None:
-    model = interp.wrap(tiny_pipeline(dtype=torch.float64))
-    tokens = stimulus()
-    mask = torch.ones_like(tokens.input_ids)
+@pytest.mark.parametrize("make", [tiny_pipeline, tiny_causal_pipeline])
+def test_with_padding_and_in_double_precision(make: Any) -> None:
+    model = interp.wrap(make(dtype=torch.float64))
+    tokens = stimulus(model=model)
+    name = "attention_mask" if tokens.has_encoder else "decoder_attention_mask"
+    mask = torch.ones_like(tokens.input_ids if tokens.has_encoder else tokens.decoder_input_ids)
     mask[1, :3] = 0
-    tokens = type(tokens)(**(vars(tokens) | {"attention_mask": mask}))
-    for kind in ("encoder.self", "decoder.cross"):
-        found = circuits.head_effects(model, tokens, kind, progress=False)
-        np.testing.assert_allclose(found.rows, one_by_one(model, tokens, kind), atol=1e-9)
+    padded = type(tokens)(**(vars(tokens) | {name: mask}))
+    for kind in ("encoder.self", "decoder.cross") if tokens.has_encoder else ("decoder.self",):
+        found = circuits.head_effects(model, padded, kind, progress=False)
+        np.testing.assert_allclose(found.rows, one_by_one(model, padded, kind), atol=1e-9)
+        assert np.abs(
+            found.rows[..., 1] - circuits.head_effects(model, tokens, kind, progress=False).rows[..., 1]
+        ).any()
+
+
+def test_by_default_the_heads_that_read_the_past(either: interp.Model) -> None:
+    tokens = stimulus(model=either)
+    found = circuits.head_effects(either, tokens, progress=False)
+    assert found.site == ("decoder.cross" if either.family.has_encoder else "decoder.self")
+    np.testing.assert_array_equal(found.rows, circuits.head_effects(either, tokens, found.site, progress=False).rows)
+
+
+def test_the_heads_of_a_planted_decoder() -> None:
+    """Both heads that were written by hand matter and no others; with the wire cut the first one does not either."""
+    tokens = probes.repeated_random_tokens(batch_size=20, unique=True, encoder=False, seed=3)
+    built, cut = (zoo.planted_decoder(wired=wired).model for wired in (True, False))
+    found = circuits.head_effects(built, tokens, progress=False)
+    own = {str(PREVIOUS_TOKEN), str(INDUCTION)}
+    assert {str(head.address) for head in found.discoveries()[:2]} == own
+    others = [found[head] for head in built.heads() if str(head) not in own]
+    assert max(found[head] for head in own) < -2 < -0.1 < min(others)
+    apart = circuits.head_effects(cut, tokens, progress=False)
+    assert abs(apart[PREVIOUS_TOKEN]) < 0.02 * abs(found[PREVIOUS_TOKEN])
+    # What the other still does it does to any token of the row.
+    assert apart.control[INDUCTION] < 0.5 * apart[INDUCTION] < 0 < found.control[INDUCTION]
 
 
 def test_bfloat16_within_its_tolerance(pico: interp.Model) -> None:
@@ -72,14 +105,15 @@ def test_bfloat16_within_its_tolerance(pico: interp.Model) -> None:
     assert np.abs(exact.values - rough.values).max() < 0.1 * np.abs(exact.values).max()
 
 
-def test_the_outcome_by_hand(model: interp.Model) -> None:
-    tokens = stimulus()
-    cache = interp.capture(model, tokens, ["decoder.ln_final", "decoder.logits"])
-    right, others, hit = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)
-    np.testing.assert_allclose(right, log_probs(model, tokens), atol=1e-5)
+def test_the_outcome_by_hand(either: interp.Model) -> None:
+    tokens = stimulus(model=either)
+    cache = interp.capture(either, tokens, ["decoder.ln_final", "decoder.logits"])
+    right, others, hit = continuation_scores(either, cache["decoder.ln_final"][:, -1], tokens)
+    np.testing.assert_allclose(right, log_probs(either, tokens), atol=1e-5)
     logits = cache["decoder.logits"][:, -1].double().log_softmax(-1).numpy()
+    given = stimulus().input_ids  # what is repeated is the same, whichever stack reads it
     for row in range(len(tokens)):
-        ids = [t for t in tokens.input_ids[row].tolist() if t not in (0, 1, int(tokens.continuation[row]))]
+        ids = [t for t in given[row].tolist() if t not in (0, 1, int(tokens.continuation[row]))]
         assert others[row] == pytest.approx(np.mean([logits[row, t] for t in ids]), abs=1e-5)
         assert hit[row] == (logits[row].argmax() == tokens.continuation[row])
 
@@ -126,6 +160,20 @@ def test_bad_input(model: interp.Model, batch: Batch) -> None:
         circuits.layer_effects(half, stimulus())
     with pytest.raises(InvalidInput, match="float16"):
         circuits.forecast_effects(half, np.sin(np.arange(30.0)), {"a": "decoder.cross.0.0"}, prediction_length=4)
+
+
+def test_what_a_decoder_alone_cannot_do(causal: interp.Model) -> None:
+    tokens = stimulus(model=causal)
+    for kind in ("decoder.cross", "encoder.self"):
+        with pytest.raises(interp.UnknownSite, match="decoder-only GPT-2"):
+            circuits.head_effects(causal, tokens, kind)
+    with pytest.raises(InvalidInput, match="decoder-only GPT-2"):
+        circuits.head_effects(causal, stimulus())
+    with pytest.raises(InvalidInput, match="decoder-only GPT-2"):
+        circuits.head_effects(causal, tokens, method="mean", reference=stimulus(7))
+    with pytest.raises(InvalidInput, match="96 positions"):
+        circuits.head_effects(causal, probes.repeated_random_tokens(sequence_length=60, encoder=False))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in causal.module.modules())
 
 
 def test_one_row_has_no_interval(model: interp.Model) -> None:

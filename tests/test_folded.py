@@ -6,15 +6,29 @@ from torch import Tensor
 
 import interp
 from interp import Batch
-from interp.folded import clean_run, decode, encode, resume, resume_encoder, variant_heads
+from interp.folded import clean_run, decode, encode, read, repeated, resume, resume_encoder, variant_heads
 from interp.names import AttentionLayer
 
-from .conftest import tiny_pipeline
+from .conftest import masked_batch, tiny_causal_pipeline, tiny_pipeline
+
+MAKE = {"t5": tiny_pipeline, "gpt2": tiny_causal_pipeline}
+of_t5 = pytest.mark.parametrize("double", ["t5"], indirect=True)
+
+
+@pytest.fixture(params=list(MAKE))
+def double(request: pytest.FixtureRequest) -> interp.Model:
+    return interp.wrap(MAKE[request.param](dtype=torch.float64))
 
 
 @pytest.fixture
-def double() -> interp.Model:
-    return interp.wrap(tiny_pipeline(dtype=torch.float64))
+def batch(double: interp.Model) -> Batch:
+    """Rows with padding on the left, and one with a token missing."""
+    return masked_batch(double.family.has_encoder)
+
+
+def with_ids(batch: Batch, ids: Tensor) -> Batch:
+    """The batch with other tokens in the decoder."""
+    return Batch(batch.input_ids, batch.attention_mask, ids, batch.decoder_attention_mask)
 
 
 @torch.no_grad()
@@ -32,7 +46,7 @@ def test_the_decoder_on_several_variants(double: interp.Model, batch: Batch) -> 
     with torch.no_grad():
         found = double.unembed(decode(double, encode(double, batch), ids))
     for variant in range(3):
-        close(found[:, variant], logits(double, Batch(batch.input_ids, batch.attention_mask, ids[:, variant])))
+        close(found[:, variant], logits(double, with_ids(batch, ids[:, variant])))
 
 
 def test_step_by_step_with_the_cache(double: interp.Model, batch: Batch) -> None:
@@ -40,29 +54,54 @@ def test_step_by_step_with_the_cache(double: interp.Model, batch: Batch) -> None
     context = encode(double, batch)
     cache = context.cache()
     with torch.no_grad():
-        steps = [double.unembed(decode(double, context, ids[..., i : i + 1], cache)) for i in range(5)]
-        close(torch.cat(steps, 2), double.unembed(decode(double, context, ids)))
+        steps = [double.unembed(decode(double, context, ids[..., i : i + 1], cache)) for i in range(ids.shape[-1])]
+        whole = double.unembed(decode(double, context, ids))
+    # Padding itself, which sees nothing and which nothing sees, attends to all alike: as many as there are by then.
+    shown = batch.decoder_attention_mask.bool()
     for variant in range(2):
-        given = Batch(batch.input_ids, batch.attention_mask, ids[:, variant])
-        close(torch.cat(steps, 2)[:, variant], logits(double, given))
+        found = torch.cat(steps, 2)[:, variant][shown]
+        close(found, whole[:, variant][shown])
+        close(found, logits(double, with_ids(batch, ids[:, variant]))[shown])
 
 
+def test_what_was_read_once_goes_on_in_several_copies(double: interp.Model, batch: Batch) -> None:
+    """Rows, then variants, then copies; the tokens that are added are seen, whatever the mask says of those before."""
+    start = batch.decoder_input_ids.shape[1] - 3
+    ids = torch.stack([batch.decoder_input_ids, batch.decoder_input_ids.flip(1)], 1)
+    ids = ids.repeat_interleave(2, 1)
+    ids[:, 1::2, start:] += 1
+    cut = Batch(batch.input_ids, batch.attention_mask, ids[:, 0, :start], batch.decoder_attention_mask[:, :start])
+    context = encode(double, cut)
+    own = read(double, context, ids[:, ::2, :start])
+    for _ in range(2):  # what was read is not written to
+        cache = context.cache(repeated(own, 2))
+        with torch.no_grad():
+            found = [
+                double.unembed(decode(double, context, ids[..., i : i + 1], cache)) for i in range(start, start + 3)
+            ]
+        for variant in range(4):
+            close(torch.cat(found, 2)[:, variant], logits(double, with_ids(batch, ids[:, variant]))[:, start:])
+
+
+@pytest.mark.parametrize(
+    ("double", "after"), [("t5", "self"), ("t5", "cross"), ("gpt2", "self"), ("gpt2", None)], indirect=["double"]
+)
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("after", ["self", "cross"])
 @pytest.mark.parametrize("last", [False, True])
-def test_resuming_the_decoder(double: interp.Model, batch: Batch, layer: int, after: str, last: bool) -> None:
-    site = f"decoder.{layer}.{'resid_mid' if after == 'self' else 'resid_mid_cross'}"
+def test_resuming_the_decoder(double: interp.Model, batch: Batch, layer: int, after: str | None, last: bool) -> None:
+    site = f"decoder.{layer}.{ {'self': 'resid_mid', 'cross': 'resid_mid_cross', None: 'resid_pre'}[after] }"
     cache, context = clean_run(double, batch, [site])
     stream = cache[site]
-    other = stream + torch.linspace(-1, 1, 20, dtype=torch.float64)
+    other = stream + torch.linspace(-1, 1, double.d_model, dtype=torch.float64)
     with torch.no_grad():
         found = double.unembed(resume(double, context, torch.stack([stream, other], 1), layer, after, last=last))
     kept = slice(-1, None) if last else slice(None)
     close(found[:, 0], logits(double, batch)[:, kept])
-    with interp.edited(double, interp.Add(site, torch.linspace(-1, 1, 20, dtype=torch.float64))):
+    with interp.edited(double, interp.Add(site, torch.linspace(-1, 1, double.d_model, dtype=torch.float64))):
         close(found[:, 1], logits(double, batch)[:, kept])
 
 
+@of_t5
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_resuming_the_encoder(double: interp.Model, batch: Batch, layer: int) -> None:
     cache = interp.capture(double, batch, [f"encoder.{layer}.resid_mid", "encoder.ln_final"])
@@ -76,7 +115,7 @@ def test_resuming_the_encoder(double: interp.Model, batch: Batch, layer: int) ->
     close(found[:, 0], cache["encoder.ln_final"])
 
 
-@pytest.mark.parametrize("kind", ["self", "cross"])
+@pytest.mark.parametrize(("double", "kind"), [("t5", "self"), ("t5", "cross"), ("gpt2", "self")], indirect=["double"])
 def test_heads_replaced_by_variant(double: interp.Model, batch: Batch, kind: str) -> None:
     at = AttentionLayer("decoder", kind, 1)  # type: ignore[arg-type]
     keep = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]])

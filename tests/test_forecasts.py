@@ -12,20 +12,29 @@ import circuits
 import interp
 from circuits.accuracy import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.baselines import naive, parrot, seasonal_naive
-from circuits.sampling import Ablated, Sampler, reading, sampling, uniforms
+from circuits.sampling import Ablated, Sampler, reading, sampling, split, uniforms
 from interp import Batch, InvalidInput
 from interp.names import Head
 
-from .conftest import tiny_pipeline
+from .conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
 RNG = np.random.default_rng(0)
 SERIES = np.sin(np.arange(30) * 0.7)[None] * np.array([[1.0], [3.0], [0.2]]) + RNG.normal(0, 0.1, (3, 30))
-SETS = [[], [Head("decoder", "cross", 1, 0)], [Head("encoder", "self", 0, 1), Head("decoder", "self", 0, 2)]]
+UNEVEN = SERIES.copy()
+UNEVEN[0, :7] = np.nan
+UNEVEN[1, [2, 9, 10]] = np.nan
+MAKE = {"t5": tiny_pipeline, "gpt2": tiny_causal_pipeline}
 
 
-@pytest.fixture
-def double() -> interp.Model:
-    return interp.wrap(tiny_pipeline(dtype=torch.float64))
+@pytest.fixture(params=list(MAKE))
+def double(request: pytest.FixtureRequest) -> interp.Model:
+    return interp.wrap(MAKE[request.param](dtype=torch.float64))
+
+
+def sets_of(model: interp.Model) -> list[list[Any]]:
+    """Nothing, a head that reads the past, and heads of the first kind of attention and of the decoder's own."""
+    past = [Head(*model.family.context, 1, 0)]
+    return [[], past, [Head(*model.family.kinds[0], 0, 1), Head("decoder", "self", 0, 2)]]
 
 
 def by_transformers(logits: torch.Tensor, uniform: float, temperature: float, top_k: int, top_p: float) -> int:
@@ -68,18 +77,20 @@ def test_uniforms_of_a_series_do_not_depend_on_the_others() -> None:
 
 def test_sampled_paths_are_those_of_ordinary_forwards(double: interp.Model) -> None:
     """Each sampled token is what the whole model, edited and without cache, gives for its own past."""
-    batch = Batch.from_series(double, SERIES)
+    batch = Batch.from_series(double, UNEVEN)
     uniform = uniforms(0, 3, 4, 5)
-    found = Ablated(double, SETS, "zero", None).run(batch, sampling(double, uniform))[0]
+    sets = sets_of(double)
+    found = Ablated(double, sets, "zero", None).run(batch, sampling(double, uniform))[0]
     assert found.shape == (3, 3, 4, 5)
+    assert (found[0] != found[1]).any()
+    assert (found[0] != found[2]).any()
     config = double.chronos_config
-    for index, members in enumerate(SETS):
+    for index, members in enumerate(sets):
         with interp.ablate(double, members):
             for path in range(4):
                 tokens = found[index, :, path]
-                ids = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens[:, :-1]], 1)
                 with torch.no_grad():
-                    logits = double.module(**double.inputs(Batch(batch.input_ids, batch.attention_mask, ids))).logits
+                    logits = double.module(**double.inputs(longer(batch, tokens[:, :-1]))).logits[:, -5:]
                 for row in range(3):
                     for step in range(5):
                         wanted = by_transformers(
@@ -88,28 +99,109 @@ def test_sampled_paths_are_those_of_ordinary_forwards(double: interp.Model) -> N
                         assert tokens[row, step] == wanted
 
 
-def read(ablated: Ablated, batch: Batch) -> torch.Tensor:
-    return ablated.run(batch, reading(ablated.model, batch.decoder_input_ids, lambda logits: logits))[0][:, :, 0]
+def longer(batch: Batch, tokens: torch.Tensor) -> Batch:
+    """With more tokens in the decoder, all of them seen."""
+    ids = torch.cat([batch.decoder_input_ids, tokens], 1)
+    shown = torch.cat([batch.decoder_attention_mask, torch.ones_like(tokens)], 1)
+    return Batch(batch.input_ids, batch.attention_mask, ids, shown)
+
+
+@pytest.mark.parametrize("ends", ["with a value", "with a gap"])
+@pytest.mark.parametrize("members", [[], ["decoder.self.0.1", "decoder.self.1.2"]])
+def test_a_decoder_alone_goes_on_as_generate_does(ends: str, members: list[str]) -> None:
+    """Padding on the left, gaps, and even a gap at the end, after which `generate` counts positions anew."""
+    model = interp.wrap(tiny_causal_pipeline(dtype=torch.float64))
+    series = UNEVEN.copy()
+    if ends == "with a gap":
+        series[2, -2:] = np.nan
+    batch = Batch.from_series(model, series)
+    ids = {"input_ids": batch.decoder_input_ids, "attention_mask": batch.decoder_attention_mask}
+    given: Any = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True, "pad_token_id": 0}
+    with interp.ablate(model, members):
+        made = model.module.generate(**ids, max_new_tokens=6, min_new_tokens=6, eos_token_id=1, **given)
+    drawn, wanted = made.sequences[:, -6:], torch.stack(made.logits, 1)
+    tokens = torch.cat([batch.decoder_input_ids[:, -1:], drawn[:, :-1]], 1)
+    ablated = Ablated(model, [["decoder.self.2.0"], [model.head(head) for head in members]], "zero", None)
+    found = ablated.run(batch, reading(model, tokens, lambda logits: logits))[0][1, :, 0]
+    torch.testing.assert_close(found.float(), wanted, atol=1e-4, rtol=1e-5)
+    # The likeliest token of each step, which a k of 1 leaves alone, drawn step by step by several samples.
+    model.pipeline.model.config.top_k = 1
+    sampled = ablated.run(batch, sampling(model, uniforms(0, 3, 2, 6)))[0][1]
+    torch.testing.assert_close(sampled, drawn[:, None].expand(-1, 2, -1))
+    with interp.ablate(model, members):
+        own = model.pipeline.predict(torch.tensor(series), prediction_length=6, num_samples=2)
+    scale = model.pipeline.tokenizer.context_input_transform(torch.tensor(series))[2]  # type: ignore[attr-defined]
+    torch.testing.assert_close(model.pipeline.tokenizer.output_transform(sampled, scale), own)
+
+
+def test_samples_are_distributed_as_the_pipelines_own(double: interp.Model) -> None:
+    """The first step's shares over many samples; the second's, given the likeliest first token, too."""
+    series = UNEVEN[:1]
+    model, n = double, 2000
+    model.pipeline.model.config.top_k = 3
+    members = sets_of(model)[1]
+    batch = Batch.from_series(model, series)
+    found = Ablated(model, [members], "zero", None).run(batch, sampling(model, uniforms(0, 1, n, 2)))[0][0, 0]
+    ids, mask, _ = model.pipeline.tokenizer.context_input_transform(torch.tensor(series))
+    with interp.ablate(model, members), torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = model.pipeline.model(ids, mask, prediction_length=2, num_samples=n)[0]
+    first = own[:, 0].mode().values
+    second = [drawn[drawn[:, 0] == first][:, 1] for drawn in (found, own)]
+    for a, b in ((found[:, 0], own[:, 0]), second):
+        assert set(a.tolist()) == set(b.tolist())
+        for token in b.unique():
+            share = [float((x == token).double().mean()) for x in (a, b)]
+            spread = (share[1] * (1 - share[1]) * (1 / len(a) + 1 / len(b))) ** 0.5
+            assert abs(share[0] - share[1]) < 4 * spread + 1e-9
+
+
+def following(ablated: Ablated, batch: Batch, steps: int = 7) -> torch.Tensor:
+    """Logits of the given tokens, of which all but the last so many are read before: a start token, or a series."""
+    prompt, given, _ = split(batch, steps - 1)
+    given = torch.cat([given, batch.decoder_input_ids[:, -1:]], 1)
+    return ablated.run(prompt, reading(ablated.model, given, lambda logits: logits))[0][:, :, 0]
 
 
 @pytest.mark.parametrize("method", ["zero", "mean"])
 def test_teacher_forced_logits_are_huggingfaces(double: interp.Model, method: Any) -> None:
-    batch = Batch.from_series(double, SERIES, num_decoder=6)
-    reference = Batch.from_series(double, SERIES * 2) if method == "mean" else None
-    # An encoder head and a decoder head that reads what it changes: the mean must be the unedited model's.
-    mixed = [Head("encoder", "self", 0, 1), Head("decoder", "cross", 0, 1)]
-    sets = [*SETS, mixed, [interp.Site("decoder", None, 1, "mlp_out"), Head("decoder", "cross", 0, 1)]]
-    found = read(Ablated(double, sets, method, reference), batch)
+    batch = Batch.from_series(double, UNEVEN, num_decoder=6)
+    reference = Batch.from_series(double, UNEVEN * 2) if method == "mean" else None
+    # An early head and a later one that reads what it changes: the mean must be the unedited model's.
+    stack, kind = double.family.context
+    mixed = [Head(*double.family.kinds[0], 0, 1), Head(stack, kind, 1, 1)]
+    sets = [
+        *sets_of(double),
+        mixed,
+        [interp.Site("decoder", None, 1, "mlp_out"), Head(stack, kind, 0, 1)],
+        [interp.AttentionLayer(stack, kind, 0)],
+    ]
+    found = following(Ablated(double, sets, method, reference), batch)
     for index, members in enumerate(sets):
         options: dict[str, Any] = {"method": method, "reference": reference} if members else {}
         with interp.ablate(double, members, **options), torch.no_grad():
-            wanted = double.module(**double.inputs(batch)).logits
+            wanted = double.module(**double.inputs(batch)).logits[:, -7:]
         torch.testing.assert_close(found[index], wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_the_prompt_is_read_once_a_set(causal: interp.Model) -> None:
+    """Not once a sample: what the layers run on is what is needed and no more."""
+    seen: list[tuple[int, int]] = []
+    attention = causal.module.transformer.h[0].attn
+    handle = attention.register_forward_hook(lambda _m, _a, out: seen.append(tuple(out[0].shape[:2])))
+    try:
+        batch = Batch.from_series(causal, SERIES, num_decoder=6)
+        prompt, given, _ = split(batch, 6)
+        jobs = reading(causal, given, lambda logits: logits), sampling(causal, uniforms(0, 3, 5, 6))
+        Ablated(causal, sets_of(causal), "zero", None).run(prompt, *jobs)
+    finally:
+        handle.remove()
+    assert seen == [(9, 23), (9, 6), *[(45, 1)] * 6]
 
 
 def test_teacher_forced_logits_in_single_precision(pico: interp.Model) -> None:
     batch = Batch.from_series(pico, SERIES, num_decoder=6)
-    found = read(Ablated(pico, [[]] * 3, "zero", None), batch)
+    found = following(Ablated(pico, [[]] * 3, "zero", None), batch)
     with torch.no_grad():
         wanted = pico.module(**pico.inputs(batch)).logits
     torch.testing.assert_close(found[2], wanted, atol=5e-5, rtol=1e-5)
@@ -167,7 +259,7 @@ def test_baselines() -> None:
 
 
 def effects(model: interp.Model, series: Any = SERIES, **options: Any) -> circuits.ForecastEffects:
-    chosen: dict[str, Any] = {"one": "decoder.cross.1.0"}
+    chosen: dict[str, Any] = {"one": Head(*model.family.context, 1, 0)}
     settings: dict[str, Any] = {"ablations": chosen, "prediction_length": 6, "num_samples": 5, "controls": 2}
     return circuits.forecast_effects(model, series, progress=False, **(settings | options))
 
@@ -178,9 +270,9 @@ def test_what_forecast_effects_hold(double: interp.Model) -> None:
     assert all(values.shape == (4, 3) for values in found.outcomes.values())
     assert not found.outcomes["distance"][0].any()
     batch = Batch.from_series(double, SERIES, num_decoder=6)
-    with interp.ablate(double, "decoder.cross.1.0"), torch.no_grad():
-        logits = double.module(**double.inputs(batch)).logits[:, :-1, 2:]
-    labels = batch.decoder_input_ids[:, 1:, None] - 2
+    with interp.ablate(double, Head(*double.family.context, 1, 0)), torch.no_grad():
+        logits = double.module(**double.inputs(batch)).logits[:, -7:-1, 2:]
+    labels = batch.decoder_input_ids[:, -6:, None] - 2
     nll = -logits.log_softmax(-1).gather(-1, labels)[..., 0].mean(-1)
     np.testing.assert_allclose(found.outcomes["nll"][1], nll.numpy(), atol=1e-5)
     tokenizer: Any = double.pipeline.tokenizer
@@ -203,10 +295,11 @@ def found_heads(found: circuits.ForecastEffects, name: str) -> list[Head]:
     return [Head.parse(head) for head in found.sets[name]]
 
 
-def test_runs_differ_by_the_edit_alone(model: interp.Model) -> None:
+def test_runs_differ_by_the_edit_alone(either: interp.Model) -> None:
+    model, one = either, Head(*either.family.context, 1, 0)
     state = torch.get_rng_state()
     first = effects(model)
-    again = effects(model, ablations={"other": "decoder.self.1.1", "one": "decoder.cross.1.0"}, controls=0)
+    again = effects(model, ablations={"other": "decoder.self.1.1", "one": one}, controls=0)
     assert torch.equal(state, torch.get_rng_state())
     np.testing.assert_allclose(first.fans[0], again.fans[0], rtol=1e-5)
     np.testing.assert_allclose(first.fans[1], again.fans[2], rtol=1e-5)
@@ -240,7 +333,8 @@ def test_the_summary_and_the_frame(model: interp.Model) -> None:
     assert np.isnan(effects(model, SERIES[:1]).summary()["low"]).all()
 
 
-def test_missing_values_in_the_context(model: interp.Model) -> None:
+def test_missing_values_in_the_context(either: interp.Model) -> None:
+    model = either
     series = SERIES.copy()
     series[1, [2, 5, 6]] = np.nan
     found = effects(model, series, season=2)
@@ -248,6 +342,22 @@ def test_missing_values_in_the_context(model: interp.Model) -> None:
     np.testing.assert_allclose(found.fans[:, 0], effects(model, season=2).fans[:, 0], rtol=1e-5)
     uneven = [SERIES[0], SERIES[1, 8:]]
     assert np.isfinite(effects(model, uneven).outcomes["mase"]).all()
+
+
+def test_what_a_decoder_alone_cannot_forecast(causal: interp.Model) -> None:
+    for address in ("decoder.cross.1.0", "encoder.self.0", "encoder.0.mlp_out"):
+        with pytest.raises((interp.UnknownHead, interp.UnknownSite), match="no encoder and no cross-attention"):
+            effects(causal, ablations={"one": address})
+    of_t5 = Batch(torch.ones(2, 9, dtype=torch.long))
+    with pytest.raises(InvalidInput, match="decoder-only GPT-2"):
+        effects(causal, method="mean", reference=of_t5)
+    short = interp.wrap(tiny_causal_pipeline(n_positions=64))  # its context_length is 64, too
+    with pytest.raises(InvalidInput, match="a sequence of 69 tokens: .* 64 positions"):
+        effects(short, np.sin(np.arange(80) * 0.7))
+    assert np.isfinite(effects(short, np.sin(np.arange(80) * 0.7)[-65:]).outcomes["mase"]).all()
+    text = interp.wrap(tiny_gpt2(), name="text")
+    with pytest.raises(interp.UnsupportedModel, match="text has no chronos_config"):
+        effects(text)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import circuits
 import interp
 import probes
 from circuits.tokens import as_tokens, normed
-from tests.conftest import tiny_pipeline
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.dense_decoder import dense_head, dense_unembedding, divided
 from tests.test_weights import scaled
 
 SAMPLE = [5, 900, 17, 2050, 1911]
@@ -270,3 +271,168 @@ def test_a_summary_of_idle_heads_has_gaps(model: interp.Model) -> None:
     assert np.isnan(row["ov_stable_rank"])
     assert np.isnan(row["copying"])
     assert row["qk_norm"] > 0
+
+
+@pytest.fixture
+def decoder() -> interp.Model:
+    """A causal model in float64."""
+    return interp.wrap(tiny_causal_pipeline(dtype=torch.float64), name="decoder")
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_decoders_maps_equal_the_dense_formula(decoder: interp.Model, fold: bool) -> None:
+    """Biases and the norm's mean and shift included: (e Q + q) (e K + k)^T, and (e V + v) O W_U."""
+    module = decoder.module
+    E = module.transformer.wte.weight.detach()[SAMPLE]
+    e, W_U = divided(E) if fold else E, dense_unembedding(module, fold)[0][:, SAMPLE]
+    for head in decoder.heads():
+        h = dense_head(module, head, fold)
+        qk, ov = (make(decoder, head, fold_norm=fold) for make in (circuits.qk_circuit, circuits.ov_circuit))
+        torch.testing.assert_close(qk.full(), h.QK, rtol=0, atol=1e-12)
+        torch.testing.assert_close(ov.full(), h.OV, rtol=0, atol=1e-12)
+        assert qk.position_bias is None
+        scores, logits = circuits.token_circuit(qk, SAMPLE), circuits.token_circuit(ov, SAMPLE)
+        assert scores.position_bias is None
+        assert scores.A.shape[-1] == logits.A.shape[-1] == 8, "the biases cost no rank"
+        torch.testing.assert_close(scores.full(), (e @ h.Q + h.q) @ (e @ h.K + h.k).T, rtol=0, atol=1e-10)
+        torch.testing.assert_close(logits.full(), (e @ h.V + h.v) @ h.O @ W_U, rtol=0, atol=1e-10)
+        assert float((scores.full() - e @ h.QK @ e.T).abs().max()) > 0.01, "the biases are not nothing here"
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_centred_maps_have_the_eigenvalues_of_the_linear_part(decoder: interp.Model, fold: bool) -> None:
+    """Whatever the biases, by dense products: each adds one row to all rows, or a number to each row."""
+    tokens = list(range(50, 90))
+    e = decoder.module.transformer.wte.weight.detach()[tokens]
+    e = divided(e) if fold else e
+    W_U = dense_unembedding(decoder.module, fold)[0][:, tokens]
+    for head in ("decoder.self.0.1", "decoder.self.2.0"):
+        h = dense_head(decoder.module, interp.Head.parse(head), fold)
+        for make, linear in ((circuits.qk_circuit, e @ h.QK @ e.T), (circuits.ov_circuit, e @ h.OV @ W_U)):
+            found = circuits.token_circuit(make(decoder, head, fold_norm=fold), tokens)
+            dense = torch.linalg.eigvals(linear - linear.mean(1, keepdim=True))
+            wanted = dense[dense.abs().argsort(descending=True)][:8]
+            eigenvalues = found.centred.eigenvalues()
+            for power in (1, 2, 3):
+                torch.testing.assert_close((eigenvalues**power).sum(), (wanted**power).sum(), rtol=1e-8, atol=1e-8)
+            assert float(found.centred.eigenvalue_score()) == pytest.approx(
+                float(dense.real.sum() / dense.abs().sum()), abs=1e-8
+            )
+            whole = found.full() - found.full().mean(1, keepdim=True)
+            assert float((whole - linear + linear.mean(1, keepdim=True)).abs().max()) > 0.01, "cells have the biases"
+
+
+def test_a_decoders_first_layer_is_exact_without_positions(decoder: interp.Model) -> None:
+    ids = torch.arange(20, 34)
+    with torch.no_grad():
+        decoder.module.transformer.wpe.weight.zero_()
+    seen = interp.capture(decoder, interp.Batch(decoder_input_ids=ids[None]), ["decoder.self.0.scores"])
+    for head in range(3):
+        made = circuits.token_circuit(circuits.qk_circuit(decoder, f"decoder.self.0.{head}"), ids).full()
+        wanted = seen["decoder.self.0.scores"][0, head]
+        torch.testing.assert_close(made[wanted > -1e30], wanted[wanted > -1e30], rtol=0, atol=1e-10)
+
+
+def test_the_map_of_positions_is_exact_without_tokens(decoder: interp.Model) -> None:
+    """And equal to the dense formula; its pattern is that of the forward pass, the keys ahead masked."""
+    with torch.no_grad():
+        decoder.module.transformer.wte.weight.zero_()
+    ids = torch.arange(20, 34)[None]
+    seen = interp.capture(decoder, interp.Batch(decoder_input_ids=ids), ["decoder.self.0.pattern"])
+    for fold in (True, False):
+        P = decoder.module.transformer.wpe.weight.detach()[:14]
+        P = divided(P) if fold else P
+        for head in range(3):
+            h = dense_head(decoder.module, interp.Head("decoder", "self", 0, head), fold)
+            circuit = circuits.qk_circuit(decoder, f"decoder.self.0.{head}", fold_norm=fold)
+            found = circuits.position_circuit(circuit, range(14))
+            torch.testing.assert_close(found.full(), (P @ h.Q + h.q) @ (P @ h.K + h.k).T, rtol=0, atol=1e-10)
+            if fold:
+                pattern = seen["decoder.self.0.pattern"][0, head]
+                torch.testing.assert_close(found.pattern(), pattern, rtol=0, atol=1e-10)
+                assert found.previous_token == pytest.approx(float(pattern.diagonal(-1).mean()), abs=1e-10)
+    every = circuits.position_circuit(circuit)  # type: ignore[possibly-undefined]
+    assert every.shape == (96, 96)
+    backwards = circuits.position_circuit(circuit, [9, 4, 3])  # type: ignore[possibly-undefined]
+    assert float(backwards.pattern()[2, :2].sum()) == 0, "position 3 sees none of 4 and 9"
+    assert backwards.previous_token == pytest.approx(float(backwards.pattern()[1, 2]))
+    assert np.isnan(circuits.position_circuit(circuit, [9, 3]).previous_token)  # type: ignore[possibly-undefined]
+    assert "14 positions" in repr(found)  # type: ignore[possibly-undefined]
+
+
+def test_a_planted_previous_token_head_shows_in_its_positions() -> None:
+    model = interp.zoo.planted_decoder().model
+    by_head = {
+        str(head): circuits.position_circuit(circuits.qk_circuit(model, head)).previous_token for head in model.heads()
+    }
+    assert by_head.pop("decoder.self.0.1") > 0.95
+    assert max(by_head.values()) < 0.1
+
+
+def test_positions_that_are_not_there(decoder: interp.Model, model: interp.Model) -> None:
+    circuit = circuits.qk_circuit(decoder, "decoder.self.0.0")
+    for positions in ([96], [-1], [], [3, 3], 1.5):
+        with pytest.raises(interp.InvalidInput, match="positions="):
+            circuits.position_circuit(circuit, positions)  # type: ignore[arg-type]
+    with pytest.raises(interp.InvalidInput, match="a QK circuit is needed and HeadCircuit\\(OV"):
+        circuits.position_circuit(circuits.ov_circuit(decoder, "decoder.self.0.0"))
+    with pytest.raises(interp.UnknownSite, match=r"see interp\.position_bias"):
+        circuits.position_circuit(circuits.qk_circuit(model, "decoder.self.0.0"))
+
+
+@pytest.mark.parametrize("kind", ["Q", "K", "V"])
+def test_a_decoders_composed_maps_equal_the_dense_formula(decoder: interp.Model, kind: str) -> None:
+    """The writer's b_V, and the reader's b_Q or b_K on its other side: what the writer's output adds to a score."""
+    edge = f"decoder.self.0.1 -> decoder.self.2.2:{kind.lower()}"
+    one, two = (dense_head(decoder.module, interp.Head.parse(f"decoder.self.{at}"), True) for at in ("0.1", "2.2"))
+    e = divided(decoder.module.transformer.wte.weight.detach()[SAMPLE])
+    written = (e @ one.V + one.v) @ one.O
+    if kind == "Q":
+        wanted = (written @ two.Q) @ (e @ two.K + two.k).T
+    elif kind == "K":
+        wanted = (e @ two.Q + two.q) @ (written @ two.K).T
+    else:
+        wanted = written @ two.V @ two.O @ dense_unembedding(decoder.module, True)[0][:, SAMPLE]
+    found = circuits.token_composition(decoder, edge, SAMPLE)
+    torch.testing.assert_close(found.full(), wanted, rtol=0, atol=1e-10)
+    with pytest.raises(interp.UnknownHead, match="has no encoder and no cross-attention"):
+        circuits.token_composition(decoder, "encoder.self.0.0 -> decoder.cross.1.0:k")
+
+
+def test_tokens_of_a_text_model_stand_for_no_values() -> None:
+    model = interp.wrap(tiny_gpt2(), name="text")
+    for made in (
+        circuits.token_circuit(circuits.ov_circuit(model, "decoder.self.1.2"), SAMPLE),
+        circuits.token_composition(model, "decoder.self.0.0 -> decoder.self.1.2:k", SAMPLE),
+    ):
+        assert made.scaled_values.isnan().all()
+        assert made.tokens.tolist() == SAMPLE
+    figure = circuits.plots.token_circuit(made)  # type: ignore[possibly-undefined]
+    assert "token against token" in figure.layout.title.text
+    assert list(figure.data[0].x) == [f"token {token}" for token in sorted(SAMPLE)]
+    with pytest.raises(interp.UnknownSite, match="has no encoder and no cross-attention"):
+        circuits.encoder_output_by_token(model, interp.Batch(decoder_input_ids=torch.tensor([[3, 4]])))
+
+
+def test_a_decoders_summary_is_of_the_linear_part(decoder: interp.Model) -> None:
+    frame = circuits.head_summary(decoder, tokens=(1900, 1960)).set_index("head")
+    assert list(frame.index) == [str(head) for head in decoder.heads()]
+    assert frame["preferred_distance"].isna().all()
+    for head in decoder.heads():
+        h, row = dense_head(decoder.module, head, True), frame.loc[str(head)]
+        for name, score, dense, make in (
+            ("qk", "matching", h.QK, circuits.qk_circuit),
+            ("ov", "copying", h.OV, circuits.ov_circuit),
+        ):
+            assert row[f"{name}_norm"] == pytest.approx(float(dense.norm()), rel=1e-9)
+            rank = dense.norm() ** 2 / torch.linalg.matrix_norm(dense, 2) ** 2
+            assert row[f"{name}_stable_rank"] == pytest.approx(float(rank), rel=1e-9)
+            own = circuits.token_circuit(make(decoder, head), (1900, 1960)).centred.eigenvalue_score()
+            assert row[score] == pytest.approx(float(own), abs=1e-8)
+
+
+def test_a_planted_induction_head_copies_by_its_weights() -> None:
+    frame = circuits.head_summary(interp.zoo.planted_decoder().model).set_index("head")
+    copying = frame.pop("copying")
+    assert copying["decoder.self.1.2"] > 0.99
+    assert copying["decoder.self.0.1"] < 0.5, "it writes to a subspace that is not unembedded"

@@ -14,8 +14,9 @@ from jaxtyping import jaxtyped
 import interp
 import probes
 from interp.names import KINDS, Head
-from interp.weights import Projections, embedding, layer_weights, unembedding
-from tests.conftest import tiny_pipeline
+from interp.weights import Projections, embedding, layer_weights, position_embedding, unembedding, unembedding_bias
+from tests.conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.dense_decoder import dense_head, dense_unembedding, divided
 
 SITES = [f"{stack}.{kind}" for stack, kind in KINDS]
 
@@ -254,3 +255,96 @@ def test_weights_whose_sum_overflows_are_finite() -> None:
 def test_layers_come_one_by_one(model: interp.Model) -> None:
     layer = layer_weights(model, interp.AttentionLayer("decoder", "cross", 1))
     assert torch.equal(layer.W_Q[0], model.stacked_weights("decoder.cross").W_Q[1])
+
+
+@pytest.fixture
+def decoder() -> interp.Model:
+    """A causal model in float64."""
+    return interp.wrap(tiny_causal_pipeline(dtype=torch.float64))
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_decoders_weights_are_cut_and_folded_as_written_out(decoder: interp.Model, fold: bool) -> None:
+    """Parts of the fused projection, kept as they act on rows; scale, shift, mean and 1/sqrt(d_head) where folded."""
+    stacked = decoder.stacked_weights("decoder.self", fold_norm=fold)
+    for head in decoder.heads():
+        wanted, found = dense_head(decoder.module, head, fold), stacked[head]
+        for name in "QKV":
+            torch.testing.assert_close(getattr(found, f"W_{name}"), getattr(wanted, name), rtol=0, atol=1e-12)
+            torch.testing.assert_close(getattr(found, f"b_{name}"), getattr(wanted, name.lower()), rtol=0, atol=1e-12)
+        assert torch.equal(found.W_O, wanted.O)
+        torch.testing.assert_close(found.QK.full(), wanted.QK, rtol=0, atol=1e-12)
+        torch.testing.assert_close(found.OV.full(), wanted.OV, rtol=0, atol=1e-12)
+        own = decoder.weights(head, fold_norm=fold)
+        assert all(torch.equal(getattr(own, f"b_{name}"), getattr(found, f"b_{name}")) for name in "QKVO")
+    if not fold:
+        fused = decoder.module.transformer.h[1].attn.c_attn.weight
+        assert decoder.weights("decoder.self.1.2", fold_norm=False).W_K.data_ptr() == fused[:, 24 + 16 :].data_ptr()
+
+
+def test_a_decoders_scores_and_logits_are_its_folded_weights(decoder: interp.Model) -> None:
+    """On the divided stream, at every layer and with padding: q, k, v, scores, what heads write, and logits."""
+    batch = masked_batch(encoder=False)
+    cache = interp.capture(decoder, batch, [str(site) for site in decoder.sites()])
+    for layer in range(3):
+        read = divided(cache[f"decoder.{layer}.resid_pre"])
+        site = f"decoder.self.{layer}"
+        scores, written = cache[f"{site}.scores"], cache[f"{site}.attn_out"] - cache[f"{site}.head_out"].sum(2)
+        live = scores > -1e30
+        assert int(live[0].sum()) == 3 * 14 * 15 / 2
+        for head in decoder.heads("decoder.self")[3 * layer : 3 * layer + 3]:
+            w = decoder.weights(head)
+            for name, W, b in (("q", w.W_Q, w.b_Q), ("k", w.W_K, w.b_K), ("v", w.W_V, w.b_V)):
+                # What is captured as q is without the factor of the scores.
+                factor = 8**0.5 if name == "q" else 1
+                made = (read @ W + b) * factor
+                torch.testing.assert_close(made, cache[f"{site}.{name}"][:, :, head.head], rtol=0, atol=1e-10)
+            made = (read @ w.W_Q + w.b_Q) @ (read @ w.W_K + w.b_K).mT
+            own = live[:, head.head]
+            torch.testing.assert_close(made[own], scores[:, head.head][own], rtol=0, atol=1e-10)
+            torch.testing.assert_close(
+                cache[f"{site}.z"][:, :, head.head] @ w.W_O,
+                cache[f"{site}.head_out"][:, :, head.head],
+                rtol=0,
+                atol=1e-10,
+            )
+            torch.testing.assert_close(written, w.b_O.expand_as(written), rtol=0, atol=1e-10)
+    last, logits = divided(cache["decoder.2.resid_post"]), cache["decoder.logits"]
+    torch.testing.assert_close(last @ unembedding(decoder) + unembedding_bias(decoder), logits, rtol=0, atol=1e-10)
+    W_U, b_U = dense_unembedding(decoder.module, True)
+    torch.testing.assert_close(unembedding(decoder), W_U, rtol=0, atol=1e-12)
+    torch.testing.assert_close(unembedding_bias(decoder), b_U, rtol=0, atol=1e-12)
+    assert float(b_U.abs().max()) > 0.1, "the norm's shift is not nothing here"
+
+
+def test_a_decoder_embeds_tokens_and_positions(decoder: interp.Model) -> None:
+    ids = torch.randint(2, 4096, (2, 7), generator=torch.Generator().manual_seed(0))
+    stream = interp.capture(decoder, interp.Batch(decoder_input_ids=ids), ["decoder.0.resid_pre"])
+    made = embedding(decoder, "decoder")[ids] + position_embedding(decoder)[:7]
+    assert torch.equal(made, stream["decoder.0.resid_pre"])
+    with pytest.raises(interp.UnknownSite, match="positions are embedded there, as W_pos"):
+        interp.position_bias(decoder, "decoder.self")
+    with pytest.raises(interp.UnknownSite, match="embeds no positions"):
+        position_embedding(interp.wrap(tiny_pipeline()))
+    for kind in ("encoder.self", "decoder.cross"):
+        with pytest.raises(interp.UnknownSite, match="has no encoder and no cross-attention"):
+            decoder.stacked_weights(kind)
+
+
+def test_scores_are_scaled_as_the_config_says() -> None:
+    """By each layer's number too, or not at all: the factor is the attention module's own."""
+    batch = masked_batch(encoder=False)
+    for options in ({"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}):
+        model = interp.wrap(tiny_gpt2(dtype=torch.float64, **options))
+        cache = interp.capture(model, batch, ["decoder.2.resid_pre", "decoder.self.2.scores"])
+        read, w = divided(cache["decoder.2.resid_pre"]), model.weights("decoder.self.2.1")
+        seen = cache["decoder.self.2.scores"][:, 1]
+        made = (read @ w.W_Q + w.b_Q) @ (read @ w.W_K + w.b_K).mT
+        torch.testing.assert_close(made[seen > -1e30], seen[seen > -1e30], rtol=0, atol=1e-10)
+
+
+def test_half_precision_biases_are_folded_in_float32() -> None:
+    model = interp.wrap(tiny_gpt2(dtype=torch.bfloat16))
+    for name in ("W_Q", "W_O", "b_Q", "b_O"):
+        assert getattr(model.weights("decoder.self.0.0"), name).dtype == torch.float32
+        assert getattr(model.weights("decoder.self.0.0", fold_norm=False), name).dtype == torch.bfloat16

@@ -7,7 +7,7 @@ from circuits.plots.evaluation import circuit_report, estimate_against_patch
 from circuits.plots.forecasts import forecast_effects, forecast_fan
 from circuits.plots.graph import circuit
 from circuits.plots.lens import logit_lens
-from circuits.plots.matrices import eigenvalues, head_circuit, singular_values, token_circuit
+from circuits.plots.matrices import eigenvalues, head_circuit, position_circuit, singular_values, token_circuit
 from circuits.plots.patching import patched_heads, patched_positions
 from circuits.plots.sizes import faithfulness_by_size
 from circuits.plots.wiring import wiring
@@ -31,6 +31,7 @@ __all__ = [
     "past_attribution",
     "patched_heads",
     "patched_positions",
+    "position_circuit",
     "score_against_effect",
     "self_repair",
     "singular_values",

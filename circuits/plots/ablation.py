@@ -117,7 +117,7 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
     _check_same(effects, mosaic)
     figure = plots.scores(effects, title=f"Effect of ablating each head, {effects.site}")
     ringed = ""
-    if mosaic is not None and effects.site == "decoder.cross":
+    if mosaic is not None and effects.site == mosaic.either.site:
         figure.add_trace(rings(mosaic.either, threshold).update(marker_color="black"))
         ringed = f"; ringed: induction heads, at least {threshold:g}"
     return figure.update_layout(
@@ -138,7 +138,7 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
 
     Args:
         mosaic: the scores.
-        effects: of decoder cross heads.
+        effects: of the same heads.
 
     Returns:
         The figure.
@@ -146,9 +146,11 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
     Raises:
         InvalidInput: effects of other heads than the mosaic's, or of other weights.
     """
-    if effects.site != "decoder.cross" or effects.values.shape != mosaic.either.values.shape:
+    either = mosaic.either
+    if (effects.site, effects.values.shape) != (either.site, either.values.shape):
         raise InvalidInput(
-            f"the effects are of {effects.site} {list(effects.values.shape)}, the mosaic of other heads."
+            f"the effects are of {effects.site} {list(effects.values.shape)}, the mosaic of {either.site} "
+            f"{list(either.values.shape)}: give effects of the mosaic's heads."
         )
     _check_same(effects, mosaic)
     frame, scores = effects.to_frame(), mosaic.to_frame()

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuits.composition_scores import CompositionScores, Score
-from circuits.edges import WIRES, Pair, check_pair
+from circuits.edges import Pair, check_pair
 from interp import InvalidInput
 from probes.plots.style import short, styled
 
@@ -96,7 +96,8 @@ def composition(
 
     Raises:
         UnknownSite: no such kind of head.
-        InvalidInput: the two share no stream, or the reader takes this input from another one.
+        InvalidInput: the two share no stream, the reader takes this input from another one, or the model has no such
+            heads.
     """
     if not isinstance(cast(object, scores), CompositionScores):
         raise InvalidInput(f"scores= takes what composition_scores gave; found {type(scores).__name__}.")
@@ -122,27 +123,29 @@ def composition_explorer(scores: CompositionScores, *, score: Score = "z") -> go
     Returns:
         The figure with a drop-down of the pairs that exist.
     """
-    first = next(index for index, wire in enumerate(WIRES) if wire == ("encoder.self", "decoder.cross", "K"))
+    wires = list(scores.raw)
+    # What induction is made of: the keys of cross heads, or of what heads there are.
+    first = wires.index(max(wires, key=lambda wire: (wire[2] == "K", wire[1] == "decoder.cross")))
     figure = go.Figure(
-        [_heatmap(scores, wire, score).update(visible=index == first) for index, wire in enumerate(WIRES)]
+        [_heatmap(scores, wire, score).update(visible=index == first) for index, wire in enumerate(wires)]
     )
-    names = [f"{kind}: {writer} → {reader}" for writer, reader, kind in WIRES]
+    names = [f"{kind}: {writer} → {reader}" for writer, reader, kind in wires]
     buttons = [
         {
             "label": name,
             "method": "update",
-            "args": [{"visible": [index == other for other in range(len(WIRES))]}, _axes(scores, wire)],
+            "args": [{"visible": [index == other for other in range(len(wires))]}, _axes(scores, wire)],
         }
-        for index, (name, wire) in enumerate(zip(names, WIRES, strict=True))
+        for index, (name, wire) in enumerate(zip(names, wires, strict=True))
     ]
     menu = {"buttons": buttons, "active": first, "x": 0, "xanchor": "left", "y": 1.015, "yanchor": "bottom"}
     return styled(
         figure,
         "Composition scores",
         _about(scores),
-        coloraxis=_color(scores, WIRES, score) | {"colorbar": {"title": UNITS[score]}},
+        coloraxis=_color(scores, wires, score) | {"colorbar": {"title": UNITS[score]}},
         width=860,
         height=840,
         updatemenus=[menu],
-        **_axes(scores, WIRES[first]),
+        **_axes(scores, wires[first]),
     ).update_layout(margin_t=165)

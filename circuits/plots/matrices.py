@@ -1,4 +1,4 @@
-"""Figures of circuits: maps in the residual stream and of value against value, eigenvalues, spectra."""
+"""Figures of circuits: maps in the residual stream, of value against value and by position, eigenvalues, spectra."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.matrices import HeadCircuit
+from circuits.positions import PositionCircuit
 from circuits.tokens import TokenCircuit
 from interp import Head, InvalidInput
 from interp.results import Floats
-from probes.plots.style import short, styled
+from probes.plots.style import SCALE, short, styled
 
 LARGEST = 1200
 """How many tokens a map may have on a side: more are more cells than a browser draws, or a screen shows."""
@@ -75,8 +76,8 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
         found: of `token_circuit` or `token_composition`.
 
     Returns:
-        The figure: each row less its mean, which a softmax does not see. Special tokens among them turn the axes
-        to token ids.
+        The figure: each row less its mean, which a softmax does not see. Special tokens among them, and tokens that
+        are no values, turn the axes to token ids.
 
     Raises:
         InvalidInput: more tokens than can be drawn.
@@ -93,6 +94,7 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
     cells, tokens = cells[np.ix_(order, order)], found.tokens.numpy()[order]
     axis = [f"token {token}" for token in tokens] if plain else found.scaled_values.numpy()[order]
     unit = "token" if plain else "value"
+    against = "token" if bool(found.scaled_values.isnan().all()) else "value"
     bias = found.position_bias
     figure = make_subplots(
         cols=1 if bias is None else 2,
@@ -129,10 +131,52 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
     keys = ", keys: mean encoder output" if about.get("keys") == "means" else ""
     return styled(
         figure,
-        f"{found.name} of {found.of}, value against value",
+        f"{found.name} of {found.of}, {against} against {against}",
         f"{short(found.provenance['model'])}, {folded}{keys}; eigenvalue score {score:+.2f}",
         coloraxis=_signed(cells, CLIPPED) | {"colorbar": bar},
         width=680 if bias is None else 1040,
+        height=620,
+    )
+
+
+def position_circuit(found: PositionCircuit) -> go.Figure:
+    """The attention by position alone: queries down, keys across, what lies ahead blank.
+
+    Args:
+        found: of `position_circuit`.
+
+    Returns:
+        The figure; a previous-token head has a line one beside the diagonal, and the mean along it is told.
+
+    Raises:
+        InvalidInput: more positions than can be drawn.
+    """
+    if len(found.positions) > LARGEST:
+        raise InvalidInput(
+            f"a map of {len(found.positions)} positions has too many cells to draw: give at most {LARGEST}, such as "
+            "position_circuit(circuit, range(64))."
+        )
+    order = found.positions.argsort()
+    places = found.positions[order].numpy()
+    cells = found.pattern()[order][:, order].double().cpu().numpy()
+    figure = go.Figure(
+        go.Heatmap(
+            z=np.where(places[:, None] < places, np.nan, cells),
+            x=places,
+            y=places,
+            coloraxis="coloraxis",
+            hovertemplate="query %{y} → key %{x}: %{z:.3f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="key's position", showgrid=False, zeroline=False, constrain="domain")
+    figure.update_yaxes(title="query's position", autorange="reversed", showgrid=False, zeroline=False, scaleanchor="x")
+    norm = "norm folded" if found.provenance["stimulus"]["folded"] else "norm not folded"
+    return styled(
+        figure,
+        f"QK of {found.of}, position against position",
+        f"{short(found.provenance['model'])}, {norm}; attention to the position before: {found.previous_token:.2f}",
+        coloraxis={"colorscale": SCALE, "cmin": 0, "colorbar": {"title": "attention", "len": 0.9}},
+        width=680,
         height=620,
     )
 

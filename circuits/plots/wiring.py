@@ -1,4 +1,4 @@
-"""The strongest edges as a diagram: heads of both stacks by layer, and the wires between them."""
+"""The strongest edges as a diagram: heads of the stacks there are by layer, and the wires between them."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -9,8 +9,10 @@ import plotly.graph_objects as go
 from circuits.candidates import InductionCandidate, InductionCandidates
 from circuits.composition_scores import CompositionScores
 from circuits.edges import Composition, Edges, ScoredEdge
+from circuits.nodes import forward_order
 from circuits.plots.stacks import GAP, INPUT, WIRE, Spot, add_heads, curve, hover, name_rows, name_stacks, spot
 from interp import Head, InvalidInput
+from interp.names import parse_kind
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.plots.style import short, styled
 
@@ -23,12 +25,12 @@ def wiring(
     threshold: float = THRESHOLD,
     title: str | None = None,
 ) -> go.Figure:
-    """Edges between heads on the two stacks: layers upwards, the encoder to the left.
+    """Edges between heads on the stacks: layers upwards, the encoder, if there is one, to the left.
 
     Args:
         scores: of `composition_scores`: how many layers and heads there are.
         edges: which to draw, such as `scores.top(30)` or candidates; the 20 strongest by default.
-        mosaic: colours the cross heads that are induction heads by what they attend to.
+        mosaic: colours the heads that are induction heads by what they attend to.
         threshold: from which score of the mosaic on.
         title: of the figure.
 
@@ -45,11 +47,12 @@ def wiring(
     if owner not in (None, scores.provenance["digest"]):
         raise InvalidInput("the edges and the composition scores are of different weights.")
     drawn = scores.top(20).edges if edges is None else _scored(edges)
-    encoder, heads = scores.raw["encoder.self", "encoder.self", "Q"].shape[:2]
-    decoder = scores.raw["decoder.self", "decoder.self", "Q"].shape[0]
-    known = [Head("encoder", "self", i, j) for i in range(encoder) for j in range(heads)]
-    known += [Head("decoder", kind, i, j) for i in range(decoder) for kind in ("self", "cross") for j in range(heads)]
-    spots = {head: spot(head, heads) for head in known}
+    layers = {reader: table.shape[2] for (_, reader, _), table in scores.raw.items()}
+    heads = next(iter(scores.raw.values())).shape[1]
+    known = [
+        Head(*parse_kind(site), i, j) for site, count in layers.items() for i in range(count) for j in range(heads)
+    ]
+    spots = {head: spot(head, heads) for head in sorted(known, key=forward_order)}
     for scored in drawn:
         if missing := set(scored.edge.heads) - set(spots):
             raise InvalidInput(f"{scored.edge}: these scores are of a model without {min(missing)}.")
@@ -61,8 +64,10 @@ def wiring(
     add_heads(figure, spots, told, wired, mosaic, threshold, named="heads on these wires")
     name_rows(figure, spots, heads, right=2 * heads + GAP - 0.1)
     top = max(y for _, y in spots.values()) + 0.9
-    name_stacks(figure, heads, top, top)
-    figure.update_xaxes(visible=False, range=[-3, 2 * heads + GAP + 2])
+    left = min(x for x, _ in spots.values())
+    if not left:
+        name_stacks(figure, heads, top, top)
+    figure.update_xaxes(visible=False, range=[left - 3, 2 * heads + GAP + 2])
     figure.update_yaxes(visible=False, range=[-0.8, top + 0.4])
     spread = f", z {min(e.z for e in drawn):.1f} to {max(e.z for e in drawn):.1f}" if drawn else ""
     return styled(
@@ -70,8 +75,8 @@ def wiring(
         title or f"Wiring of {short(scores.provenance['model'])}",
         f"{len(drawn)} of {scores.n_pairs} pairs{spread}; read upwards and to the right; thickest: {largest:+.3f} over "
         f"chance ({scores.baseline:.3f})",
-        width=max(900, 36 * (2 * heads + GAP) + 220),
-        height=max(460, 58 * 2 * max(decoder, (encoder + 1) // 2) + 220),
+        width=max(900, 36 * (2 * heads + GAP - int(left)) + 220),
+        height=max(460, 58 * 2 * max(layers["decoder.self"], (layers.get("encoder.self", 0) + 1) // 2) + 220),
         legend={"orientation": "h", "y": -0.02, "x": 0},
     )
 

@@ -16,7 +16,7 @@ from circuits.effects import head_effects
 from circuits.forecasts import forecast_effects
 from circuits.repair import SelfRepair, self_repair
 from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
-from interp import Batch, InvalidInput, Model
+from interp import Batch, InvalidInput, Model, UnsupportedModel
 from interp.files import write_text
 from interp.inputs import whole
 from interp.zoo.evaluation import air_passengers, held_out
@@ -29,7 +29,7 @@ SEASON, HORIZON = 12, 24
 
 @dataclass(frozen=True, eq=False)
 class AblationReport:
-    """Everything the page shows."""
+    """Everything the page shows; `note` says why there are no forecasts, where there are none."""
 
     mosaic: Mosaic
     curve: AblationCurve
@@ -37,6 +37,7 @@ class AblationReport:
     layers: LayerEffects
     repair: SelfRepair
     forecasts: dict[str, ForecastEffects]
+    note: str = ""
 
 
 def example_series() -> dict[str, list[np.ndarray]]:
@@ -59,7 +60,7 @@ def run_report(
     seed: int = 0,
     progress: bool = True,
 ) -> AblationReport:
-    """Choose heads on one stimulus, ablate them on another, and in forecasts.
+    """Choose heads on one stimulus, ablate them on another, and in forecasts, where the model reads series.
 
     Args:
         model: the model.
@@ -78,8 +79,9 @@ def run_report(
     if method not in ("zero", "mean"):
         raise InvalidInput(f"method={method!r}: the report takes 'zero' or 'mean'.")
     whole("top", top, 1)
-    mosaic = induction_mosaic(model, seed=seed)
-    fresh, other = repeated_random_tokens(seed=seed + 1), repeated_random_tokens(seed=seed + 2)
+    encoder = model.family.has_encoder
+    tokens, fresh, other = (repeated_random_tokens(encoder=encoder, seed=seed + i) for i in range(3))
+    mosaic = induction_mosaic(model, tokens)
     reference = other if method == "mean" else None
     ranked = [found.address for found in mosaic.either.heads()]
     found = len(mosaic.heads())
@@ -96,7 +98,8 @@ def run_report(
     if found not in (0, top):
         named[f"all {found} induction heads"] = ranked[:found]
     forecasts: dict[str, ForecastEffects] = {}
-    for name, series in example_series().items():
+    note = _why_no_series(model)
+    for name, series in ({} if note else example_series()).items():
         forecasts[name] = forecast_effects(
             model, series, named, prediction_length=HORIZON, season=SEASON, seed=seed, method=method,
             reference=_past(model, series) if method == "mean" else None, controls=-(-controls // 4),
@@ -111,7 +114,17 @@ def run_report(
             model, fresh, ranked[: max(top, found)], method=method, reference=reference, controls=4, progress=progress
         ),
         forecasts=forecasts,
+        note=note,
     )
+
+
+def _why_no_series(model: Model) -> str:
+    """Why a model cannot read series; nothing where it can."""
+    try:
+        _ = model.pipeline
+    except UnsupportedModel as error:
+        return f"No forecasts: {error}"
+    return ""
 
 
 def _past(model: Model, series: list[np.ndarray]) -> Batch:
@@ -179,7 +192,8 @@ def write_report(out: str | Path, report: AblationReport) -> list[Path]:
     parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = []
     title: Callable[[str], str] = lambda name: name.replace("-", " ").replace("_", " ").capitalize()  # noqa: E731
     for name, figure in drawn.items():
-        parts.append((title(name), _WORDS.get(name, ""), figure))
+        words = f"{_WORDS[name]} {report.note}".strip() if name == "ablation-curve" else _WORDS.get(name, "")
+        parts.append((title(name), words, figure))
     parts += [(title(name), "", table.drop(columns=["reason"], errors="ignore")) for name, table in made.items()]
     written = [write_page(folder / "ablation.html", "Head ablation", parts)]
     written += [write_text(folder / f"{name}.csv", table.to_csv(index=False)) for name, table in made.items()]

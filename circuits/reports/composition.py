@@ -7,27 +7,39 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits import plots
-from circuits.candidates import InductionCandidates, induction_candidates
+from circuits.candidates import ROUTES, InductionCandidates, induction_candidates
 from circuits.composition import composition_scores
 from circuits.composition_scores import CompositionScores
 from circuits.edges import Edges
 from circuits.matrices import ov_circuit, qk_circuit
+from circuits.positions import PositionCircuit, position_circuit
 from circuits.summary import head_summary
 from circuits.tokens import TokenCircuit, token_circuit, token_composition
 from interp import Model
 from interp.files import write_text
 from interp.inputs import whole
+from interp.results import HeadScores
 from probes import head_scores, induction_mosaic
 from probes.mosaic import Mosaic
 from probes.reports.page import write_page
 
 SHOWN = 4
-"""How many of the strongest cross heads have their circuits drawn."""
+"""How many of the mosaic's strongest heads have their circuits drawn."""
+
+JOINED = ("encoder.self.previous_token", "decoder.self.previous_token", "encoder.self.next_token")
+"""Which scores of heads, where there are such heads, stand in the table."""
+
+LONGEST = 128
+"""Up to which position the map of positions goes."""
 
 
 @dataclass(frozen=True, eq=False)
 class CompositionReport:
-    """Everything the page shows; `circuits` are maps of the strongest heads and of the strongest candidate."""
+    """Everything the page shows.
+
+    `circuits` are maps of the strongest heads and of the strongest candidate, `positions` that of the strongest
+    previous-token head where positions are embedded.
+    """
 
     mosaic: Mosaic
     scores: CompositionScores
@@ -35,6 +47,7 @@ class CompositionReport:
     candidates: InductionCandidates
     summary: pd.DataFrame
     circuits: dict[str, TokenCircuit]
+    positions: PositionCircuit | None = None
 
 
 def run_report(model: Model, *, top: int = 20, seed: int = 0, progress: bool = True) -> CompositionReport:
@@ -57,8 +70,7 @@ def run_report(model: Model, *, top: int = 20, seed: int = 0, progress: bool = T
     behaviour = head_scores(model, seed=seed)
     scores = composition_scores(model, progress=progress)
     candidates = induction_candidates(model, mosaic, composition=scores, scores=behaviour, progress=progress)
-    joined = [behaviour[f"{site}.previous_token"] for site in ("encoder.self", "decoder.self")]
-    joined.append(behaviour["encoder.self.next_token"])
+    joined = [behaviour[name] for name in JOINED if name in behaviour]
     circuits: dict[str, TokenCircuit] = {}
     for found in mosaic.either.heads()[:SHOWN]:
         circuits[f"ov {found.address}"] = token_circuit(ov_circuit(model, found.address))
@@ -72,7 +84,15 @@ def run_report(model: Model, *, top: int = 20, seed: int = 0, progress: bool = T
         candidates=candidates,
         summary=head_summary(model, mosaic=mosaic, scores=joined),
         circuits=circuits,
+        positions=_positions(model, behaviour["decoder.self.previous_token"]),
     )
+
+
+def _positions(model: Model, scores: HeadScores) -> PositionCircuit | None:
+    if model.max_positions is None:
+        return None
+    strongest = scores.heads()[0].address
+    return position_circuit(qk_circuit(model, strongest), range(min(LONGEST, model.max_positions)))
 
 
 def figures(report: CompositionReport) -> dict[str, go.Figure]:
@@ -84,6 +104,8 @@ def figures(report: CompositionReport) -> dict[str, go.Figure]:
         title = f"Induction candidates ({len(strongest)} of {len(report.candidates)})"
         made["candidates"] = plots.wiring(report.scores, strongest, mosaic=report.mosaic, title=title)
         made["candidate-map"] = plots.token_circuit(report.circuits["strongest candidate"])
+    if report.positions is not None:
+        made["position-map"] = plots.position_circuit(report.positions)
     return made | {
         "composition": plots.composition_explorer(report.scores),
         "eigenvalues": plots.eigenvalues(ov),
@@ -95,8 +117,8 @@ def figures(report: CompositionReport) -> dict[str, go.Figure]:
 
 def pictures(report: CompositionReport, drawn: dict[str, go.Figure]) -> dict[str, go.Figure]:
     """The figures as they are drawn without a menu to choose in."""
-    keys = plots.composition(report.scores, "encoder.self", "decoder.cross", "K", score="z")
-    return drawn | {"composition": keys}
+    _, wire = ROUTES[report.mosaic.either.site]["token_to_right"]
+    return drawn | {"composition": plots.composition(report.scores, *wire, score="z")}
 
 
 def tables(report: CompositionReport) -> dict[str, pd.DataFrame]:
@@ -150,6 +172,40 @@ _WORDS = {
 }
 """Headings and words by name of the figure or table."""
 
+_ALONE = {
+    "wiring": ("Wiring", "The strongest edges of all by their z-score under a random rotation."),
+    "candidates": (
+        "Induction candidates",
+        "Heads that look one token back and feed the keys of a head of a later layer that attends to the token after.",
+    ),
+    "candidate-map": (
+        "What the strongest candidate's wire carries",
+        "The two heads composed, from tokens to tokens, each row less its mean. Where the wire carries the token "
+        "itself there is a diagonal; a positive eigenvalue score without one says that it does on average.",
+    ),
+    "position-map": (
+        "Attention by position",
+        "The strongest previous-token head, by the embedded positions alone: what tokens and the layers below add to "
+        "its scores is not in it.",
+    ),
+    "composition": (
+        "Composition scores",
+        "Z-scores of all pairs of heads by queries, keys and values: choose one in the menu. Blank where the reader "
+        "runs before the writer. Heads of low rank score high by chance; the z-score allows for it, so that its order "
+        "and that of the raw scores differ.",
+    ),
+    "qk-map": (
+        "QK map",
+        "The strongest head, along the direct path: positions, and what heads below add to its keys, are not in it.",
+    ),
+    "induction_candidates": ("Candidates", "Strongest first; empty where the model has no such heads."),
+    "head_summary": (
+        "Heads",
+        "Copying and matching are eigenvalue scores in token space: 1 where all eigenvalues are positive.",
+    ),
+}
+"""What is otherwise in a decoder alone."""
+
 
 def write_report(out: str | Path, report: CompositionReport, drawn: dict[str, go.Figure]) -> list[Path]:
     """The page, the tables as CSV and all scores as safetensors.
@@ -165,9 +221,10 @@ def write_report(out: str | Path, report: CompositionReport, drawn: dict[str, go
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     made = tables(report)
+    words = _WORDS if report.mosaic.either.site == "decoder.cross" else _WORDS | _ALONE
     parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = []
     for name, content in [*drawn.items(), *made.items()]:
-        parts.append((*_WORDS[name], content))
+        parts.append((*words[name], content))
     written = [write_page(folder / "composition.html", f"Weights and wiring of {report.mosaic.name}", parts)]
     written += [write_text(folder / f"{name}.csv", table.to_csv(index=False)) for name, table in made.items()]
     return [*written, report.scores.save(folder / "composition.safetensors")]

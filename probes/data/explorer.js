@@ -112,7 +112,7 @@
         return tile;
       })
     );
-    const chance = run.tokens === null ? "" : `Chance is ${(1 / run.tokens).toFixed(3)}, one of ${run.tokens} encoder tokens.`;
+    const chance = run.tokens === null ? "" : `Chance is ${(1 / run.tokens).toFixed(3)}, one of ${run.tokens} tokens that can be seen.`;
     const means = averaged ? `Scores and accuracy: ${meanOf(at)}; counts: of the heads whose mean score reaches the threshold.` : "";
     byId("note").textContent = `${chance} ${means}`;
   }
@@ -130,7 +130,7 @@
       const scores = run[kind].map((row) => row.map((score) => (score === null ? null : score / data.unit)));
       const over = headsOf(run).filter((h) => reaches(h[kind], threshold));
       const axes = panel ? { xaxis: "x2", yaxis: "y2" } : {};
-      const names = scores.map((row, layer) => row.map((_, head) => `${data.site}.${layer}.${head}`));
+      const names = scores.map((row, layer) => row.map((_, head) => `${run.site}.${layer}.${head}`));
       const hover = `%{customdata}<br>${LABELS[kind]} %{z:.4f}<extra></extra>`;
       // White is not seen on the scale's light end.
       const color = over.map((h) => (h[kind] > 0.7 * data.unit ? "#222" : "white"));
@@ -175,7 +175,7 @@
         const shown = h[kind] === null ? "" : (h[kind] / data.unit).toFixed(4);
         return element("td", shown, { className: reaches(h[kind], threshold) ? "over" : "" });
       });
-      body.append(row([element("td", `${data.site}.${h.layer}.${h.head}`), ...scores]));
+      body.append(row([element("td", `${run.site}.${h.layer}.${h.head}`), ...scores]));
     });
     const table = element("table", top);
     table.append(body);

@@ -5,6 +5,7 @@ from probes.plots.combs import combs, second_spectrum
 from probes.plots.explorer import Explorer, mosaic_explorer
 from probes.plots.mosaics import counts, layers, mosaic, occurrences, scores
 from probes.plots.multisines import agreement, comb_origin
+from probes.plots.positions import induction_scores, position_loss
 from probes.plots.questions import length_effect, repetition_effect
 from probes.plots.spectra import attention_over_series, attention_spectrum
 from probes.plots.style import write_images
@@ -22,11 +23,13 @@ __all__ = [
     "comb_origin",
     "combs",
     "counts",
+    "induction_scores",
     "layers",
     "length_effect",
     "mosaic",
     "mosaic_explorer",
     "occurrences",
+    "position_loss",
     "repetition_effect",
     "scores",
     "second_spectrum",

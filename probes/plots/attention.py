@@ -13,9 +13,9 @@ from probes.plots.style import SCALE, short, styled
 
 def _axis(tokens: tuple[int, ...] | None, values: Floats | None, size: int, as_ids: bool) -> list[str]:
     """Tick texts of one axis: position, and the value or the special token there."""
-    if tokens is None or values is None:
+    if tokens is None:
         return [str(i) for i in range(size)]
-    if as_ids:
+    if as_ids or values is None:
         return [str(token) for token in tokens]
     special = {0: "start", 1: "EOS"}
     return [
@@ -33,7 +33,7 @@ def attention(
         patterns: what `attention_patterns` read: one head, a layer, or any choice.
         columns: panels in a row.
         ticks: what stands along the axes: the values that tokens stand for, or the tokens' ids;
-            positions where the pattern is a mean over rows that differ.
+            positions where the pattern is a mean over rows that differ, ids where tokens are no values.
 
     Returns:
         The figure.
@@ -71,6 +71,7 @@ def attention(
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="key", row=rows)
     figure.update_yaxes(title="query", col=1)
+    by_token = as_ids or patterns.key_values is None
     which = "mean over the batch" if patterns.row is None else f"row {patterns.row}"
     kind = f"{patterns.heads[0].stack}.{patterns.heads[0].kind}"
     tall = 95 + max(90, min(240, 22 * n_queries))
@@ -78,7 +79,7 @@ def attention(
         figure,
         f"Attention patterns, {kind}",
         f"{short(str(patterns.provenance.get('model', '')))}, {which}; ticks: "
-        + ("position" if patterns.key_values is None else "token id" if as_ids else "scaled value"),
+        + ("position" if patterns.key_tokens is None else "token id" if by_token else "scaled value"),
         coloraxis={
             "colorscale": SCALE,
             "cmin": 0,

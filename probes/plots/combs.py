@@ -13,12 +13,13 @@ from plotly.subplots import make_subplots
 
 from interp import Head, InvalidInput
 from interp.results import ScoredHead
+from probes.headcombs import HeadCombs
 from probes.plots.mosaics import ticks
 from probes.plots.spectra import ABOVE, ATTENTION, SERIES, chosen_heads, mark, upward
 from probes.plots.style import SCALE, expected, short, styled
 from probes.plots.timeaxis import cycles
 from probes.series import positive
-from probes.spectrum import SITE, AttentionSpectrum, HeadCombs
+from probes.spectrum import AttentionSpectrum
 
 LEVEL = 0.05
 """False discovery rate at which a comb counts as one."""
@@ -97,7 +98,7 @@ def combs(head_combs: HeadCombs) -> go.Figure:
     expected(head_combs, HeadCombs, "AttentionSpectrum.comb")
     layers, heads = head_combs.strength.shape
     beyond = head_combs.q <= LEVEL
-    names = np.array([[f"{SITE}.{i}.{j}" for j in range(heads)] for i in range(layers)], dtype=object)
+    names = np.array([[f"{head_combs.site}.{i}.{j}" for j in range(heads)] for i in range(layers)], dtype=object)
     unit = cycles(head_combs.unit)
     shared: dict[str, Any] = {
         "customdata": np.dstack(

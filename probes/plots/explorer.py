@@ -132,7 +132,6 @@ def mosaic_explorer(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOL
     content = {
         "unit": UNIT,
         "threshold": round(threshold * 100),
-        "site": str(frame["head"].iloc[0]).rsplit(".", 2)[0],
         "axes": [{"name": n.replace("_", " "), "labels": labels[n]} for n in names],
         "model": names.index("model"),
         "mean": names.index(SEED) if averaged else None,
@@ -159,7 +158,7 @@ def _run(part: Any, at: list[int]) -> dict[str, Any]:
             f"a configuration has {len(part)} rows and {shape[0]} layers of {shape[1]} heads: give all heads of "
             "each, the counts are shares of them."
         )
-    run: dict[str, Any] = {"at": at}
+    run: dict[str, Any] = {"at": at, "site": str(part["head"].iloc[0]).rsplit(".", 2)[0]}
     for kind in KINDS:
         scores = np.full(shape, np.nan)
         scores[part["layer"], part["index"]] = part[kind]

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from interp import InvalidInput
 from interp.results import HeadScores
 from probes.mosaic import KINDS, THRESHOLD, Mosaic
-from probes.plots.style import COLORS, SCALE, label, short, styled, unique
+from probes.plots.style import COLORS, SCALE, heads_of, label, short, styled, unique
 
 
 def heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
@@ -68,7 +68,7 @@ def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     figure.update_yaxes(title="layer", range=[layers - 0.5, -0.5], showgrid=False, zeroline=False, **ticks(layers))
     stimulus = result.provenance.get("stimulus", {})
     subtitle = (
-        f"attention of decoder cross-attention heads on repeated random tokens: length "
+        f"attention of {heads_of([result.site])} on repeated random tokens: length "
         f"{stimulus.get('sequence_length')}, {stimulus.get('repetitions')} repetitions, batch "
         f"{stimulus.get('batch_size')}, {result.provenance.get('dtype')}; ringed: at least {threshold:g}"
     )
@@ -121,11 +121,11 @@ def counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
         threshold: from which score on a head counts.
 
     Returns:
-        Two panels of bars: numbers, and shares of all cross heads in percent.
+        Two panels of bars: numbers, and shares of all heads in percent.
     """
     found = _each(mosaics)
     names = unique([m.name for m in found])
-    figure = make_subplots(cols=2, subplot_titles=["number of heads", "share of cross-attention heads, %"])
+    figure = make_subplots(cols=2, subplot_titles=["number of heads", "share of all heads, %"])
     for kind in (*KINDS, "either"):
         numbers = [getattr(m.counts(threshold), kind) for m in found]
         shares = [100 * m.counts(threshold).proportions[kind] for m in found]
@@ -146,7 +146,7 @@ def counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
     return styled(
         figure,
         "Induction heads by model",
-        f"decoder cross-attention heads with a score of at least {threshold:g}",
+        f"{heads_of(m.site for m in found)} with a score of at least {threshold:g}",
         barmode="group",
         width=max(820, 260 * len(found)),
         height=430,

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.inputs import whole
-from probes.plots.style import COLORS, expected, label, short, styled
+from probes.plots.style import COLORS, expected, heads_of, label, short, styled
 from probes.questions.agreement import MEASURES, Agreement
 from probes.questions.origin import HYPOTHESES, LEVEL, CombOrigin
 
@@ -65,8 +65,8 @@ def agreement(result: Agreement) -> go.Figure:
     return styled(
         figure,
         f"Repeated random tokens and multisines: {escape(short(result.mosaic.name))}",
-        f"decoder cross-attention heads; {chosen} of {len(heads)} are induction heads, at least {result.threshold:g}; "
-        "shuffled: the multisine's context",
+        f"{heads_of([result.mosaic.site])}; {chosen} of {len(heads)} are induction heads, at least "
+        f"{result.threshold:g}; shuffled: the multisine's context",
         width=980,
         height=880,
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.075, "yanchor": "bottom"},

@@ -13,11 +13,11 @@ from plotly.subplots import make_subplots
 
 from interp import Head, InvalidInput
 from interp.inputs import whole
-from interp.names import as_head
+from interp.names import as_head, parse_kind
 from interp.results import Heads
 from probes.plots.style import COLORS, expected, short, styled, unique
 from probes.plots.timeaxis import cycles, time_axis, times
-from probes.spectrum import SITE, AttentionSpectrum
+from probes.spectrum import AttentionSpectrum
 
 OFFERED = 8
 """How many heads of a model the menu has."""
@@ -167,13 +167,13 @@ def attention_over_series(spectrum: AttentionSpectrum, head: int | None = None) 
         rows=layers,
         shared_xaxes=True,
         specs=[[{"secondary_y": True}]] * layers,
-        subplot_titles=[f"{SITE}.{layer}.{head}" for layer in range(layers)],
+        subplot_titles=[f"{spectrum.site}.{layer}.{head}" for layer in range(layers)],
         vertical_spacing=28 / (row_height * layers) if layers > 1 else 0,
     )
     figure.update_annotations(x=0, xanchor="left", font_size=12)
     before = [trace for trace, row in _series_traces(spectrum) if row == 1]
     for layer in range(layers):
-        one = Head("decoder", "cross", layer, head)
+        one = Head(*parse_kind(spectrum.site), layer, head)
         for trace in before:
             figure.add_trace(go.Scatter(trace).update(showlegend=layer == 0), row=layer + 1, col=1)
         paid = _attention_traces(spectrum, one)[0][0].update(showlegend=layer == 0)
@@ -206,11 +206,12 @@ def chosen_heads(spectrum: AttentionSpectrum, heads: Any) -> list[Head]:
     found = [as_head(head) for head in several]
     if not found or len(set(found)) < len(found):
         raise InvalidInput(f"heads={heads!r}: give at least one, and each once.")
-    layers, count = spectrum.eos.shape
+    layers, count = spectrum.attention.shape[:2]
     for head in found:
-        if f"{head.stack}.{head.kind}" != SITE or head.layer >= layers or head.head >= count:
+        if f"{head.stack}.{head.kind}" != spectrum.site or head.layer >= layers or head.head >= count:
             raise InvalidInput(
-                f"{head}: {spectrum.name} has {SITE} layers 0-{layers - 1} of heads 0-{count - 1}. Choose among them."
+                f"{head}: {spectrum.name} has {spectrum.site} layers 0-{layers - 1} of heads 0-{count - 1}. Choose "
+                "among them."
             )
     return found
 

@@ -1,6 +1,6 @@
 """What all figures share: colours, fonts, and writing pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -36,6 +36,11 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> 
         margin={"l": 70, "r": 40, "t": 118, "b": 60},
         **layout,
     )
+
+
+def heads_of(sites: Iterable[str]) -> str:
+    """Which heads are shown, in words: `decoder cross-attention heads`, of all kinds where models differ."""
+    return " and ".join(f"{site.replace('.', ' ')}-attention" for site in dict.fromkeys(sites)) + " heads"
 
 
 def short(model: str) -> str:

@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from interp import InvalidInput
 from probes.mosaic import KINDS, THRESHOLD
-from probes.plots.style import SCALE, label, styled
-from probes.swept import Framed, axis_labels, axis_names, axis_values, head_counts, swept, text
+from probes.plots.style import SCALE, heads_of, label, styled
+from probes.swept import Framed, axis_labels, axis_names, axis_values, head_counts, sites, swept, text
 
 Kind = Literal["current_token", "token_to_right", "either"]
 
@@ -89,7 +89,7 @@ def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, k
     return styled(
         figure,
         f"Induction heads by repetitions{'' if kind == 'either' else f': {label(kind)}'}",
-        f"decoder cross-attention heads with a score of at least {threshold:g}{tail}",
+        f"{heads_of(sites(sweep))} with a score of at least {threshold:g}{tail}",
         width=150 + max(540, 330 * columns),
         height=178 + 300 * rows,
         legend={"title": {"text": "sequence<br>length"}, "traceorder": "normal"},
@@ -146,7 +146,7 @@ def sweep_heatmap(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD)
     return styled(
         figure,
         "Induction heads by repetitions and sequence length",
-        f"decoder cross-attention heads with a score of at least {threshold:g}"
+        f"{heads_of(sites(sweep))} with a score of at least {threshold:g}"
         f"{f', mean over {seeds} seeds' if seeds > 1 else ''}; colours from 0 to the model's largest number",
         width=max(860, 150 + 3 * (60 + 40 * len(repetitions))),
         height=215 + len(models) * panel + (len(models) - 1) * 105,

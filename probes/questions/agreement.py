@@ -2,7 +2,7 @@
 
 1. Multisines are drawn with random phases; the last value stands at the decoder, as the query does
    in repeated random tokens.
-2. Each cross head gets four scores: attention to the steps of the query's phase in earlier periods,
+2. Each head that reads the past gets four scores: attention to the steps of the query's phase in earlier periods,
    attention to the steps after those, the highest magnitude of its attention's spectrum, and how
    periodic that spectrum is.
 3. Over heads, and within layers, their ranks are compared with the mosaic's. The control is the same
@@ -30,7 +30,8 @@ from probes import comb
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.periodic import context_attention
 from probes.series import multisine, positive
-from probes.spectrum import SITE, comb_candidates
+from probes.spectrum import comb_candidates
+from probes.stimuli import context_site
 
 MEASURES = ("same_phase", "next_phase", "amplitude", "comb")
 
@@ -40,7 +41,7 @@ PUBLISHED = ((5, 10, 20, 40), (1.0, 0.75, 0.5, 0.5))
 
 @dataclass(frozen=True, eq=False)
 class MultisineScores:
-    """What each cross head does on multisines; every score is a mean over draws with its standard error.
+    """What each head that reads the past does on multisines; every score is a mean over draws with its standard error.
 
     Attributes:
         same_phase: attention to the steps one, two, ... periods before the query, added.
@@ -73,7 +74,7 @@ def multisine_scores(
     steps: int = 301,
     seed: int = 0,
 ) -> MultisineScores:
-    """What each cross head does on multisines of random phases.
+    """What each head that reads the past does on multisines of random phases.
 
     Args:
         model: the model.
@@ -129,19 +130,20 @@ def multisine_scores(
         seed=seed,
     )
     real, control = (
-        _scored(context_attention(model, rows, num_decoder=num_decoder), places, source) for rows in (values, mixed)
+        _scored(context_attention(model, rows, num_decoder=num_decoder), places, context_site(model), source)
+        for rows in (values, mixed)
     )
     return MultisineScores(**real, shuffled=control)
 
 
-def _scored(paid: Floats, places: Mapping[str, Any], source: dict[str, Any]) -> dict[str, HeadScores]:
+def _scored(paid: Floats, places: Mapping[str, Any], site: str, source: dict[str, Any]) -> dict[str, HeadScores]:
     """The four scores of attention `[draw, layer, head, step]`."""
     n = paid.shape[-1]
     rows = {name: paid[..., at[(at >= 0) & (at < n)]].sum(-1) for name, at in places.items()}
     rows["amplitude"] = np.abs(np.fft.rfft(paid, axis=-1))[..., 1:].max(-1)
     rows["comb"] = comb.best_comb(comb.lag_energy(paid), comb_candidates(n)).strength
     return {
-        name: over_rows(name, SITE, torch.from_numpy(np.swapaxes(r, 0, 1).copy()), source) for name, r in rows.items()
+        name: over_rows(name, site, torch.from_numpy(np.swapaxes(r, 0, 1).copy()), source) for name, r in rows.items()
     }
 
 

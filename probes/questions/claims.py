@@ -33,7 +33,7 @@ LEAST_HEADS = 3
 """Of either kind, for two kinds to be compared."""
 
 LEVELS_OFF = 0.13
-"""The share of cross heads, current and right added, that the sources see large models settle at."""
+"""The share of heads, current and right added, that the sources see large models settle at."""
 
 COLUMNS = ("claim", "on", "statistic", "value", "low", "high", "none", "n", "verdict")
 
@@ -138,14 +138,19 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
 
 
 def _standard(mosaics: Sequence[Mosaic], vocab_range: tuple[int, int]) -> dict[tuple[str, str], Mosaic]:
-    """The first mosaic of each model and its weights on the published stimulus, with this range of tokens."""
+    """The first mosaic of each model and its weights on the published stimulus, with this range of tokens.
+
+    A decoder alone gets the same tokens in one row.
+    """
     usual = {name: p.default for name, p in signature(repeated_random_tokens).parameters.items()}
     usual |= {"vocab_range": list(vocab_range)}
     found: dict[tuple[str, str], Mosaic] = {}
     for mosaic in mosaics:
         stimulus = mosaic.provenance.get("stimulus", {})
         known = [
-            (stimulus.get(name, value), value) for name, value in usual.items() if name not in ("seed", "batch_size")
+            (stimulus.get(name, value), value)
+            for name, value in usual.items()
+            if name not in ("seed", "batch_size", "encoder")
         ]
         if "vocab_range" in stimulus and all(given == value for given, value in known):
             found.setdefault((mosaic.name, str(mosaic.provenance.get("digest"))), mosaic)
@@ -230,7 +235,7 @@ def _share(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator
         near = low >= LEVELS_OFF / 2 and high <= 1.5 * LEVELS_OFF
         away = high < LEVELS_OFF / 2 or low > 1.5 * LEVELS_OFF
         verdict = "supported" if near else "contradicted" if away else "undecided"
-        statistic = "share of cross heads, current and right added"
+        statistic = "share of heads, current and right added"
         found.append(Evidence(mosaic.name, statistic, marks.mean(), low, high, LEVELS_OFF, len(marks), verdict))
     return found
 

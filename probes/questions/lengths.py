@@ -172,7 +172,7 @@ def length_rows(
     batch_size: int,
     min_gap: int,
 ) -> Table:
-    """One row a cross head under one condition; at the longest plain one, `reference` is what heads are chosen by."""
+    """One row a head of the mosaic under one condition; `reference`, at the longest plain one, chooses heads."""
     changes: dict[str, dict[str, int]] = {
         "plain": {},
         "apart": {"min_gap": min_gap},

@@ -33,9 +33,10 @@ from interp.model import as_model
 from interp.results import Floats, frozen, provenance
 from interp.statistics import interval, q_values
 from probes import comb
+from probes.headcombs import SITE
 from probes.periodic import context_attention
 from probes.series import multisine, positive
-from probes.spectrum import SITE
+from probes.stimuli import context_site
 
 HYPOTHESES = ("gcd", "smallest difference", "smallest frequency")
 CASES = ((9, 15, 24), (10, 16, 26), (12, 20, 30))
@@ -57,6 +58,7 @@ class CombOrigin:
         control_scores, control_strength, control_p, control_shuffled_p: all of it for matching by
             value, without heads.
         width: of the control's kernel, in units of the series' mean absolute value.
+        site: the kind of attention.
     """
 
     cases: tuple[tuple[int, ...], ...]
@@ -71,6 +73,7 @@ class CombOrigin:
     control_shuffled_p: Floats
     width: float
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    site: str = SITE
 
     def to_frame(self) -> pd.DataFrame:
         """One row a head, and one for the control, with the verdict.
@@ -83,7 +86,7 @@ class CombOrigin:
             draws, with its interval).
         """
         layers, heads = self.p.shape[-2:]
-        rows = [self._row(f"{SITE}.{i}.{j}", (..., i, j)) for i, j in np.ndindex(layers, heads)]
+        rows = [self._row(f"{self.site}.{i}.{j}", (..., i, j)) for i, j in np.ndindex(layers, heads)]
         q = q_values(np.array([row.pop("p") for row in rows]))
         control = self._row("matching by value", None)
         frame = pd.DataFrame([*rows, {k: v for k, v in control.items() if k != "p"}])
@@ -216,7 +219,7 @@ def comb_origin(
         width=width,
         seed=seed,
     )
-    return CombOrigin(sets, spacings, **arrays, width=width, provenance=source)
+    return CombOrigin(sets, spacings, **arrays, width=width, provenance=source, site=context_site(model))
 
 
 def value_matching(values: Floats, num_decoder: int = 1, width: float = 0.1) -> Floats:

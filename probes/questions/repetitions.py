@@ -8,7 +8,8 @@
    that of the share: all of it in the share is spreading, all in the sum is losing the token.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, which asks this; matching by content
-alone gives each of R occurrences 1/R at most (cross-attention has no position bias).
+alone gives each of R occurrences 1/R at most (cross-attention has no position bias;
+a decoder alone embeds positions, and can prefer some of them).
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from interp import InvalidInput
 from interp.files import write_text
 from probes import plots
 from probes.mosaic import THRESHOLD, Mosaic
-from probes.plots.style import label, short, unique
+from probes.plots.style import heads_of, label, short, unique
 from probes.reports.page import check_out, file_name, write_page
 
 
@@ -91,7 +91,7 @@ def write_report_page(path: str | Path, mosaics: Sequence[Mosaic], threshold: fl
         raise InvalidInput("no mosaics to report: give at least one.")
     used = ", ".join(sorted({str(m.provenance.get("dtype")) for m in mosaics}))
     text = (
-        "Attention of each decoder cross-attention head from a repeated token to its last earlier occurrence "
+        f"Attention of the {heads_of(m.site for m in mosaics)} from a repeated token to its last earlier occurrence "
         f"(current token) and to the position after it (token to right). Computed in {used}. "
         f"Heads with a score of at least {threshold:g} count as induction heads."
     )

@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 from interp import InvalidInput
 from interp.files import write_text
 from probes import plots
-from probes.plots.style import short, unique
+from probes.headcombs import HeadCombs
+from probes.plots.style import heads_of, short, unique
 from probes.reports.page import check_out, file_name, write_page
-from probes.spectrum import AttentionSpectrum, HeadCombs
+from probes.spectrum import AttentionSpectrum
 
 
 def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> pd.DataFrame:
@@ -59,7 +60,7 @@ def write_report(out: str | Path, spectra: Sequence[AttentionSpectrum], combs: S
     table = comb_table(spectra, combs)
     series = spectra[0].series
     text = (
-        f"Attention of each decoder cross-attention head over {series.name} from decoder position "
+        f"Attention of {heads_of(s.site for s in spectra)} over {series.name} from decoder position "
         f"{spectra[0].position}, EOS left out, and the magnitudes of its FFT. The constant part is kept in the "
         "spectra and left out of the search for combs. The menu picks model and head."
     )

@@ -1,0 +1,128 @@
+"""The stimulus of self-attention heads and of the loss by position: random tokens given over again, nothing after.
+
+An encoder reads them with EOS at the end and its decoder the same tokens after the start token, teacher-forced:
+`S S <EOS> | <START> S S`. A decoder alone reads `S S`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp import Batch, InvalidInput, Model
+from interp.inputs import whole
+from interp.names import Stack
+from probes.stimuli import EOS, NARROW, START, random_tokens, token_range
+
+TEXT_TOKENS = (1000, 9999)
+"""The ids that nnsight's tutorial draws from for GPT-2, both included."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RepeatedSequences(Batch):
+    """A batch that knows the sequence it repeats.
+
+    `sequence_length` tokens come `repetitions` times; `first` is the decoder position of the first of them: 1 after a
+    start token, else 0.
+    """
+
+    sequence_length: int
+    repetitions: int
+    first: int
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def places(self, stack: Stack) -> slice:
+        """The positions of the repeated tokens in a stack, without special tokens around them."""
+        first = 0 if stack == "encoder" else self.first
+        return slice(first, first + self.sequence_length * self.repetitions)
+
+
+def repeated_sequences(
+    *,
+    batch_size: int = 10,
+    sequence_length: int = 50,
+    repetitions: int = 2,
+    vocab_range: tuple[int, int] = NARROW,
+    unique: bool = False,
+    encoder: bool = True,
+    bos: int | None = None,
+    seed: int = 0,
+) -> RepeatedSequences:
+    """A random sequence S in each row, given several times and nothing after: `S S`.
+
+    Args:
+        batch_size: rows, each with a sequence of its own.
+        sequence_length: tokens in the sequence.
+        repetitions: how often it is given; 1 is the control, in which nothing repeats.
+        vocab_range: the ids to draw from, both included; nnsight's tutorial on GPT-2 has `TEXT_TOKENS`.
+        unique: draw without replacement within a row.
+        encoder: whether the model has an encoder: `model.family.has_encoder`.
+        bos: a token in front for a decoder alone; none by default, as in the tutorial.
+        seed: of the tokens.
+
+    Returns:
+        The batch: the decoder's tokens, after the start token where an encoder reads them too, followed by EOS.
+
+    Raises:
+        InvalidInput: a sequence of fewer than two tokens, no repetition, a vocabulary range that is empty, reversed,
+            too narrow or holds special tokens, or a `bos` beside an encoder, where the decoder begins with its own.
+
+    Source: nnsight's tutorial on induction heads in GPT-2; Olsson et al. 2022.
+    """
+    if bos is not None and encoder:
+        raise InvalidInput(f"bos={bos} beside an encoder: the decoder begins with its start token. Leave bos out.")
+    parameters: dict[str, Any] = {
+        "batch_size": whole("batch_size", batch_size, 1),
+        "sequence_length": whole("sequence_length", sequence_length, 2),
+        "repetitions": whole("repetitions", repetitions, 1),
+        "vocab_range": list(token_range(vocab_range)),
+        "unique": bool(unique),
+        "encoder": bool(encoder),
+        "bos": None if bos is None else whole("bos", bos, 0),
+        "seed": whole("seed", seed, 0),
+    }
+    rng = np.random.default_rng(seed)
+    tokens = np.tile(random_tokens(rng, batch_size, sequence_length, vocab_range, int(unique)), (1, repetitions))
+    start = START if encoder else bos
+    before = np.full((batch_size, int(start is not None)), start or 0)
+    stacks = {"decoder_input_ids": torch.from_numpy(np.concatenate([before, tokens], axis=1))}
+    if encoder:
+        after = np.full((batch_size, 1), EOS)
+        stacks["input_ids"] = torch.from_numpy(np.concatenate([tokens, after], axis=1))
+    return RepeatedSequences(
+        **stacks,
+        sequence_length=parameters["sequence_length"],
+        repetitions=parameters["repetitions"],
+        first=before.shape[1],
+        parameters=parameters,
+    )
+
+
+def sequences_for(model: Model, batch: Batch | None, stimulus: dict[str, Any], least: int = 2) -> RepeatedSequences:
+    """The batch that was given, or one made for the model from the stimulus' parameters.
+
+    Args:
+        model: whose family says whether there is an encoder.
+        batch: what `repeated_sequences` made, or None.
+        stimulus: its parameters, where no batch is given.
+        least: the fewest repetitions that make sense.
+
+    Returns:
+        The batch.
+
+    Raises:
+        InvalidInput: a batch that does not know its sequence, too few repetitions, or both a batch and parameters.
+    """
+    if batch is not None and stimulus:
+        raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
+    if batch is None:
+        whole("repetitions", stimulus.get("repetitions", least), least)
+        made: dict[str, Any] = {"encoder": model.family.has_encoder, **stimulus}
+        return repeated_sequences(**made)
+    if not isinstance(batch, RepeatedSequences):
+        raise InvalidInput(
+            "this batch does not know the sequence it repeats: make it with probes.repeated_sequences(...)."
+        )
+    whole("the batch's repetitions", batch.repetitions, least)
+    return batch
