@@ -154,7 +154,10 @@ def patch(
     clean, corrupt = found.outputs.clean.mean(), found.outputs.corrupt.mean()
     typer.echo(f"logit difference: {clean:.2f} on clean, {corrupt:.2f} on corrupt, {len(found.outputs.clean)} rows")
     _say("outputs of heads", made["outputs"][["head", "effect", "low", "high", "share", "q", "restores"]].head(8))
-    _say(f"what {opened.family.context[1]} heads read", made["inputs"][["site", "head", "effect", "low", "high", "share", "q"]].head(8))
+    _say(
+        f"what {opened.family.context[1]} heads read",
+        made["inputs"][["site", "head", "effect", "low", "high", "share", "q"]].head(8),
+    )
     _say_written(written)
 
 

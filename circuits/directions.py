@@ -26,8 +26,8 @@ from circuits.metrics import Tokens, bin_centers, token_ids
 from interp import Batch, InvalidInput, Model
 from interp.folded import check_dtype
 from interp.model import as_model
-from interp.results import Floats
 from interp.norms import final_norm
+from interp.results import Floats
 from interp.weights import unembedding, unembedding_bias
 from probes.pairs import stacks_of
 from probes.series import SeriesBatch

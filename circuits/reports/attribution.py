@@ -51,9 +51,7 @@ def run_report(model: Model, *, batch_size: int = 100, seed: int = 0) -> Attribu
         InvalidInput: no rows, a negative seed, or a model in float16.
         UnsupportedModel: weights that cannot be read, or a model without a tokenizer for series.
     """
-    batch = repeated_random_tokens(
-        batch_size=batch_size, unique=True, encoder=model.family.has_encoder, seed=seed
-    )
+    batch = repeated_random_tokens(batch_size=batch_size, unique=True, encoder=model.family.has_encoder, seed=seed)
     other = swapped_continuation(batch, seed=seed).against
     assert other is not None
     series = datasets.air_passengers()

@@ -91,9 +91,7 @@ def figures(report: PatchingReport) -> dict[str, go.Figure]:
         "outputs": plots.patched_heads(report.outputs),
         "restored": _restored(plots.patched_heads(report.restored)),
         "inputs": plots.patched_heads(report.inputs),
-    } | {
-        f"{stack}-positions": _narrowed(plots.patched_positions(found)) for stack, found in _positions(report).items()
-    }
+    } | {f"{stack}-positions": _narrowed(plots.patched_positions(found)) for stack, found in _positions(report).items()}
 
 
 def _restored(figure: go.Figure) -> go.Figure:
