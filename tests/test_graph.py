@@ -233,9 +233,7 @@ def test_attribution_is_the_derivative_of_patching(double: interp.Model, integra
     slopes = np.zeros(len(edges))
     with torch.no_grad():
         for point in points:
-            stream = {
-                s: torch.lerp(ends[0][s], ends[1][s], point) for s in ends[0] if s.endswith("0.resid_pre")
-            }
+            stream = {s: torch.lerp(ends[0][s], ends[1][s], point) for s in ends[0] if s.endswith("0.resid_pre")}
             here, now = forward(double, clean, embedded=stream)
             part = {name: now[name] + little * (ends[1][name] - ends[0][name]) for name in now}
             for i, edge in enumerate(edges):

@@ -83,7 +83,11 @@ def test_the_corrupt_one_is_repeated_random_tokens_too(make: Any, batch: probes.
     assert changed == ({"decoder": ()} if batch.has_encoder else {})
 
 
-@pytest.mark.parametrize("make", [*MAKERS, probes.another_sequence, lambda batch, seed: probes.shifted_values(batch, 7)])
+def shifted(batch: probes.RepeatedTokens, seed: int) -> Pair:
+    return probes.shifted_values(batch, 7 + seed)
+
+
+@pytest.mark.parametrize("make", [*MAKERS, probes.another_sequence, shifted])
 @given(batch=stimuli(), seed=st.integers(0, 50))
 def test_a_decoder_alone_gets_the_same_tokens_in_one_row(make: Any, batch: probes.RepeatedTokens, seed: int) -> None:
     """Without EOS and start token, with the same sequences, places and answers."""

@@ -32,7 +32,7 @@ METRIC = logit_difference(torch.tensor([7, 2000, 90]), 5)
 
 
 def pair(masked: bool = True, alone: bool = False) -> tuple[Batch, Batch]:
-    """Two inputs of 6 encoder tokens, one row padded on the left, and 4 decoder tokens; or all 10 of a decoder alone."""
+    """Two inputs of 6 encoder tokens, one row padded on the left, and 4 decoder tokens; or all in a decoder's row."""
     generator = torch.Generator().manual_seed(3)
     mask = torch.ones(ROWS, 6, dtype=torch.long)
     if masked:
@@ -42,9 +42,7 @@ def pair(masked: bool = True, alone: bool = False) -> tuple[Batch, Batch]:
         ids = torch.randint(2, 4096, (2 * ROWS, 6), generator=generator)
         if alone:
             shown = torch.cat([mask, mask.new_ones(ROWS, 4)], 1)
-            return Batch(
-                decoder_input_ids=torch.cat([ids[:ROWS], ids[ROWS:, :4]], 1), decoder_attention_mask=shown
-            )
+            return Batch(decoder_input_ids=torch.cat([ids[:ROWS], ids[ROWS:, :4]], 1), decoder_attention_mask=shown)
         return Batch(input_ids=ids[:ROWS], attention_mask=mask, decoder_input_ids=ids[ROWS:, :4])
 
     return made(), made()
@@ -231,9 +229,7 @@ def test_heads_of_a_decoder_alone_equal_one_hooked_forward_each(alone: interp.Mo
     ])  # fmt: skip
     assert relative(found.values, wanted) < 1e-12
     assert (np.abs(found.effects).max((1, 2)) > 1e-6).all(), "every site is live"
-    one_by_one = circuits.patch_heads(
-        alone, clean, corrupt, METRIC, f"decoder.self.*.{of}", memory=1, progress=False
-    )
+    one_by_one = circuits.patch_heads(alone, clean, corrupt, METRIC, f"decoder.self.*.{of}", memory=1, progress=False)
     assert relative(one_by_one.values, found.values) < 1e-12
 
 
