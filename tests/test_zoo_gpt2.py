@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +82,7 @@ def scores(module: GPT2LMHeadModel, ids: Tensor, length: int) -> Scores:
 
 
 @contextmanager
-def silenced(module: GPT2LMHeadModel, heads: list[tuple[int, int]]) -> Iterator[None]:
+def silenced(module: GPT2LMHeadModel, heads: list[tuple[int, int]]) -> Generator[None]:
     """Heads `(layer, head)` that write nothing while this is open: their columns of z are zero."""
     size = module.config.n_embd // module.config.n_head
 
