@@ -71,8 +71,8 @@ class DirectAttribution(Saved):
             position: of the decoder; the last by default.
 
         Returns:
-            `part, kind, layer, head, mean, low, high`: kinds are `embedding`, `self`, `cross`, `mlp` and `biases`; layer
-            and head are missing where a part has none; means over rows with 95 % intervals.
+            `part, kind, layer, head, mean, low, high`: kinds are `embedding`, `self`, `cross`, `mlp` and `biases`;
+            layer and head are missing where a part has none; means over rows with 95 % intervals.
 
         Raises:
             InvalidInput: no such position.
@@ -175,7 +175,7 @@ def direct_value_attribution(model: Model, batch: Batch) -> DirectAttribution:
 @torch.no_grad()
 def _attributed(model: Model, batch: Batch, asked: Asked) -> DirectAttribution:
     last = last_stream(model)
-    kinds = [kind for stack, kind in model.family.kinds if stack == "decoder"]
+    kinds: list[Kind] = [kind for stack, kind in model.family.kinds if stack == "decoder"]
     attention = [f"decoder.{kind}.*.z" for kind in kinds]
     cache = capture(model, batch, [EMBEDDING, *attention, "decoder.*.mlp_out", last, "decoder.logits"])
     vectors, shift, total = direction(model, asked, cache[last], cache["decoder.logits"])

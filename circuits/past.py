@@ -144,7 +144,7 @@ def past_attribution(
         position: of the decoder; the last by default.
 
     Returns:
-        The contributions; over positions they sum to those of `direct_attribution`.
+        The contributions; over positions they sum to those of `direct_attribution`, where the query is no padding.
 
     Raises:
         InvalidInput: tokens of another shape or outside the vocabulary, no such position, no batch, a model in

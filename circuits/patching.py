@@ -162,8 +162,8 @@ def patch_sites(
         corrupt: where the patched values come from.
         metric: from logits `[row, pos, token]` to a number per row, as in `circuits.metrics`.
         sites: heads, attention layers and sites, by address or pattern: of all embeddings,
-            `encoder.0.resid_pre`, if there is an encoder, and `decoder.0.resid_pre`, the run is the corrupt one; of none
-            it is the clean one.
+            `encoder.0.resid_pre`, if there is an encoder, and `decoder.0.resid_pre`, the run is the corrupt one; of
+            none it is the clean one.
 
     Returns:
         The metric of the patched run, `[row]`.

@@ -162,7 +162,7 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
             f"by={by} moves tokens {low}-{high} to {low + by}-{high + by}: value tokens are {ALL_VALUES[0]}-"
             f"{ALL_VALUES[1]}. Choose {ALL_VALUES[0] - low} to {ALL_VALUES[1] - high}, and not 0."
         )
-    moved = {stack: torch.where(ids < N_SPECIAL, ids, ids + by) for stack, ids in every.items()}
+    moved: dict[Stack, Tensor] = {stack: torch.where(ids < N_SPECIAL, ids, ids + by) for stack, ids in every.items()}
     return _pair("shifted_values", tokens, moved, {"by": by})
 
 

@@ -27,8 +27,8 @@ def changed_period(
     """Two periodic series that agree at the end and differ in their period.
 
     The longer motif is the shorter one with random values in front. So the last steps agree, as many as the shorter
-    period, the last one's among them, which an encoder does not see: what comes next follows from the period alone. The
-    values in front are scaled so that the mean absolute value of the context, by which Chronos divides, is the same too.
+    period, the one that an encoder does not see among them: what comes next follows from the period alone. The values
+    in front are scaled so that the mean absolute value of the context, by which Chronos divides, is the same too.
 
     Args:
         model: whose tokenizer to use; a decoder alone gets all values in one row.

@@ -1,5 +1,6 @@
 """Direct attribution: parts sum to what the model itself gives, predicted effects are the measured ones."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from interp import Batch, InvalidInput
 from interp.results import as_heads
 from probes.stimuli import N_SPECIAL
 
-from .conftest import tiny_pipeline
+from .conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from .planted import content_matcher
 
 
 def made(seed: int = 0, dtype: torch.dtype = torch.float32, scaled: bool | None = None, **changes: Any) -> interp.Model:
     """A tiny model whose final norm has a scale of its own, which the fresh one has not."""
+    if changes.pop("alone", False):
+        return interp.wrap(tiny_causal_pipeline(seed, dtype, **changes), name="tiny")
     pipeline = tiny_pipeline(seed, dtype, **changes)
     module: Any = pipeline.model.model
     with torch.no_grad():
@@ -45,34 +48,54 @@ TIED = [
     {"scaled": False},
     {"tie_word_embeddings": False, "scaled": True},
 ]
+ALONE: list[dict[str, Any]] = [{"alone": True}, {"alone": True, "tie_word_embeddings": False}]
+BOTH = pytest.mark.parametrize("alone", [False, True], ids=["t5", "gpt2"])
 
 
-@pytest.mark.parametrize("changes", TIED, ids=["tied", "untied", "tied unscaled", "untied scaled"])
+def batch_for(model: interp.Model) -> Batch:
+    """Four rows with padding, of nine encoder and five decoder tokens or fourteen of a decoder alone."""
+    return masked_batch(model.family.has_encoder)
+
+
+def inverse(model: interp.Model, stream: Tensor) -> Tensor:
+    """One over the deviation of the final norm, as plain formulas have it."""
+    if model.family.has_encoder:
+        epsilon = model.module.decoder.final_layer_norm.variance_epsilon
+        return (stream.float().pow(2).mean(-1, keepdim=True) + epsilon).rsqrt().to(stream)
+    return (stream.var(-1, unbiased=False, keepdim=True) + model.module.transformer.ln_f.eps).rsqrt()
+
+
+@pytest.mark.parametrize(
+    "changes", [*TIED, *ALONE], ids=["tied", "untied", "tied unscaled", "untied scaled", "gpt2", "gpt2 untied"]
+)
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 4e-6), (torch.float64, 1e-12)])
-def test_parts_sum_to_the_models_own_logits(
-    changes: dict[str, Any], dtype: torch.dtype, within: float, batch: Batch
-) -> None:
+def test_parts_sum_to_the_models_own_logits(changes: dict[str, Any], dtype: torch.dtype, within: float) -> None:
     model = made(dtype=dtype, **changes)
+    batch = batch_for(model)
     logits = logits_of(model, batch).double()
     target, against = torch.tensor([5, 900, 2049, 4095]), torch.tensor([2049, 0, 1, 77])
-    rows = torch.arange(4)[:, None], torch.arange(5)
+    rows = torch.arange(4)[:, None], torch.arange(logits.shape[1])
     for other, wanted in (
         (None, logits[rows[0], rows[1], target[:, None]]),
         (against, logits[rows[0], rows[1], target[:, None]] - logits[rows[0], rows[1], against[:, None]]),
     ):
         found = circuits.direct_attribution(model, batch, target=target, against=other)
-        assert found.values.shape == (1 + 2 * (3 + 3 + 1), 4, 5)
+        if model.family.has_encoder:
+            assert found.values.shape == (1 + 2 * (3 + 3 + 1), 4, 5)
+        else:
+            assert found.values.shape == (1 + 3 * (3 + 1) + 1, 4, 14)
+            assert np.abs(found.values[-1]).min() > 0, "biases"
+        assert (found.parts[-1] == "biases") != model.family.has_encoder
         np.testing.assert_allclose(found.total, wanted, atol=1e-12)
         np.testing.assert_allclose(found.values.sum(0), wanted, atol=within * np.abs(found.values).sum(0).max())
         assert np.abs(found.values).max() > 0.1
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 4e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("changes", TIED[:2], ids=["tied", "untied"])
-def test_parts_sum_to_the_expected_value(
-    changes: dict[str, Any], dtype: torch.dtype, within: float, batch: Batch
-) -> None:
+@pytest.mark.parametrize("changes", [*TIED[:2], ALONE[0]], ids=["tied", "untied", "gpt2"])
+def test_parts_sum_to_the_expected_value(changes: dict[str, Any], dtype: torch.dtype, within: float) -> None:
     model = made(dtype=dtype, **changes)
+    batch = batch_for(model)
     values = probes.token_values(model, torch.arange(2, 4096)).double()
     wanted = logits_of(model, batch).double()[..., 2:].softmax(-1) @ values - values.mean()
     found = circuits.direct_value_attribution(model, batch)
@@ -115,22 +138,33 @@ def test_values_are_integrated_gradients(batch: Batch) -> None:
     np.testing.assert_allclose(found.values[found.parts.index("decoder.1.mlp_out"), :, -1], wanted, rtol=1e-3)
 
 
+@BOTH
 @torch.no_grad()
-def test_a_part_taken_from_the_last_stream_takes_its_share_with_it(batch: Batch) -> None:
+def test_a_part_taken_from_the_last_stream_takes_its_share_with_it(alone: bool) -> None:
     """In plain torch, the norm held at its scale: the logit falls by the part's attribution; its scale set free, by
     a little more or less."""
-    model = made(dtype=torch.float64)
+    model = made(dtype=torch.float64, alone=alone)
+    batch, last = batch_for(model), f"decoder.{model.n_layers['decoder'] - 1}.resid_post"
     target = torch.tensor([5, 900, 2049, 4095])
     found = circuits.direct_attribution(model, batch, target=target)
-    cache = interp.capture(model, batch, ["decoder.1.resid_post", "decoder.*.mlp_out", "decoder.*.*.head_out"])
-    stream, norm = cache["decoder.1.resid_post"], model.module.decoder.final_layer_norm
-    scale = (stream.float().pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt().double()
-    picked = target[:, None, None].expand(4, 5, 1)
+    cache = interp.capture(model, batch, [last, "decoder.*.mlp_out", "decoder.*.*.head_out"])
+    stream, module = cache[last], model.module
+    norm = module.transformer.ln_f if alone else module.decoder.final_layer_norm
+    scale, picked = inverse(model, stream), target[:, None, None].expand(4, stream.shape[1], 1)
 
     def logit(x: Tensor) -> Tensor:
-        return model.unembed(x * scale * norm.weight).gather(-1, picked)[..., 0]
+        centred = x - x.mean(-1, keepdim=True) if alone else x
+        normed = centred * scale * norm.weight + (norm.bias if alone else 0)
+        return model.unembed(normed).gather(-1, picked)[..., 0]
 
     for i, part in enumerate(found.parts):
+        if part == "biases":
+            blocks: Any = module.transformer.h
+            fixed: Any = sum(block.attn.c_proj.bias for block in blocks)
+            b_U = (module.lm_head.weight @ norm.bias)[target][:, None]
+            fall = logit(stream - fixed) - logit(stream)
+            np.testing.assert_allclose((fall - b_U).numpy(), -found.values[i], atol=1e-11)
+            continue
         if part == "decoder.0.resid_pre":
             continue
         layer, _, head = part.rpartition(".")
@@ -159,8 +193,17 @@ def test_against_effects_through_a_norm_that_is_free(pico: interp.Model) -> None
     assert {str(scored.address) for scored in found.heads().heads()[:6]} == set(measured)
 
 
-def permuted(model: interp.Model, path: str, order: list[int]) -> None:
-    attention: Any = model.module.get_submodule(path)
+def permuted(model: interp.Model, order: list[int]) -> None:
+    """The heads of layer 1 that read the past, in another order."""
+    if not model.family.has_encoder:
+        attention: Any = model.module.transformer.h[1].attn
+        with torch.no_grad():
+            for fused in (attention.c_attn.weight, attention.c_attn.bias):
+                fused.copy_(fused.unflatten(-1, (3, 3, 8))[..., order, :].flatten(-3).clone())
+            weight = attention.c_proj.weight
+            weight.copy_(weight.view(3, 8, -1)[order].reshape(weight.shape).clone())
+        return
+    attention = model.module.get_submodule("decoder.block.1.layer.1.EncDecAttention")
     with torch.no_grad():
         for name in ("q", "k", "v"):
             weight = getattr(attention, name).weight
@@ -169,11 +212,13 @@ def permuted(model: interp.Model, path: str, order: list[int]) -> None:
         weight.copy_(weight.view(-1, 3, 8)[:, order].reshape(weight.shape).clone())
 
 
+@BOTH
 @pytest.mark.parametrize("value", [False, True])
-def test_permuting_heads_permutes_their_shares(batch: Batch, value: bool) -> None:
+def test_permuting_heads_permutes_their_shares(value: bool, alone: bool) -> None:
     order = [2, 0, 1]
-    model, other = made(), made()
-    permuted(other, "decoder.block.1.layer.1.EncDecAttention", order)
+    model, other = made(alone=alone), made(alone=alone)
+    batch = batch_for(model)
+    permuted(other, order)
 
     def both(of: interp.Model) -> tuple[circuits.DirectAttribution, circuits.PastAttribution]:
         if value:
@@ -225,14 +270,17 @@ def test_the_planted_head_carries_the_difference(route: Any) -> None:
     assert abs(cut.heads()["decoder.cross.1.2"]) < 0.2 * cross["decoder.cross.1.2"]
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("position", [-1, 0, 2])
+@pytest.mark.parametrize("position", [-1, 4, 3])
 def test_past_steps_sum_to_their_heads(
-    batch: Batch, dtype: torch.dtype, position: int, monkeypatch: pytest.MonkeyPatch
+    alone: bool, dtype: torch.dtype, position: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = made(dtype=dtype)
-    within = 1e-6 if dtype == torch.float32 else 1e-13
-    target = np.random.default_rng(0).integers(2, 4096, (4, 5))
+    model = made(dtype=dtype, alone=alone)
+    batch, site = batch_for(model), "decoder.self" if alone else "decoder.cross"
+    size = batch.decoder_input_ids.shape[1]
+    within = 3e-6 if dtype == torch.float32 else 1e-13
+    target = np.random.default_rng(0).integers(2, 4096, (4, size))
     for direct, past in (
         (
             circuits.direct_attribution(model, batch, target=target, against=3),
@@ -243,15 +291,18 @@ def test_past_steps_sum_to_their_heads(
             circuits.past_value_attribution(model, batch, position=position),
         ),
     ):
-        chosen = [i for i, part in enumerate(direct.parts) if part.startswith("decoder.cross")]
-        wanted = direct.values[chosen][..., position].reshape(2, 3, 4)
+        chosen = [i for i, part in enumerate(direct.parts) if part.startswith(site)]
+        wanted = direct.values[chosen][..., position].reshape(-1, 3, 4)
         np.testing.assert_allclose(past.values.sum(-1), wanted, atol=within)
         np.testing.assert_allclose(past.total, direct.total[:, position], atol=within)
         np.testing.assert_allclose(past.heads().values, direct.heads(position=position).values, atol=within)
-        assert past.position == position % 5
+        assert past.position == position % size
+        assert past.site == site
+        assert past.values.shape[-1] == past.tokens.shape[1] == (past.position + 1 if alone else 9)
         # What the mask hides adds nothing, and has no value.
-        assert (past.values[:, :, 1, :2] == 0).all()
-        assert np.isnan(past.token_values[1, :2]).all()
+        assert (past.values[:, :, 1, :3] == 0).all()
+        assert past.token_values is not None
+        assert np.isnan(past.token_values[1, :3]).all()
         np.testing.assert_allclose(past.by_position()["mean"].sum(), past.of().sum(-1).mean(), atol=within)
     monkeypatch.setattr("circuits.past.MEMORY", 1)
     again = circuits.past_value_attribution(model, batch, position=position)
@@ -279,6 +330,89 @@ def test_a_past_step_by_hand(batch: Batch) -> None:
     assert chosen["mean"][4] == pytest.approx(found.values[1, 2, :, 4].mean())
     assert chosen["token"].isna().all()
     assert chosen["value"].isna().all()
+
+
+@torch.no_grad()
+def test_a_past_step_of_a_decoder_alone_by_hand() -> None:
+    """Values with their bias in them, from the stream that the layer itself reads."""
+    model = made(dtype=torch.float64, alone=True)
+    batch = batch_for(model)
+    found = circuits.past_attribution(model, batch, target=77, position=9)
+    cache = interp.capture(model, batch, ["decoder.1.resid_pre", "decoder.self.1.pattern", "decoder.2.resid_post"])
+    block: Any = model.module.transformer.h[1]
+    read = block.ln_1(cache["decoder.1.resid_pre"][2, 4])
+    value = (read @ block.attn.c_attn.weight + block.attn.c_attn.bias)[48 + 16 : 48 + 24]
+    wrote = cache["decoder.self.1.pattern"][2, 2, 9, 4] * (value @ block.attn.c_proj.weight[16:24])
+    last = cache["decoder.2.resid_post"][2, 9]
+    wanted = ((wrote - wrote.mean()) * inverse(model, last) * model.module.transformer.ln_f.weight) @ (
+        model.module.lm_head.weight[77]
+    )
+    assert found.values[1, 2, 2, 4] == pytest.approx(float(wanted), rel=1e-10)
+    assert len(found.to_frame()) == 9 * 10
+    assert found.to_frame()["head"].iloc[-1] == "decoder.self.2.2"
+    assert found.by_position("decoder.self.1.2")["mean"][4] == pytest.approx(found.values[1, 2, :, 4].mean())
+
+
+def test_the_planted_decoder_reads_what_comes_next() -> None:
+    """Half from each of the two tokens after an earlier occurrence; without the wire from nowhere in particular."""
+    tokens = probes.repeated_random_tokens(batch_size=8, unique=True, encoder=False)
+    other = probes.swapped_continuation(tokens).against
+    assert other is not None
+    strongest = 0.0
+    for wired in (True, False):
+        model = interp.zoo.planted_decoder(wired=wired).model
+        found = circuits.direct_attribution(model, tokens, target=tokens.continuation, against=other)
+        past = circuits.past_attribution(model, tokens, target=tokens.continuation, against=other)
+        best = found.heads().heads()[0]
+        after = past.values[1, 2].mean(0)[[at + 1 for at in tokens.occurrences]]
+        if wired:
+            assert str(best.address) == "decoder.self.1.2"
+            assert best.score > 0.95 * found.total[:, -1].mean()
+            np.testing.assert_allclose(after / best.score, 0.5, atol=0.05)
+            strongest = best.score
+        else:
+            assert after.sum() < 0.2 * strongest
+
+
+def test_a_model_of_words_has_logits_and_no_values(tmp_path: Path) -> None:
+    model, batch = interp.wrap(tiny_gpt2(), name="text"), masked_batch(False)
+    past, lens = circuits.past_attribution(model, batch, target=9), circuits.logit_lens(model, batch)
+    assert past.token_values is None
+    assert past.by_position()["value"].isna().all()
+    assert lens.expected_value is None
+    assert set(lens.to_frame()["measure"]) == {"entropy", "effective_tokens", "kl", "agrees"}
+    for result in (past, lens):
+        again = type(result).load(result.save(tmp_path / "text.json"))
+        pd.testing.assert_frame_equal(again.to_frame(), result.to_frame())
+    assert np.abs(circuits.direct_attribution(model, batch, target=9).remainder).max() < 1e-4
+    for ask in (circuits.direct_value_attribution, circuits.past_value_attribution):
+        with pytest.raises(interp.UnsupportedModel, match="no chronos_config"):
+            ask(model, batch)
+
+
+def test_kinds_that_a_decoder_alone_does_not_have(causal: interp.Model) -> None:
+    found = circuits.direct_attribution(causal, masked_batch(False), target=9)
+    assert found.heads().site == "decoder.self"
+    with pytest.raises(interp.UnknownSite, match="a decoder alone, without cross-attention"):
+        found.heads("decoder.cross")
+    with pytest.raises(InvalidInput, match=r"There are decoder\.self\."):
+        found.heads("encoder.self")
+    past = circuits.past_attribution(causal, masked_batch(False), target=9)
+    with pytest.raises(InvalidInput, match=r"self heads of 3 layers of 3 \(decoder\.self\)"):
+        past.of("decoder.cross.0.0")
+    with pytest.raises(InvalidInput, match="no encoder"):
+        circuits.direct_attribution(causal, masked_batch(True), target=9)
+
+
+def test_files_of_before_are_read(model: interp.Model, batch: Batch, tmp_path: Path) -> None:
+    """They say nothing of the kind of heads, which were cross heads."""
+    found = circuits.past_attribution(model, batch, target=9)
+    path = found.save(tmp_path / "past.json")
+    text = path.read_text()
+    cut = re.sub(r',\s*"site": "decoder.cross"', "", text)
+    assert cut != text
+    path.write_text(cut)
+    assert circuits.PastAttribution.load(path).site == "decoder.cross"
 
 
 def test_edits_in_force_are_seen(batch: Batch) -> None:
@@ -311,14 +445,16 @@ def test_edits_in_force_are_seen(batch: Batch) -> None:
     assert (cut.values[1, 1, :, 4] != 0).all()
 
 
-def test_bfloat16_sums_up_to_its_rounding(batch: Batch) -> None:
-    model = made(dtype=torch.bfloat16)
+@BOTH
+def test_bfloat16_sums_up_to_its_rounding(alone: bool) -> None:
+    model = made(dtype=torch.bfloat16, alone=alone)
+    batch = batch_for(model)
     for found in (
         circuits.direct_attribution(model, batch, target=9),
         circuits.direct_value_attribution(model, batch),
     ):
         assert np.abs(found.remainder).max() < 0.02 * np.abs(found.values).sum(0).max()
-    exact = circuits.direct_attribution(made(), batch, target=9).heads()
+    exact = circuits.direct_attribution(made(alone=alone), batch, target=9).heads()
     np.testing.assert_allclose(circuits.direct_attribution(model, batch, target=9).heads().values, exact.values,
                                atol=0.1 * np.abs(exact.values).max())  # fmt: skip
     past = circuits.past_attribution(model, batch, target=9)
@@ -416,16 +552,20 @@ def test_bad_input(model: interp.Model, batch: Batch) -> None:
             call()
 
 
-def test_the_lens_ends_in_the_models_own_output(batch: Batch) -> None:
-    model = made()
+@BOTH
+def test_the_lens_ends_in_the_models_own_output(alone: bool) -> None:
+    model = made(alone=alone)
+    batch = batch_for(model)
     target = torch.tensor([5, 900, 2049, 4095])
     lens = circuits.logit_lens(model, batch, target=target)
     own = logits_of(model, batch).log_softmax(-1)
-    assert lens.points[:4] == ("decoder.0.resid_pre", "decoder.0.resid_mid", "decoder.0.resid_mid_cross",
-                               "decoder.0.resid_post")  # fmt: skip
-    assert lens.points[-1] == "decoder.1.resid_post"
+    crossed = () if alone else ("decoder.0.resid_mid_cross",)
+    start = ("decoder.0.resid_pre", "decoder.0.resid_mid", *crossed, "decoder.0.resid_post")
+    assert lens.points[: len(start)] == start
+    assert lens.points[-1] == f"decoder.{model.n_layers['decoder'] - 1}.resid_post"
     assert len(lens.points) == 7
-    np.testing.assert_array_equal(lens.log_prob[-1], own.gather(-1, target[:, None, None].expand(4, 5, 1))[..., 0])
+    picked = own.gather(-1, target[:, None, None].expand(4, own.shape[1], 1))[..., 0]
+    np.testing.assert_array_equal(lens.log_prob[-1], picked)
     np.testing.assert_array_equal(lens.likeliest[-1], own.argmax(-1))
     np.testing.assert_array_equal(lens.kl[-1], 0)
     np.testing.assert_allclose(lens.entropy[-1], torch.distributions.Categorical(logits=own).entropy(), rtol=1e-5)
@@ -434,15 +574,21 @@ def test_the_lens_ends_in_the_models_own_output(batch: Batch) -> None:
     np.testing.assert_allclose(lens.effective_tokens, np.exp(lens.entropy))
 
 
+@BOTH
 @torch.no_grad()
-def test_the_lens_midway_by_hugging_faces_hidden_states(batch: Batch) -> None:
-    model = made(tie_word_embeddings=False)
+def test_the_lens_midway_by_hugging_faces_hidden_states(alone: bool) -> None:
+    model = made(tie_word_embeddings=False, alone=alone)
+    batch = batch_for(model)
     lens = circuits.logit_lens(model, batch, target=31)
     out = model.module(**model.inputs(batch), output_hidden_states=True)
     own = out.logits.double().log_softmax(-1)
     for point, at in (("decoder.0.resid_pre", 0), ("decoder.0.resid_post", 1)):
-        x = out.decoder_hidden_states[at].double()
-        normed = x / x.pow(2).mean(-1, keepdim=True).sqrt() * model.module.decoder.final_layer_norm.weight.double()
+        x = (out.hidden_states if alone else out.decoder_hidden_states)[at].double()
+        if alone:
+            norm = model.module.transformer.ln_f
+            normed = (x - x.mean(-1, keepdim=True)) * inverse(model, x) * norm.weight.double() + norm.bias.double()
+        else:
+            normed = x / x.pow(2).mean(-1, keepdim=True).sqrt() * model.module.decoder.final_layer_norm.weight.double()
         log_probs = (normed @ model.module.lm_head.weight.double().T).log_softmax(-1)
         i = lens.points.index(point)
         assert lens.log_prob is not None
@@ -452,7 +598,7 @@ def test_the_lens_midway_by_hugging_faces_hidden_states(batch: Batch) -> None:
         assert lens.kl[i].min() > 0.01
     frame = lens.to_frame(0)
     picked = frame[(frame["measure"] == "kl") & (frame["point"] == "decoder.0.resid_post")]
-    assert float(picked["mean"].iloc[0]) == pytest.approx(lens.kl[3, :, 0].mean())
+    assert float(picked["mean"].iloc[0]) == pytest.approx(lens.kl[2 if alone else 3, :, 0].mean())
     assert picked["after"].iloc[0] == "mlp"
     assert picked["layer"].iloc[0] == 0
     assert circuits.logit_lens(model, batch).log_prob is None

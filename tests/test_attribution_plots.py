@@ -1,5 +1,6 @@
 """Figures of direct attribution hold the numbers they are made from."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import interp
 import probes
 from circuits import plots
 from interp import InvalidInput
+from tests.conftest import tiny_gpt2
 from tests.test_plots import needs_browser, traces
 
 
@@ -94,6 +96,53 @@ def test_past_steps_under_the_values(model: interp.Model, tokens: probes.Repeate
     assert len(traces(one, go.Bar)) == 6
     every = plots.past_attribution(past, heads=model.heads("decoder.cross"))
     assert "all other cross heads" not in {bar.name for bar in traces(every, go.Bar)}
+
+
+def test_biases_have_a_bar_of_their_own(causal: interp.Model) -> None:
+    tokens = probes.repeated_random_tokens(batch_size=4, sequence_length=4, encoder=False)
+    found = circuits.direct_attribution(causal, tokens, target=tokens.continuation)
+    bars = steps(plots.attribution(found, named=1))
+    assert bars["biases"] == pytest.approx(found.values[-1, :, -1].mean())
+    assert sum(bars.values()) == pytest.approx(found.total[:, -1].mean(), abs=1e-4)
+
+
+def test_the_past_of_a_decoder_alone(causal: interp.Model) -> None:
+    tokens = probes.repeated_random_tokens(batch_size=4, sequence_length=4, encoder=False)
+    past = circuits.past_attribution(causal, tokens, target=tokens.continuation)
+    figure = plots.past_attribution(past, heads="decoder.self.1.2")
+    bars = {bar.name: np.array(bar.y, dtype=float) for bar in traces(figure, go.Bar)}
+    assert list(bars) == ["decoder.self.1.2", "all other self heads"]
+    np.testing.assert_allclose(sum(bars.values()), past.by_position()["mean"])
+    assert figure.layout.xaxis2.title.text == "position"
+    assert "through self-attention" in figure.layout.title.text
+    assert all(bar.name.startswith("decoder.self") for bar in traces(plots.past_attribution(past), go.Bar)[:-1])
+
+
+def test_words_have_no_values_to_draw() -> None:
+    model = interp.wrap(tiny_gpt2(), name="text")
+    tokens = probes.repeated_random_tokens(batch_size=4, sequence_length=4, encoder=False)
+    past = circuits.past_attribution(model, tokens, target=tokens.continuation)
+    figure = plots.past_attribution(past)
+    (sums,) = traces(figure, go.Scatter)
+    np.testing.assert_allclose(np.array(sums.y, dtype=float), past.of().mean(0))
+    assert figure.layout.xaxis.title.text == "position"
+    lens = plots.logit_lens(circuits.logit_lens(model, tokens))
+    assert [note.text for note in lens.layout.annotations] == [
+        "effective tokens: exp(entropy)",
+        "KL to the output, nats",
+    ]
+    points = ["embedding", *(f"{layer} {part}" for layer in range(3) for part in ("self", "mlp"))]
+    assert list(traces(lens, go.Scatter)[-1].x) == points
+
+
+def test_a_flat_lens_is_drawn_flat(model: interp.Model, tokens: probes.RepeatedTokens) -> None:
+    lens = circuits.logit_lens(model, tokens)
+    flat = plots.logit_lens(dataclasses.replace(lens, entropy=lens.entropy * 1e-12)).layout.yaxis
+    assert flat.range[0] < -0.01 < 0.01 < flat.range[1]
+    assert flat.dtick == "D2"
+    wide = np.linspace(0.1, 3, len(lens.points))[:, None, None] + 0 * lens.entropy
+    axis = plots.logit_lens(dataclasses.replace(lens, entropy=wide)).layout.yaxis
+    assert (axis.type, axis.dtick, axis.range) == ("log", 1, None)
 
 
 def test_the_lens_by_point(model: interp.Model, tokens: probes.RepeatedTokens) -> None:

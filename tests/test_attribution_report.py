@@ -91,6 +91,25 @@ def test_the_head_that_was_planted_and_where_it_reads() -> None:
     assert set(current["holds"][:2]) == {"query's token"}
 
 
+def test_a_decoder_alone(tmp_path: Path) -> None:
+    """The head that was planted, what it reads, and steps counted back to the last one, which is the query."""
+    found = run_report(zoo.planted_decoder().model, batch_size=5)
+    made: dict[str, Any] = tables(found)
+    assert made["attribution"]["part"][0] == "decoder.self.1.2"
+    held = made["past_attribution"]
+    assert set(held["holds"][:2]) == {"continuation"}
+    assert held.set_index("key")["holds"].sort_index().tolist()[-2:] == ["another token", "the query"]
+    assert (held["holds"] == "query's token").sum() == 2
+    steps = made["past_value_attribution"]
+    assert sorted(steps["steps_back"]) == list(range(1, 58)), "the context and the step after it, none of them EOS"
+    assert (steps["key"] + steps["steps_back"] == 57).all()
+    written = write_report(tmp_path, found, figures(found))
+    page = written[0].read_text()
+    assert "Self-attention&#x27;s part" in page or "Self-attention's part" in page
+    assert "encoder" not in page.split("<h1>")[1].split("plotly-graph-div")[0].replace("decoder", "")
+    assert circuits.PastAttribution.load(tmp_path / "past_attribution.json").site == "decoder.self"
+
+
 def test_lenses_are_in_forward_order_and_end_at_the_output(report: AttributionReport, made: dict[str, Any]) -> None:
     for name, lens in (("logit_lens", report.lens), ("value_lens", report.value_lens)):
         table = made[name]

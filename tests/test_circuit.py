@@ -22,7 +22,7 @@ FULL = Circuit(EDGES)
 sets = st.builds(Circuit, st.lists(st.sampled_from(EDGES), max_size=12))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(a=sets, b=sets, c=sets)
 def test_the_laws_of_sets(a: Circuit, b: Circuit, c: Circuit) -> None:
     nothing = Circuit()
@@ -43,7 +43,7 @@ def test_the_laws_of_sets(a: Circuit, b: Circuit, c: Circuit) -> None:
     assert {a: 1}[Circuit(list(a))] == 1
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(a=sets)
 def test_text_parts_and_what_is_in_it(a: Circuit) -> None:
     assert Circuit.parse(str(a)) == a == Circuit.parse("; ".join(map(str, a))) == Circuit(map(str, a))
@@ -57,7 +57,7 @@ def test_text_parts_and_what_is_in_it(a: Circuit) -> None:
     assert all((edge in a) == (edge in a.edges) for edge in EDGES[::7])
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(a=sets)
 def test_connected_edges_are_those_on_a_path(a: Circuit) -> None:
     def paths(node: Any, forwards: bool) -> bool:
@@ -94,6 +94,35 @@ def test_the_edges_of_a_model_are_all_that_can_be(model: interp.Model) -> None:
     assert len([e for e in into if e.kind == "Q"]) == 1 + (3 + 3 + 1) + 3
     assert len([e for e in into if e.kind == "K"]) == len([e for e in into if e.kind == "V"]) == 1 + 3 * (3 + 1)
     assert full.connected() == full
+
+
+def test_the_edges_of_a_decoder_alone(causal: interp.Model) -> None:
+    graph, full = Graph.of(causal), Circuit.full(causal)
+    # By hand: a head of layer l reads three inputs from the embedding and what 3 heads and an MLP a layer wrote.
+    assert len(full) == 3 * 3 * (1 + 5 + 9) + (4 + 8 + 12) + 13 == graph.exists.sum()
+    assert repr(full) == "Circuit(172 edges, 9 heads, 3 MLPs)"
+    assert {node.stack for node in full.nodes} == {"decoder"}
+    assert {head.kind for head in full.heads} == {"self"}
+    possible = 0
+    for writer in full.nodes:
+        for reader in full.nodes:
+            for kind in ("Q", "K", "V", None):
+                try:
+                    edge = Edge(writer, reader, kind)  # type: ignore[arg-type]
+                except interp.InvalidInput:
+                    continue
+                possible += 1
+                assert graph.edge(*graph.cell(edge)) == edge
+    assert possible == len(full)
+    assert full.connected() == full
+    assert graph == Graph(0, 3, 3)
+    assert list(map(str, Circuit.among(causal, ["decoder.self.1.2"]))) == [
+        "decoder.0.resid_pre -> decoder.self.1.2:q",
+        "decoder.0.resid_pre -> decoder.self.1.2:k",
+        "decoder.0.resid_pre -> decoder.self.1.2:v",
+        "decoder.0.resid_pre -> decoder.logits",
+        "decoder.self.1.2 -> decoder.logits",
+    ]
 
 
 def test_a_circuit_by_its_heads(model: interp.Model) -> None:

@@ -91,9 +91,33 @@ def test_models_and_info() -> None:
     result = runner.invoke(interp_command.app, ["models"])
     assert "pico-t5" in result.output
     assert "amazon/chronos-t5-large" in result.output
+    assert "openai-community/gpt2 " in result.output
     result = runner.invoke(interp_command.app, ["info", "pico-t5"])
     assert "live, patterns sum to 1" in result.output
+    layers = interp.load("pico-t5").n_layers
+    assert f"{layers['encoder']} encoder, {layers['decoder']} decoder\n" in result.output
+    assert re.search(r"heads .*\d+ encoder\.self, \d+ decoder\.self, \d+ decoder\.cross\n", result.output)
     assert runner.invoke(interp_command.app, ["info", "nowhere"]).exit_code == 2
+
+
+def test_info_of_a_decoder_alone(tmp_path: Path) -> None:
+    tiny_causal_pipeline().model.model.save_pretrained(tmp_path / "causal")
+    tiny_gpt2().save_pretrained(tmp_path / "text")
+    shown: dict[str, dict[str, str]] = {}
+    for name in ("causal", "text"):
+        result = runner.invoke(interp_command.app, ["info", str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        shown[name] = dict(re.findall(r"(?m)^([a-z_ ]{12}) (.*)$", result.output))
+        shown[name] = {key.strip(): value for key, value in shown[name].items()}
+    for found in shown.values():
+        assert found["family"] == "GPT-2"
+        assert found["layers"] == "3 decoder"
+        assert found["heads"] == "3 a layer of 8: 9 decoder.self"
+        assert found["hook points"] == "live, patterns sum to 1"
+    assert shown["causal"]["tokens"] == "4096, MeanScaleUniformBins low_limit -15 high_limit 15"
+    assert shown["causal"]["context"] == "64, prediction 6"
+    assert shown["text"]["tokens"] == "4096, no tokenizer for series"
+    assert shown["text"]["context"] == "96 positions"
 
 
 def test_train_from_the_command_line(tmp_path: Path) -> None:

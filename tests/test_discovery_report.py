@@ -79,6 +79,23 @@ def test_estimates_stand_beside_patches(planted: zoo.Planted, report: DiscoveryR
     assert made["agreement"]["pearson"].iloc[0] == pytest.approx(correlation)
 
 
+def test_a_decoder_alone(tmp_path: Path) -> None:
+    """Its planted circuit is found, to the edge, and holds on other rows; its page is whole."""
+    plant = zoo.planted_decoder()
+    found = run_report(plant.model, edges=len(plant.circuit), controls=2, batch_size=6, progress=False)
+    assert set(map(str, found.circuit)) == set(plant.circuit)
+    for outside in ("resample", "mean"):
+        assert found.evaluations[outside].faithfulness == pytest.approx(1, abs=0.1)
+        assert np.abs(found.evaluations[outside].normalised(found.evaluations[outside].random)).max() < 0.1
+    assert found.mosaic.token_to_right["decoder.self.1.2"] == pytest.approx(0.5, abs=0.02)
+    heads = tables(found)["circuit_heads"].set_index("head")
+    assert heads["token_to_right"]["decoder.self.1.2"] == found.mosaic.token_to_right["decoder.self.1.2"]
+    assert heads["keys_from"]["decoder.self.1.2"] == "decoder.self.0.1"
+    written = write_report(tmp_path, found, figures(found))
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    assert circuits.EdgeScores.load(tmp_path / "edge_scores.json").graph.kinds == plant.model.family.kinds
+
+
 def test_how_many_edges_it_takes(planted: zoo.Planted, report: DiscoveryReport, made: dict[str, Any]) -> None:
     model, table = planted.model, made["sizes"].set_index("edges")
     total = len(circuits.Circuit.full(model))

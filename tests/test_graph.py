@@ -18,30 +18,57 @@ from circuits.graph.layout import Graph
 from circuits.graph.outputs import outputs
 from circuits.graph.recovery import roc_area
 from circuits.graph.running import chunks, run
-from interp import zoo
-from tests.conftest import tiny_pipeline
+from interp import InvalidInput, zoo
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_graph import forward
 
 METRIC = circuits.logit_difference([5, 6, 7, 8], [9, 10, 11, 12])
 
 
-def drawn(seed: int, masked: bool = True) -> interp.Batch:
+def drawn(seed: int, masked: bool = True, model: interp.Model | None = None) -> interp.Batch:
+    """Nine encoder and five decoder tokens, or the same in the one row of a decoder alone."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.ones(4, 9, dtype=torch.long)
     mask[1, :2] = 0
+    mask = mask if masked else torch.ones_like(mask)
     encoder, decoder = (torch.randint(2, 4096, (4, n), generator=generator) for n in (9, 5))
-    return interp.Batch(encoder, mask if masked else torch.ones_like(mask), decoder)
+    if model is None or model.family.has_encoder:
+        return interp.Batch(encoder, mask, decoder)
+    shown = torch.cat([mask, torch.ones_like(decoder)], 1)
+    return interp.Batch(decoder_input_ids=torch.cat([encoder, decoder], 1), decoder_attention_mask=shown)
 
 
-@pytest.fixture(scope="module", params=[{}, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}])
+def pair_for(model: interp.Model) -> tuple[interp.Batch, interp.Batch]:
+    return drawn(1, model=model), drawn(2, model=model)
+
+
+DOUBLES: list[Callable[[], Any]] = [
+    lambda: tiny_pipeline(dtype=torch.float64),
+    lambda: tiny_pipeline(dtype=torch.float64, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    lambda: tiny_causal_pipeline(dtype=torch.float64),
+]
+
+
+@pytest.fixture(scope="module", params=DOUBLES, ids=["t5", "gated", "gpt2"])
 def double(request: pytest.FixtureRequest) -> interp.Model:
-    """In float64, where differences are not lost; its norms still compute in float32."""
-    return interp.wrap(tiny_pipeline(dtype=torch.float64, **request.param), name="double")
+    """In float64, where differences are not lost; T5's norms still compute in float32."""
+    return interp.wrap(request.param(), name="double")
+
+
+def close(model: interp.Model) -> float:
+    """How close a run and plain formulas are in float64."""
+    return 2e-5 if model.family.has_encoder else 1e-11
 
 
 @pytest.fixture(scope="module")
 def single() -> interp.Model:
     return interp.wrap(tiny_pipeline(), name="single")
+
+
+@pytest.fixture(scope="module", params=[tiny_pipeline, tiny_causal_pipeline], ids=["t5", "gpt2"])
+def each(request: pytest.FixtureRequest) -> interp.Model:
+    """In float32, of each family."""
+    return interp.wrap(request.param(), name="each")
 
 
 def effects(model: interp.Model, kept: list[Circuit], other: dict[str, Tensor], batch: interp.Batch) -> Tensor:
@@ -51,17 +78,16 @@ def effects(model: interp.Model, kept: list[Circuit], other: dict[str, Tensor], 
 @torch.no_grad()
 @pytest.mark.parametrize("outside", ["resample", "mean", "zero"])
 def test_any_edges_cut_equal_plain_formulas(double: interp.Model, outside: Any) -> None:
-    clean, corrupt = drawn(1), drawn(2)
+    clean, corrupt = pair_for(double)
     hf = double.module(**double.inputs(clean)).logits
-    assert torch.allclose(forward(double, clean)[0], hf, atol=1e-5)
+    assert torch.allclose(forward(double, clean)[0], hf, atol=close(double))
     written = forward(double, corrupt)[1]
-    weight = corrupt.attention_mask.double()[:, :, None]
     if outside == "zero":
         other = {name: torch.zeros_like(value) for name, value in written.items()}
     elif outside == "mean":
 
         def mean(name: str, value: Tensor) -> Tensor:
-            w = weight if name.startswith("encoder") else torch.ones_like(value[..., :1])
+            w = (corrupt.attention_mask if name.startswith("encoder") else corrupt.decoder_attention_mask)[..., None]
             return ((value * w).sum(0) / w.sum(0)).expand_as(value)
 
         other = {name: mean(name, value) for name, value in written.items()}
@@ -73,34 +99,52 @@ def test_any_edges_cut_equal_plain_formulas(double: interp.Model, outside: Any) 
     found = run(double, clean, outputs(double, corrupt).standing_in(corrupt, outside), off)
     for mask, logits in zip(kept, found, strict=True):
         expected, _ = forward(double, clean, Circuit(graph.edges(mask)), other)
-        assert torch.allclose(logits, expected, atol=2e-5)
+        assert torch.allclose(logits, expected, atol=close(double))
     assert torch.equal(found[0], hf)
     assert not torch.allclose(found[1], hf, atol=1e-2)
     assert not torch.allclose(found[2], found[4], atol=1e-3)
 
 
 @torch.no_grad()
-def test_all_and_nothing_are_exact(single: interp.Model) -> None:
-    clean, corrupt = drawn(1), drawn(2)
-    exists = torch.from_numpy(Graph.of(single).exists.copy())
-    there = outputs(single, corrupt)
-    (nothing,) = run(single, clean, there, exists[None])
-    (everything,) = run(single, clean, there, torch.zeros_like(exists)[None])
-    assert torch.equal(nothing, single.module(**single.inputs(corrupt)).logits)
-    assert torch.equal(everything, single.module(**single.inputs(clean)).logits)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in single.module.modules())
+def test_all_and_nothing_are_exact(each: interp.Model) -> None:
+    clean, corrupt = pair_for(each)
+    exists = torch.from_numpy(Graph.of(each).exists.copy())
+    there = outputs(each, corrupt)
+    (nothing,) = run(each, clean, there, exists[None])
+    (everything,) = run(each, clean, there, torch.zeros_like(exists)[None])
+    assert torch.equal(nothing, each.module(**each.inputs(corrupt)).logits)
+    assert torch.equal(everything, each.module(**each.inputs(clean)).logits)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in each.module.modules())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outside", ["mean", "zero"])
+def test_biases_that_no_part_writes_stay(double: interp.Model, outside: Any) -> None:
+    """A stream is its writers and the biases of attention before it, whatever stands for the writers."""
+    batch = drawn(1, model=double)
+    graph, stood = Graph.of(double), outputs(double, batch).standing_in(batch, outside)
+    for port in graph.ports:
+        stack = port.stream.stack
+        first = 0 if stack == "encoder" else graph.encoder_columns.stop
+        sums = stood.written[stack][port.columns.start - first : port.columns.stop - first].sum(0)
+        done = (port.stream.layer or 0) + (port.stream.name != "resid_pre")
+        biases: Any = 0.0
+        if not double.family.has_encoder:
+            blocks: Any = double.module.transformer.h
+            biases = sum((block.attn.c_proj.bias for block in blocks[:done]), torch.zeros(24, dtype=torch.float64))
+        torch.testing.assert_close(stood.streams[port.stream], sums + biases, atol=1e-5, rtol=0)
 
 
 def test_path_patching_is_one_edge_and_nothing_else(double: interp.Model) -> None:
-    clean, corrupt = drawn(1), drawn(2)
+    clean, corrupt = pair_for(double)
     edges = list(Circuit.full(double))[::23]
     found = circuits.patch_edges(double, clean, corrupt, METRIC, edges, progress=False)
     full, there = Circuit.full(double), forward(double, corrupt)[1]
     with torch.no_grad():
         expected = effects(double, [full - Circuit([edge]) for edge in edges], there, clean).numpy()
         plain = METRIC(forward(double, clean)[0]).numpy()
-    assert np.allclose(found.values, expected, atol=2e-5)
-    assert np.allclose(found.clean, plain, atol=2e-5)
+    assert np.allclose(found.values, expected, atol=close(double))
+    assert np.allclose(found.clean, plain, atol=close(double))
     assert np.ptp(found.effects.mean(1)) > 1e-2
     # In small runs, or all at once: the same.
     again = circuits.patch_edges(double, clean, corrupt, METRIC, map(str, edges), memory=1, progress=False)
@@ -112,11 +156,24 @@ def test_path_patching_is_one_edge_and_nothing_else(double: interp.Model) -> Non
     assert np.allclose(frame["share"] * (found.corrupt.mean() - found.clean.mean()), frame["effect"])
 
 
+# Smooth ones: a step across the kink of a ReLU has another slope. T5's norms compute in float32: a step must be large
+# beside that, and its square small.
+SMOOTH: dict[str, tuple[Callable[[], Any], float, list[str]]] = {
+    "t5": (DOUBLES[1], 3e-3, ["encoder.self.1.z", "decoder.cross.0.k", "decoder.0.mlp_out", "encoder.2.resid_pre"]),
+    "gpt2": (
+        DOUBLES[2],
+        1e-5,
+        ["decoder.self.1.z", *(f"decoder.self.1.{name}" for name in "qkv"), "decoder.0.mlp_out", "decoder.1.resid_pre"],
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SMOOTH)
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradients_are_finite_differences(frozen: bool) -> None:
-    # A smooth one: a step across the kink of a ReLU has another slope.
-    double = interp.wrap(tiny_pipeline(dtype=torch.float64, feed_forward_proj="gated-gelu"), name="smooth")
-    batch, sites = drawn(1), ["encoder.self.1.z", "decoder.cross.0.k", "decoder.0.mlp_out", "encoder.2.resid_pre"]
+def test_gradients_are_finite_differences(frozen: bool, family: str) -> None:
+    make, length, sites = SMOOTH[family]
+    double = interp.wrap(make(), name="smooth")
+    batch = drawn(1, model=double)
     double.module.requires_grad_(not frozen)
     with torch.no_grad():
         found = circuits.gradients(double, batch, METRIC, sites)
@@ -126,8 +183,7 @@ def test_gradients_are_finite_differences(frozen: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     for site in sites:
         assert torch.equal(found.values[site], cache[site])
-        # Norms compute in float32: a step must be large beside that, and its square small.
-        step = torch.randn(cache[site].shape, generator=generator, dtype=torch.float64) * 3e-3
+        step = torch.randn(cache[site].shape, generator=generator, dtype=torch.float64) * length
         sides: list[Tensor] = []
         for sign in (1, -1):
             value = (cache[site] + sign * step).flatten(2)
@@ -135,8 +191,8 @@ def test_gradients_are_finite_differences(frozen: bool) -> None:
                 sides.append(METRIC(double.module(**double.inputs(batch)).logits))
         numeric = (sides[0] - sides[1]) / 2
         predicted = (found.gradients[site] * step).flatten(1).sum(1)
-        assert torch.allclose(predicted, numeric, rtol=5e-3, atol=1e-5)
-        assert float(predicted.abs().max()) > 1e-4
+        assert torch.allclose(predicted, numeric, rtol=5e-3, atol=3e-3 * length)
+        assert float(predicted.abs().max()) > 0.03 * length
 
 
 @contextmanager
@@ -148,7 +204,11 @@ def put(model: interp.Model, site: str, value: Tensor) -> Generator[None]:
     def before(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (value, *args[1:])
 
+    index, count = point.part
+
     def after(_: Any, __: Any, output: Any) -> Any:
+        if count > 1:
+            return torch.cat([value if i == index else part for i, part in enumerate(output.chunk(count, -1))], -1)
         if point.element is None:
             return value
         return (*output[: point.element], value, *output[point.element + 1 :])
@@ -163,18 +223,17 @@ def put(model: interp.Model, site: str, value: Tensor) -> Generator[None]:
 @pytest.mark.parametrize("integrated", [0, 3])
 def test_attribution_is_the_derivative_of_patching(double: interp.Model, integrated: int) -> None:
     """Against plain formulas: an edge that carries a little of the corrupt run, at the points of the path."""
-    clean, corrupt = drawn(1), drawn(2)
+    clean, corrupt = pair_for(double)
     scores = circuits.attribution_patching(double, clean, corrupt, METRIC, integrated=integrated, progress=False)
-    full, little = Circuit.full(double), 1e-4
+    # Where norms compute in float64 a step can be as small as its square should be.
+    full, little = Circuit.full(double), 1e-4 if double.family.has_encoder else 1e-7
     ends = [forward(double, batch)[1] for batch in (clean, corrupt)]
     points = [(k + 0.5) / integrated for k in range(integrated)] or [0.0]
     edges = list(full)[::29]
     slopes = np.zeros(len(edges))
     with torch.no_grad():
         for point in points:
-            stream = {
-                s: torch.lerp(ends[0][s], ends[1][s], point) for s in ("encoder.0.resid_pre", "decoder.0.resid_pre")
-            }
+            stream = {s: torch.lerp(ends[0][s], ends[1][s], point) for s in ends[0] if s.endswith("0.resid_pre")}
             here, now = forward(double, clean, embedded=stream)
             part = {name: now[name] + little * (ends[1][name] - ends[0][name]) for name in now}
             for i, edge in enumerate(edges):
@@ -183,11 +242,12 @@ def test_attribution_is_the_derivative_of_patching(double: interp.Model, integra
     assert np.abs(slopes).max() > 0.05
     assert np.allclose([scores[edge] for edge in edges], slopes, atol=1e-3 * np.abs(slopes).max())
     # What leaves a head, edge by edge, is what patching its output does to first order.
-    z = [f"{kind}.*.z" for kind in ("encoder.self", "decoder.self", "decoder.cross")]
+    kinds = [f"{stack}.{kind}" for stack, kind in double.family.kinds]
+    z = [f"{kind}.*.z" for kind in kinds]
     if not integrated:
         at = circuits.gradients(double, clean, METRIC, z)
         there = interp.capture(double, corrupt, z)
-        for kind in ("encoder.self", "decoder.cross"):
+        for kind in kinds:
             total = scores.heads(kind)
             for site in double.sites(f"{kind}.*.z"):
                 change = (there[site] - at.values[site]) * at.gradients[site]
@@ -219,22 +279,25 @@ def test_scores_know_their_sample_and_go_to_files(single: interp.Model, tmp_path
     assert np.isfinite(alone.values[alone.graph.exists]).all()
 
 
-def planted_pair(rows: int = 16, seed: int = 0) -> tuple[probes.Pair, circuits.metrics.NamedMetric]:
-    clean = probes.repeated_random_tokens(batch_size=rows, unique=True, seed=seed)
+def planted_pair(
+    rows: int = 16, seed: int = 0, encoder: bool = True
+) -> tuple[probes.Pair, circuits.metrics.NamedMetric]:
+    clean = probes.repeated_random_tokens(batch_size=rows, unique=True, seed=seed, encoder=encoder)
     pair = probes.another_sequence(clean, seed=seed)
     assert pair.against is not None
     return pair, circuits.logit_difference(pair.target, pair.against)
 
 
-@pytest.mark.parametrize("name", list(zoo.PLANTED))
+@pytest.mark.parametrize("name", [*zoo.PLANTED, "decoder"])
 def test_what_was_built_is_found_and_holds(name: str) -> None:
-    plant = zoo.planted(**zoo.PLANTED[name])
-    pair, metric = planted_pair()
+    plant = zoo.planted_decoder() if name == "decoder" else zoo.planted(**zoo.PLANTED[name])
+    encoder = plant.model.family.has_encoder
+    pair, metric = planted_pair(encoder=encoder)
     truth = Circuit(plant.circuit)
     found = circuits.discover(plant.model, pair.clean, pair.corrupt, metric, edges=len(truth), progress=False)
     assert found == truth
     assert found.digest == plant.model.digest
-    fresh, metric = planted_pair(seed=1)
+    fresh, metric = planted_pair(seed=1, encoder=encoder)
     report = circuits.evaluate(
         plant.model, found, fresh.clean, fresh.corrupt, metric, controls=4, parts=3, progress=False
     )
@@ -251,8 +314,37 @@ def test_what_was_built_is_found_and_holds(name: str) -> None:
     assert np.isnan(wide.summary()["value"][3])
 
 
-def test_faithful_to_one_and_to_nothing(single: interp.Model) -> None:
-    clean, corrupt = drawn(1), drawn(2)
+def test_without_an_edge_that_was_built_nothing_is_found() -> None:
+    """The control: the same model, its induction head's keys reading a subspace that nothing writes to."""
+    cut = zoo.planted_decoder(wired=False).model
+    pair, metric = planted_pair(8, encoder=False)
+    whole = circuits.patch_edges(zoo.planted_decoder().model, *pair, metric, WIRE, progress=False)
+    none = circuits.patch_edges(cut, *pair, metric, WIRE, progress=False)
+    assert np.abs(whole.effects.mean()) > 50 * np.abs(none.effects.mean())
+
+
+WIRE = "decoder.self.0.1 -> decoder.self.1.2:k"
+
+
+def test_zero_takes_positions_with_the_tokens() -> None:
+    """Positions are embedded: what reads nothing else is on no edge that inputs move, and is needed all the same."""
+    plant = zoo.planted_decoder()
+    pair, metric = planted_pair(8, encoder=False)
+    truth = Circuit(plant.circuit)
+    reads = Circuit.parse("decoder.0.resid_pre -> decoder.self.0.1:q; decoder.0.resid_pre -> decoder.self.0.1:k")
+
+    def faithful(circuit: Circuit, outside: Any) -> float:
+        settings: dict[str, Any] = {"outside": outside, "controls": 0, "parts": 0, "progress": False}
+        return circuits.evaluate(plant.model, circuit, *pair, metric, **settings).faithfulness
+
+    assert faithful(truth, "resample") == pytest.approx(faithful(truth | reads, "resample"), abs=1e-3)
+    assert faithful(truth, "zero") < 0.5
+    assert faithful(truth | reads, "zero") == pytest.approx(1, abs=0.1)
+
+
+def test_faithful_to_one_and_to_nothing(each: interp.Model) -> None:
+    single = each
+    clean, corrupt = pair_for(each)
     full = Circuit.full(single)
     evaluate: Callable[..., circuits.CircuitReport] = circuits.evaluate
     for outside in ("resample", "mean", "zero"):
@@ -272,11 +364,11 @@ def test_faithful_to_one_and_to_nothing(single: interp.Model) -> None:
     assert np.allclose(report.minimality, loss.mean(1) / (report.model.mean() - report.empty.mean()))
 
 
-def test_all_edges_are_faithful_to_the_letter(single: interp.Model) -> None:
-    clean, corrupt = drawn(1), drawn(2)
+def test_all_edges_are_faithful_to_the_letter(each: interp.Model) -> None:
+    clean, corrupt = pair_for(each)
     from circuits.graph.patching import Subject
 
-    subject = Subject.of(single, clean, corrupt, METRIC, "resample")
+    subject = Subject.of(each, clean, corrupt, METRIC, "resample")
     exists = subject.graph.exists
     off = np.stack([exists & ~exists, exists])
     full, empty = subject.measure(off, memory=2**28, progress=False, what="")
@@ -302,23 +394,23 @@ def test_controls_have_the_shape_and_other_heads() -> None:
         assert random_edges(graph, 7, rng).sum() == 7
 
 
-def test_the_circuit_again_is_no_control(single: interp.Model) -> None:
-    clean, corrupt = drawn(1), drawn(2)
+def test_the_circuit_again_is_no_control(each: interp.Model) -> None:
+    clean, corrupt = pair_for(each)
     headless = Circuit.parse("decoder.0.resid_pre -> decoder.logits; decoder.0.resid_pre -> decoder.1.mlp_out")
-    for circuit in (headless, Circuit.full(single)):
-        report = circuits.evaluate(single, circuit, clean, corrupt, METRIC, controls=3, parts=0, progress=False)
+    for circuit in (headless, Circuit.full(each)):
+        report = circuits.evaluate(each, circuit, clean, corrupt, METRIC, controls=3, parts=0, progress=False)
         assert report.same_shape.shape == (0, 4)
         assert np.isnan(report.summary()["value"][3])
 
 
-def test_pruning_keeps_what_is_asked_for(single: interp.Model) -> None:
-    clean, corrupt = drawn(1), drawn(2)
-    full = Circuit.full(single)
-    small = circuits.prune(single, Circuit(list(full)[::3]), clean, corrupt, METRIC, edges=20, progress=False)
+def test_pruning_keeps_what_is_asked_for(each: interp.Model) -> None:
+    clean, corrupt = pair_for(each)
+    full = Circuit.full(each)
+    small = circuits.prune(each, Circuit(list(full)[::3]), clean, corrupt, METRIC, edges=20, progress=False)
     assert 0 < len(small) <= 20
     assert small <= full
     assert small.connected() == small
-    found = circuits.discover(single, clean, corrupt, METRIC, edges=30, progress=False)
+    found = circuits.discover(each, clean, corrupt, METRIC, edges=30, progress=False)
     assert 0 < len(found) <= 30
     assert found.connected() == found
 
@@ -354,10 +446,11 @@ def test_reports_go_to_files_and_frames(single: interp.Model, tmp_path: Path) ->
     assert report.provenance["stimulus"]["metric"] == "logit_difference"
 
 
-def test_runs_are_cut_to_memory(single: interp.Model) -> None:
-    parts = list(chunks(single, drawn(1), 10, 1))
+def test_runs_are_cut_to_memory(each: interp.Model) -> None:
+    batch = drawn(1, model=each)
+    parts = list(chunks(each, batch, 10, 1))
     assert [part.stop - part.start for part in parts] == [1] * 10
-    assert [part.stop - part.start for part in chunks(single, drawn(1), 10, 2**40)] == [10]
+    assert [part.stop - part.start for part in chunks(each, batch, 10, 2**40)] == [10]
 
 
 def test_areas_by_hand() -> None:
@@ -448,3 +541,53 @@ def test_edits_in_force_are_refused(single: interp.Model) -> None:
         found = circuits.gradients(single, drawn(1), METRIC, "decoder.cross.0.z")
     assert float(found.gradients["decoder.cross.0.z"][:, :, 0].abs().max()) > 0
     assert not found.values["decoder.cross.0.z"][:, :, 1].any()
+
+
+def refused_alone(model: interp.Model) -> list[tuple[Callable[[], object], type[Exception], str]]:
+    clean, corrupt = pair_for(model)
+    edge = "decoder.self.0.0 -> decoder.self.1.0:k"
+    patch, scores = circuits.patch_edges, circuits.attribution_patching
+    crossed = Circuit.parse("encoder.self.0.0 -> decoder.cross.1.0:k")
+    hidden = interp.Batch(decoder_input_ids=corrupt.decoder_input_ids)
+    alone = "a decoder alone, without encoder and cross-attention: decoder layers 0-2 and heads 0-2"
+    return [
+        (lambda: patch(model, clean, corrupt, METRIC, crossed), interp.UnknownHead, alone),
+        (lambda: patch(model, clean, corrupt, METRIC, "encoder.0.resid_pre -> encoder.0.mlp_out"),
+         interp.UnknownSite, alone),
+        (lambda: circuits.evaluate(model, crossed, clean, corrupt, METRIC), interp.UnknownHead, alone),
+        (lambda: Circuit.among(model, ["decoder.cross.1.0"]), interp.UnknownHead, alone),
+        (lambda: Circuit.among(model, ["encoder.0.mlp_out"]), interp.UnknownSite, alone),
+        (lambda: patch(model, clean, corrupt, METRIC, "decoder.self.0.0 -> decoder.self.7.0:k"),
+         interp.UnknownHead, r"the model has decoder layers 0-2 and heads 0-2"),
+        (lambda: patch(model, drawn(1), drawn(2), METRIC, edge), InvalidInput, "no encoder to read input_ids"),
+        (lambda: patch(model, clean, drawn(2), METRIC, edge), InvalidInput, r"\[4, 0\] in clean and \[4, 9\]"),
+        (lambda: patch(model, clean, hidden, METRIC, edge), InvalidInput, "mask different positions"),
+        (lambda: scores(model, clean, corrupt, METRIC, progress=False).heads("decoder.cross"), interp.UnknownSite,
+         r"a decoder alone, with decoder\.self"),
+        (lambda: circuits.gradients(model, clean, METRIC, "decoder.cross.*.z"), interp.UnknownSite, "decoder-only"),
+    ]  # fmt: skip
+
+
+def test_what_a_decoder_alone_does_not_have() -> None:
+    model = interp.wrap(tiny_causal_pipeline(), name="alone")
+    for ask, error, why in refused_alone(model):
+        with pytest.raises(error, match=why):
+            ask()
+
+
+def test_a_graph_knows_its_kinds_by_its_layers(each: interp.Model) -> None:
+    graph = Graph.of(each)
+    assert graph.kinds == each.family.kinds
+    assert graph.stacks == (("encoder", "decoder") if each.family.has_encoder else ("decoder",))
+    scores = circuits.attribution_patching(each, *pair_for(each), METRIC, sample=4, progress=False)
+    assert scores.graph == graph
+    assert scores.layers == each.n_layers
+
+
+def test_text_models_have_circuits_too() -> None:
+    """Tokens are all that is needed: no tokenizer for series."""
+    model = interp.wrap(tiny_gpt2(), name="text")
+    pair = pair_for(model)
+    found = circuits.discover(model, *pair, METRIC, edges=8, progress=False)
+    assert 0 < len(found) <= 8
+    assert circuits.patch_heads(model, *pair, METRIC, progress=False).sites[0] == "decoder.self.0.z"

@@ -1,7 +1,7 @@
 """Figures of circuits: every edge is there, as wide as it is worth, and a figure of another circuit is refused."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -98,11 +98,12 @@ def test_negative_edges_are_dashed(circuit: circuits.Circuit, report: circuits.C
     assert drawn[report.edges[0]].line.width == pytest.approx(6), "wide by its size, whatever its sign"
 
 
-def test_edges_end_at_the_rim_of_what_they_feed() -> None:
+@pytest.mark.parametrize("graph", [Graph(3, 2, 8), Graph(0, 3, 4)], ids=["two stacks", "one stack"])
+def test_edges_end_at_the_rim_of_what_they_feed(graph: Graph) -> None:
     """And point into it: the arrow's direction is that of the line's last piece, on the screen."""
-    plane = Plane(Graph(3, 2, 8))
+    plane = Plane(graph)
     across, up = plane.pixels
-    every = circuits.Circuit(Graph(3, 2, 8).edges(Graph(3, 2, 8).exists))
+    every = circuits.Circuit(graph.edges(graph.exists))
     for edge in every:
         xs, ys = plane.line(edge)
         x, y = plane.spot(edge.reader)
@@ -110,7 +111,7 @@ def test_edges_end_at_the_rim_of_what_they_feed() -> None:
         if edge.reader == LOGITS:
             assert ys[-1] == y - 0.25
         elif is_mlp(edge.reader):
-            assert max(away) == pytest.approx(MLP / 2)
+            assert max(away) == pytest.approx(MLP / 2, abs=0.3)
         else:
             assert np.hypot(*away) == pytest.approx(DOT / 2, abs=0.3)
         cut, cut_up, angle = plane.arrow(xs, ys, 10)
@@ -173,6 +174,38 @@ def test_size_is_taken_from_where_it_is_known(circuit: circuits.Circuit, report:
     assert report.provenance["n_heads"] == 3
     assert len([name for name in told(plots.circuit(circuit, report)) if name.count(".") == 3]) == 18
     assert not lines(plots.circuit(circuits.Circuit()))
+
+
+def test_one_stack_has_no_place_for_another() -> None:
+    plant = interp.zoo.planted_decoder()
+    batch = probes.repeated_random_tokens(batch_size=3, unique=True, encoder=False)
+    pair = probes.another_sequence(batch)
+    metric = circuits.logit_difference(pair.target, cast(Any, pair.against))
+    found = circuits.Circuit(plant.circuit, plant.model.digest)
+    report = circuits.evaluate(plant.model, found, *pair, metric, controls=2, parts=0, progress=False)
+    mosaic = probes.induction_mosaic(plant.model, batch)
+    figure = plots.circuit(found, report, mosaic=mosaic)
+    assert set(lines(figure)) == set(map(str, found))
+    said = told(figure)
+    assert {name for name in said if name.count(".") == 3} == set(map(str, plant.model.heads()))
+    assert {"decoder embedding", "logits", "decoder MLP 0", "decoder MLP 1"} <= set(said)
+    assert not any("encoder" in name.removeprefix("decoder") for name in said)
+    assert f"right {mosaic.token_to_right['decoder.self.1.2']:.2f}" in said["decoder.self.1.2"]
+    colored: Any = next(trace for trace in figure.data if trace.name == "token to right")
+    assert [words.split("<br>")[0] for words in colored.customdata] == ["decoder.self.1.2"]
+    notes = [note.text for note in figure.layout.annotations]
+    assert sorted(notes) == ["<b>decoder</b>", "self 0", "self 1"]
+    assert len(figure.layout.shapes) == 2, "boxes of one embedding and the logits"
+    # It begins where two stacks begin, and nothing lies beyond the axes.
+    xs = [x for trace in figure.data if trace.customdata is not None for x in trace.x]
+    assert min(xs) == 0
+    low, high = figure.layout.xaxis.range
+    assert low < min(xs) <= max(xs) < high
+    # Without a report the circuit itself says that no part is an encoder's.
+    plain = plots.circuit(found)
+    assert [note.text for note in plain.layout.annotations if "<b>" in note.text] == ["<b>decoder</b>"]
+    both = plots.circuit(circuits.Circuit.parse("decoder.0.resid_pre -> decoder.cross.0.1:q"))
+    assert len([note for note in both.layout.annotations if "<b>" in note.text]) == 2
 
 
 def test_mlps_are_boxes(circuit: circuits.Circuit) -> None:

@@ -14,7 +14,7 @@ import probes
 from circuits.metrics import check_pair, logit_difference
 from interp.zoo.recipe import chronos_config
 from probes.pairs import Pair
-from tests.conftest import tiny_pipeline
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
 MAKERS = (probes.shuffled_occurrences, probes.swapped_continuation)
 
@@ -34,8 +34,14 @@ def stimuli(draw: st.DrawFn) -> probes.RepeatedTokens:
         sub_extension=draw(st.integers(0, last)),
         prefix=draw(st.integers(0, 3)),
         unique=True,
+        encoder=draw(st.booleans()),
         seed=draw(st.integers(0, 99)),
     )
+
+
+def row(batch: interp.Batch) -> torch.Tensor:
+    """The tokens in which the sequences are."""
+    return batch.input_ids if batch.has_encoder else batch.decoder_input_ids
 
 
 def motif(batch: probes.RepeatedTokens, repetition: int) -> torch.Tensor:
@@ -43,7 +49,7 @@ def motif(batch: probes.RepeatedTokens, repetition: int) -> torch.Tensor:
     known = batch.parameters
     length = known["sequence_length"] * known["num_unique_sequences"]
     start = known["prefix"] + repetition * length
-    return batch.input_ids[:, start : start + length]
+    return row(batch)[:, start : start + length]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -58,27 +64,51 @@ def test_the_corrupt_one_is_repeated_random_tokens_too(make: Any, batch: probes.
         assert torch.equal(motif(corrupt, repetition), motif(corrupt, 0))
         assert torch.equal(motif(corrupt, repetition).sort(1)[0], motif(batch, repetition).sort(1)[0])
     # The query's token is where it was, and what follows it is another one, the same after each occurrence.
-    assert torch.equal(corrupt.decoder_input_ids, batch.decoder_input_ids)
+    query = batch.decoder_input_ids[:, -1]
+    assert torch.equal(corrupt.decoder_input_ids[:, -1], query)
     assert torch.equal(pair.target, batch.continuation)
     assert torch.equal(pair.against, corrupt.continuation)
     assert not bool((pair.target == pair.against).any())
     for at in batch.occurrences:
-        assert torch.equal(corrupt.input_ids[:, at], batch.decoder_input_ids[:, 1])
-        assert torch.equal(corrupt.input_ids[:, at + 1], pair.against)
+        assert torch.equal(row(corrupt)[:, at], query)
+        assert torch.equal(row(corrupt)[:, at + 1], pair.against)
     # Nothing else differs: the prefix, all up to the query's token in a repetition, and the part after them.
     known = batch.parameters
     length = known["sequence_length"] * known["num_unique_sequences"]
     inside = {
         at + 1 + i for at in batch.occurrences for i in range(length - 1 - batch.occurrences[0] + known["prefix"])
     }
-    assert set(pair.changed["encoder"]) <= inside
-    assert pair.changed["decoder"] == ()
+    changed = pair.changed
+    assert set(changed.pop("encoder" if batch.has_encoder else "decoder")) <= inside
+    assert changed == ({"decoder": ()} if batch.has_encoder else {})
+
+
+def shifted(batch: probes.RepeatedTokens, seed: int) -> Pair:
+    return probes.shifted_values(batch, 7 + seed)
+
+
+@pytest.mark.parametrize("make", [*MAKERS, probes.another_sequence, shifted])
+@given(batch=stimuli(), seed=st.integers(0, 50))
+def test_a_decoder_alone_gets_the_same_tokens_in_one_row(make: Any, batch: probes.RepeatedTokens, seed: int) -> None:
+    """Without EOS and start token, with the same sequences, places and answers."""
+    known = {name: value for name, value in batch.parameters.items() if name != "encoder"}
+    both, alone = (make(probes.repeated_random_tokens(**known, encoder=e), seed=seed) for e in (True, False))
+    for one, other in zip(both, alone, strict=True):
+        whole = torch.cat([one.input_ids[:, :-1], one.decoder_input_ids[:, 1:]], 1)
+        assert torch.equal(other.decoder_input_ids, whole)
+        assert other.input_ids.shape == (len(one), 0)
+        assert other.query == whole.shape[1] - 1
+        assert other.occurrences == one.occurrences
+        assert torch.equal(other.continuation, one.continuation)
+    assert torch.equal(both.target, alone.target)
+    assert torch.equal(both.against, alone.against)
+    assert list(alone.changed) == ["decoder"]
 
 
 @given(batch=stimuli(), seed=st.integers(0, 50))
 def test_a_swap_is_two_positions_a_repetition(batch: probes.RepeatedTokens, seed: int) -> None:
     pair = probes.swapped_continuation(batch, seed=seed)
-    differ = (pair.clean.input_ids != pair.corrupt.input_ids).sum(1)
+    differ = (row(pair.clean) != row(pair.corrupt)).sum(1)
     assert bool((differ == 2 * batch.parameters["repetitions"]).all())
     assert bool((motif(batch, 0) == pair.against[:, None]).any(1).all()), "a token of the row's own"  # type: ignore[index]
     found = motif(batch, 0).clone()
@@ -114,9 +144,10 @@ def test_a_shift_moves_every_value_and_keeps_the_structure(batch: probes.Repeate
     assert torch.equal(pair.target, batch.continuation)
     assert torch.equal(pair.against, batch.continuation + by)  # type: ignore[arg-type]
     assert torch.equal(pair.against, cast(probes.RepeatedTokens, pair.corrupt).continuation)
-    assert pair.changed == {"encoder": tuple(range(batch.input_ids.shape[1] - 1)), "decoder": (1,)}
+    every = {"encoder": tuple(range(batch.input_ids.shape[1] - 1)), "decoder": (1,)}
+    assert pair.changed == (every if batch.has_encoder else {"decoder": tuple(range(row(batch).shape[1]))})
     back = probes.shifted_values(cast(probes.RepeatedTokens, pair.corrupt), -by).corrupt
-    assert torch.equal(back.input_ids, batch.input_ids)
+    assert torch.equal(row(back), row(batch))
 
 
 def test_a_shift_ends_where_the_tokens_end() -> None:
@@ -130,9 +161,9 @@ def test_a_shift_ends_where_the_tokens_end() -> None:
         probes.shifted_values(batch, 1.5)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def tiny() -> interp.Model:
-    return interp.wrap(tiny_pipeline(), name="tiny")
+@pytest.fixture(scope="module", params=[tiny_pipeline, tiny_causal_pipeline], ids=["t5", "gpt2"])
+def tiny(request: pytest.FixtureRequest) -> interp.Model:
+    return interp.wrap(request.param(), name="tiny")
 
 
 @settings(max_examples=30, deadline=None)
@@ -147,7 +178,11 @@ def test_two_periods_agree_at_the_end(tiny: interp.Model, periods: list[int], st
     period, other = periods
     pair = probes.changed_period(tiny, period=period, other=other, steps=steps, batch_size=rows, seed=seed)
     assert len(pair) == rows
-    values = [torch.cat([batch.input_ids[:, :-1], batch.decoder_input_ids[:, 1:]], 1) for batch in pair]
+    alone = not tiny.family.has_encoder
+    values = [
+        batch.decoder_input_ids if alone else torch.cat([batch.input_ids[:, :-1], batch.decoder_input_ids[:, 1:]], 1)
+        for batch in pair
+    ]
     assert pair.against is not None
     for tokens, length, following in zip(values, periods, (pair.target, pair.against), strict=True):
         assert tokens.shape == (rows, steps + 1)
@@ -155,8 +190,8 @@ def test_two_periods_agree_at_the_end(tiny: interp.Model, periods: list[int], st
         assert torch.equal(tokens[:, -length], following), "what came after one period ago comes next"
     assert torch.equal(values[0][:, -min(periods) :], values[1][:, -min(periods) :])
     assert not bool((pair.target == pair.against).any())
-    assert pair.changed["decoder"] == ()
-    # The scale is 1 in both: the mean absolute value of what the encoder sees, to half a bin.
+    assert alone or pair.changed["decoder"] == ()
+    # The scale is 1 in both: the mean absolute value of the context, to half a bin.
     for tokens in values:
         scaled = probes.token_values(tiny, tokens[:, :-1])
         assert scaled.abs().mean(1).tolist() == pytest.approx([1.0] * rows, abs=30 / 4092)
@@ -166,10 +201,10 @@ def test_the_other_way_round_is_the_same_pair(tiny: interp.Model) -> None:
     one = probes.changed_period(tiny, period=8, other=12, steps=48, batch_size=5, seed=2)
     two = probes.changed_period(tiny, period=12, other=8, steps=48, batch_size=5, seed=2)
     for a, b in zip(one, reversed(list(two)), strict=True):
-        assert torch.equal(a.input_ids, b.input_ids)
+        assert torch.equal(row(a), row(b))
     assert torch.equal(one.target, two.against)  # type: ignore[arg-type]
     again = probes.changed_period(tiny, period=8, other=12, steps=48, batch_size=5, seed=3)
-    assert not torch.equal(one.clean.input_ids, again.clean.input_ids)
+    assert not torch.equal(row(one.clean), row(again.clean))
 
 
 def test_bins_too_wide_to_tell_two_values_apart() -> None:
@@ -177,6 +212,24 @@ def test_bins_too_wide_to_tell_two_values_apart() -> None:
     coarse = interp.wrap(tiny_pipeline(chronos_config=vars(chronos)), name="coarse")
     with pytest.raises(interp.InvalidInput, match=r"only \d+ of 36 random motifs have one scale and two different"):
         probes.changed_period(coarse, period=8, other=12, steps=48, batch_size=10)
+
+
+def test_periods_are_of_series() -> None:
+    with pytest.raises(interp.UnsupportedModel, match="no tokenizer for series"):
+        probes.changed_period(interp.wrap(tiny_gpt2(), name="text"), period=8, other=12)
+
+
+def test_a_planted_decoder_is_right_on_both() -> None:
+    """Its metric turns from one input to the other, as that of a model with an encoder."""
+    model = interp.zoo.planted_decoder().model
+    batch = probes.repeated_random_tokens(batch_size=8, unique=True, encoder=False)
+    for pair in [probes.another_sequence(batch), probes.shifted_values(batch, 100), *(make(batch) for make in MAKERS)]:
+        check_pair(model, *pair)
+        assert pair.against is not None
+        metric = logit_difference(pair.target, pair.against)
+        clean, corrupt = (metric(interp.capture(model, one, ["decoder.logits"])["decoder.logits"]) for one in pair)
+        assert float(clean.min()) > 50, pair
+        assert float(corrupt.max()) < -50, pair
 
 
 def test_a_model_that_does_induction_is_right_on_both(pico: interp.Model) -> None:
@@ -230,11 +283,14 @@ def test_pairs_that_are_not_aligned(batch: interp.Batch) -> None:
     target = torch.tensor([5, 6, 7, 8])
     mask = batch.attention_mask.clone()
     mask[0, 0] = 0
+    alone = interp.Batch(decoder_input_ids=batch.input_ids)
     refused: list[tuple[Any, Any, Any, Any, str]] = [
         (batch, interp.Batch(input_ids=batch.input_ids[:, 1:]), target, None, "aligned"),
         (batch, replace(batch, decoder_input_ids=batch.decoder_input_ids[:, 1:]), target, None, "aligned"),
         (batch, replace(batch, attention_mask=mask), target, None, "mask different"),
         (batch, "corrupt", target, None, "corrupt must be a Batch"),
+        (batch, alone, target, None, r"input_ids is \[4, 9\] in clean and \[4, 0\] in corrupt"),
+        (alone, replace(alone, decoder_attention_mask=mask), target, None, "mask different"),
         (None, batch, target, None, "clean must be a Batch"),
         (batch, batch, target[:3], None, "target has 3 tokens and the batches 4 rows"),
         (batch, batch, target[:1], None, "one a row"),

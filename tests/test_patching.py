@@ -23,7 +23,7 @@ from interp.results import Floats
 from interp.statistics import interval, p_values, q_values
 from interp.zoo.planted import CROSS_HEADS, ENCODER_HEADS
 
-from .conftest import tiny_pipeline
+from .conftest import tiny_causal_pipeline, tiny_pipeline
 
 CROSS, ENCODER = str(CROSS_HEADS[0]), str(ENCODER_HEADS[0])
 
@@ -31,8 +31,8 @@ ROWS = 3
 METRIC = logit_difference(torch.tensor([7, 2000, 90]), 5)
 
 
-def pair(masked: bool = True) -> tuple[Batch, Batch]:
-    """Two inputs of 6 encoder tokens, one row padded on the left, and 4 decoder tokens."""
+def pair(masked: bool = True, alone: bool = False) -> tuple[Batch, Batch]:
+    """Two inputs of 6 encoder tokens, one row padded on the left, and 4 decoder tokens; or all in a decoder's row."""
     generator = torch.Generator().manual_seed(3)
     mask = torch.ones(ROWS, 6, dtype=torch.long)
     if masked:
@@ -40,6 +40,9 @@ def pair(masked: bool = True) -> tuple[Batch, Batch]:
 
     def made() -> Batch:
         ids = torch.randint(2, 4096, (2 * ROWS, 6), generator=generator)
+        if alone:
+            shown = torch.cat([mask, mask.new_ones(ROWS, 4)], 1)
+            return Batch(decoder_input_ids=torch.cat([ids[:ROWS], ids[ROWS:, :4]], 1), decoder_attention_mask=shown)
         return Batch(input_ids=ids[:ROWS], attention_mask=mask, decoder_input_ids=ids[ROWS:, :4])
 
     return made(), made()
@@ -48,6 +51,12 @@ def pair(masked: bool = True) -> tuple[Batch, Batch]:
 @pytest.fixture
 def double() -> interp.Model:
     return interp.wrap(tiny_pipeline(dtype=torch.float64))
+
+
+@pytest.fixture
+def alone() -> interp.Model:
+    """A decoder alone, in float64."""
+    return interp.wrap(tiny_causal_pipeline(dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -106,10 +115,80 @@ def place(model: interp.Model, name: str) -> tuple[nn.Module, str, bool]:
     return model.module.get_submodule(block + inner), port, tuple_of
 
 
+def part_of(model: interp.Model, name: str) -> tuple[str, str, slice]:
+    """Where a site is in GPT-2: its module, its port, and its columns there, by this file's own table."""
+    site, width = Site.parse(name), 24
+    block, all_of = f"transformer.h.{site.layer}", slice(None)
+    known: dict[str, tuple[str, str, slice]] = {
+        **{n: (f"{block}.attn.c_attn", "output", slice(i * width, (i + 1) * width)) for i, n in enumerate("qkv")},
+        "z": (f"{block}.attn.c_proj", "input", all_of),
+        "pattern": (f"{block}.attn.hook_pattern", "output", all_of),
+        "attn_out": (f"{block}.attn.c_proj", "output", all_of),
+        "mlp_out": (f"{block}.mlp", "output", all_of),
+        "resid_pre": (block, "input", all_of),
+        "resid_post": (block, "output", all_of),
+        "ln_final": ("transformer.ln_f", "output", all_of),
+        "logits": ("lm_head", "output", all_of),
+    }
+    return known[site.name]
+
+
+def slow_alone(
+    model: interp.Model, inputs: tuple[Batch, Batch], name: str, index: int, by_head: bool, metric: Metric
+) -> Floats:
+    """As `slow`, in GPT-2. What the block adds to and carries on is changed where it is made: before the MLP's norm."""
+    seen: list[Tensor] = []
+    if name.endswith("resid_mid"):
+        # The block's input and the attention's output, both as they are on the other input, sum to it.
+        parts = [name.replace("resid_mid", "resid_pre"), name.replace("resid_mid", "mlp_out")]
+        return _mid(model, inputs, Site.parse(parts[0]).layer or 0, index, metric)
+    path, port, columns = part_of(model, name)
+    module = model.module.get_submodule(path)
+
+    def keep(value: Tensor) -> Tensor:
+        seen.append(value.clone())
+        return value
+
+    def write(value: Tensor) -> Tensor:
+        value = value.clone()
+        if name.endswith("pattern"):
+            value[:, index] = seen[0][:, index]
+        elif by_head:
+            first = (columns.start or 0) + 8 * index
+            value[..., first : first + 8] = seen[0][..., first : first + 8]
+        else:
+            value[:, index, columns] = seen[0][:, index, columns]
+        return value
+
+    with written_in(module, port, False, keep):
+        logits(model, inputs[1])
+    with written_in(module, port, False, write):
+        return metric(logits(model, inputs[0])).double().numpy()
+
+
+def _mid(model: interp.Model, inputs: tuple[Batch, Batch], layer: int, index: int, metric: Metric) -> Floats:
+    """The stream between attention and MLP at one position: attention's output there makes up the difference."""
+    block: Any = model.module.transformer.h[layer]
+    mids: list[Tensor] = []
+    for batch in inputs[::-1]:
+        with written_in(block.ln_2, "input", False, lambda value: mids.append(value.clone()) or value):
+            logits(model, batch)
+
+    def write(value: Tensor) -> Tensor:
+        value = value.clone()
+        value[:, index] += mids[0][:, index] - mids[1][:, index]
+        return value
+
+    with written_in(block.attn, "output", True, write):
+        return metric(logits(model, inputs[0])).double().numpy()
+
+
 def slow(
     model: interp.Model, inputs: tuple[Batch, Batch], name: str, index: int, by_head: bool, metric: Metric = METRIC
 ) -> Floats:
     """One cell by one forward of each input, with plain hooks."""
+    if not model.family.has_encoder:
+        return slow_alone(model, inputs, name, index, by_head, metric)
     module, port, tuple_of = place(model, name)
     seen: list[Tensor] = []
 
@@ -139,6 +218,19 @@ def plain(model: interp.Model, batch: Batch) -> Floats:
 
 def relative(found: Floats, wanted: Floats) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("of", ["z", "q", "k", "v", "pattern"])
+def test_heads_of_a_decoder_alone_equal_one_hooked_forward_each(alone: interp.Model, of: str) -> None:
+    clean, corrupt = pair(alone=True)
+    found = circuits.patch_heads(alone, clean, corrupt, METRIC, f"decoder.self.*.{of}", progress=False)
+    wanted = np.array([
+        [slow(alone, (clean, corrupt), site, head, True) for head in range(3)] for site in found.sites
+    ])  # fmt: skip
+    assert relative(found.values, wanted) < 1e-12
+    assert (np.abs(found.effects).max((1, 2)) > 1e-6).all(), "every site is live"
+    one_by_one = circuits.patch_heads(alone, clean, corrupt, METRIC, f"decoder.self.*.{of}", memory=1, progress=False)
+    assert relative(one_by_one.values, found.values) < 1e-12
 
 
 @pytest.mark.parametrize("of", ["z", "q", "k", "v", "pattern"])
@@ -180,6 +272,21 @@ def test_positions_equal_one_hooked_forward_each(double: interp.Model, sites: st
         assert np.abs(wanted - plain(double, clean)).max() > 1e-6
     one_by_one = circuits.patch_positions(double, clean, corrupt, METRIC, sites, memory=1, progress=False)
     np.testing.assert_allclose(one_by_one.values, found.values, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["resid_pre", "resid_mid", "mlp_out", "resid_post", "self.q", "self.k", "self.v",
+                                  "self.z", "self.attn_out", "ln_final", "logits"])  # fmt: skip
+def test_positions_of_a_decoder_alone_equal_one_hooked_forward_each(alone: interp.Model, name: str) -> None:
+    clean, corrupt = pair(alone=True)
+    before, _, after = name.rpartition(".")
+    sites = f"decoder.{name}" if name in ("ln_final", "logits") else f"decoder.{f'{before}.*.{after}'.lstrip('.')}"
+    found = circuits.patch_positions(alone, clean, corrupt, METRIC, sites, progress=False)
+    assert set(found.tokens) == {"decoder"}
+    for index, (site, length) in enumerate(zip(found.sites, found.lengths, strict=True)):
+        assert length == 10
+        wanted = np.array([slow(alone, (clean, corrupt), site, at, False) for at in range(length)])
+        assert relative(found.values[index], wanted) < 1e-12
+        assert np.abs(wanted - plain(alone, clean)).max() > 1e-6
 
 
 def test_positions_in_single_precision(model: interp.Model) -> None:
@@ -232,6 +339,45 @@ def test_patching_everything_is_corrupt_and_nothing_clean_bit_for_bit(
     some = circuits.patch_sites(model, clean, corrupt, METRIC, "encoder.*.*.z")
     for wanted in (clean, corrupt):
         assert np.abs(some - plain(model, wanted)).min() > 1e-7
+
+
+@pytest.mark.parametrize("everything", [["decoder.0.resid_pre"], ["decoder.logits"], ["decoder.ln_final"],
+                                        ["decoder.*.*.z", "decoder.*.mlp_out", "decoder.0.resid_pre"]])  # fmt: skip
+def test_patching_everything_of_a_decoder_alone(alone: interp.Model, everything: list[str]) -> None:
+    clean, corrupt = pair(alone=True)
+    for sites, wanted in ((everything, corrupt), ([], clean)):
+        found = circuits.patch_sites(alone, clean, corrupt, METRIC, sites)
+        np.testing.assert_array_equal(found, plain(alone, wanted))
+    some = circuits.patch_sites(alone, clean, corrupt, METRIC, ["decoder.self.0.1", "decoder.self.2"])
+    for wanted in (clean, corrupt):
+        assert np.abs(some - plain(alone, wanted)).min() > 1e-7
+
+
+def test_a_planted_decoder_is_taken_apart() -> None:
+    """On wholly other tokens the induction head is all; its keys go by the previous-token head, which does half."""
+    clean = probes.repeated_random_tokens(batch_size=8, unique=True, encoder=False)
+    given = probes.another_sequence(clean)
+    assert given.against is not None
+    metric, model = logit_difference(given.target, given.against), interp.zoo.planted_decoder().model
+    frame = circuits.patch_heads(model, *given, metric, progress=False).to_frame().set_index("head")["share"]
+    assert frame["decoder.self.1.2"] == pytest.approx(1, abs=0.02)
+    assert frame["decoder.self.0.1"] > 0.2
+    assert frame.drop(["decoder.self.1.2", "decoder.self.0.1"]).abs().max() < 0.005
+    keys = circuits.patch_heads(model, *given, metric, "decoder.self.1.k", progress=False)
+    assert keys.share[0, 2] == pytest.approx(frame["decoder.self.0.1"], abs=0.01)
+    where = circuits.patch_positions(model, *given, metric, "decoder.1.resid_post", progress=False)
+    assert where.share[0, -1] == pytest.approx(1, abs=1e-4)
+    assert np.abs(where.share[0, :-1]).max() < 1e-6
+
+
+def test_what_a_decoder_alone_cannot_have_patched(alone: interp.Model) -> None:
+    clean, corrupt = pair(alone=True)
+    for sites in ("decoder.cross.*.z", "encoder.*.resid_post", "decoder.0.resid_mid_cross"):
+        for call in (circuits.patch_heads, circuits.patch_positions, circuits.patch_sites):
+            with pytest.raises(UnknownSite, match="decoder-only GPT-2, which has no encoder and no cross-attention"):
+                call(alone, clean, corrupt, METRIC, sites)
+    with pytest.raises(InvalidInput, match="no encoder to read input_ids"):
+        circuits.patch_heads(alone, *pair(), METRIC)
 
 
 def test_one_head_by_all_three_ways(double: interp.Model) -> None:
@@ -473,12 +619,13 @@ def test_one_row_and_bfloat16(pico: interp.Model) -> None:
     assert one.to_frame()[["low", "high", "stderr", "p", "q"]].isna().all(axis=None)
 
 
-def test_what_onward_needs_is_what_it_reads(model: interp.Model) -> None:
+def test_what_onward_needs_is_what_it_reads(either: interp.Model) -> None:
     """Unchanged values give the clean logits, from every site that can be patched."""
-    clean, _ = pair()
+    model = either
+    clean, _ = pair(alone=not model.family.has_encoder)
     for name in model.sites():
         if name.name in ("scores", "head_out"):
             continue
-        cache, context = clean_run(model, clean, list({str(site) for site in (name, *needs(name))}))
+        cache, context = clean_run(model, clean, list({str(site) for site in (name, *needs(model, name))}))
         found = logits_after(model, clean, cache, context, name, cache[name][:, None])
         torch.testing.assert_close(found[:, 0], logits(model, clean), atol=1e-5, rtol=1e-5)

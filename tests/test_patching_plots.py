@@ -102,6 +102,15 @@ def test_positions_by_stack(positions: PatchedPositions) -> None:
     np.testing.assert_allclose(alone.z, positions.effects.mean(-1)[2:, :2])
 
 
+def test_words_have_no_special_tokens(positions: PatchedPositions) -> None:
+    """Without an encoder beside it tokens 0 and 1 are whatever they are."""
+    sites, ids = positions.sites[2:], np.tile([0.0, 1], (2, 5, 1))
+    alone = replace(positions, sites=sites, values=positions.values[2:, :2], lengths=(2,), tokens={"decoder": ids})
+    figure = plots.patched_positions(alone)
+    assert list(figure.layout.xaxis.ticktext) == ["0<br>0", "1<br>1"]
+    assert [note.text for note in figure.layout.annotations] == ["decoder positions"]
+
+
 def test_what_cannot_be_drawn(positions: PatchedPositions) -> None:
     for draw, other in ((plots.patched_heads, positions), (plots.patched_positions, heads("decoder.cross.0.z"))):
         with pytest.raises(InvalidInput, match="patch_"):

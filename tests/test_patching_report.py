@@ -97,6 +97,25 @@ def test_the_planted_heads_are_needed_and_what_they_go_by() -> None:
     assert swapped["share"][1:].abs().max() < 0.01
 
 
+def test_a_decoder_alone(tmp_path: Path) -> None:
+    found = run_report(zoo.planted_decoder().model, batch_size=5, progress=False)
+    assert found.encoder is None
+    made = tables(found)
+    assert list(made) == ["outputs", "restored", "inputs", "decoder_positions"]
+    shares = made["outputs"].set_index("head")["share"]
+    assert list(shares.index[:2]) == ["decoder.self.1.2", "decoder.self.0.1"]
+    assert shares.iloc[2:].abs().max() < 0.005 < 0.2 < shares.iloc[1]
+    assert set(made["inputs"]["site"].str[:-1]) == {"decoder.self.0.", "decoder.self.1."}
+    assert made["decoder_positions"].iloc[-1]["share"] == pytest.approx(1, abs=1e-4)
+    drawn = figures(found)
+    assert list(drawn) == ["outputs", "restored", "inputs", "decoder-positions"]
+    written = write_report(tmp_path, found, drawn)
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    page = written[0].read_text()
+    assert "What a self head goes by" in page
+    assert "Likewise" not in page
+
+
 def test_figures_say_which_way_round(report: PatchingReport) -> None:
     drawn: dict[str, Any] = figures(report)
     outputs, restored = (str(drawn[name].layout.title.subtitle.text) for name in ("outputs", "restored"))

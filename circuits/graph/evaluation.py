@@ -152,7 +152,8 @@ def evaluate(
         clean: what it is fed.
         corrupt: what edges outside the circuit carry.
         metric: from logits `[row, pos, token]` to `[row]`.
-        outside: `resample` (the corrupt run, row by row), `mean` (its mean over rows, by position) or `zero`.
+        outside: `resample` (the corrupt run, row by row), `mean` (its mean over rows, by position) or `zero`, which
+            takes the embedded positions of a GPT-2 too: a circuit that only finds its way by them is not faithful then.
         controls: random circuits of either kind: the same wiring with other heads of the same layers, and as many
             edges drawn from all.
         parts: random halves of the circuit that are taken from it and from the model.

@@ -21,6 +21,7 @@ Outside = Literal["resample", "mean", "zero"]
 """What edges outside a circuit carry: what the writer puts out on the corrupt input, its mean there, or nothing.
 
 Biases of attention are on no edge and stay, so that with `zero` a reader that has lost all its edges reads them alone.
+Where positions are embedded with the tokens, `zero` takes both.
 """
 
 

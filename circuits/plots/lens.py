@@ -12,6 +12,9 @@ from circuits.plots.attribution import model_of, over
 from interp.names import Site
 from probes.plots.style import COLORS, expected, styled
 
+FLAT = 0.05
+"""Powers of ten under which effective tokens do not differ."""
+
 
 def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
     """How the prediction forms: certainty, distance to the output and the target's log-probability by point.
@@ -52,7 +55,12 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
             showlegend=False,
         )
         figure.add_trace(line, row=place, col=1)
-    figure.update_yaxes(type="log", dtick=1, row=1, col=1)
+    spread = frame.loc[frame["measure"] == "effective_tokens", ["mean", "low", "high"]].to_numpy()
+    least, most = np.log10(np.nanmin(spread)), np.log10(np.nanmax(spread))
+    # Powers of ten alone would leave a narrow axis without ticks, and rounding alone would fill one.
+    figure.update_yaxes(type="log", dtick=1 if most - least > 1 else "D2", row=1, col=1)
+    if most - least < FLAT:
+        figure.update_yaxes(range=[least - FLAT, most + FLAT], row=1, col=1)
     figure.update_xaxes(tickangle=-40, type="category")
     figure.update_xaxes(title="the residual stream after", row=len(panels), col=1)
     rows = result.entropy.shape[1]

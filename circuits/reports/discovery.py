@@ -133,7 +133,8 @@ _WORDS = {
     "evaluation": (
         "Is it the circuit?",
         "On other rows than it was found on, in parts of the whole model: 1 is the model, 0 the empty circuit. Edges "
-        "outside carry the corrupt run (resample), its mean over rows (mean), or nothing (zero). The circuit's value "
+        "outside carry the corrupt run (resample), its mean over rows (mean), or nothing (zero), not even a position "
+        "where positions are embedded. The circuit's value "
         "is its faithfulness; 'model without it' is what is left when it is cut, 0 for a complete one. The controls "
         "are circuits of its size: the same wiring of other heads of the same layers, and edges drawn at random. "
         "|F(C-K) - F(M-K)| is how differently circuit and model break when random halves K of the circuit are cut, "
@@ -142,7 +143,8 @@ _WORDS = {
     "circuit_heads": (
         "Its heads",
         "The heads of the circuit in forward order: eigenvalue scores of copying and matching in token space, the "
-        "attention of the heads that read the past on these rows, and how many of the circuit's edges arrive and leave.",
+        "attention of the heads that read the past on these rows, and how many of the circuit's edges arrive and "
+        "leave.",
     ),
     "circuit_edges": (
         "Its edges",
