@@ -106,6 +106,12 @@ class InductionCandidates:
         return frame.assign(**{name: [getattr(c, name) for c in self.candidates] for name in names})
 
 
+def fitting_scores(model: Model, seed: int = 0) -> dict[str, HeadScores]:
+    """What `probes.head_scores` gives by default, of shorter sequences where the model has too few positions for it."""
+    longest = {} if model.max_positions is None else {"sequence_length": min(25, model.max_positions // 4)}
+    return head_scores(model, seed=seed, **longest)
+
+
 def induction_candidates(
     model: Model,
     mosaic: Mosaic,
@@ -122,7 +128,7 @@ def induction_candidates(
         model: the model.
         mosaic: the induction mosaic of this model.
         composition: what `composition_scores(model)` gave; computed when not given.
-        scores: what `probes.head_scores(model)` gave; run when not given.
+        scores: what `probes.head_scores(model)` gave; run when not given, on what fits into the model.
         threshold: from which attention on a head counts as a previous-token or next-token head, and as an induction
             head; lower it to see what was left out.
         least_z: from which z-score on a wire counts. It holds off what a random rotation gives; in a trained model
@@ -140,7 +146,7 @@ def induction_candidates(
         raise InvalidInput(f"mosaic= takes what probes.induction_mosaic gave; found {type(mosaic).__name__}.")
     check_digest(as_model(model), mosaic)
     wires = composition_scores(model, progress=progress) if composition is None else composition
-    behaviour = head_scores(model) if scores is None else scores
+    behaviour = fitting_scores(model) if scores is None else scores
     if not isinstance(cast(object, behaviour), Mapping):
         raise InvalidInput("scores= takes what probes.head_scores(model) gave.")
     if not wires.provenance["stimulus"]["fold_norm"]:

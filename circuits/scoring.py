@@ -190,9 +190,8 @@ def _run(
     values = centers(tokenizer.centers).to(model.device)
     batch = Batch.from_series(model, np.concatenate([contexts, truth], axis=1), num_decoder=steps)
     prompt, given, labels = split(batch, steps)
-    model.check(
-        Batch(batch.input_ids, decoder_input_ids=batch.decoder_input_ids[:, :-1])
-    )  # the last sample is not read
+    # The last sample is not read.
+    model.check(Batch(batch.input_ids, decoder_input_ids=batch.decoder_input_ids[:, :-1]))
     size = max(1, memory // (sets * _variant_bytes(model, prompt, num_samples, steps)))
     nll, crps, samples = [], [], []
     bar = tqdm(total=len(truth), disable=not progress, desc=f"forecast, {sets} variants", unit="series", leave=False)

@@ -23,7 +23,7 @@ from transformers.utils.hub import cached_file
 
 from interp import attention, zoo
 from interp.checks import check_hooks
-from interp.errors import DamagedFile, InvalidInput, UnsupportedModel
+from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
 from interp.families import FAMILIES, Family
 from interp.model import Model
 from interp.sources import (
@@ -70,11 +70,13 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> ChronosPip
         family, chronos = check_config(name, source)
         opener: Any = BaseChronosPipeline if chronos else family.architecture
         opened = opener.from_pretrained(source, dtype=dtype, attn_implementation="eager", use_safetensors=True)
+    except InterpError:
+        raise
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DamagedFile(f"{name}: the weights or the config cannot be read: {error}. Fetch them again.") from None
     except (OSError, HFValidationError) as error:
         raise unreachable(name, source, error) from None
-    except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+    except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise DamagedFile(f"{name}: the weights do not fit the config: {error}") from None
     module = opened.model.model if chronos else opened
     _check_weights(name, source, module, family)

@@ -95,6 +95,33 @@ def masked_batch(encoder: bool) -> interp.Batch:
     return interp.Batch(decoder_input_ids=ids, decoder_attention_mask=shown)
 
 
+def fresh(model: interp.Model, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> ChronosPipeline:
+    """A plain pipeline of a model's family; with seed 0, of the weights that `either` has."""
+    return (tiny_pipeline if model.family.has_encoder else tiny_causal_pipeline)(seed, dtype, **changes)
+
+
+def without_heads(model: interp.Model, *heads: str) -> ChronosPipeline:
+    """A plain pipeline with the weights of `either` in which heads' rows of W_O are zero."""
+    pipeline = fresh(model)
+    for head in map(interp.Head.parse, heads):
+        path = model.family.point(head.site("z")).path
+        weight = pipeline.model.model.get_submodule(path).get_parameter("weight")
+        with torch.no_grad():
+            rows = weight if model.family.columns_first else weight.T
+            rows[head.head * model.d_head : (head.head + 1) * model.d_head] = 0
+    return pipeline
+
+
+def context(model: interp.Model, layer: int = 1) -> str:
+    """A layer of the attention that reads the past."""
+    return str(model.layers(".".join(model.family.context))[layer])
+
+
+def first_stack(model: interp.Model) -> str:
+    """The stack that reads the input first."""
+    return "encoder" if model.family.has_encoder else "decoder"
+
+
 @pytest.fixture
 def causal() -> interp.Model:
     """A tiny causal Chronos model."""

@@ -33,6 +33,16 @@ def sizes(model: interp.Model, a: int) -> dict[str, Any]:
     return {"digest": model.digest, "a2": 2 * a}
 
 
+def ablated(model: interp.Model, head: str) -> dict[str, Any]:
+    """How far an ablation moves the logits of a few tokens, in either family."""
+    ids = torch.arange(2, 26).reshape(3, 8)
+    batch = interp.Batch(ids if model.family.has_encoder else None, None, ids)
+    clean = interp.capture(model, batch, "decoder.logits")["decoder.logits"]
+    with interp.ablate(model, head):
+        moved = interp.capture(model, batch, "decoder.logits")["decoder.logits"]
+    return {"family": model.family.name, "change": float((moved - clean).abs().max())}
+
+
 def opened_here(model: interp.Model, a: int) -> dict[str, Any]:
     return {"pid": os.getpid(), "handle": id(model)}
 

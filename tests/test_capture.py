@@ -5,72 +5,71 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
 
 import interp
-from interp import Batch, Model, capture
+from interp import Batch, Model, Site, capture
+from tests.conftest import context, fresh, masked_batch, without_heads
 
 
-@pytest.fixture
-def everything(plain: T5ForConditionalGeneration, batch: Batch) -> Any:
+def everything(model: Model, batch: Batch) -> Any:
+    """What plain Hugging Face puts out."""
+    options = {"output_attentions": True, "output_hidden_states": True}
     with torch.no_grad():
-        return plain(**batch.inputs, output_attentions=True, output_hidden_states=True)
+        return fresh(model).model.model(**model.inputs(batch), **options)
 
 
-def test_equal_to_hugging_face_bit_for_bit(model: Model, batch: Batch, everything: Any) -> None:
-    cache = capture(model, batch, model.sites())
-    for layer in range(3):
-        assert torch.equal(cache[f"encoder.self.{layer}.pattern"], everything.encoder_attentions[layer])
-        assert torch.equal(cache[f"encoder.{layer}.resid_pre"], everything.encoder_hidden_states[layer])
-    for layer in range(2):
-        assert torch.equal(cache[f"decoder.self.{layer}.pattern"], everything.decoder_attentions[layer])
-        assert torch.equal(cache[f"decoder.cross.{layer}.pattern"], everything.cross_attentions[layer])
-        assert torch.equal(cache[f"decoder.{layer}.resid_pre"], everything.decoder_hidden_states[layer])
-    assert torch.equal(cache["encoder.ln_final"], everything.encoder_last_hidden_state)
-    assert torch.equal(cache["decoder.ln_final"], everything.decoder_hidden_states[-1])
-    assert torch.equal(cache["decoder.logits"], everything.logits)
+def test_equal_to_hugging_face_bit_for_bit(either: Model, either_batch: Batch) -> None:
+    cache, found = capture(either, either_batch, either.sites()), everything(either, either_batch)
+    alone = "" if either.family.has_encoder else None
+    patterns = {"encoder.self": "encoder_attentions", "decoder.cross": "cross_attentions"}
+    for at in either.layers():
+        name = "attentions" if alone is None else patterns.get(f"{at.stack}.{at.kind}", "decoder_attentions")
+        assert torch.equal(cache[f"{at}.pattern"], found[name][at.layer])
+    for stack in either.family.stacks:
+        hidden = found["hidden_states" if alone is None else f"{stack}_hidden_states"]
+        layers = either.n_layers[stack]
+        assert len(hidden) == layers + 1
+        for layer in range(layers):
+            assert torch.equal(cache[f"{stack}.{layer}.resid_pre"], hidden[layer])
+        assert torch.equal(cache[f"{stack}.ln_final"], hidden[-1])
+    assert torch.equal(cache["decoder.logits"], found.logits)
 
 
-def test_every_site_has_its_axes(model: Model, batch: Batch) -> None:
-    cache = capture(model, batch, model.sites())
-    assert list(cache) == [str(site) for site in model.sites()]
+def test_every_site_has_its_axes(either: Model, either_batch: Batch) -> None:
+    cache = capture(either, either_batch, either.sites())
+    assert list(cache) == [str(site) for site in either.sites()]
     assert not [name for name, value in cache.items() if value.requires_grad]
-    enc, dec, heads, d_head, d_model = 9, 5, 3, 8, 20
-    shapes = {
-        "encoder.self.1.scores": (4, heads, enc, enc),
-        "decoder.self.1.pattern": (4, heads, dec, dec),
-        "decoder.cross.1.pattern": (4, heads, dec, enc),
-        "decoder.cross.1.q": (4, dec, heads, d_head),
-        "decoder.cross.1.k": (4, enc, heads, d_head),
-        "decoder.cross.1.v": (4, enc, heads, d_head),
-        "decoder.cross.1.z": (4, dec, heads, d_head),
-        "decoder.cross.1.head_out": (4, dec, heads, d_model),
-        "decoder.1.resid_mid_cross": (4, dec, d_model),
-        "encoder.0.mlp_out": (4, enc, d_model),
-    }
-    assert {name: tuple(cache[name].shape) for name in shapes} == shapes
+    enc, dec = either_batch.input_ids.shape[1], either_batch.decoder_input_ids.shape[1]
+    assert (enc, dec) == ((9, 5) if either.family.has_encoder else (0, 14))
+    heads, d_head, d_model = 3, 8, either.d_model
+    for site in either.sites():
+        queries = enc if site.stack == "encoder" else dec
+        keys = dec if (site.stack, site.kind) == ("decoder", "self") else enc
+        shapes = dict.fromkeys(("q", "z"), (4, queries, heads, d_head)) | dict.fromkeys(
+            ("k", "v"), (4, keys, heads, d_head)
+        )
+        shapes |= dict.fromkeys(("scores", "pattern"), (4, heads, queries, keys))
+        shapes |= {"head_out": (4, queries, heads, d_model), "logits": (4, dec, 4096)}
+        assert tuple(cache[site].shape) == shapes.get(site.name, (4, queries, d_model)), site
 
 
-def test_the_parts_add_up(model: Model, batch: Batch) -> None:
+def test_the_parts_add_up(either: Model, either_batch: Batch) -> None:
     """Residual stream, attention and MLP outputs, head outputs: the sums that define them."""
-    c = capture(model, batch, model.sites())
-    for layer in range(3):
-        at = f"encoder.{layer}"
-        mid = c[f"{at}.resid_pre"] + c[f"encoder.self.{layer}.attn_out"]
-        assert torch.equal(c[f"{at}.resid_mid"], mid)
-        assert torch.equal(c[f"{at}.resid_post"], mid + c[f"{at}.mlp_out"])
-    for layer in range(2):
-        at = f"decoder.{layer}"
-        sums = {
-            f"{at}.resid_mid": c[f"{at}.resid_pre"] + c[f"decoder.self.{layer}.attn_out"],
-            f"{at}.resid_mid_cross": c[f"{at}.resid_mid"] + c[f"decoder.cross.{layer}.attn_out"],
-            f"{at}.resid_post": c[f"{at}.resid_mid_cross"] + c[f"{at}.mlp_out"],
-        }
-        for name, total in sums.items():
-            assert torch.equal(c[name], total), name
-    for name in c:
-        if name.endswith("head_out"):
-            torch.testing.assert_close(c[name].sum(2), c[name.replace("head_out", "attn_out")], atol=2e-6, rtol=1e-5)
+    c = capture(either, either_batch, either.sites())
+    for stack in either.family.stacks:
+        middles = {"self": "resid_mid", "cross": "resid_mid_cross"}
+        kinds = [kind for s, kind in either.family.kinds if s == stack]
+        for layer in range(either.n_layers[stack]):
+            total = c[f"{stack}.{layer}.resid_pre"]
+            for kind in kinds:
+                total = total + c[f"{stack}.{kind}.{layer}.attn_out"]
+                assert torch.equal(c[f"{stack}.{layer}.{middles[kind]}"], total)
+            assert torch.equal(c[f"{stack}.{layer}.resid_post"], total + c[f"{stack}.{layer}.mlp_out"])
+    for at in either.layers():
+        heads = c[f"{at}.head_out"].sum(2) + either.weights(f"{at}.0").b_O
+        torch.testing.assert_close(heads, c[f"{at}.attn_out"], atol=2e-5, rtol=1e-5)
+    if not either.family.has_encoder:
+        assert float(either.weights("decoder.self.0.0").b_O.abs().min()) > 0
 
 
 def test_scores_pattern_z_by_hand(model: Model, batch: Batch) -> None:
@@ -85,7 +84,27 @@ def test_scores_pattern_z_by_hand(model: Model, batch: Batch) -> None:
     assert float(c["decoder.cross.1.pattern"][1, :, :, :2].max()) == 0
 
 
-def test_one_forward_that_stops_after_the_last_site(model: Model, batch: Batch) -> None:
+def test_scores_pattern_z_of_gpt2_by_hand(causal: Model) -> None:
+    """The same with a causal mask and 1/sqrt(d_head), from the very columns of the fused weight that are whose."""
+    batch = masked_batch(False)
+    c = capture(causal, batch, ["decoder.self.1.*", "decoder.1.resid_pre"])
+    block = causal.module.transformer.h[1]
+    x = block.ln_1(c["decoder.1.resid_pre"])
+    q, k, v = ((x @ w + b).unflatten(-1, (3, 8)).transpose(1, 2) for w, b in zip(
+        block.attn.c_attn.weight.split(24, 1), block.attn.c_attn.bias.split(24), strict=True))  # fmt: skip
+    for name, value in zip("qkv", (q, k, v), strict=True):
+        torch.testing.assert_close(c[f"decoder.self.1.{name}"].transpose(1, 2), value, atol=1e-5, rtol=1e-5)
+    seen = torch.ones(14, 14).tril().bool() & batch.decoder_attention_mask[:, None, None].bool()
+    scores = (q @ k.transpose(-1, -2) * 8**-0.5).masked_fill(~seen, -torch.inf)
+    shown = batch.decoder_attention_mask.bool()
+    pattern = c["decoder.self.1.pattern"].transpose(1, 2)[shown]
+    torch.testing.assert_close(pattern, scores.softmax(-1).transpose(1, 2)[shown], atol=1e-5, rtol=1e-4)
+    assert float(pattern[~seen.expand(4, 3, 14, 14).transpose(1, 2)[shown]].max()) == 0
+    z = (scores.softmax(-1) @ v).transpose(1, 2)
+    torch.testing.assert_close(c["decoder.self.1.z"][shown], z[shown], atol=1e-5, rtol=1e-4)
+
+
+def test_one_forward_that_stops_after_the_last_site(either: Model, either_batch: Batch) -> None:
     calls: dict[str, int] = {}
 
     def count(name: str) -> Any:
@@ -94,97 +113,126 @@ def test_one_forward_that_stops_after_the_last_site(model: Model, batch: Batch) 
 
         return hook
 
-    paths = ("encoder.block.0", "decoder.block.1.layer.1.EncDecAttention.k", "decoder.block.1.layer.2", "lm_head")
-    handles = [model.module.get_submodule(p).register_forward_hook(count(p)) for p in paths]
-    capture(model, batch, ["decoder.cross.*.pattern", "encoder.self.*.z"])
+    sites, family = {str(site): either.family.point(site).path for site in either.sites()}, either.family
+    stack, kind = family.context
+    first = "encoder" if family.has_encoder else "decoder"
+    paths = (f"{family.blocks[first]}.0", sites[f"{stack}.{kind}.1.k"], sites["decoder.1.mlp_out"], "lm_head")
+    handles = [either.module.get_submodule(p).register_forward_hook(count(p)) for p in paths]
+    capture(either, either_batch, [f"{stack}.{kind}.1.pattern", f"{first}.self.*.z"][: 1 + family.has_encoder])
     assert calls == {paths[0]: 1, paths[1]: 1}
-    capture(model, batch, "encoder.1.resid_pre")
+    capture(either, either_batch, f"{first}.1.resid_pre")
     assert calls == {paths[0]: 2, paths[1]: 1}
     for handle in handles:
         handle.remove()
 
 
-def test_values_are_copies_of_what_was_there(model: Model, batch: Batch) -> None:
+def test_values_are_copies_of_what_was_there(either: Model, either_batch: Batch) -> None:
     """A later hook that edits in place must not change what was captured before it."""
 
     def spoil(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         args[0].zero_()
 
-    clean = capture(model, batch, "decoder.1.resid_pre")["decoder.1.resid_pre"]
-    handle = model.module.get_submodule("decoder.block.1.layer.0").register_forward_pre_hook(spoil)
-    spoiled = capture(model, batch, ["decoder.1.resid_pre", "decoder.1.resid_mid"])
+    clean = capture(either, either_batch, "decoder.1.resid_pre")["decoder.1.resid_pre"]
+    path = "decoder.block.1.layer.0" if either.family.has_encoder else "transformer.h.1.ln_1"
+    handle = either.module.get_submodule(path).register_forward_pre_hook(spoil)
+    spoiled = capture(either, either_batch, ["decoder.1.resid_pre", "decoder.1.resid_mid"])
     handle.remove()
     assert torch.equal(spoiled["decoder.1.resid_pre"], clean)
     assert not spoiled["decoder.1.resid_pre"].requires_grad
 
 
-@pytest.mark.parametrize("suffix", ["", ".o"])
-def test_an_attention_output_is_read_as_it_is_handed_on(model: Model, batch: Batch, suffix: str) -> None:
+@pytest.mark.parametrize("inner", [False, True])
+def test_an_attention_output_is_read_as_it_is_handed_on(either: Model, either_batch: Batch, inner: bool) -> None:
     """Whichever module a hook edits it at, what is captured is what the residual stream gets."""
 
     def silence(_: nn.Module, __: Any, output: Any) -> Any:
-        return torch.zeros_like(output) if suffix else (torch.zeros_like(output[0]), *output[1:])
+        return torch.zeros_like(output) if inner else (torch.zeros_like(output[0]), *output[1:])
 
-    path = f"decoder.block.1.layer.1.EncDecAttention{suffix}"
-    handle = model.module.get_submodule(path).register_forward_hook(silence)
-    cache = capture(model, batch, ["decoder.cross.1.attn_out", "decoder.1.resid_mid", "decoder.1.resid_mid_cross"])
+    stack, kind = either.family.context
+    at = interp.AttentionLayer(stack, kind, 1)
+    path = either.family.point(Site(stack, kind, 1, "z")).path if inner else either.family.attention_path(at)
+    before, after = ("mid", "mid_cross") if kind == "cross" else ("pre", "mid")
+    handle = either.module.get_submodule(path).register_forward_hook(silence)
+    cache = capture(either, either_batch, [f"{at}.attn_out", f"decoder.1.resid_{before}", f"decoder.1.resid_{after}"])
     handle.remove()
-    assert not bool(cache["decoder.cross.1.attn_out"].any())
-    assert torch.equal(cache["decoder.1.resid_mid"], cache["decoder.1.resid_mid_cross"])
+    assert not bool(cache[f"{at}.attn_out"].any())
+    assert torch.equal(cache[f"decoder.1.resid_{before}"], cache[f"decoder.1.resid_{after}"])
 
 
-def test_nothing_stays_behind(model: Model, batch: Batch) -> None:
+def test_nothing_stays_behind(either: Model, either_batch: Batch) -> None:
     before = torch.get_rng_state()
     with torch.no_grad():
-        first = model.module(**batch.inputs).logits
-    capture(model, batch, model.sites())
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.module.modules())
+        first = either.module(**either.inputs(either_batch)).logits
+    capture(either, either_batch, either.sites())
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in either.module.modules())
     with torch.no_grad():
-        assert torch.equal(first, model.module(**batch.inputs).logits)
+        assert torch.equal(first, either.module(**either.inputs(either_batch)).logits)
     assert torch.is_grad_enabled()
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_unembed_gives_the_logits(model: Model, batch: Batch) -> None:
-    cache = capture(model, batch, ["decoder.ln_final", "decoder.logits"])
+def test_unembed_gives_the_logits(either: Model, either_batch: Batch) -> None:
+    cache = capture(either, either_batch, ["decoder.ln_final", "decoder.logits"])
     with torch.no_grad():
-        assert torch.equal(model.unembed(cache["decoder.ln_final"]), cache["decoder.logits"])
+        assert torch.equal(either.unembed(cache["decoder.ln_final"]), cache["decoder.logits"])
 
 
-def test_views_read_and_assign(model: Model, batch: Batch) -> None:
+def test_views_read_and_assign(either: Model, either_batch: Batch) -> None:
     """Zeroing a head's z in a trace equals zeroing its rows of W_O; flat and by head agree."""
-    view = model.views("decoder.cross.1")
-    cache = capture(model, batch, "decoder.cross.1.*")
-    with torch.no_grad(), model.nnsight.trace(**model.inputs(batch)):
+    at = context(either, 1)
+    view = either.views(at)
+    cache = capture(either, either_batch, f"{at}.*")
+    with torch.no_grad(), either.nnsight.trace(**either.inputs(either_batch)):
         q, k, v = view.q.clone().save(), view.k.clone().save(), view.v.clone().save()
         scores, pattern = view.scores.clone().save(), view.pattern.clone().save()
         view.z[:, :, 1] = 0
-        edited = model.nnsight.output.logits.save()
+        edited = either.nnsight.output.logits.save()
     for name, value in (("q", q), ("k", k), ("v", v), ("scores", scores), ("pattern", pattern)):
-        assert torch.equal(value, cache[f"decoder.cross.1.{name}"]), name
-    o = model.module.get_submodule("decoder.block.1.layer.1.EncDecAttention.o")
+        assert torch.equal(value, cache[f"{at}.{name}"]), name
     with torch.no_grad():
-        kept = o.weight.clone()
-        o.weight[:, 8:16] = 0  # type: ignore[index]
-        expected = model.module(**batch.inputs).logits
-        o.weight.copy_(kept)  # type: ignore[operator]
+        expected = without_heads(either, f"{at}.1").model.model(**either.inputs(either_batch)).logits
     assert torch.equal(edited, expected)
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "z", "scores", "pattern"])
-def test_every_view_is_live_when_assigned(model: Model, batch: Batch, name: str) -> None:
-    view = model.views("decoder.cross.0")
-    value = capture(model, batch, f"decoder.cross.0.{name}")[f"decoder.cross.0.{name}"]
+def test_every_view_is_live_when_assigned(either: Model, either_batch: Batch, name: str) -> None:
+    at = context(either, 0)
+    view = either.views(at)
+    value = capture(either, either_batch, f"{at}.{name}")[f"{at}.{name}"]
     with torch.no_grad():
-        clean = model.module(**batch.inputs).logits
+        clean = either.module(**either.inputs(either_batch)).logits
     logits: list[Tensor] = []
     for new in (value, value.flip(1)):
-        with torch.no_grad(), model.nnsight.trace(**model.inputs(batch)):
+        with torch.no_grad(), either.nnsight.trace(**either.inputs(either_batch)):
             setattr(view, name, new)
-            out = model.nnsight.output.logits.save()
+            out = either.nnsight.output.logits.save()
         logits.append(out)
     assert torch.equal(logits[0], clean)
     assert not torch.equal(logits[1], clean)
+    with torch.no_grad():
+        assert torch.equal(either.module(**either.inputs(either_batch)).logits, clean)
+
+
+def test_views_of_one_module_are_assigned_side_by_side(either: Model, either_batch: Batch) -> None:
+    """GPT-2 puts out q, k and v as one tensor: what is assigned to one leaves the others, edited or not."""
+    at = context(either, 1)
+    view, cache = either.views(at), capture(either, either_batch, f"{at}.*")
+    with torch.no_grad(), either.nnsight.trace(**either.inputs(either_batch)):
+        view.q = cache[f"{at}.q"] * 2
+        view.k[:, :, 1] = 0
+        view.v = cache[f"{at}.v"].flip(2)
+        scores, z = view.scores.clone().save(), view.z.clone().save()
+    edits = [interp.Scale(f"{at}.q", 2.0)]
+    with interp.edited(either, edits), torch.no_grad(), either.nnsight.trace(**either.inputs(either_batch)):
+        view.k[:, :, 1] = 0
+        again = view.scores.clone().save()
+    assert torch.equal(scores, again)
+    mask = cache[f"{at}.scores"] <= torch.finfo(torch.float32).min / 2
+    wanted = (2 * cache[f"{at}.scores"][:, [0, 2]]).masked_fill(mask[:, [0, 2]], torch.finfo(torch.float32).min)
+    torch.testing.assert_close(scores[:, [0, 2]].clamp(min=torch.finfo(torch.float32).min), wanted)
+    assert not scores[:, 1][~mask[:, 1]].any()
+    flipped = cache[f"{at}.v"].flip(2).transpose(1, 2)
+    torch.testing.assert_close(z, (scores.softmax(-1) @ flipped).transpose(1, 2))
 
 
 def test_no_sites_is_an_error(model: Model, batch: Batch) -> None:
@@ -199,7 +247,23 @@ def test_a_site_that_was_not_captured_is_an_error(model: Model, batch: Batch) ->
         cache["decoder.cross.0.pattern"]
 
 
-def test_tokens_outside_the_vocabulary(model: Model) -> None:
-    bad = Batch(input_ids=torch.tensor([[5, 4096]]))
+def test_tokens_outside_the_vocabulary(either: Model) -> None:
+    ids = torch.tensor([[5, 4096]])
+    bad = Batch(input_ids=ids) if either.family.has_encoder else Batch(decoder_input_ids=ids)
     with pytest.raises(interp.InvalidInput, match=r"token 4096.*0-4095"):
-        capture(model, bad, "encoder.0.resid_pre")
+        capture(either, bad, "decoder.0.resid_pre")
+
+
+def test_a_sequence_over_the_positions(causal: Model) -> None:
+    assert causal.max_positions == 96
+    longest = Batch(decoder_input_ids=torch.arange(2, 98)[None])
+    assert capture(causal, longest, "decoder.logits")["decoder.logits"].shape == (1, 96, 4096)
+    with pytest.raises(interp.InvalidInput, match=r"97 tokens: tiny-causal has 96 positions"):
+        capture(causal, Batch(decoder_input_ids=torch.arange(2, 99)[None]), "decoder.0.resid_pre")
+
+
+def test_a_batch_of_the_other_family(model: Model, causal: Model) -> None:
+    with pytest.raises(interp.InvalidInput, match="decoder-only GPT-2 and has no encoder to read input_ids"):
+        capture(causal, masked_batch(True), "decoder.0.resid_pre")
+    with pytest.raises(interp.InvalidInput, match="has an encoder, and the batch has no tokens for it"):
+        capture(model, masked_batch(False), "decoder.0.resid_pre")

@@ -46,6 +46,19 @@ def test_effects_are_red_where_a_head_helps(report: AblationReport) -> None:
     np.testing.assert_array_equal(traces(figure, go.Heatmap)[0].z, report.effects.values)
 
 
+def test_without_induction_heads_none_are_ringed(causal: interp.Model) -> None:
+    tokens = probes.repeated_random_tokens(batch_size=5, encoder=False)
+    effects, mosaic = circuits.head_effects(causal, tokens, progress=False), probes.induction_mosaic(causal, tokens)
+    figure: Any = plots.head_effects(effects, mosaic, threshold=0.99)
+    assert "no induction heads, at least 0.99" in figure.layout.title.subtitle.text
+    assert "decoder.self" in figure.layout.title.text
+    points = plots.score_against_effect(mosaic, effects)
+    assert sum(len(trace.x) for trace in points.data) == len(causal.heads())
+    of_t5 = circuits.HeadEffects.of("decoder.cross", effects.rows, effects.control_rows, {})
+    with pytest.raises(interp.InvalidInput, match=r"decoder\.cross \[3, 3\], the mosaic of decoder\.self"):
+        plots.score_against_effect(mosaic, of_t5)
+
+
 def test_a_point_a_head(report: AblationReport) -> None:
     figure = plots.score_against_effect(report.mosaic, report.effects)
     points = {t: (x, y) for trace in figure.data for t, x, y in zip(trace.text, trace.x, trace.y, strict=True)}

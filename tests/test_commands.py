@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+import circuits
 import circuits.__main__ as circuits_command
 import interp
 import interp.__main__ as interp_command
 import probes.__main__ as probes_command
 from probes import Mosaic, induction_mosaic
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2
 from tests.test_plots import BROWSERS, needs_browser
 
 runner = CliRunner()
@@ -89,9 +91,33 @@ def test_models_and_info() -> None:
     result = runner.invoke(interp_command.app, ["models"])
     assert "pico-t5" in result.output
     assert "amazon/chronos-t5-large" in result.output
+    assert "openai-community/gpt2 " in result.output
     result = runner.invoke(interp_command.app, ["info", "pico-t5"])
     assert "live, patterns sum to 1" in result.output
+    layers = interp.load("pico-t5").n_layers
+    assert f"{layers['encoder']} encoder, {layers['decoder']} decoder\n" in result.output
+    assert re.search(r"heads .*\d+ encoder\.self, \d+ decoder\.self, \d+ decoder\.cross\n", result.output)
     assert runner.invoke(interp_command.app, ["info", "nowhere"]).exit_code == 2
+
+
+def test_info_of_a_decoder_alone(tmp_path: Path) -> None:
+    tiny_causal_pipeline().model.model.save_pretrained(tmp_path / "causal")
+    tiny_gpt2().save_pretrained(tmp_path / "text")
+    shown: dict[str, dict[str, str]] = {}
+    for name in ("causal", "text"):
+        result = runner.invoke(interp_command.app, ["info", str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        shown[name] = dict(re.findall(r"(?m)^([a-z_ ]{12}) (.*)$", result.output))
+        shown[name] = {key.strip(): value for key, value in shown[name].items()}
+    for found in shown.values():
+        assert found["family"] == "GPT-2"
+        assert found["layers"] == "3 decoder"
+        assert found["heads"] == "3 a layer of 8: 9 decoder.self"
+        assert found["hook points"] == "live, patterns sum to 1"
+    assert shown["causal"]["tokens"] == "4096, MeanScaleUniformBins low_limit -15 high_limit 15"
+    assert shown["causal"]["context"] == "64, prediction 6"
+    assert shown["text"]["tokens"] == "4096, no tokenizer for series"
+    assert shown["text"]["context"] == "96 positions"
 
 
 def test_train_from_the_command_line(tmp_path: Path) -> None:
@@ -151,6 +177,34 @@ def test_the_ablate_command(tmp_path: Path) -> None:
     assert {1, 2} <= set(table["count"])
     assert "air passengers, 5 series" in result.output
     assert "mase" in result.output
+
+
+def test_the_ablate_command_on_a_decoder_alone(tmp_path: Path) -> None:
+    """The forecasts are as long as the model's own, 6 steps."""
+    tiny_causal_pipeline().model.model.save_pretrained(tmp_path / "tiny")
+    out = tmp_path / "report"
+    options = ["--top", "2", "--controls", "4", "--no-images", "--method", "mean"]
+    result = ablate("--model", str(tmp_path / "tiny"), "--out", str(out), *options)
+    assert result.exit_code == 0, result.output
+    assert "air passengers, 5 series" in result.output
+    assert pd.read_csv(out / "head_effects.csv")["head"].str.startswith("decoder.self.").all()
+    effects = circuits.ForecastEffects.load(out / "forecast_effects_synthetic.json")
+    assert effects.truth.shape == (9, 6)
+    assert all(head.startswith("decoder.self.") for head in effects.sets["top 2"])
+
+
+def test_the_ablate_command_on_a_text_model(tmp_path: Path) -> None:
+    """Tokens alone: why there are no forecasts is said on the page and in the terminal."""
+    tiny_gpt2().save_pretrained(tmp_path / "text")
+    out = tmp_path / "report"
+    options = ["--top", "2", "--controls", "4", "--no-images"]
+    result = ablate("--model", str(tmp_path / "text"), "--out", str(out), *options)
+    assert result.exit_code == 0, result.output
+    assert {"head_effects.csv", "layer_effects.csv", "self_repair.csv"} <= {path.name for path in out.iterdir()}
+    assert not list(out.glob("forecast*"))
+    for told in (result.output, (out / "ablation.html").read_text()):
+        assert "No forecasts:" in told
+        assert "has no chronos_config" in told
 
 
 @pytest.mark.parametrize(

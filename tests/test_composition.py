@@ -16,7 +16,9 @@ import interp
 import probes
 from circuits.edges import PAIRS, WIRES
 from interp.names import KINDS, Head
-from tests.conftest import tiny_pipeline
+from interp.results import HeadScores
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.dense_decoder import dense_head
 from tests.test_weights import scaled
 
 
@@ -456,3 +458,145 @@ def test_planting_leaves_the_random_state_alone() -> None:
     one, two = interp.zoo.planted(seed=2).model, interp.zoo.planted(seed=2).model
     assert torch.equal(torch.random.get_rng_state(), state)
     assert one.digest == two.digest != interp.zoo.planted(seed=3).model.digest
+
+
+ALONE = [("decoder.self", "decoder.self", kind) for kind in "QKV"]
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_every_pair_of_a_decoder_equals_the_dense_formula(fold: bool) -> None:
+    """One pair of kinds; by d_model x d_model products of Hugging Face's own tensors, the norm's mean included."""
+    model = interp.wrap(tiny_causal_pipeline(dtype=torch.float64))
+    scores = scores_of(model, fold_norm=fold)
+    assert list(scores.raw) == list(scores.z) == list(scores.excess) == ALONE
+    heads = {head: dense_head(model.module, head, fold) for head in model.heads()}
+    for kind in "QKV":
+        table = scores.between("decoder.self", "decoder.self", kind)
+        for writer, one in heads.items():
+            for reader, two in heads.items():
+                value = table[writer.layer, writer.head, reader.layer, reader.head]
+                assert np.isnan(value) == (writer.layer >= reader.layer)
+                product = {"Q": one.OV @ two.QK, "K": two.QK @ one.OV.T, "V": one.OV @ two.OV}[kind]
+                norms = one.OV.norm() * (two.OV if kind == "V" else two.QK).norm()
+                if not np.isnan(value):
+                    assert value == pytest.approx(float(product.norm() / norms), abs=1e-10)
+    assert scores.n_pairs == len(scores.to_frame()) == 3 * 9 * 3
+    if not fold:
+        plain = scores.edge("decoder.self.0.1", "decoder.self.2.2", "Q").raw
+        found = circuits.cursive_composition(model, "decoder.self.0.1", "decoder.self.2.2")
+        assert found == pytest.approx(plain, abs=1e-10)
+
+
+def test_scores_know_neither_biases_nor_the_factor_of_scores() -> None:
+    """Composition is of the linear part: other biases and shifts, or no 1/sqrt(d_head), leave it as it is."""
+    before = scores_of(interp.wrap(tiny_gpt2(dtype=torch.float64)))
+    module = tiny_gpt2(dtype=torch.float64, scale_attn_weights=False)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                parameter.mul_(-3)
+    after = scores_of(interp.wrap(module))
+    for pair in ALONE:
+        np.testing.assert_allclose(after.raw[pair], before.raw[pair], rtol=1e-12)
+
+
+def test_what_a_decoder_writes_along_the_ones_is_read_by_none() -> None:
+    """The LayerNorm takes it off: a head that writes nothing else scores 0 by whatever its reader reads."""
+    model = interp.wrap(tiny_gpt2(dtype=torch.float64))
+    with torch.no_grad():
+        W_O = model.module.transformer.h[0].attn.c_proj.weight
+        W_O[8:16] = W_O[8:16].mean(1, keepdim=True)
+    scores = scores_of(model)
+    for kind in "QKV":
+        table = scores.between("decoder.self", "decoder.self", kind)
+        assert np.nanmax(table[0, 1]) < 1e-10
+        assert np.nanmin(np.delete(table[0, :, 1:], 1, 0)) > 0.01
+
+
+def test_a_decoders_scores_say_which_pairs_they_have(tmp_path: Path) -> None:
+    model = interp.wrap(tiny_causal_pipeline(), name="alone")
+    scores = scores_of(model)
+    assert repr(scores) == "CompositionScores(alone: 81 pairs, chance 0.204, norms folded)"
+    for call in (
+        lambda: scores.between("encoder.self", "decoder.cross", "K"),
+        lambda: scores.edge("encoder.self.0.0", "decoder.cross.1.0", "K"),
+        lambda: scores.top(pairs=[("encoder.self", "decoder.cross", "K")]),
+        lambda: circuits.plots.composition(scores, "encoder.self", "decoder.cross", "K"),
+    ):
+        with pytest.raises(interp.InvalidInput, match=r"alone has no such heads, only decoder\.self -> decoder\.self"):
+            call()
+    with pytest.raises(interp.InvalidInput, match=r"such as \[\('decoder\.self', 'decoder\.self', 'Q'\)\]"):
+        scores.top(pairs=3)  # type: ignore[arg-type]
+    assert {edge.edge.kind for edge in scores.top(5, pairs=[ALONE[1]])} == {"K"}
+    path = scores.save(tmp_path / "alone.safetensors")
+    again = circuits.CompositionScores.load(path)
+    assert list(again.raw) == ALONE
+    for pair in ALONE:
+        np.testing.assert_array_equal(again.raw[pair], scores.raw[pair])
+        np.testing.assert_array_equal(again.z[pair], scores.z[pair])
+    assert again.provenance == json.loads(json.dumps(scores.provenance))
+
+
+@pytest.mark.parametrize("lost", ["z decoder.self decoder.self K", "raw decoder.self decoder.self Q", ""])
+def test_files_that_lack_a_table(tmp_path: Path, lost: str) -> None:
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    path = scores_of(interp.wrap(tiny_gpt2())).save(tmp_path / "alone.safetensors")
+    with safe_open(path, "numpy") as stored:
+        about = stored.metadata()
+        kept = {name: stored.get_tensor(name) for name in stored.keys() if lost and name != lost}  # noqa: SIM118
+    save_file(kept, path, metadata=about)
+    with pytest.raises(interp.DamagedFile):
+        circuits.CompositionScores.load(path)
+
+
+def test_a_decoder_of_one_layer_has_no_pairs(tmp_path: Path) -> None:
+    scores = scores_of(interp.wrap(tiny_gpt2(n_layer=1)))
+    assert scores.n_pairs == len(scores.top(5)) == len(scores.to_frame()) == 0
+    assert circuits.CompositionScores.load(scores.save(tmp_path / "one.safetensors")).n_pairs == 0
+    assert circuits.plots.composition_explorer(scores).data
+    assert circuits.plots.wiring(scores).data
+
+
+def test_the_wire_planted_in_a_decoder_ranks_first_until_it_is_cut() -> None:
+    """On paper: 64 of 320 directions meet, in orthogonal subspaces: raw is 64^-0.5."""
+    plant = interp.zoo.planted_decoder()
+    first, second = scores_of(plant.model).top(2)
+    assert (str(first.edge),) == plant.edges
+    assert first.raw == pytest.approx(64**-0.5, rel=1e-5)
+    assert first.excess == pytest.approx(64**-0.5 - 320**-0.5, rel=1e-4)
+    assert first.z > 10 * second.z
+    cut = scores_of(interp.zoo.planted_decoder(wired=False).model)
+    assert cut.edge(first.edge.writer, first.edge.reader, "K").raw < 1e-5
+
+
+@pytest.fixture(scope="module")
+def behaviour() -> dict[str, HeadScores]:
+    return probes.head_scores(interp.zoo.planted_decoder().model, sequence_length=10, repetitions=3)
+
+
+def test_a_decoders_candidates_are_what_was_planted(behaviour: dict[str, HeadScores]) -> None:
+    """The one route there is: a head that looks back feeds the keys of a head of a later layer."""
+    plant = interp.zoo.planted_decoder()
+    mosaic = probes.induction_mosaic(plant.model)
+    found = circuits.induction_candidates(plant.model, mosaic, scores=behaviour, progress=False)
+    assert tuple(str(candidate.edge.edge) for candidate in found) == plant.edges
+    (candidate,) = found
+    assert candidate.route == "token_to_right"
+    assert candidate.token_score == pytest.approx(1, abs=1e-6), "the wire carries the token itself"
+    assert candidate.encoder_score == behaviour["decoder.self.previous_token"]["decoder.self.0.1"]
+    assert candidate.mosaic_score == mosaic.token_to_right["decoder.self.1.2"]
+    assert "first head 1.00, second head 0.5" in str(candidate)
+    assert found.heads() == (Head.parse("decoder.self.0.1"), Head.parse("decoder.self.1.2"))
+    every = circuits.induction_candidates(
+        plant.model, mosaic, scores=behaviour, threshold=-1, least_z=-1e9, progress=False
+    )
+    assert len(every) == 25, "each head of the first layer with each of the second, and no others"
+    assert {candidate.edge.edge.kind for candidate in every} == {"K"}
+    cut = interp.zoo.planted_decoder(wired=False).model
+    scores = probes.head_scores(cut, sequence_length=10, repetitions=3)
+    none = circuits.induction_candidates(cut, probes.induction_mosaic(cut), scores=scores, progress=False)
+    assert not none.candidates
+    with pytest.raises(interp.InvalidInput, match=r"scores have no 'decoder\.self\.previous_token'"):
+        circuits.induction_candidates(plant.model, mosaic, scores={}, progress=False)

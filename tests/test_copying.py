@@ -7,7 +7,8 @@ import torch
 import circuits
 import interp
 import probes
-from tests.conftest import tiny_pipeline
+from tests.conftest import tiny_causal_pipeline, tiny_pipeline
+from tests.dense_decoder import dense_head, dense_unembedding, divided
 from tests.test_weights import scaled
 
 
@@ -77,3 +78,32 @@ def test_what_is_refused(model: interp.Model) -> None:
     ):
         with pytest.raises(interp.InvalidInput, match=text):
             circuits.copying_scores(model, **options)  # type: ignore[arg-type]
+
+
+def test_equal_to_the_formula_written_out_for_a_decoder() -> None:
+    """One row of tokens and no others; values with b_V, by Hugging Face's stream and tensors alone."""
+    model = interp.wrap(tiny_causal_pipeline(dtype=torch.float64))
+    found = circuits.copying_scores(model, sequence_length=6, batch_size=3, seed=4)
+    assert set(found) == {"decoder.self.copying_published", "decoder.self.copying_over_chance"}
+    tokens = torch.from_numpy(probes.random_tokens(np.random.default_rng(4), 3, 6, min_gap=1))
+    with torch.no_grad():
+        streams = model.module(input_ids=tokens, output_hidden_states=True).hidden_states
+    W_U = dense_unembedding(model.module, True)[0]
+    for head in (interp.Head.parse("decoder.self.0.2"), interp.Head.parse("decoder.self.2.1")):
+        h = dense_head(model.module, head, True)
+        logits = (divided(streams[head.layer]) @ h.V + h.v) @ h.O @ W_U
+        raised = (logits - logits.mean(-1, keepdim=True)).clamp(min=0)
+        among = torch.stack([row[:, own] for row, own in zip(raised, tokens, strict=True)])
+        ratios = (among.diagonal(dim1=1, dim2=2).sum(1) / among.sum((1, 2))).numpy()
+        over = found["decoder.self.copying_over_chance"]
+        assert over[head] == pytest.approx((ratios.mean() - 1 / 6) / (1 - 1 / 6), abs=1e-10)
+        assert found["decoder.self.copying_published"][head] == pytest.approx(2 * ratios.mean() - 1, abs=1e-10)
+        assert over.stderr is not None
+        stderr = np.std(ratios, ddof=1) / 3**0.5 / (1 - 1 / 6)
+        assert over.stderr[head.layer, head.head] == pytest.approx(stderr, rel=1e-8)
+
+
+def test_a_head_planted_to_copy_in_a_decoder_does_and_random_ones_do_not() -> None:
+    over = circuits.copying_scores(interp.zoo.planted_decoder().model)["decoder.self.copying_over_chance"].values
+    assert over[1, 2] > 0.4
+    assert np.abs(np.delete(over.ravel(), 7)).max() < 0.05

@@ -66,7 +66,8 @@ def test_step_by_step_with_the_cache(double: interp.Model, batch: Batch) -> None
 
 def test_what_was_read_once_goes_on_in_several_copies(double: interp.Model, batch: Batch) -> None:
     """Rows, then variants, then copies; the tokens that are added are seen, whatever the mask says of those before."""
-    start = batch.decoder_input_ids.shape[1] - 3
+    total = batch.decoder_input_ids.shape[1]
+    start = total - 3
     ids = torch.stack([batch.decoder_input_ids, batch.decoder_input_ids.flip(1)], 1)
     ids = ids.repeat_interleave(2, 1)
     ids[:, 1::2, start:] += 1
@@ -76,9 +77,7 @@ def test_what_was_read_once_goes_on_in_several_copies(double: interp.Model, batc
     for _ in range(2):  # what was read is not written to
         cache = context.cache(repeated(own, 2))
         with torch.no_grad():
-            found = [
-                double.unembed(decode(double, context, ids[..., i : i + 1], cache)) for i in range(start, start + 3)
-            ]
+            found = [double.unembed(decode(double, context, ids[..., i : i + 1], cache)) for i in range(start, total)]
         for variant in range(4):
             close(torch.cat(found, 2)[:, variant], logits(double, with_ids(batch, ids[:, variant]))[:, start:])
 
@@ -89,7 +88,8 @@ def test_what_was_read_once_goes_on_in_several_copies(double: interp.Model, batc
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("last", [False, True])
 def test_resuming_the_decoder(double: interp.Model, batch: Batch, layer: int, after: str | None, last: bool) -> None:
-    site = f"decoder.{layer}.{ {'self': 'resid_mid', 'cross': 'resid_mid_cross', None: 'resid_pre'}[after] }"
+    names = {None: "resid_pre", "self": "resid_mid", "cross": "resid_mid_cross"}
+    site = f"decoder.{layer}.{names[after]}"
     cache, context = clean_run(double, batch, [site])
     stream = cache[site]
     other = stream + torch.linspace(-1, 1, double.d_model, dtype=torch.float64)

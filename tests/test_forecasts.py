@@ -188,7 +188,11 @@ def test_the_prompt_is_read_once_a_set(causal: interp.Model) -> None:
     """Not once a sample: what the layers run on is what is needed and no more."""
     seen: list[tuple[int, int]] = []
     attention = causal.module.transformer.h[0].attn
-    handle = attention.register_forward_hook(lambda _m, _a, out: seen.append(tuple(out[0].shape[:2])))
+
+    def look(_module: Any, _args: Any, output: Any) -> None:
+        seen.append(tuple(output[0].shape[:2]))
+
+    handle = attention.register_forward_hook(look)
     try:
         batch = Batch.from_series(causal, SERIES, num_decoder=6)
         prompt, given, _ = split(batch, 6)
@@ -352,7 +356,7 @@ def test_what_a_decoder_alone_cannot_forecast(causal: interp.Model) -> None:
     with pytest.raises(InvalidInput, match="decoder-only GPT-2"):
         effects(causal, method="mean", reference=of_t5)
     short = interp.wrap(tiny_causal_pipeline(n_positions=64))  # its context_length is 64, too
-    with pytest.raises(InvalidInput, match="a sequence of 69 tokens: .* 64 positions"):
+    with pytest.raises(InvalidInput, match=r"a sequence of 69 tokens: .* 64 positions"):
         effects(short, np.sin(np.arange(80) * 0.7))
     assert np.isfinite(effects(short, np.sin(np.arange(80) * 0.7)[-65:]).outcomes["mase"]).all()
     text = interp.wrap(tiny_gpt2(), name="text")

@@ -9,21 +9,26 @@ import probes
 from interp import Batch, Model
 from probes import head_scores, prefix_matching
 from probes.stimuli import EOS, START, random_tokens
+from tests.conftest import tiny_gpt2
 
 N, R, ROWS, SEED = 4, 3, 3, 2
 
 
 @pytest.fixture
-def patterns(model: Model) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def patterns(either: Model) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     """Whole patterns on the documented stimulus, `[layer, batch, head, query, key]`, special tokens included."""
     tokens = np.tile(random_tokens(np.random.default_rng(SEED), ROWS, N), (1, R))
+    if not either.family.has_encoder:
+        with torch.no_grad():
+            out = either.module(torch.from_numpy(tokens), output_attentions=True)
+        return {"decoder.self": torch.stack(out.attentions).double().numpy()}
     end, start = np.full((ROWS, 1), EOS), np.full((ROWS, 1), START)
     batch = Batch(
         input_ids=torch.from_numpy(np.hstack([tokens, end])),
         decoder_input_ids=torch.from_numpy(np.hstack([start, tokens])),
     )
     with torch.no_grad():
-        out = model.module(**batch.inputs, output_attentions=True)
+        out = either.module(**batch.inputs, output_attentions=True)
     return {
         "encoder.self": torch.stack(out.encoder_attentions).double().numpy(),
         "decoder.self": torch.stack(out.decoder_attentions).double().numpy(),
@@ -34,11 +39,11 @@ def mean(values: list[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
     return np.mean(values, axis=0).mean(axis=1)
 
 
-def test_scores_against_loops(model: Model, patterns: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
-    found = head_scores(model, sequence_length=N, repetitions=R, batch_size=ROWS, seed=SEED)
+def test_scores_against_loops(either: Model, patterns: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+    found = head_scores(either, sequence_length=N, repetitions=R, batch_size=ROWS, seed=SEED)
     total = N * R
     for site, a in patterns.items():
-        s = 1 if site == "decoder.self" else 0  # START comes first in the decoder
+        s = 1 if (site, either.family.has_encoder) == ("decoder.self", True) else 0  # START comes first in the decoder
         expected = {
             "previous_token": mean([a[..., i + s, i - 1 + s] for i in range(1, total)]),
             "duplicate_token": mean([a[..., i + s, i - N + s] for i in range(N, total)]),
@@ -57,21 +62,22 @@ def test_scores_against_loops(model: Model, patterns: dict[str, np.ndarray]) -> 
         for name, values in expected.items():
             np.testing.assert_allclose(found[f"{site}.{name}"].values, values, atol=1e-7, err_msg=f"{site}.{name}")
             assert found[f"{site}.{name}"].stderr is not None
+    assert {score.site for score in found.values()} == set(patterns)
     assert not any(k.startswith(("decoder.self.next", "decoder.self.later")) for k in found)
 
 
-def test_prefix_matching_forms(model: Model) -> None:
+def test_prefix_matching_forms(either: Model) -> None:
     values = {"sequence_length": N, "repetitions": R, "batch_size": ROWS, "seed": SEED}
-    scores = head_scores(model, **values)
+    scores = head_scores(either, **values)
     for offset, name in ((1, ""), (0, "_0"), (-1, "_-1")):
-        for site, found in prefix_matching(model, offset=offset, **values).items():
+        for site, found in prefix_matching(either, offset=offset, **values).items():
             np.testing.assert_allclose(found.values, scores[f"{site}.prefix_matching{name}"].values)
-    total = prefix_matching(model, **values)["encoder.self"].values
-    average = prefix_matching(model, average=True, **values)["encoder.self"].values
+    total = prefix_matching(either, **values)["decoder.self"].values
+    average = prefix_matching(either, average=True, **values)["decoder.self"].values
     assert (average < total).all()
-    one = prefix_matching(model, repetitions=2, sequence_length=N, batch_size=ROWS, seed=SEED)
-    same = prefix_matching(model, repetitions=2, sequence_length=N, batch_size=ROWS, seed=SEED, average=True)
-    np.testing.assert_allclose(one["encoder.self"].values, same["encoder.self"].values)
+    one = prefix_matching(either, repetitions=2, sequence_length=N, batch_size=ROWS, seed=SEED)
+    same = prefix_matching(either, repetitions=2, sequence_length=N, batch_size=ROWS, seed=SEED, average=True)
+    np.testing.assert_allclose(one["decoder.self"].values, same["decoder.self"].values)
 
 
 def test_a_previous_token_head_known_on_paper() -> None:
@@ -90,6 +96,17 @@ def test_a_previous_token_head_known_on_paper() -> None:
         assert found[f"{stack}.self.previous_token"].values[0, 1] == pytest.approx(1, abs=1e-6)
         assert found[f"{stack}.self.duplicate_token"].values[0, 1] == pytest.approx(0, abs=1e-6)
         assert found[f"{stack}.self.previous_token"].values[0, 0] < 0.3
+
+
+def test_a_text_model_reads_tokens_of_its_own_range() -> None:
+    """Ids that a small vocabulary does not have are refused, and those that it has are scored."""
+    model = interp.wrap(tiny_gpt2(vocab_size=100), name="words")
+    with pytest.raises(interp.InvalidInput, match="tokens 0-99"):
+        head_scores(model, sequence_length=N)
+    found = head_scores(model, vocab_range=(10, 90), sequence_length=N, repetitions=2, batch_size=ROWS)
+    assert found["decoder.self.induction"].provenance["stimulus"]["vocab_range"] == [10, 90]
+    once = prefix_matching(model, vocab_range=(10, 90), sequence_length=N, repetitions=2, batch_size=ROWS)
+    np.testing.assert_allclose(once["decoder.self"].values, found["decoder.self.prefix_matching"].values)
 
 
 def test_what_is_refused(model: Model) -> None:

@@ -1,6 +1,7 @@
 """The mosaic: the published procedure, a head known on paper, and the value's own arithmetic."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 
 import interp
 import probes
-from interp import Batch, Model
+from interp import Batch, Model, zoo
 from probes import Mosaic, induction_mosaic, repeated_random_tokens
-from tests.conftest import tiny_pipeline
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.planted import content_matcher
 from tests.published_procedure import published_scores
 
@@ -217,3 +218,61 @@ def test_edits_in_force_are_seen(model: Model) -> None:
     handle.remove()
     assert edited.current_token.values[0, 1] == pytest.approx(1 / 22)
     assert edited.current_token.values[0, 0] == clean.current_token.values[0, 0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"repetitions": 3, "num_unique_sequences": 2, "extension": 1, "sub_extension": 3, "sequence_length": 5}],
+)
+def test_a_decoder_alone_is_read_at_the_same_formula(values: dict[str, Any]) -> None:
+    """By Hugging Face's own attentions, at the positions of the formula in the one row."""
+    model = interp.wrap(tiny_causal_pipeline(), name="causal")
+    mosaic = induction_mosaic(model, batch_size=12, **values)
+    batch = repeated_random_tokens(batch_size=12, encoder=False, **values)
+    n, r = batch.parameters["sequence_length"], batch.parameters["repetitions"]
+    u, e = batch.parameters["num_unique_sequences"], batch.parameters["extension"]
+    s = n * ((r - 1) * u + e) + batch.parameters["sub_extension"]
+    with torch.no_grad():
+        out = tiny_causal_pipeline().model.model(**batch.inputs, output_attentions=True)
+    paid = torch.stack([a[:, :, -1] for a in out.attentions]).mean(1)
+    np.testing.assert_allclose(mosaic.current_token.values, paid[..., s], atol=1e-6)
+    np.testing.assert_allclose(mosaic.token_to_right.values, paid[..., s + 1], atol=1e-6)
+    assert mosaic.site == mosaic.either.site == "decoder.self"
+    assert mosaic.eos is None
+    assert mosaic.n_tokens == batch.decoder_input_ids.shape[1] == paid.shape[-1]
+    np.testing.assert_array_equal(mosaic.bin_errors, (out.logits[:, -1].argmax(-1) - batch.continuation).abs().numpy())  # type: ignore[arg-type]
+    assert list(mosaic.to_frame()["head"]) == [str(head) for head in model.heads("decoder.self")]
+
+
+@pytest.mark.parametrize("repetitions", [1, 2, 4])
+def test_a_planted_head_of_a_decoder_alone(repetitions: int, tmp_path: Path) -> None:
+    """On paper: it matches content alone, so it pays 1/R to the token after each of R occurrences; unwired nothing."""
+    values: dict[str, Any] = {"repetitions": repetitions, "unique": True, "batch_size": 12, "prefix": 2}
+    mosaic = induction_mosaic(zoo.planted_decoder().model, **values)
+    assert mosaic.token_to_right["decoder.self.1.2"] == pytest.approx(1 / repetitions, abs=0.02)
+    assert mosaic.right_by_occurrence is not None
+    np.testing.assert_allclose(mosaic.right_by_occurrence[1, 2], np.full(repetitions, 1 / repetitions), atol=0.02)
+    assert mosaic.accuracy() == 1
+    again = Mosaic.load(mosaic.save(tmp_path / "m.json"))
+    assert again.site == "decoder.self"
+    assert again.eos is None
+    assert again.to_frame().equals(mosaic.to_frame())
+    counts = mosaic.counts(0.2)
+    assert (counts.token_to_right, counts.n_heads) == (1, 10)
+    cut = induction_mosaic(zoo.planted_decoder(wired=False).model, **values)
+    assert cut.token_to_right["decoder.self.1.2"] < 0.1
+
+
+def test_a_text_model_has_a_mosaic(tmp_path: Path) -> None:
+    model = interp.wrap(tiny_gpt2(vocab_size=200), name="words")
+    found = induction_mosaic(model, batch_size=3, vocab_range=(10, 190))
+    assert found.counts().n_heads == 9
+    with pytest.raises(interp.InvalidInput, match="encoder=False"):
+        induction_mosaic(model, repeated_random_tokens(batch_size=2, vocab_range=(10, 190)))
+
+
+def test_panels_of_one_kind(model: Model) -> None:
+    mosaic = induction_mosaic(model, batch_size=3)
+    for site in ("decoder.self", "encoder.self"):
+        with pytest.raises(interp.InvalidInput, match=r"decoder\.cross, decoder\.self"):
+            replace(mosaic, current_token=replace(mosaic.current_token, site=site))

@@ -73,6 +73,17 @@ def test_errors_are_builtins_too() -> None:
     assert issubclass(interp.UnknownModel, FileNotFoundError)
 
 
+def test_an_error_names_the_nearest_in_a_decoder_alone(causal: interp.Model) -> None:
+    with pytest.raises(interp.UnknownHead, match=r"decoder layers 0-2.*Did you mean 'decoder\.self\.2\.1'"):
+        causal.head("decoder.self.9.1")
+    with pytest.raises(interp.UnknownSite, match=r"Did you mean 'decoder\.self\.1\.pattern'"):
+        causal.sites("decoder.self.1.patern")
+    with pytest.raises(interp.UnknownSite, match=r"decoder-only GPT-2.*Did you mean 'decoder\.self\.1\.pattern'"):
+        causal.sites("decoder.cross.1.pattern")
+    with pytest.raises(interp.UnknownSite, match=r"decoder layers 0-2.*Did you mean 'decoder\.self\.2'"):
+        causal.layer("decoder.self.3")
+
+
 def test_sites_by_pattern_are_in_forward_order(model: interp.Model) -> None:
     found = model.sites("decoder.cross.*.pattern", "encoder.self.0.z", "decoder.1.resid_pre")
     assert [str(s) for s in found] == [
@@ -88,3 +99,31 @@ def test_sites_by_pattern_are_in_forward_order(model: interp.Model) -> None:
 def test_heads_by_kind(model: interp.Model) -> None:
     assert len(model.heads("encoder.self")) == 9
     assert len(model.heads()) == 9 + 6 + 6
+
+
+def test_sites_of_a_decoder_alone(causal: interp.Model) -> None:
+    names = [str(site) for site in causal.sites()]
+    layer = [f"decoder.self.0.{name}" for name in ATTENTION_SITES]
+    assert names[:12] == [
+        "decoder.0.resid_pre",
+        *layer,
+        "decoder.0.resid_mid",
+        "decoder.0.mlp_out",
+        "decoder.0.resid_post",
+    ]
+    assert names[-2:] == ["decoder.ln_final", "decoder.logits"]
+    assert len(names) == 3 * 12 + 2
+    assert len(causal.heads()) == len(causal.heads("decoder.self")) == 9
+    assert [str(at) for at in causal.layers()] == [f"decoder.self.{layer}" for layer in range(3)]
+    assert causal.kind("decoder.self") == causal.family.context == ("decoder", "self")
+    assert [str(s) for s in causal.sites("*.ln_final")] == ["decoder.ln_final"]
+
+
+def test_every_site_has_a_module(either: interp.Model) -> None:
+    """The family's tables name modules that there are, and no two points are one."""
+    seen: dict[object, interp.Site] = {}
+    for site in either.sites():
+        point = either.family.point(site)
+        assert either.module.get_submodule(point.path) is not None
+        if site.name != "head_out":
+            assert seen.setdefault(point, site) is site

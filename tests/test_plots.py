@@ -1,5 +1,6 @@
 """Figures hold the numbers they are made from, name their heads, and can be drawn."""
 
+import json
 import shutil
 import struct
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_training_shows_every_cross_head(pico: Model) -> None:
     assert len(traces(figure, go.Scatter)) == 1 + 2 * n_heads
     with pytest.raises(interp.UnknownModel):
         plots.training("nano")
+
+
+def test_training_of_a_decoder_only_model_shows_its_own_scores() -> None:
+    figure = plots.training("pico-gpt2")
+    record = json.loads((interp.zoo.path("pico-gpt2") / "training.json").read_text())
+    shots, recipe = record["snapshots"], record["recipe"]
+    lines = traces(figure, go.Scatter)
+    assert len(lines) == 1 + 2 * recipe["layers"] * recipe["heads"]
+    last = [line.y[-1] for line in lines if line.name == "induction"]
+    assert last == pytest.approx(np.ravel(shots[-1]["induction"]).tolist())
+    assert sum(bool(line.showlegend) for line in lines if line.name in ("induction", "previous token")) == 2
 
 
 def test_models_of_one_short_name_stay_apart(small: probes.Mosaic) -> None:

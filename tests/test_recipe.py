@@ -13,8 +13,8 @@ from transformers import T5ForConditionalGeneration
 import interp
 from interp import zoo
 from interp.zoo import recipe as recipes
-from interp.zoo import training
-from interp.zoo.recipe import Recipe, batch, model_config
+from interp.zoo.recipe import Recipe, batch
+from interp.zoo.t5 import lay_routes, model_config
 from tests.test_zoo import TINY
 
 MOTIFS_ONLY = replace(TINY, motif_share=1.0)
@@ -90,7 +90,7 @@ def test_previous_token_heads_start_out_looking_back() -> None:
     bias = module.get_submodule("encoder.block.0.layer.0.SelfAttention.relative_attention_bias").weight
     assert isinstance(bias, Tensor)
     before = bias.detach().clone()
-    training._lay_routes(module, recipe)
+    lay_routes(module, recipe)
     assert int((bias != before).sum()) == 2
     with torch.no_grad():
         ids = torch.randint(2, 4096, (20, 12), generator=torch.Generator().manual_seed(0))

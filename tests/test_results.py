@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import interp
 from interp import Head
 from interp.files import write_text
-from interp.results import HeadScores, as_heads
+from interp.results import HeadScores, as_heads, provenance
+from tests.conftest import fresh, tiny_gpt2
 
 
 @pytest.fixture
@@ -109,3 +111,26 @@ def test_what_functions_that_take_heads_accept(model: interp.Model, scores: Head
         as_heads(model, ["decoder.self.0.1", wanted[0]])
     with pytest.raises(interp.UnknownHead, match="Did you mean"):
         as_heads(model, ["decoder.self.7.1"])
+
+
+def test_heads_of_a_decoder_alone(causal: interp.Model, scores: HeadScores, tmp_path: Path) -> None:
+    wanted = [Head("decoder", "self", 0, 1), Head("decoder", "self", 1, 2)]
+    assert as_heads(causal, scores.heads(0.5)) == wanted
+    for head in ("decoder.cross.0.1", Head("encoder", "self", 0, 0)):
+        with pytest.raises(interp.UnknownHead, match="decoder-only GPT-2"):
+            as_heads(causal, [head])
+
+
+def test_provenance_tells_the_weights(either: interp.Model) -> None:
+    found = provenance(either, seed=3)
+    assert found["digest"] == either.digest
+    assert found["model"] == either.name
+    assert found["n_parameters"] == sum(p.numel() for p in either.module.parameters())
+    assert (found["dtype"], found["device"], found["stimulus"]) == ("float32", "cpu", {"seed": 3})
+    assert found["versions"]["transformers"] == version("transformers")
+    json.dumps(found)
+    assert found["digest"] != provenance(interp.wrap(fresh(either, seed=1)))["digest"]
+
+
+def test_provenance_of_a_text_model() -> None:
+    assert provenance(interp.wrap(tiny_gpt2(), name="text"))["model"] == "text"

@@ -21,7 +21,7 @@ def checked(function: Any) -> Any:
     return jaxtyped(function, typechecker=beartype)
 
 
-def test_attention_in_a_whole_forward_and_in_generation(model: interp.Model, batch: interp.Batch) -> None:
+def test_attention_in_a_whole_forward_and_in_generation(either: interp.Model, either_batch: interp.Batch) -> None:
     calls: list[int] = []
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -31,20 +31,31 @@ def test_attention_in_a_whole_forward_and_in_generation(model: interp.Model, bat
     AttentionInterface.register(NAME, counted)
     try:
         with torch.no_grad():
-            model.module(**batch.inputs)
-        model.pipeline.predict(torch.arange(12.0), prediction_length=3)
+            either.module(**either.inputs(either_batch))
+        either.pipeline.predict(torch.arange(12.0), prediction_length=3)
     finally:
         AttentionInterface.register(NAME, hooked_attention)
-    assert len(calls) == (3 + 2 * 2) + 3 + 3 * (2 * 2)
+    # The encoder runs once in a prediction, the decoder at each step.
+    once = len([at for at in either.layers() if at.stack == "encoder"])
+    steps = len(either.layers()) - once
+    assert len(calls) == once + steps + once + 3 * steps
 
 
-def test_unembedding(model: interp.Model) -> None:
-    unembed = checked(interp.Model.unembed)
+def test_unembedding(either: interp.Model) -> None:
+    unembed, width = checked(interp.Model.unembed), either.d_model
     with torch.no_grad():
-        assert unembed(model, torch.zeros(2, 5, 20)).shape == (2, 5, 4096)
-        assert unembed(model, torch.zeros(20)).shape == (4096,)
+        assert unembed(either, torch.zeros(2, 5, width)).shape == (2, 5, 4096)
+        assert unembed(either, torch.zeros(width)).shape == (4096,)
         with pytest.raises(TypeCheckError):
-            unembed(model, torch.zeros(2, 20, dtype=torch.long))
+            unembed(either, torch.zeros(2, width, dtype=torch.long))
+
+
+def test_batches(either_batch: interp.Batch) -> None:
+    for name in ("ids", "mask"):
+        for stack in ("encoder", "decoder"):
+            assert checked(getattr(interp.Batch, name))(either_batch, stack).ndim == 2
+    for name, kind in interp.Batch.__annotations__.items():
+        assert isinstance(getattr(either_batch, name), kind), name
 
 
 def test_values_and_series(model: interp.Model) -> None:

@@ -33,8 +33,8 @@ from interp.sweeps import store as files
 from interp.sweeps.grid import by_model, configurations, key_of
 from interp.sweeps.result import merged, table_of
 from probes.sweeping import defaults
-from tests.conftest import tiny_pipeline
-from tests.sweep_functions import cheap, logged, opened_here, other, sizes, third_fails, varied, where
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.sweep_functions import ablated, cheap, logged, opened_here, other, sizes, third_fails, varied, where
 
 GRID = {"b": ["x", "y"], "a": range(3)}
 RRT: dict[str, Any] = {"repetitions": [2, 3], "sequence_lengths": [4, 5], "seeds": [0], "batch_size": 4}
@@ -252,6 +252,41 @@ def test_a_worker_opens_a_model_once(folders: list[str]) -> None:
     frame = quiet(opened_here, {"model": folders[:1], "a": range(12)}, n_jobs=2).to_frame()
     assert os.getpid() not in set(frame.pid)
     assert (frame.groupby("pid").handle.nunique() == 1).all()
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_models_of_both_families_in_one_sweep(n_jobs: int, folders: list[str], tmp_path: Path) -> None:
+    """A T5, a causal Chronos model and a plain GPT-2, opened by the workers and told apart by their weights."""
+    names = [folders[0], str(tmp_path / "causal"), str(tmp_path / "text")]
+    tiny_causal_pipeline().model.model.save_pretrained(names[1])
+    tiny_gpt2(seed=3).save_pretrained(names[2])
+    grid = {"model": names, "head": ["decoder.self.0.1", "decoder.self.1.2"]}
+    found = quiet(ablated, grid, store=tmp_path / "s", n_jobs=n_jobs)
+    frame = found.to_frame()
+    models = {name: interp.load(name) for name in names}
+    assert found.provenance["models"] == {name: model.digest for name, model in models.items()}
+    assert len(set(found.provenance["models"].values())) == 3
+    for row in frame.itertuples():
+        assert row.change == ablated(models[str(row.model)], str(row.head))["change"] > 0
+        assert row.family == models[str(row.model)].family.name
+    assert list(frame.family) == ["T5"] * 2 + ["GPT-2"] * 4
+    equal(read(tmp_path / "s"), frame)
+    grid["head"].append("decoder.cross.0.1")
+    with pytest.raises(interp.UnknownHead, match="decoder-only GPT-2") as caught:
+        quiet(ablated, grid, store=tmp_path / "s")
+    assert "in the configuration" in "".join(caught.value.__notes__)
+    assert "head=decoder.cross.0.1" in "".join(caught.value.__notes__)
+    assert set(read(tmp_path / "s").to_frame()["head"]) == {"decoder.self.0.1", "decoder.self.1.2", "decoder.cross.0.1"}
+
+
+def test_an_open_decoder_alone_in_a_sweep(causal: interp.Model, tmp_path: Path) -> None:
+    found = quiet(ablated, {"model": [causal], "head": ["decoder.self.2.0"]}, store=tmp_path / "s")
+    assert found.provenance["models"] == {"tiny-causal": causal.digest}
+    assert found.to_frame().change[0] == ablated(causal, "decoder.self.2.0")["change"]
+    with torch.no_grad():
+        causal.module.transformer.h[0].attn.c_attn.bias[0] += 1
+    with pytest.raises(interp.WrongStore, match="weights of tiny-causal: stored"):
+        quiet(ablated, {"model": [causal], "head": ["decoder.self.2.0"]}, store=tmp_path / "s")
 
 
 def test_an_open_model_runs_here_only(model: interp.Model, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Weights, circuits and composition of self-attention against TransformerLens' own numbers, where it is installed.
 
+Of GPT-2 also what TransformerLens makes of weights: LayerNorm folded as in its HookedTransformer, which from version 4
+is the bridge's compatibility mode.
+
 It is no dependency. In an environment of its own: pip install --constraint constraints.txt torch -e '.[test]'
 'transformer-lens>=4.3,<5', then pytest tests/test_transformer_lens.py.
 """
@@ -14,29 +17,31 @@ import torch
 import circuits
 import interp
 from interp.names import AttentionLayer
-from interp.weights import layer_weights
-from tests.conftest import tiny_pipeline
+from interp.weights import layer_weights, unembedding, unembedding_bias
+from tests.conftest import masked_batch, tiny_gpt2, tiny_pipeline
 
 HOW = "optional: pip install 'transformer-lens>=4.3,<5' (in an environment of its own)"
 pytest.importorskip("transformer_lens", reason=HOW)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[interp.Model, Any]:
-    """A random T5 of pairwise different sizes, and TransformerLens' bridge to a copy of it."""
+def bridge_to(module: Any, folder: Any) -> Any:
+    """TransformerLens' bridge to a copy of a module; it reads the config from a directory, the weights from it."""
     from tokenizers import Tokenizer, models
     from transformer_lens.model_bridge import TransformerBridge  # type: ignore[import-not-found]
     from transformers import PreTrainedTokenizerFast
 
-    model = interp.wrap(tiny_pipeline())
-    module = copy.deepcopy(tiny_pipeline().model.model)
+    module = copy.deepcopy(module)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "</s>": 2}, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="</s>")
-    # The bridge reads the config from a directory, the weights from the module.
-    folder = tmp_path_factory.mktemp("config")
     module.config.save_pretrained(folder)
-    bridge = TransformerBridge.boot_transformers(str(folder), hf_model=module, tokenizer=tokenizer, device="cpu")
-    return model, bridge
+    return TransformerBridge.boot_transformers(str(folder), hf_model=module, tokenizer=tokenizer, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[interp.Model, Any]:
+    """A random T5 of pairwise different sizes, and TransformerLens' bridge to a copy of it."""
+    model = interp.wrap(tiny_pipeline())
+    return model, bridge_to(tiny_pipeline().model.model, tmp_path_factory.mktemp("config"))
 
 
 def their_layers(bridge: Any, stack: str) -> list[Any]:
@@ -86,3 +91,73 @@ def test_what_they_refuse_is_defined_here(pair: tuple[interp.Model, Any]) -> Non
         bridge.all_composition_scores("K")
     wires = circuits.composition_scores(model, progress=False)
     assert not np.isnan(wires.between("encoder.self", "decoder.cross", "K")).any()
+
+
+NO_OTHERS = {"center_writing_weights": False, "center_unembed": False, "fold_value_biases": False}
+"""LayerNorm is folded, as here, and nothing else is done."""
+
+
+def decoder_pair(folder: Any, writes_no_mean: bool = False, **folds: bool) -> tuple[interp.Model, Any]:
+    """A random GPT-2, biases and norms too, and the bridge to a copy; in compatibility mode with any options."""
+    module = tiny_gpt2(architectures=["GPT2LMHeadModel"])
+    bridge = bridge_to(module, folder)
+    if folds:
+        bridge.enable_compatibility_mode(disable_warnings=True, **folds)
+    if writes_no_mean:
+        with torch.no_grad():
+            for block in module.transformer.h:
+                weight: Any = block.attn.c_proj.weight
+                weight.sub_(weight.mean(1, keepdim=True))
+    return interp.wrap(module), bridge
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_decoders_weights_are_theirs(tmp_path: Any, fold: bool) -> None:
+    """Folded as in their `fold_ln`, where they leave 1/sqrt(d_head) to the forward pass."""
+    from transformer_lens import FactoredMatrix  # type: ignore[import-not-found]
+
+    model, bridge = decoder_pair(tmp_path, **({"fold_ln": True, **NO_OTHERS} if fold else {}))
+    ours = model.stacked_weights("decoder.self", fold_norm=fold)
+    factor = model.d_head**0.5 if fold else 1
+    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"):
+        found = getattr(ours, name) * (factor if name in ("W_Q", "b_Q") else 1)
+        torch.testing.assert_close(found, getattr(bridge, name).detach(), rtol=0, atol=1e-6)
+    for made, theirs, scale in ((ours.QK, bridge.QK, factor), (ours.OV, bridge.OV, 1)):
+        assert isinstance(theirs, FactoredMatrix)
+        torch.testing.assert_close(made.full() * scale, theirs.AB.detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(made.norm().float() * scale, theirs.norm().detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(unembedding(model, fold_norm=fold), bridge.W_U.detach(), rtol=0, atol=1e-6)
+    if fold:
+        torch.testing.assert_close(unembedding_bias(model), bridge.b_U.detach(), rtol=0, atol=1e-6)
+        assert float(bridge.b_U.detach().abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_decoders_logits_and_patterns_are_theirs(tmp_path: Any, fold: bool) -> None:
+    model, bridge = decoder_pair(tmp_path, **({"fold_ln": True, **NO_OTHERS} if fold else {}))
+    ids = masked_batch(encoder=False).decoder_input_ids
+    cache = interp.capture(model, interp.Batch(decoder_input_ids=ids), ["decoder.self.*.pattern", "decoder.logits"])
+    with torch.no_grad():
+        logits, theirs = bridge.run_with_cache(ids)
+    torch.testing.assert_close(cache["decoder.logits"], logits, rtol=0, atol=2e-5)
+    for layer in range(3):
+        pattern = theirs[f"blocks.{layer}.attn.hook_pattern"]
+        torch.testing.assert_close(cache[f"decoder.self.{layer}.pattern"], pattern, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", ["Q", "K", "V"])
+@pytest.mark.parametrize("centred", [None, False, True])
+def test_all_composition_scores_are_theirs(tmp_path: Any, kind: Any, centred: bool | None) -> None:
+    """Plain, with LayerNorm folded, and with what they centre centred: W_O, whose mean no reader reads.
+
+    That leaves every product as it is, and changes the norm of W_OV that it is divided by.
+    """
+    folds = {} if centred is None else {"fold_ln": True, **NO_OTHERS, "center_writing_weights": centred}
+    model, bridge = decoder_pair(tmp_path, writes_no_mean=bool(centred), **folds)
+    ours = circuits.composition_scores(model, fold_norm=centred is not None, progress=False)
+    found = ours.between("decoder.self", "decoder.self", kind)
+    wanted = bridge.all_composition_scores(kind).scores.detach().numpy()
+    there = ~np.isnan(found)
+    assert there.sum() == 9 * 3
+    np.testing.assert_allclose(found[there], wanted[there], rtol=1e-5)
+    assert not wanted[~there].any()

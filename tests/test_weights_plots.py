@@ -18,7 +18,7 @@ from circuits.edges import WIRES
 from circuits.plots.stacks import WIRE, spot
 from circuits.reports import composition
 from probes.reports.page import write_page
-from tests.conftest import tiny_pipeline
+from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +261,99 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
 def test_figures_leave_plotlys_defaults_alone(scores: circuits.CompositionScores) -> None:
     assert isinstance(plots.composition_explorer(scores, score="raw"), go.Figure)
     assert plots.composition_explorer(scores, score="raw").layout.coloraxis.cmin == 0
+
+
+@pytest.fixture(scope="module")
+def alone() -> interp.Model:
+    return interp.zoo.planted_decoder().model
+
+
+@pytest.fixture(scope="module")
+def wires(alone: interp.Model) -> circuits.CompositionScores:
+    return circuits.composition_scores(alone, progress=False)
+
+
+def test_wiring_of_a_decoder_has_no_empty_encoder(alone: interp.Model, wires: circuits.CompositionScores) -> None:
+    figure = plots.wiring(wires, wires.top(8))
+    drawn = [trace for trace in figure.data if trace.mode == "markers+text"]
+    names = {text.split("<br>")[0] for trace in drawn for text in trace.customdata}
+    assert names == {str(head) for head in alone.heads()}
+    left, right = figure.layout.xaxis.range
+    places = [x for trace in drawn for x in trace.x]
+    assert min(places) - left == 1, "the figure begins with the decoder"
+    assert max(places) + 1 < right
+    words = [note.text for note in figure.layout.annotations]
+    assert words == ["self 0", "self 1"]
+    assert "read upwards; thickest: +0.069 over chance (0.056)" in figure.layout.title.subtitle.text
+    lines = {trace.text[0].split("<br>")[0]: trace for trace in figure.data if trace.mode == "lines"}
+    assert set(lines) == {str(edge.edge) for edge in wires.top(8)}
+    planted = lines["decoder.self.0.1 -> decoder.self.1.2:k"]
+    assert planted.line.width == 6
+    assert planted.y[0] < planted.y[-1], "from the first layer up to the second"
+    other = circuits.Edge.parse("encoder.self.0.0 -> decoder.cross.1.0:k")
+    with pytest.raises(interp.InvalidInput, match=r"of a model without decoder\.cross\.1\.0"):
+        plots.wiring(wires, [circuits.ScoredEdge(other, 0.1, 0.1, 1)])
+
+
+def test_composition_of_a_decoder_has_three_maps(wires: circuits.CompositionScores) -> None:
+    figure = plots.composition_explorer(wires)
+    (menu,) = figure.layout.updatemenus
+    assert [button.label for button in menu.buttons] == [f"{kind}: decoder.self → decoder.self" for kind in "QKV"]
+    assert menu.active == 1, "keys: what induction is made of"
+    assert [trace.visible for trace in figure.data] == [False, True, False]
+    cells = plots.composition(wires, "decoder.self", "decoder.self", "K", score="z").data[0]
+    row, column = list(cells.y).index("decoder.self.0.1"), list(cells.x).index("decoder.self.1.2")
+    assert cells.z[row][column] == np.nanmax(cells.z)
+    assert np.isnan(cells.z[5:]).all()
+
+
+def test_a_map_of_positions_is_its_pattern_with_what_is_ahead_blank(alone: interp.Model) -> None:
+    found = circuits.position_circuit(circuits.qk_circuit(alone, "decoder.self.0.1"), [7, 2, 3, 4, 6])
+    figure = plots.position_circuit(found)
+    cells = figure.data[0]
+    assert list(cells.x) == list(cells.y) == [2, 3, 4, 6, 7]
+    assert np.isnan(cells.z[np.triu_indices(5, 1)]).all()
+    assert cells.z[1][0] == cells.z[2][1] == pytest.approx(1, abs=1e-3), "3 to 2, and 4 to 3"
+    assert cells.z[4][3] == pytest.approx(float(found.pattern()[0, 4])), "7 to 6"
+    assert "attention to the position before: 1.00" in figure.layout.title.subtitle.text
+    large = interp.wrap(tiny_gpt2(n_positions=1300))
+    with pytest.raises(interp.InvalidInput, match="at most 1200"):
+        plots.position_circuit(circuits.position_circuit(circuits.qk_circuit(large, "decoder.self.0.0")))
+
+
+def test_the_report_of_a_decoder(tmp_path: Path) -> None:
+    """Of a causal model, and of a text model, whose tokens are no values."""
+    for model in (
+        interp.wrap(tiny_causal_pipeline(), name="causal"),
+        interp.wrap(tiny_gpt2(), name="text"),
+    ):
+        report = composition.run_report(model, top=5, progress=False)
+        drawn = composition.figures(report)
+        out = tmp_path / model.name
+        composition.write_report(out, report, drawn)
+        page = (out / "composition.html").read_text()
+        assert "Attention by position" in page
+        assert "encoder" not in "".join(words for _, words in composition.words(report).values())
+        previous = report.summary.set_index("head")["previous_token"]
+        assert previous.idxmax() in drawn["position-map"].layout.title.text
+        against = "token against token" if model.name == "text" else "value against value"
+        assert against in drawn["ov-map"].layout.title.text
+        keys = composition.pictures(report, drawn)["composition"]
+        assert keys.layout.title.text == "K-composition: decoder.self → decoder.self"
+        assert circuits.CompositionScores.load(out / "composition.safetensors").n_pairs == 81
+        assert report.summary["either"].notna().all()
+
+
+def test_the_candidates_of_a_decoder_are_on_its_page(alone: interp.Model, tmp_path: Path) -> None:
+    """Of 64 positions: the scores of heads are taken on what fits."""
+    report = composition.run_report(alone, top=4, progress=False)
+    assert [str(head) for head in report.candidates.heads()] == ["decoder.self.0.1", "decoder.self.1.2"]
+    drawn = composition.figures(report)
+    composition.write_report(tmp_path, report, drawn)
+    page = (tmp_path / "composition.html").read_text()
+    for title, text in composition.words(report).values():
+        assert f"<h2>{title.replace(chr(39), '&#x27;')}</h2>" in page
+        assert "ncoder's" not in text
+    ringed = next(trace for trace in drawn["candidates"].data if trace.name == "token to right")
+    assert [text.split("<br>")[0] for text in ringed.customdata] == ["decoder.self.1.2"]
+    assert "QK of decoder.self.0.1, position" in drawn["position-map"].layout.title.text

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,24 @@ TINY = Recipe(
     rows=5,
 )
 
+TINY_GPT2 = replace(TINY, architecture="gpt2", d_model=12, longest_context=40, longest_period=20)
+
+T5S = ["pico-t5", "pico-t5-induction"]
+GPT2S = ["pico-gpt2"]
+
+
+@pytest.fixture(scope="module", params=T5S)
+def model_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
 
 @pytest.fixture(scope="module", params=zoo.names())
-def model_name(request: pytest.FixtureRequest) -> str:
+def any_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[TINY, TINY_GPT2], ids=["t5", "gpt2"])
+def tiny(request: pytest.FixtureRequest) -> Recipe:
     return request.param
 
 
@@ -48,24 +64,34 @@ def mosaic(bundled: interp.Model) -> probes.Mosaic:
     return probes.induction_mosaic(bundled)
 
 
+def record_of(name: str) -> dict[str, object]:
+    return json.loads((zoo.path(name) / "training.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def record(model_name: str) -> dict[str, object]:
-    return json.loads((zoo.path(model_name) / "training.json").read_text())
+    return record_of(model_name)
+
+
+@pytest.fixture(scope="module")
+def pipeline(any_name: str) -> ChronosPipeline:
+    """As plain Chronos opens it, without the toolkit."""
+    opened = BaseChronosPipeline.from_pretrained(str(zoo.path(any_name)), attn_implementation="eager")
+    assert isinstance(opened, ChronosPipeline)
+    return opened
 
 
 def test_what_is_bundled() -> None:
-    assert zoo.names() == ["pico-t5", "pico-t5-induction"]
+    assert zoo.names() == sorted([*T5S, *GPT2S])
 
 
-def test_plain_chronos_opens_it(model_name: str) -> None:
-    pipeline = BaseChronosPipeline.from_pretrained(str(zoo.path(model_name)))
-    assert isinstance(pipeline, ChronosPipeline)
+def test_plain_chronos_opens_it(pipeline: ChronosPipeline) -> None:
     torch.manual_seed(0)
     assert pipeline.predict(torch.sin(torch.arange(60.0)), prediction_length=12).shape == (1, 20, 12)
 
 
-def test_it_is_small(model_name: str) -> None:
-    assert sum(f.stat().st_size for f in zoo.path(model_name).iterdir()) <= 8_000_000
+def test_it_is_small(any_name: str) -> None:
+    assert sum(f.stat().st_size for f in zoo.path(any_name).iterdir()) <= 8_000_000
 
 
 def test_it_has_induction_heads_and_others(mosaic: probes.Mosaic) -> None:
@@ -99,21 +125,25 @@ def test_the_instrument_agrees_with_the_training_record(
     assert mosaic.accuracy() == pytest.approx(now["accuracy"])
 
 
-def test_it_forecasts(bundled: interp.Model, record: dict[str, object]) -> None:
+def test_it_forecasts(any_name: str, pipeline: ChronosPipeline) -> None:
     """Held-out series: at most half of naive's median MASE. Air passengers: better than naive."""
-    scores = evaluation.forecast_scores(bundled.pipeline)
+    scores, record = evaluation.forecast_scores(pipeline), record_of(any_name)
     assert scores["held_out"]["model"] <= scores["held_out"]["naive"] / 2
     for horizon in (12, 24):
         assert scores[f"air_passengers_{horizon}"]["model"] < scores[f"air_passengers_{horizon}"]["naive"]
     assert scores["held_out"] == pytest.approx(record["forecasts"]["held_out"], rel=0.02)  # type: ignore[index]
 
 
-def test_the_card_says_what_is_measured(model_name: str, mosaic: probes.Mosaic, record: dict[str, object]) -> None:
+def test_the_card_says_what_is_measured(model_name: str, mosaic: probes.Mosaic) -> None:
     card = (zoo.path(model_name) / "README.md").read_text()
     counts = mosaic.counts()
     assert f"{counts.either} of {counts.n_heads} cross-attention heads" in card
     assert f"accuracy {mosaic.accuracy():.2f}" in card
-    for place in record["forecasts"].values():  # type: ignore[attr-defined]
+
+
+def test_the_card_says_how_it_forecasts(any_name: str) -> None:
+    card = (zoo.path(any_name) / "README.md").read_text()
+    for place in record_of(any_name)["forecasts"].values():  # type: ignore[attr-defined]
         row = " | ".join(f"{place[name]:.2f}" for name in ("model", "naive", "seasonal_naive"))
         assert re.search(re.escape(row), card), row
 
@@ -231,9 +261,11 @@ def test_motifs_end_with_what_the_recent_past_says() -> None:
     assert tokens.max() <= 4095
 
 
-def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_where_it_was_interrupted(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped after 6 of 9 steps and resumed: the same weights and record, bit for bit."""
-    whole = train(TINY, tmp_path / "whole", workers=0, progress=False)
+    whole = train(tiny, tmp_path / "whole", workers=0, progress=False)
 
     import interp.zoo.training as training
 
@@ -246,12 +278,12 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(training, "batch", stop)
     with pytest.raises(KeyboardInterrupt):
-        train(TINY, tmp_path / "parts", workers=0, save_every=2, progress=False)
+        train(tiny, tmp_path / "parts", workers=0, save_every=2, progress=False)
     monkeypatch.setattr(training, "batch", real)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     with pytest.raises(interp.InvalidInput, match="another recipe"):
         train(Recipe(seed=9), tmp_path / "parts", workers=0, progress=False)
-    parts = train(TINY, tmp_path / "parts", workers=0, progress=False)
+    parts = train(tiny, tmp_path / "parts", workers=0, progress=False)
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
     records = [json.loads((p / "training.json").read_text()) for p in (whole, parts)]
     assert records[0]["snapshots"] == records[1]["snapshots"]
@@ -259,8 +291,6 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
 
 
 def test_late_heads_are_closed_while_motifs_are_learned(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from transformers import T5ForConditionalGeneration
 
     silent = train(replace(TINY, steps=4), tmp_path / "silent", workers=0, progress=False)
@@ -273,8 +303,8 @@ def test_late_heads_are_closed_while_motifs_are_learned(tmp_path: Path) -> None:
         assert bool(weight[:, columns].any()) is written
 
 
-def test_training_leaves_global_randomness_alone(tmp_path: Path) -> None:
+def test_training_leaves_global_randomness_alone(tiny: Recipe, tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    train(TINY, tmp_path / "m", workers=0, progress=False)
+    train(tiny, tmp_path / "m", workers=0, progress=False)
     assert torch.equal(before, torch.get_rng_state())

@@ -119,7 +119,8 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
     ringed = ""
     if mosaic is not None and effects.site == mosaic.either.site:
         figure.add_trace(rings(mosaic.either, threshold).update(marker_color="black"))
-        ringed = f"; ringed: induction heads, at least {threshold:g}"
+        found = "ringed: induction heads" if mosaic.heads(threshold) else "no induction heads"
+        ringed = f"; {found}, at least {threshold:g}"
     return figure.update_layout(
         title_subtitle_text=f"{_source(effects.provenance)}{ringed}",
         coloraxis_colorbar_title="nats",
@@ -169,6 +170,7 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
                     "thickness": 1,
                 },
                 mode="markers",
+                cliponaxis=False,  # a score of 0 lies on the axis
                 marker={"size": 9, "color": COLORS[kind], "line": {"width": 0.5, "color": "white"}},
                 name=f"{label(kind)} is its larger score",
                 text=part["head"],
@@ -180,7 +182,14 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
         for row in placed.loc[side].sort_values("score").head(1).to_dict("records"):
             away = 75 if row["x"] < placed["x"].max() / 2 else -75
             figure.add_annotation(
-                x=row["x"], y=row["score"], text=row["head"], ax=away, ay=-12, font_size=11, arrowwidth=0.7
+                x=row["x"],
+                y=row["score"],
+                text=row["head"],
+                ax=away,
+                ay=-12,
+                font_size=11,
+                arrowwidth=0.7,
+                bgcolor="rgba(255,255,255,.8)",
             )
     found = rank_correlation(mosaic.either.values, effects.values)
     figure.add_hline(y=0, line_color="#999", line_width=1)

@@ -49,10 +49,14 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
         vertical_spacing=min(0.09, 0.3 / len(shown)),
     )  # fmt: skip
     for row, name in enumerate(shown, start=1):
-        past = go.Scatter(x=np.arange(start), y=context, line_color="#333", name="context", legendgroup="context")
-        came = go.Scatter(
-            x=ahead, y=truth, line={"color": "#333", "dash": "dot"}, name="what came", legendgroup="truth"
+        # Of a few points plotly would draw markers too.
+        past = go.Scatter(
+            x=np.arange(start), y=context, mode="lines", line_color="#333", name="context", legendgroup="context"
         )
+        came = go.Scatter(
+            x=ahead, y=truth, mode="lines", line={"color": "#333", "dash": "dot"}, name="what came",
+            legendgroup="truth",
+        )  # fmt: skip
         traces = [past, came]
         for variant, color, title in (("unedited", UNEDITED, "unedited"), (name, HEADS, "ablated")):
             fan = effects.fans[effects.names.index(variant), series]
@@ -64,8 +68,11 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
                 )
             )  # fmt: skip
             traces.append(
-                go.Scatter(x=ahead, y=middle, line={"color": color, "width": 2.3}, name=title, legendgroup=title)
-            )
+                go.Scatter(
+                    x=ahead, y=middle, mode="lines", line={"color": color, "width": 2.3}, name=title,
+                    legendgroup=title,
+                )
+            )  # fmt: skip
         for trace in traces:
             if row > 1:
                 trace.showlegend = False

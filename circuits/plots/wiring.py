@@ -64,19 +64,22 @@ def wiring(
     add_heads(figure, spots, told, wired, mosaic, threshold, named="heads on these wires")
     name_rows(figure, spots, heads, right=2 * heads + GAP - 0.1)
     top = max(y for _, y in spots.values()) + 0.9
-    left = min(x for x, _ in spots.values())
-    if not left:
+    # A decoder alone stands where it stands beside an encoder: the figure begins there, and a layer is one row.
+    left, encoded = min(x for x, _ in spots.values()), "encoder.self" in layers
+    tall = 2 * max(layers["decoder.self"], (layers["encoder.self"] + 1) // 2) if encoded else layers["decoder.self"]
+    if encoded:
         name_stacks(figure, heads, top, top)
-    figure.update_xaxes(visible=False, range=[left - 3, 2 * heads + GAP + 2])
+    figure.update_xaxes(visible=False, range=[left - (3 if encoded else 1), 2 * heads + GAP + 2])
     figure.update_yaxes(visible=False, range=[-0.8, top + 0.4])
+    how = "read upwards and to the right" if encoded else "read upwards"
     spread = f", z {min(e.z for e in drawn):.1f} to {max(e.z for e in drawn):.1f}" if drawn else ""
     return styled(
         figure,
         title or f"Wiring of {short(scores.provenance['model'])}",
-        f"{len(drawn)} of {scores.n_pairs} pairs{spread}; read upwards and to the right; thickest: {largest:+.3f} over "
-        f"chance ({scores.baseline:.3f})",
+        f"{len(drawn)} of {scores.n_pairs} pairs{spread}; {how}; thickest: {largest:+.3f} over chance "
+        f"({scores.baseline:.3f})",
         width=max(900, 36 * (2 * heads + GAP - int(left)) + 220),
-        height=max(460, 58 * 2 * max(layers["decoder.self"], (layers.get("encoder.self", 0) + 1) // 2) + 220),
+        height=max(460, (58 if encoded else 80) * tall + 220),
         legend={"orientation": "h", "y": -0.02, "x": 0},
     )
 

@@ -40,14 +40,15 @@ class AblationReport:
     note: str = ""
 
 
-def example_series() -> dict[str, list[np.ndarray]]:
-    """Monthly air passengers at five origins, and the bundled synthetic series of season 12."""
+def example_series(horizon: int = HORIZON) -> dict[str, list[np.ndarray]]:
+    """Monthly air passengers at five origins, and the bundled synthetic series of season 12, up to a horizon."""
     passengers = air_passengers()
     origins = range(72, len(passengers) - HORIZON + 1, 12)
     values, period = held_out()
+    start = values.shape[1] - HORIZON
     return {
-        "air passengers": [passengers[: origin + HORIZON] for origin in origins],
-        "synthetic": list(values[period == SEASON]),
+        "air passengers": [passengers[: origin + horizon] for origin in origins],
+        "synthetic": list(values[period == SEASON, : start + horizon]),
     }
 
 
@@ -96,13 +97,14 @@ def run_report(
     )  # fmt: skip
     named = {f"top {top}": ranked[:top]}
     if found not in (0, top):
-        named[f"all {found} induction heads"] = ranked[:found]
+        named[f"all {found} induction heads" if found > 1 else "the one induction head"] = ranked[:found]
     forecasts: dict[str, ForecastEffects] = {}
     note = _why_no_series(model)
-    for name, series in ({} if note else example_series()).items():
+    horizon = 0 if note else min(HORIZON, model.chronos_config.prediction_length)
+    for name, series in ({} if note else example_series(horizon)).items():
         forecasts[name] = forecast_effects(
-            model, series, named, prediction_length=HORIZON, season=SEASON, seed=seed, method=method,
-            reference=_past(model, series) if method == "mean" else None, controls=-(-controls // 4),
+            model, series, named, prediction_length=horizon, season=SEASON, seed=seed, method=method,
+            reference=_past(model, series, horizon) if method == "mean" else None, controls=-(-controls // 4),
             exclude=induction, progress=progress,
         )  # fmt: skip
     return AblationReport(
@@ -127,9 +129,9 @@ def _why_no_series(model: Model) -> str:
     return ""
 
 
-def _past(model: Model, series: list[np.ndarray]) -> Batch:
+def _past(model: Model, series: list[np.ndarray], horizon: int) -> Batch:
     """The contexts alone, the decoder reading the last steps of them: nothing of what is scored."""
-    return Batch.from_series(model, [values[:-HORIZON] for values in series], num_decoder=HORIZON)
+    return Batch.from_series(model, [values[:-horizon] for values in series], num_decoder=horizon)
 
 
 def figures(report: AblationReport) -> dict[str, go.Figure]:

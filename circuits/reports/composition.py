@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits import plots
-from circuits.candidates import ROUTES, InductionCandidates, induction_candidates
+from circuits.candidates import ROUTES, InductionCandidates, fitting_scores, induction_candidates
 from circuits.composition import composition_scores
 from circuits.composition_scores import CompositionScores
 from circuits.edges import Edges
@@ -19,7 +19,7 @@ from interp import Model
 from interp.files import write_text
 from interp.inputs import whole
 from interp.results import HeadScores
-from probes import head_scores, induction_mosaic
+from probes import induction_mosaic
 from probes.mosaic import Mosaic
 from probes.reports.page import write_page
 
@@ -67,7 +67,7 @@ def run_report(model: Model, *, top: int = 20, seed: int = 0, progress: bool = T
     """
     whole("top", top, 1)
     mosaic = induction_mosaic(model, seed=seed)
-    behaviour = head_scores(model, seed=seed)
+    behaviour = fitting_scores(model, seed)
     scores = composition_scores(model, progress=progress)
     candidates = induction_candidates(model, mosaic, composition=scores, scores=behaviour, progress=progress)
     joined = [behaviour[name] for name in JOINED if name in behaviour]
@@ -207,6 +207,11 @@ _ALONE = {
 """What is otherwise in a decoder alone."""
 
 
+def words(report: CompositionReport) -> dict[str, tuple[str, str]]:
+    """Headings and words of the report's figures and tables, by their names."""
+    return _WORDS if report.mosaic.either.site == "decoder.cross" else _WORDS | _ALONE
+
+
 def write_report(out: str | Path, report: CompositionReport, drawn: dict[str, go.Figure]) -> list[Path]:
     """The page, the tables as CSV and all scores as safetensors.
 
@@ -221,10 +226,10 @@ def write_report(out: str | Path, report: CompositionReport, drawn: dict[str, go
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     made = tables(report)
-    words = _WORDS if report.mosaic.either.site == "decoder.cross" else _WORDS | _ALONE
+    headed = words(report)
     parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = []
     for name, content in [*drawn.items(), *made.items()]:
-        parts.append((*words[name], content))
+        parts.append((*headed[name], content))
     written = [write_page(folder / "composition.html", f"Weights and wiring of {report.mosaic.name}", parts)]
     written += [write_text(folder / f"{name}.csv", table.to_csv(index=False)) for name, table in made.items()]
     return [*written, report.scores.save(folder / "composition.safetensors")]

@@ -103,7 +103,7 @@ def forecast_scores(pipeline: ChronosPipeline) -> dict[str, Any]:
     """MASE on the held-out set and on air passengers over rolling origins.
 
     Args:
-        pipeline: a Chronos pipeline of a T5 model.
+        pipeline: a Chronos pipeline that samples, of a T5 or a causal model.
 
     Returns:
         For `held_out` (median over series) and `air_passengers_12`, `air_passengers_24` (mean

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import T5ForConditionalGeneration
+from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from interp.zoo.series import NARROW
 
@@ -48,4 +48,38 @@ def induction_snapshot(
         "accuracy": float((guess == tokens[:, 2]).mean()),
         "current_token": paid[:, :, length + 1].tolist(),
         "token_to_right": paid[:, :, length + 2].tolist(),
+    }
+
+
+@torch.no_grad()
+def causal_snapshot(module: GPT2LMHeadModel, *, seed: int = 0, rows: int = 100, length: int = 24) -> dict[str, Any]:
+    """Cross-entropy, accuracy and attention of a decoder-only model on `ABC...X ABC...X`.
+
+    Args:
+        module: a GPT-2 opened with eager attention, on any device.
+        seed: of the random tokens, drawn anew at each call.
+        rows: how many random sequences.
+        length: tokens in one sequence, given twice.
+
+    Returns:
+        `first_half` and `second_half`, the mean cross-entropy in nats of the tokens of each half (but
+        the first of all, which nothing predicts, and the first of the second half, which nothing could);
+        `accuracy` on the same tokens of the second half; and by head, as nested lists `[layer][head]`,
+        `induction`, the mean attention `length - 1` places back over the queries of the second half,
+        and `previous_token`, one place back over all queries but the first.
+    """
+    tokens = np.random.default_rng(seed).integers(NARROW[0], NARROW[1] + 1, (rows, length))
+    ids = torch.from_numpy(np.concatenate([tokens, tokens], axis=1)).to(module.device)
+    out = module(input_ids=ids, output_attentions=True, use_cache=False)
+    logits, wanted = out.logits[:, :-1].float(), ids[:, 1:]
+    lost = torch.nn.functional.cross_entropy(logits.mT, wanted, reduction="none")
+    right = logits.argmax(-1) == wanted
+    paid = torch.stack([layer.float().mean(0) for layer in out.attentions]).cpu()
+    back = paid.diagonal(1 - length, dim1=-2, dim2=-1)
+    return {
+        "first_half": float(lost[:, : length - 1].mean()),
+        "second_half": float(lost[:, length:].mean()),
+        "accuracy": float(right[:, length:].double().mean()),
+        "induction": back[..., 1:].mean(-1).tolist(),
+        "previous_token": paid.diagonal(-1, dim1=-2, dim2=-1).mean(-1).tolist(),
     }

@@ -33,7 +33,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from interp.errors import InvalidInput, nearest
 from interp.inputs import whole
 from interp.names import Head
-from interp.zoo.recipe import Recipe, chronos_config, model_config
+from interp.zoo.recipe import Recipe, chronos_config
+from interp.zoo.t5 import model_config
 
 if TYPE_CHECKING:
     from interp.model import Model

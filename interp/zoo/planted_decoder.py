@@ -28,7 +28,7 @@ from interp.names import Head
 from interp.zoo.planted import FAINT, GAIN, SHARP, Planted
 from interp.zoo.recipe import chronos_config
 
-HEADS, D_HEAD, LAYERS, POSITIONS = 5, 64, 2, 64
+HEADS, D_HEAD, LAYERS, POSITIONS = 5, 128, 2, 128
 
 PREVIOUS_TOKEN = Head("decoder", "self", 0, 1)
 INDUCTION = Head("decoder", "self", 1, 2)
@@ -53,7 +53,7 @@ def planted_decoder(*, wired: bool = True, seed: int = 0) -> Planted:
         seed: of embeddings, basis, norms and the other heads.
 
     Returns:
-        The model, opened, with 64 positions; its edge `decoder.self.0.1 -> decoder.self.1.2:k`; and its circuit.
+        The model, opened, with 128 positions; its edge `decoder.self.0.1 -> decoder.self.1.2:k`; and its circuit.
 
     Raises:
         InvalidInput: a seed that is no whole number of 0 or more.
@@ -73,6 +73,7 @@ def planted_decoder(*, wired: bool = True, seed: int = 0) -> Planted:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=0,
+        tie_word_embeddings=False,
     )
     config.chronos_config = asdict(chronos)
     config._attn_implementation = "eager"
@@ -105,6 +106,7 @@ def _plant(module: GPT2LMHeadModel, wired: bool, generator: torch.Generator) -> 
     loud = d_model**0.5
     directions = nn.functional.normalize(draw(module.config.vocab_size, D_HEAD), dim=1)
     module.transformer.wte.weight.copy_(loud * directions @ token.T)
+    module.lm_head.weight.copy_(directions @ token.T)
     module.transformer.wpe.weight.copy_(loud * position.T)
     # Queries are divided by sqrt(d_head), and two or three subspaces share what the norm lets through.
     sharp = SHARP / d_model * D_HEAD**0.5

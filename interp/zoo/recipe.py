@@ -1,15 +1,18 @@
 """How the bundled models are trained: motifs first, then an ever wider mix of series.
 
 1. For `motif_steps` steps the model sees repeated random tokens only; induction forms here, with
-   only the first `motif_heads` cross-attention heads of each layer open.
+   only the first `motif_heads` heads of each layer open (of a T5, of cross-attention). Periods
+   are 3 to `longest_period`, contexts 16 to `motif_context`.
 2. Then all heads are open, and the share of motifs falls to `motif_share` while synthetic series
-   take over, through Chronos' own tokenizer, with context lengths drawn log-uniformly. So the
-   heads that join late find the motifs solved, and other work to do.
+   take over, through Chronos' own tokenizer, with contexts of 16 to `longest_context`, drawn
+   log-uniformly (of a GPT-2, uniformly). So the heads that join late find the motifs solved, and
+   other work to do.
 3. Routes can be laid: the first `next_token_heads` heads of the encoder's first layer start out
    looking one token ahead, the last `previous_token_heads` one token back, and are trained from
    there. The first is the way to *current token* heads, the second to *token to right*.
 4. In a share `anywhere` of the motif rows the decoder does not go on where the encoder's tokens end
    but begins at a random earlier place, so that only its own tokens say where it is.
+   A GPT-2 has no encoder: it refuses the fields of 3 and of this.
 5. The learning rate warms up, stays, and falls along a cosine to zero over the last half.
 
 The data of a step depend on the seed and the step alone, so a run that was interrupted goes on
@@ -17,15 +20,14 @@ with the very batches it would have seen.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from math import cos, pi
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
 from chronos import ChronosConfig, MeanScaleUniformBins
 from torch import Tensor
-from transformers import T5Config
 
 from interp.errors import InvalidInput
 from interp.inputs import whole
@@ -39,6 +41,7 @@ HORIZON = 24
 class Recipe:
     """Everything that decides a bundled model, apart from the machine's rounding."""
 
+    architecture: Literal["t5", "gpt2"] = "t5"
     seed: int = 0
     layers: int = 4
     heads: int = 8
@@ -49,6 +52,8 @@ class Recipe:
     motif_steps: int = 2_000
     motif_rows: int = 64
     motif_heads: int = 3
+    motif_context: int = 40
+    longest_period: int = 12
     next_token_heads: int = 0
     widen_steps: int = 1_500
     motif_share: float = 0.1
@@ -79,6 +84,9 @@ class Recipe:
         if (laid := self.next_token_heads + self.previous_token_heads) > self.heads:
             raise InvalidInput(f"next_token_heads and previous_token_heads are {laid} of {self.heads} heads: too many.")
         whole("longest_context", self.longest_context, 17)
+        whole("motif_context", self.motif_context, 16)
+        whole("longest_period", self.longest_period, 3)
+        self._check_architecture()
         if unknown := set(self.mix) - set(SERIES):
             raise InvalidInput(f"mix: no series called {', '.join(sorted(unknown))}; there are {', '.join(SERIES)}.")
         for name in ("motif_share", "anywhere"):
@@ -87,6 +95,21 @@ class Recipe:
                 raise InvalidInput(f"{name}={share!r} must be a share, 0 to 1.")
         if min(self.mix.values(), default=0) < 0 or sum(self.mix.values()) <= 0:
             raise InvalidInput(f"the weights of mix={self.mix} must be 0 or more, and some of them more.")
+
+    def _check_architecture(self) -> None:
+        if self.architecture == "t5":
+            return
+        if self.architecture != "gpt2":
+            raise InvalidInput(f"architecture={self.architecture!r}: there are t5 and gpt2.")
+        if laid := [n for n in ("next_token_heads", "previous_token_heads", "anywhere") if getattr(self, n) != 0]:
+            raise InvalidInput(f"{', '.join(laid)}: for a T5 only; a GPT-2 has no encoder. Leave at 0.")
+        if self.heads * self.d_kv != self.d_model:
+            raise InvalidInput(f"d_kv={self.d_kv}: {self.heads} heads of a GPT-2 share d_model={self.d_model} exactly.")
+        if self.motif_context + 8 > self.longest_context + HORIZON:
+            raise InvalidInput(
+                f"motif_context={self.motif_context}: a GPT-2 of longest_context={self.longest_context} has "
+                f"{self.longest_context + HORIZON} positions, and a motif row takes up to 8 more than its context."
+            )
 
     @classmethod
     def parse(cls, text: str, changes: dict[str, Any]) -> Self:
@@ -125,30 +148,6 @@ def chronos_config() -> ChronosConfig:
     )
 
 
-def model_config(recipe: Recipe) -> T5Config:
-    """The T5 of a recipe, with its `chronos_config`, so that plain Chronos opens it."""
-    make: Any = T5Config
-    return make(
-        vocab_size=4096,
-        d_model=recipe.d_model,
-        d_kv=recipe.d_kv,
-        d_ff=recipe.d_ff,
-        num_layers=recipe.layers,
-        num_decoder_layers=recipe.layers,
-        num_heads=recipe.heads,
-        dropout_rate=0.0,
-        initializer_factor=1.0,
-        feed_forward_proj="relu",
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-        n_positions=512,
-        chronos_config=asdict(chronos_config()),
-        architectures=["T5ForConditionalGeneration"],
-    )
-
-
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear over the first 500 steps, then flat, then a cosine to zero over the last half."""
     warm = min(1.0, (step + 1) / 500)
@@ -170,18 +169,29 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
         step: counted from 0; the same step always gives the same batch.
 
     Returns:
-        Encoder ids `[row, context + 1]` with EOS at the end, and labels `[row, 8 to HORIZON]`.
+        For a T5, encoder ids `[row, context + 1]` with EOS at the end, and labels `[row, 8 to HORIZON]`.
+        For a GPT-2, context and labels in one row and nothing between, `[row, context + 8 to HORIZON]`,
+        twice: every position is learned from, as the model shifts its labels itself.
     """
     rng = np.random.default_rng([recipe.seed, step])
     if step < recipe.motif_steps:
-        context = int(rng.integers(16, 41))
-        tokens = torch.from_numpy(motifs(rng, recipe.motif_rows, context + 8))
+        context = int(rng.integers(16, recipe.motif_context + 1))
+        tokens = torch.from_numpy(motifs(rng, recipe.motif_rows, context + 8, recipe.longest_period))
         tokens = _begin_anywhere(rng, recipe, tokens, context)
     else:
-        context = int(np.exp(rng.uniform(np.log(16), np.log(recipe.longest_context))))
+        context = _context(rng, recipe)
         tokens = _mixed(rng, recipe, step, context, int(rng.integers(8, HORIZON + 1)))
+    if recipe.architecture == "gpt2":
+        return tokens, tokens
     end = torch.ones(len(tokens), 1, dtype=torch.long)
     return torch.cat([tokens[:, :context], end], dim=1), tokens[:, context:].contiguous()
+
+
+def _context(rng: np.random.Generator, recipe: Recipe) -> int:
+    """Log-uniform for a T5; uniform for a GPT-2, whose learned positions must all be seen often."""
+    if recipe.architecture == "gpt2":
+        return int(rng.integers(16, recipe.longest_context + 1))
+    return int(np.exp(rng.uniform(np.log(16), np.log(recipe.longest_context))))
 
 
 def _begin_anywhere(rng: np.random.Generator, recipe: Recipe, tokens: Tensor, context: int) -> Tensor:
@@ -213,6 +223,6 @@ def _mixed(rng: np.random.Generator, recipe: Recipe, step: int, context: int, ho
     tokenizer = cast(MeanScaleUniformBins, chronos_config().create_tokenizer())
     before, _, scale = tokenizer._input_transform(torch.from_numpy(values[:, :context]))
     after, _, _ = tokenizer._input_transform(torch.from_numpy(values[:, context:]), scale)
-    repeated = torch.from_numpy(varied_motifs(rng, int(counts[0]), context + horizon))
+    repeated = torch.from_numpy(varied_motifs(rng, int(counts[0]), context + horizon, recipe.longest_period))
     repeated = _begin_anywhere(rng, recipe, repeated, context)
     return torch.cat([repeated, torch.cat([before, after], dim=1)]).long()

@@ -23,26 +23,26 @@ def _log_uniform(rng: Generator, low: float, high: float, size: int) -> Floats:
     return np.exp(rng.uniform(np.log(low), np.log(high), size))
 
 
-def motifs(rng: Generator, rows: int, length: int) -> Ints:
-    """Random tokens of the narrow range repeated with a period of 3-12; token ids `[row, pos]`."""
-    period = rng.integers(3, 13, rows)
-    motif = rng.integers(NARROW[0], NARROW[1] + 1, (rows, 12))
+def motifs(rng: Generator, rows: int, length: int, longest: int = 12) -> Ints:
+    """Random tokens of the narrow range repeated with a period of 3 to `longest`; token ids `[row, pos]`."""
+    period = rng.integers(3, longest + 1, rows)
+    motif = rng.integers(NARROW[0], NARROW[1] + 1, (rows, longest))
     return np.take_along_axis(motif, np.arange(length)[None, :] % period[:, None], 1)
 
 
-def varied_motifs(rng: Generator, rows: int, length: int) -> Ints:
+def varied_motifs(rng: Generator, rows: int, length: int, longest: int = 12) -> Ints:
     """Repeated motifs in six variants, one a row; token ids `[row, pos]`.
 
     Plain; a small alphabet, so that one token does not tell the next; a regime change, after
     which the same tokens go on in another order; a random start; a jitter of a few bins at each
     repetition; and a drift of some bins at each repetition. One row in five is from a wider range.
     """
-    period = rng.integers(3, 13, rows)
+    period = rng.integers(3, longest + 1, rows)
     narrow = rng.random(rows) < 0.8
     low, high = np.where(narrow, NARROW[0], 1024), np.where(narrow, NARROW[1], 3071)
-    pool = rng.integers(low[:, None], high[:, None] + 1, (rows, 12))
+    pool = rng.integers(low[:, None], high[:, None] + 1, (rows, longest))
     variant = rng.choice(6, rows, p=[0.4, 0.16, 0.14, 0.1, 0.12, 0.08])[:, None]
-    place = rng.integers(0, 12, (rows, 12)) % rng.integers(3, 7, rows)[:, None]
+    place = rng.integers(0, longest, (rows, longest)) % rng.integers(3, 7, rows)[:, None]
     motif = np.where(variant == 1, np.take_along_axis(pool, place, 1), pool)
 
     step = np.arange(length)[None, :]
@@ -51,8 +51,8 @@ def varied_motifs(rng: Generator, rows: int, length: int) -> Ints:
 
     # Only what follows the change is valid: old successors must not be copied.
     change = rng.integers(0, max(length // 2, 1), rows)[:, None]
-    beyond = np.arange(12)[None, :] >= period[:, None]
-    order = np.argsort(rng.random((rows, 12)) + beyond, axis=1)
+    beyond = np.arange(longest)[None, :] >= period[:, None]
+    order = np.argsort(rng.random((rows, longest)) + beyond, axis=1)
     before = np.take_along_axis(np.take_along_axis(motif, order, 1), phase, 1)
     tokens = np.where((variant == 2) & (step < change), before, tokens)
     noise = rng.integers(low[:, None], high[:, None] + 1, (rows, length))

@@ -18,13 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5Attention
+from transformers import PreTrainedModel
 
 from interp.errors import DamagedFile, InvalidInput
 from interp.files import write_text
-from interp.zoo.monitor import induction_snapshot
-from interp.zoo.recipe import Recipe, batch, learning_rate, model_config
+from interp.zoo.architectures import ARCHITECTURES
+from interp.zoo.recipe import Recipe, batch, learning_rate
 
 CHECKPOINT = "checkpoint.safetensors"
 RECORD = "training.json"
@@ -60,7 +59,7 @@ def _save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]
 
 def _checkpoint(
     path: Path,
-    model: T5ForConditionalGeneration,
+    model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     record: dict[str, Any],
 ) -> None:
@@ -71,9 +70,7 @@ def _checkpoint(
     _save_whole(tensors, path, {"record": json.dumps(record)})
 
 
-def _resume(
-    path: Path, model: T5ForConditionalGeneration, optimizer: torch.optim.Optimizer, recipe: Recipe
-) -> dict[str, Any]:
+def _resume(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, recipe: Recipe) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             record = json.loads(file.metadata()["record"])
@@ -94,34 +91,17 @@ def _resume(
     return record
 
 
-def _late_heads(model: T5ForConditionalGeneration, recipe: Recipe) -> Iterator[tuple[nn.Parameter, slice]]:
-    """W_O of each cross-attention layer, and its columns of the heads that join after the motifs."""
-    late = slice(recipe.motif_heads * recipe.d_kv, None)
-    for block in model.decoder.block:
-        yield cast(nn.Parameter, block.get_submodule("layer.1.EncDecAttention.o").weight), late
-
-
-def _close(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
+def _close(model: PreTrainedModel, recipe: Recipe) -> None:
     """Silence the late heads: with W_O at zero they write nothing and their q, k, v stay as drawn."""
     with torch.no_grad():
-        for weight, columns in _late_heads(model, recipe):
-            weight[:, columns] = 0
+        for weight, late in ARCHITECTURES[recipe.architecture].late_heads(model, recipe):
+            weight[late] = 0
 
 
-def _lay_routes(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
-    """Start some encoder heads as next- and previous-token heads, by the position bias of one step."""
-    attention = model.encoder.block.get_submodule("0.layer.0.SelfAttention")
-    bias = cast(nn.Embedding, attention.relative_attention_bias).weight
-    ahead, back = T5Attention._relative_position_bucket(torch.tensor([1, -1])).tolist()
-    with torch.no_grad():
-        bias[ahead, : recipe.next_token_heads] = 4.0
-        bias[back, recipe.heads - recipe.previous_token_heads :] = 4.0
-
-
-def _keep_closed(model: T5ForConditionalGeneration, recipe: Recipe) -> None:
-    for weight, columns in _late_heads(model, recipe):
+def _keep_closed(model: PreTrainedModel, recipe: Recipe) -> None:
+    for weight, late in ARCHITECTURES[recipe.architecture].late_heads(model, recipe):
         assert weight.grad is not None
-        weight.grad[:, columns] = 0
+        weight.grad[late] = 0
 
 
 def train(
@@ -145,7 +125,7 @@ def train(
 
     Returns:
         `out`, with `config.json`, `model.safetensors` and `training.json`: the recipe, the loss,
-        and at about 20 log-spaced steps the accuracy and the mosaic on repeated random tokens.
+        and at about 20 log-spaced steps the accuracy and the scores of heads on repeated random tokens.
 
     Raises:
         InvalidInput: what is in `out` belongs to another recipe, or `out` cannot be written.
@@ -159,9 +139,7 @@ def train(
         raise InvalidInput(f"cannot write to {out}: {error.strerror}.") from None
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        config = model_config(recipe)
-        config._attn_implementation = "eager"
-        model = T5ForConditionalGeneration(config)
+        model = ARCHITECTURES[recipe.architecture].build(recipe)
         cast(nn.Module, model).to(device)
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -170,7 +148,6 @@ def train(
             fused=True,
         )
         _close(model, recipe)
-        _lay_routes(model, recipe)
         record: dict[str, Any] = {"recipe": asdict(recipe), "step": 0, "seconds": 0.0, "snapshots": [], "losses": []}
         if (out / CHECKPOINT).exists():
             record = _resume(out / CHECKPOINT, model, optimizer, recipe)
@@ -195,7 +172,7 @@ def _is_done(out: Path, recipe: Recipe) -> bool:
 
 
 def _loop(
-    model: T5ForConditionalGeneration,
+    model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     record: dict[str, Any],
@@ -204,14 +181,14 @@ def _loop(
     save_every: int,
     progress: bool,
 ) -> None:
-    moments = set(snapshot_steps(recipe))
+    moments, snapshot = set(snapshot_steps(recipe)), ARCHITECTURES[recipe.architecture].snapshot
     start, before = time.monotonic(), record["seconds"]
 
     def look(step: int) -> None:
         if step in moments and not any(s["step"] == step for s in record["snapshots"]):
             loss = float(np.mean(record["losses"])) if record["losses"] else None
             model.eval()
-            record["snapshots"].append({"step": step, "loss": loss, **induction_snapshot(model)})
+            record["snapshots"].append({"step": step, "loss": loss, **snapshot(model)})
             model.train()
 
     model.train()

@@ -39,8 +39,9 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> 
 
 
 def heads_of(sites: Iterable[str]) -> str:
-    """Which heads are shown, in words: `decoder cross-attention heads`, of all kinds where models differ."""
-    return " and ".join(f"{site.replace('.', ' ')}-attention" for site in dict.fromkeys(sites)) + " heads"
+    """Which heads are shown, in words: `decoder cross-attention heads`; without the kind where models differ."""
+    kinds = dict.fromkeys(site.replace(".", " ") + "-" for site in sites)
+    return f"{next(iter(kinds)) if len(kinds) == 1 else 'decoder '}attention heads"
 
 
 def short(model: str) -> str:

@@ -8,15 +8,26 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp import InvalidInput, zoo
-from probes.mosaic import KINDS, THRESHOLD
+from probes.mosaic import THRESHOLD
 from probes.plots.style import COLORS, label, styled
+
+WATCHED = {
+    "current_token": COLORS["current_token"],
+    "token_to_right": COLORS["token_to_right"],
+    "induction": COLORS["token_to_right"],
+    "previous_token": COLORS["current_token"],
+}
+"""Scores that a record can hold: the first two of a T5's cross heads, the others of a GPT-2's heads."""
 
 
 def training(model_name: str) -> go.Figure:
-    """The phase change: accuracy on repeated random tokens and every cross head's score by step.
+    """The phase change: accuracy on repeated random tokens and every head's scores by step.
+
+    Of a T5, the mosaic's two scores of each cross-attention head; of a GPT-2, the induction and
+    previous-token scores of each head.
 
     Args:
-        model_name: of a bundled model, such as `pico-t5`.
+        model_name: of a bundled model, such as `pico-t5` or `pico-gpt2`.
 
     Returns:
         The figure, over a logarithmic axis of training steps.
@@ -31,9 +42,11 @@ def training(model_name: str) -> go.Figure:
     record: dict[str, Any] = json.loads(file.read_text())
     taken = [shot for shot in record["snapshots"] if shot["step"] > 0]
     steps = [shot["step"] for shot in taken]
+    causal = "induction" in taken[0]
+    heads, length = ("decoder.self", 24) if causal else ("decoder.cross", 10)
     figure = make_subplots(
         rows=2, shared_xaxes=True, row_heights=[0.4, 0.6], vertical_spacing=0.09,
-        subplot_titles=["accuracy of the continuation", "attention by cross head"],
+        subplot_titles=["accuracy of the continuation", "attention by head" if causal else "attention by cross head"],
     )  # fmt: skip
     figure.add_trace(
         go.Scatter(
@@ -42,14 +55,14 @@ def training(model_name: str) -> go.Figure:
         ),
         row=1, col=1,
     )  # fmt: skip
-    for kind in KINDS:
+    for kind in (kind for kind in WATCHED if kind in taken[0]):
         values = np.array([shot[kind] for shot in taken])
         for layer, head in np.ndindex(*values.shape[1:]):
             figure.add_trace(
                 go.Scatter(
                     x=steps, y=values[:, layer, head], mode="lines", name=label(kind), legendgroup=kind,
-                    showlegend=layer == head == 0, line={"color": COLORS[kind], "width": 1.2}, opacity=0.7,
-                    hovertemplate=f"decoder.cross.{layer}.{head}, {label(kind)} %{{y:.3f}}, step %{{x}}<extra></extra>",
+                    showlegend=layer == head == 0, line={"color": WATCHED[kind], "width": 1.2}, opacity=0.7,
+                    hovertemplate=f"{heads}.{layer}.{head}, {label(kind)} %{{y:.3f}}, step %{{x}}<extra></extra>",
                 ),
                 row=2, col=1,
             )  # fmt: skip
@@ -62,7 +75,7 @@ def training(model_name: str) -> go.Figure:
     return styled(
         figure,
         f"Induction appears while {model_name} trains",
-        f"repeated random tokens, length 10, 2 repetitions; dotted: the threshold of {THRESHOLD:g}, and where "
+        f"repeated random tokens, length {length}, 2 repetitions; dotted: the threshold of {THRESHOLD:g}, and where "
         "series join the motifs",
         width=860,
         height=620,

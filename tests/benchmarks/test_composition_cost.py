@@ -16,6 +16,7 @@ import circuits
 import interp
 from circuits.composition import MEMORY, _factor, _standardised, _table
 from tests.benchmarks.shapes import opened, timed
+from tests.conftest import tiny_gpt2
 
 pytestmark = pytest.mark.benchmark
 
@@ -133,4 +134,33 @@ def test_against_transformer_lens() -> None:
     ratio = seconds["TransformerLens"] / seconds["ours"]
     print(
         f"\nbase shape, encoder.self by queries: {seconds['ours']:.2f} s, {ratio:.1f} times faster than TransformerLens"
+    )
+
+
+@torch.no_grad()
+def test_a_decoder_against_transformer_lens() -> None:
+    """All pairs of GPT-2 small's shape, by queries, keys and values, beside what their all_composition_scores does."""
+    theirs = pytest.importorskip("transformer_lens.utilities.matrix", reason="optional: see test_transformer_lens.py")
+    factored = pytest.importorskip("transformer_lens").FactoredMatrix
+    shape = {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": 3072, "n_positions": 1024}
+    model = interp.wrap(tiny_gpt2(initializer_range=0.02, **shape), name="GPT-2 small shape")
+    _ = model.digest
+    stacked = model.stacked_weights("decoder.self")
+    OV, QK = factored(stacked.W_V, stacked.W_O), factored(stacked.W_Q, stacked.W_K.mT)
+    right = {"Q": QK, "K": QK.T, "V": OV}
+
+    def all_of_theirs() -> dict[str, np.ndarray]:
+        return {kind: theirs.composition_scores(OV, right[kind], broadcast_dims=True).numpy() for kind in right}
+
+    def ours() -> circuits.CompositionScores:
+        return circuits.composition_scores(model, progress=False)
+
+    scores, wanted = ours(), all_of_theirs()
+    for kind in right:
+        found = scores.between("decoder.self", "decoder.self", kind)
+        np.testing.assert_allclose(found[~np.isnan(found)], wanted[kind][~np.isnan(found)], rtol=1e-4)
+    seconds = timed({"ours": ours, "TransformerLens": all_of_theirs}, rounds=3, warm=0)
+    ratio = seconds["TransformerLens"] / seconds["ours"]
+    print(
+        f"\nGPT-2 small shape: {scores.n_pairs} pairs in {seconds['ours']:.2f} s, {ratio:.1f} times faster than theirs"
     )
