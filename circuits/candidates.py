@@ -108,8 +108,10 @@ class InductionCandidates:
 
 def fitting_scores(model: Model, seed: int = 0) -> dict[str, HeadScores]:
     """What `probes.head_scores` gives by default, of shorter sequences where the model has too few positions for it."""
-    longest = {} if model.max_positions is None else {"sequence_length": min(25, model.max_positions // 4)}
-    return head_scores(model, seed=seed, **longest)
+    length, repetitions = 25, 4
+    if model.max_positions is not None:
+        length = min(length, model.max_positions // repetitions)
+    return head_scores(model, sequence_length=length, repetitions=repetitions, seed=seed)
 
 
 def induction_candidates(

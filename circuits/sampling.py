@@ -11,7 +11,8 @@
 Source: Glasserman & Yao 1992, "Some guidelines and guarantees for common random numbers".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,12 +170,13 @@ class Ablated:
         return found
 
     @torch.no_grad()
-    def run(self, prompt: Batch, *jobs: Job) -> list[Tensor]:
+    def run(self, prompt: Batch, *jobs: Job, at_once: int | None = None) -> list[Tensor]:
         """Run jobs on the folded decoder with all sets ablated; what they all go on from is read once.
 
         Args:
             prompt: what the encoder reads and the start token, or all that a decoder alone reads of the series.
             jobs: what to run.
+            at_once: how many sets run side by side, each of which keeps what it has read of the prompt; all by default.
 
         Returns:
             What each gave, `[set, row, copy, ...]`.
@@ -182,24 +184,39 @@ class Ablated:
         made: list[dict[int, Tensor]] = [{} for _ in jobs]
         for outside, indices in self.groups().items():
             elsewhere = ablations(list(outside), self.method, self.reference) if outside else []
-            touched = layers_of([self.sets[i] for i in indices])
-            fill = self._fill(touched)
+            fill = self._fill(layers_of([self.sets[i] for i in indices]))
             with edited(self.model, elsewhere):
                 context = encode(self.model, prompt)
-                before, last = prompt.decoder_input_ids[:, None].split([prompt.decoder_input_ids.shape[1] - 1, 1], -1)
-                past = None
-                if before.shape[-1]:
-                    members = [self.sets[i] for i in indices]
-                    with variant_heads(self.model, kept_heads(self.model, members, touched), fill):
-                        past = read(self.model, context, before.expand(-1, len(members), -1))
-                for job, found in zip(jobs, made, strict=True):
-                    members = [self.sets[i] for i in indices for _ in range(job.copies)]
-                    token = last.expand(-1, len(members), -1).to(self.model.device)
-                    with variant_heads(self.model, kept_heads(self.model, members, touched), fill):
-                        values = job.act(Started(context, token, past, job.copies))
-                    values = values.unflatten(1, (len(indices), job.copies))
-                    found |= {index: values[:, place] for place, index in enumerate(indices)}
+                step = at_once or len(indices)
+                for part in (indices[start : start + step] for start in range(0, len(indices), step)):
+                    sets = [self.sets[i] for i in part]
+                    for values, found in zip(self._together(context, prompt, sets, jobs, fill), made, strict=True):
+                        found |= {index: values[:, place] for place, index in enumerate(part)}
         return [torch.stack([found[index] for index in range(len(self.sets))]) for found in made]
+
+    def _together(
+        self,
+        context: Context,
+        prompt: Batch,
+        sets: Sequence[Set],
+        jobs: Sequence[Job],
+        fill: Mapping[AttentionLayer, Tensor],
+    ) -> Iterator[Tensor]:
+        """What each job gives on sets that run side by side, `[row, set, copy, ...]`."""
+
+        def ablated(copies: int) -> AbstractContextManager[None]:
+            members = [given for given in sets for _ in range(copies)]
+            return variant_heads(self.model, kept_heads(self.model, members, layers_of(sets)), fill)
+
+        before, last = prompt.decoder_input_ids[:, None].split([prompt.decoder_input_ids.shape[1] - 1, 1], -1)
+        past = None
+        if before.shape[-1]:
+            with ablated(1):
+                past = read(self.model, context, before.expand(-1, len(sets), -1))
+        for job in jobs:
+            token = last.expand(-1, len(sets) * job.copies, -1).to(self.model.device)
+            with ablated(job.copies):
+                yield job.act(Started(context, token, past, job.copies)).unflatten(1, (len(sets), job.copies))
 
     def _fill(self, touched: Sequence[AttentionLayer]) -> dict[AttentionLayer, Tensor]:
         if self.method == "zero" or not touched:

@@ -192,7 +192,7 @@ def _run(
     prompt, given, labels = split(batch, steps)
     # The last sample is not read.
     model.check(Batch(batch.input_ids, decoder_input_ids=batch.decoder_input_ids[:, :-1]))
-    size = max(1, memory // (sets * _variant_bytes(model, prompt, num_samples, steps)))
+    size, at_once = _sizes(model, prompt, sets, num_samples, steps, memory)
     nll, crps, samples = [], [], []
     bar = tqdm(total=len(truth), disable=not progress, desc=f"forecast, {sets} variants", unit="series", leave=False)
     for rows in _slices(len(truth), size):
@@ -208,7 +208,7 @@ def _run(
 
         jobs = reading(model, given[rows], judge), sampling(model, uniform[rows])
         here = torch.arange(len(truth))[rows]
-        judged, tokens = (made.cpu() for made in ablated.run(prompt.rows(here), *jobs))
+        judged, tokens = (made.cpu() for made in ablated.run(prompt.rows(here), *jobs, at_once=at_once))
         found = judged[:, :, 0].numpy()
         nll.append(found[..., 0])
         crps.append(found[..., 1] * scale.numpy())
@@ -218,14 +218,16 @@ def _run(
     return np.concatenate(nll, 1), np.concatenate(crps, 1), np.concatenate(samples, 1)
 
 
-def _variant_bytes(model: Model, prompt: Batch, num_samples: int, steps: int) -> int:
-    """About what one series takes with one set: logits and cache of its samples, and of the prompt what each keeps."""
+def _sizes(model: Model, prompt: Batch, sets: int, num_samples: int, steps: int, memory: int) -> tuple[int, int]:
+    """How many series run at once, and how many sets: all of them, unless what they keep of the prompt is too much."""
     width = model.n_heads * model.d_head
     own = model.d_vocab * max(num_samples * 12, steps * 40) + num_samples * steps * width * 8
     before = prompt.decoder_input_ids.shape[1] - 1
-    # Keys and values in all layers, twice while the cache grows; once, the prompt's own widest tensors.
-    kept = before * num_samples * model.n_layers["decoder"] * width * 16
-    return own + kept + before * (before * model.n_heads + 2 * model.d_mlp) * 8
+    # Keys and values of all layers, and one layer's again while it grows; once a set, the widest of reading.
+    kept = before * num_samples * (model.n_layers["decoder"] + 1) * width * 8
+    kept += before * (before * model.n_heads + 2 * model.d_mlp) * 8
+    series = max(1, memory // (sets * (own + kept)))
+    return series, sets if series > 1 or not before else max(1, min(sets, memory // (own + kept)))
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

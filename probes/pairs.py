@@ -154,7 +154,7 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
             the value tokens, 2 to 4095.
     """
     tokens, by = stimulus_of(batch, "shifted_values"), whole("by", by, -ALL_VALUES[1])
-    every = {stack: tokens.ids(stack) for stack in stacks_of(tokens)}
+    every: dict[Stack, Tensor] = {stack: tokens.ids(stack) for stack in stacks_of(tokens)}
     values = torch.cat([ids[ids >= N_SPECIAL] for ids in every.values()])
     low, high = int(values.min()), int(values.max())
     if not by or low + by < ALL_VALUES[0] or high + by > ALL_VALUES[1]:

@@ -39,14 +39,13 @@ def dense_head(module: Any, head: Head, fold: bool) -> Dense:
     with torch.no_grad():
         weights = block.attn.c_attn.weight.detach().double().split(d_model, dim=1)
         biases = block.attn.c_attn.bias.detach().double().split(d_model)
-        Q, K, V = (weight[:, own] for weight in weights)
-        q, k, v = (bias[own] for bias in biases)
+        plain = [(weight[:, own], bias[own]) for weight, bias in zip(weights, biases, strict=True)]
         if fold:
             less_mean = torch.eye(d_model, dtype=torch.float64) - 1 / d_model
             scale, shift = block.ln_1.weight.double(), block.ln_1.bias.double()
-            q, k, v = (shift @ W + b for W, b in ((Q, q), (K, k), (V, v)))
-            Q, K, V = (less_mean @ torch.diag(scale) @ W for W in (Q, K, V))
-            Q, q = Q / d_head**0.5, q / d_head**0.5
+            plain = [(less_mean @ torch.diag(scale) @ W, shift @ W + b) for W, b in plain]
+            plain[0] = (plain[0][0] / d_head**0.5, plain[0][1] / d_head**0.5)
+        (Q, q), (K, k), (V, v) = plain
         return Dense(Q, K, V, block.attn.c_proj.weight.detach().double()[own], q, k, v)
 
 

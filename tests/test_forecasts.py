@@ -13,8 +13,9 @@ import interp
 from circuits.accuracy import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.baselines import naive, parrot, seasonal_naive
 from circuits.sampling import Ablated, Sampler, reading, sampling, split, uniforms
-from interp import Batch, InvalidInput
+from interp import Batch, InvalidInput, zoo
 from interp.names import Head
+from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
 
 from .conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
@@ -203,6 +204,33 @@ def test_the_prompt_is_read_once_a_set(causal: interp.Model) -> None:
     assert seen == [(9, 23), (9, 6), *[(45, 1)] * 6]
 
 
+def test_few_sets_at_once_give_the_same(double: interp.Model) -> None:
+    batch = Batch.from_series(double, UNEVEN, num_decoder=6)
+    reference = Batch.from_series(double, UNEVEN * 2)
+    prompt, given, _ = split(batch, 6)
+    jobs = reading(double, given, lambda logits: logits), sampling(double, uniforms(0, 3, 4, 6))
+    ablated = Ablated(double, sets_of(double), "mean", reference)
+    whole, one = (ablated.run(prompt, *jobs, at_once=at_once) for at_once in (None, 1))
+    torch.testing.assert_close(whole[0], one[0], atol=1e-9, rtol=1e-9)
+    assert torch.equal(whole[1], one[1])
+
+
+def test_the_heads_of_a_planted_decoder_make_its_forecasts() -> None:
+    """A motif that comes again is copied by the two heads that were written by hand; controls leave it alone."""
+    rng = np.random.default_rng(0)
+    series = np.stack([np.tile(rng.permutation(np.linspace(-2, 2, 12)) * (1 + i), 4) for i in range(4)])
+    own = {"induction": INDUCTION, "previous token": PREVIOUS_TOKEN}
+    options: dict[str, Any] = {"ablations": own, "season": 5, "exclude": list(own.values()), "controls": 3}
+    nll, cut = (
+        effects(zoo.planted_decoder(wired=wired).model, series, **options).summary().query("outcome == 'nll'")
+        for wired in (True, False)
+    )
+    assert (nll["unedited"] < 0.1).all()
+    assert (nll["low"] > 5).all()
+    assert (nll["control"].abs() < 0.1).all()
+    assert (cut["unedited"] > 5).all()
+
+
 def test_teacher_forced_logits_in_single_precision(pico: interp.Model) -> None:
     batch = Batch.from_series(pico, SERIES, num_decoder=6)
     found = following(Ablated(pico, [[]] * 3, "zero", None), batch)
@@ -312,6 +340,8 @@ def test_runs_differ_by_the_edit_alone(either: interp.Model) -> None:
     chunked = effects(model, memory=1)
     np.testing.assert_allclose(first.outcomes["nll"], chunked.outcomes["nll"], atol=1e-5)
     np.testing.assert_allclose(first.outcomes["mase"], chunked.outcomes["mase"], rtol=1e-5)
+    several = effects(model, memory=2**24)
+    np.testing.assert_allclose(first.outcomes["nll"], several.outcomes["nll"], atol=1e-5)
     assert not np.allclose(first.fans[0], effects(model, seed=1).fans[0])
 
 

@@ -67,10 +67,9 @@ def test_the_half_way_point_is_the_first_token_that_comes_again(plant: Model, bo
     assert torch.equal(ids[:, found.split], ids[:, first])  # what stands there has been seen
     assert not (ids[:, found.split - 1, None] == ids[:, : found.split - 1]).any()  # what stands before has not
     # The copy at position 0 is of itself, so without a bos the head finds two matches for the first token.
-    known = found.mean[found.split + 1 - first :]
-    assert known.max() < 1
-    assert found.mean[: found.split].min() > 50
-    assert found.drop > 100
+    assert found.mean[found.split + 1 - first :].max() < 0.1
+    assert found.mean[: found.split].min() > 10
+    assert found.drop > 10
 
 
 def test_what_does_not_repeat_or_has_no_circuit_does_not_drop(plant: Model) -> None:
@@ -80,8 +79,8 @@ def test_what_does_not_repeat_or_has_no_circuit_does_not_drop(plant: Model) -> N
     assert control.split == own.split
     assert control.rows.shape == own.rows.shape
     assert own.drop > 5 * max(control.drop, cut.drop)
-    assert control.mean[control.split :].min() > 50
-    assert cut.mean[cut.split :].min() > 50
+    assert control.mean[control.split :].min() > 10
+    assert cut.mean[cut.split :].min() > 10
 
 
 def test_a_decoder_beside_an_encoder_knows_from_the_start(pico: Model) -> None:

@@ -340,13 +340,13 @@ def test_the_map_of_positions_is_exact_without_tokens(decoder: interp.Model) -> 
     ids = torch.arange(20, 34)[None]
     seen = interp.capture(decoder, interp.Batch(decoder_input_ids=ids), ["decoder.self.0.pattern"])
     for fold in (True, False):
-        P = decoder.module.transformer.wpe.weight.detach()[:14]
-        P = divided(P) if fold else P
+        rows = decoder.module.transformer.wpe.weight.detach()[:14]
+        rows = divided(rows) if fold else rows
         for head in range(3):
             h = dense_head(decoder.module, interp.Head("decoder", "self", 0, head), fold)
             circuit = circuits.qk_circuit(decoder, f"decoder.self.0.{head}", fold_norm=fold)
             found = circuits.position_circuit(circuit, range(14))
-            torch.testing.assert_close(found.full(), (P @ h.Q + h.q) @ (P @ h.K + h.k).T, rtol=0, atol=1e-10)
+            torch.testing.assert_close(found.full(), (rows @ h.Q + h.q) @ (rows @ h.K + h.k).T, rtol=0, atol=1e-10)
             if fold:
                 pattern = seen["decoder.self.0.pattern"][0, head]
                 torch.testing.assert_close(found.pattern(), pattern, rtol=0, atol=1e-10)

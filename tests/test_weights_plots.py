@@ -282,9 +282,8 @@ def test_wiring_of_a_decoder_has_no_empty_encoder(alone: interp.Model, wires: ci
     places = [x for trace in drawn for x in trace.x]
     assert min(places) - left == 1, "the figure begins with the decoder"
     assert max(places) + 1 < right
-    words = [note.text for note in figure.layout.annotations]
-    assert words == ["self 0", "self 1"]
-    assert "read upwards; thickest: +0.069 over chance (0.056)" in figure.layout.title.subtitle.text
+    assert [note.text for note in figure.layout.annotations] == ["self 0", "self 1", "<b>decoder</b>"]
+    assert "read upwards; thickest: +0.049 over chance (0.040)" in figure.layout.title.subtitle.text
     lines = {trace.text[0].split("<br>")[0]: trace for trace in figure.data if trace.mode == "lines"}
     assert set(lines) == {str(edge.edge) for edge in wires.top(8)}
     planted = lines["decoder.self.0.1 -> decoder.self.1.2:k"]

@@ -39,7 +39,20 @@ def record(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def card(name: str) -> str:
-    return " ".join((zoo.path(name) / "README.md").read_text().split())
+    return (zoo.path(name) / "README.md").read_text()
+
+
+def table(card: str, head: str) -> dict[str, list[float]]:
+    """The card's table whose first column is headed so: numbers by the first cell of the row."""
+    lines = card.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {head} |"))
+    found: dict[str, list[float]] = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        first, *others = (cell.strip() for cell in line.strip("|").split("|"))
+        found[first.split()[0].strip("`")] = [float(cell.replace(",", "")) for cell in others]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +70,11 @@ def halves(seed: int, rows: int, length: int, *, again: bool = True) -> Tensor:
 @torch.no_grad()
 def lost(module: GPT2LMHeadModel, ids: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Cross-entropy in nats of the token at each position but the first, mean over rows, in float64."""
-    logits = module(ids).logits[:, :-1].double().numpy()
-    wanted = np.take_along_axis(logits, ids[:, 1:, None].numpy(), -1)[..., 0]
-    top = logits.max(-1)
-    return (top + np.log(np.exp(logits - top[..., None]).sum(-1)) - wanted).mean(0)
+    paid: list[Tensor] = []
+    for some in ids.split(20):
+        logits = module(some).logits[:, :-1].double()
+        paid.append(logits.logsumexp(-1) - logits.gather(-1, some[:, 1:, None])[..., 0])
+    return torch.cat(paid).mean(0).numpy()
 
 
 @dataclass(frozen=True)
@@ -122,10 +136,10 @@ def test_what_was_random_is_known_the_second_time(module: GPT2LMHeadModel, lengt
     """Near ln 277 in the first half, at most a quarter of it in the second; nothing falls where nothing repeats."""
     by_position = lost(module, halves(3, 100, length))
     first, second = by_position[: length - 1].mean(), by_position[length:].mean()
-    assert abs(first - NATS) < 1
+    assert abs(first - NATS) < 0.5
     assert second < NATS / 4
     assert by_position[length - 1] > NATS - 0.5  # that the sequence begins anew cannot be known
-    assert by_position[length:].max() < NATS / 2
+    assert by_position[length + 3 :].max() < NATS / 2  # nor, after one token, that it does
     control = lost(module, halves(3, 100, length, again=False))
     assert control[length:].mean() > NATS - 0.5
 
@@ -138,7 +152,7 @@ def test_it_has_an_induction_head_after_a_previous_token_head(module: GPT2LMHead
         assert found.previous[:layer].max() >= 0.5
         assert (found.induction >= 0.3).mean() <= 0.5
         control = scores(module, halves(3, 100, length, again=False), length)
-        assert control.induction.max() < 0.2
+        assert control.induction.max() < 0.07  # as the card says
 
 
 def test_the_training_record_is_of_these_weights(module: GPT2LMHeadModel, record: dict[str, Any]) -> None:
@@ -160,6 +174,93 @@ def test_the_training_record_is_of_these_weights(module: GPT2LMHeadModel, record
     with torch.no_grad():
         guess = module(ids).logits[:, length:-1].argmax(-1)
     assert now["accuracy"] == pytest.approx(float((guess == ids[:, length + 1 :]).double().mean()))
+
+
+def test_the_first_layer_looks_one_two_and_three_back(module: GPT2LMHeadModel, card: str) -> None:
+    """One head each, at every position; in the second layer all heads are induction heads, in the last none."""
+    ids, written = halves(3, 100, 24), table(card, "head")
+    with torch.no_grad():
+        paid = torch.stack(module(ids, output_attentions=True).attentions).double().mean(1)
+    found = scores(module, ids, 24).induction
+    assert (found[1] >= 0.5).all()
+    assert max(found[0].max(), found[2].max()) < 0.1
+    for lag, head in ((1, 2), (2, 0), (3, 1)):
+        back = paid[0].diagonal(-lag, dim1=-2, dim2=-1)
+        assert int(back.mean(-1).argmax()) == head
+        assert float(back[head].min()) >= 0.5
+        assert float(back[head].mean()) >= 0.8
+        found[0, head] = back[head].mean()
+    for layer, head in np.ndindex(*found.shape):
+        assert written[f"decoder.self.{layer}.{head}"][0] == pytest.approx(found[layer, head], abs=0.011)
+
+
+def test_what_its_heads_cause(module: GPT2LMHeadModel, card: str) -> None:
+    """Zero ablation: without the head that looks one back, or without layer 1, nothing is found again."""
+    ids, written = halves(1, 100, 24), table(card, "head")
+
+    def costs(heads: list[tuple[int, int]]) -> tuple[float, float]:
+        with silenced(module, heads):
+            by_position = lost(module, ids)
+        return by_position[:23].mean(), by_position[24:].mean()
+
+    before, whole = costs([])
+    assert written["none"][-1] == pytest.approx(whole, abs=0.011)
+    for layer, head in np.ndindex(3, 4):
+        cost = costs([(layer, head)])[1]
+        assert written[f"decoder.self.{layer}.{head}"][-1] == pytest.approx(cost, abs=0.011)
+        if layer == 2:
+            assert cost < whole + 0.5
+        if (layer, head) == (0, 2):
+            assert cost > NATS - 0.5
+    _, second = costs([(1, head) for head in range(4)])
+    first, last = costs([(2, head) for head in range(4)])
+    assert second > NATS - 0.5
+    assert (
+        f"Without all four of layer 1 it costs {second:.2f}, without all four of layer 2 it costs {last:.2f} "
+        f"(and the first half {first:.2f} instead of {before:.2f})." in card
+    )
+
+
+def matched(module: GPT2LMHeadModel, count: int) -> tuple[float, float]:
+    """Accuracy and nats of a token whose `count` predecessors are given again, after ten random others."""
+    rng = np.random.default_rng(5)
+    before, between = rng.integers(NARROW[0], NARROW[1] + 1, (2, 200, 40))
+    index = rng.integers(8, 40, 200)[:, None] + np.arange(-count, 1)
+    again = np.take_along_axis(before, index, 1)
+    ids = torch.from_numpy(np.concatenate([before, between[:, :10], again], 1))
+    with torch.no_grad():
+        logits = module(ids).logits[:, -2].double()
+    wanted = ids[:, -1]
+    paid = torch.nn.functional.cross_entropy(logits, wanted)
+    return float((logits.argmax(-1) == wanted).double().mean()), float(paid)
+
+
+def test_how_many_tokens_its_heads_match_on(module: GPT2LMHeadModel, card: str) -> None:
+    written = table(card, "tokens given again")
+    found = [matched(module, count) for count in range(6)]
+    for count, both in enumerate(found):
+        assert written[str(count)] == pytest.approx(both, abs=0.011)
+    assert found[0][0] < 0.05
+    assert found[1][0] < found[2][0] < found[3][0]
+    assert found[3][0] > 0.5
+
+
+def test_the_card_says_what_is_measured(module: GPT2LMHeadModel, card: str, record: dict[str, Any]) -> None:
+    assert f"{sum(p.numel() for p in module.parameters()):,} parameters" in card
+    for length, cells in table(card, "length").items():
+        ids = halves(3, 100, int(length))
+        by_position, found = lost(module, ids), scores(module, ids, int(length))
+        control = lost(module, halves(3, 100, int(length), again=False))
+        n = int(length)
+        wanted = [by_position[: n - 1].mean(), by_position[n - 1], *by_position[n : n + 3], by_position[n:].mean()]
+        wanted += [control[n:].mean(), found.induction.max(), found.previous.max()]
+        assert cells == pytest.approx(wanted, abs=0.011), length
+    shots = {f"{shot['step']:,}": shot for shot in record["snapshots"]}
+    for step, cells in table(card, "step").items():
+        shot = shots[step]
+        wanted = [shot["loss"], shot["first_half"], shot["second_half"], shot["accuracy"]]
+        wanted += [np.max(shot["induction"]), np.max(shot["previous_token"])]
+        assert cells == pytest.approx(wanted, abs=0.0051), step
 
 
 def test_the_forecast_of_a_short_series_does_not_depend_on_its_neighbours(name: str) -> None:
@@ -197,7 +298,7 @@ def test_rows_go_on_with_nothing_between(step: int) -> None:
 
 def test_every_position_is_learned() -> None:
     """Rows reach the last position and no further; motifs have periods up to the recipe's longest."""
-    recipe = replace(TINY_GPT2, rows=1, motif_rows=1, steps=3000)
+    recipe = replace(TINY_GPT2, rows=1, motif_rows=1, steps=3000, mix={"walks": 1.0})
     lengths = {batch(recipe, step)[0].shape[1] for step in range(2000)}
     assert max(lengths) == recipe.longest_context + HORIZON
     assert min(lengths) >= 24

@@ -52,7 +52,8 @@ def wiring(
     known = [
         Head(*parse_kind(site), i, j) for site, count in layers.items() for i in range(count) for j in range(heads)
     ]
-    spots = {head: spot(head, heads) for head in sorted(known, key=forward_order)}
+    encoded = "encoder.self" in layers
+    spots = {head: spot(head, heads, encoded) for head in sorted(known, key=forward_order)}
     for scored in drawn:
         if missing := set(scored.edge.heads) - set(spots):
             raise InvalidInput(f"{scored.edge}: these scores are of a model without {min(missing)}.")
@@ -62,14 +63,13 @@ def wiring(
     wired = {head for scored in drawn for head in scored.edge.heads}
     told = {head: hover(head, mosaic) for head in spots}
     add_heads(figure, spots, told, wired, mosaic, threshold, named="heads on these wires")
-    name_rows(figure, spots, heads, right=2 * heads + GAP - 0.1)
+    right = heads + (heads + GAP) * encoded
+    name_rows(figure, spots, heads, right=right - 0.1)
     top = max(y for _, y in spots.values()) + 0.9
-    # A decoder alone stands where it stands beside an encoder: the figure begins there, and a layer is one row.
-    left, encoded = min(x for x, _ in spots.values()), "encoder.self" in layers
+    name_stacks(figure, heads, top if encoded else None, top)
+    # A decoder layer is two rows beside an encoder, and one alone.
     tall = 2 * max(layers["decoder.self"], (layers["encoder.self"] + 1) // 2) if encoded else layers["decoder.self"]
-    if encoded:
-        name_stacks(figure, heads, top, top)
-    figure.update_xaxes(visible=False, range=[left - (3 if encoded else 1), 2 * heads + GAP + 2])
+    figure.update_xaxes(visible=False, range=[-3 if encoded else -1, right + 2])
     figure.update_yaxes(visible=False, range=[-0.8, top + 0.4])
     how = "read upwards and to the right" if encoded else "read upwards"
     spread = f", z {min(e.z for e in drawn):.1f} to {max(e.z for e in drawn):.1f}" if drawn else ""
@@ -78,7 +78,7 @@ def wiring(
         title or f"Wiring of {short(scores.provenance['model'])}",
         f"{len(drawn)} of {scores.n_pairs} pairs{spread}; {how}; thickest: {largest:+.3f} over chance "
         f"({scores.baseline:.3f})",
-        width=max(900, 36 * (2 * heads + GAP - int(left)) + 220),
+        width=max(900, 36 * right + 220),
         height=max(460, (58 if encoded else 80) * tall + 220),
         legend={"orientation": "h", "y": -0.02, "x": 0},
     )
