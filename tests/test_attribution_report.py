@@ -93,7 +93,8 @@ def test_the_head_that_was_planted_and_where_it_reads() -> None:
 
 def test_a_decoder_alone(tmp_path: Path) -> None:
     """The head that was planted, what it reads, and steps counted back to the last one, which is the query."""
-    found = run_report(zoo.planted_decoder().model, batch_size=5)
+    model = zoo.planted_decoder().model
+    found, count = run_report(model, batch_size=5), model.pipeline.model_context_length + 1
     made: dict[str, Any] = tables(found)
     assert made["attribution"]["part"][0] == "decoder.self.1.2"
     held = made["past_attribution"]
@@ -101,8 +102,8 @@ def test_a_decoder_alone(tmp_path: Path) -> None:
     assert held.set_index("key")["holds"].sort_index().tolist()[-2:] == ["another token", "the query"]
     assert (held["holds"] == "query's token").sum() == 2
     steps = made["past_value_attribution"]
-    assert sorted(steps["steps_back"]) == list(range(1, 58)), "the context and the step after it, none of them EOS"
-    assert (steps["key"] + steps["steps_back"] == 57).all()
+    assert sorted(steps["steps_back"]) == list(range(1, count + 1)), "the context and the last step, none of them EOS"
+    assert (steps["key"] + steps["steps_back"] == count).all()
     written = write_report(tmp_path, found, figures(found))
     page = written[0].read_text()
     assert "Self-attention&#x27;s part" in page or "Self-attention's part" in page

@@ -228,8 +228,8 @@ def test_a_planted_decoder_is_right_on_both() -> None:
         assert pair.against is not None
         metric = logit_difference(pair.target, pair.against)
         clean, corrupt = (metric(interp.capture(model, one, ["decoder.logits"])["decoder.logits"]) for one in pair)
-        assert float(clean.min()) > 50, pair
-        assert float(corrupt.max()) < -50, pair
+        assert float(clean.min()) > 5, pair
+        assert float(corrupt.max()) < -5, pair
 
 
 def test_a_model_that_does_induction_is_right_on_both(pico: interp.Model) -> None:
