@@ -61,21 +61,20 @@ def test_resampling_the_run_itself_is_bit_equal(either: interp.Model, either_bat
 
 def test_every_site_is_live(either: interp.Model, either_batch: Batch) -> None:
     """An edit at any site is there where it is read, and in the logits."""
-    clean = logits(either, either_batch)
+    clean = interp.capture(either, either_batch, either.sites())
     generator = torch.Generator().manual_seed(0)
     for site in editable(either):
         width = {"scores": (3,), "pattern": (3,), "logits": (4096,), **dict.fromkeys("qkvz", (3, 8))}
         value = torch.randn(width.get(site.name, (either.d_model,)), generator=generator)
-        before = read(either, either_batch, site)
         with interp.edited(either, Add(site, value)):
-            # The same for all keys falls out of the softmax.
-            assert site.name == "scores" or not torch.allclose(logits(either, either_batch), clean), site
-            found = read(either, either_batch, site)
+            found = interp.capture(either, either_batch, [site, "decoder.logits"])
+        # The same for all keys falls out of the softmax.
+        assert site.name == "scores" or not torch.allclose(found["decoder.logits"], clean["decoder.logits"]), site
         added = value[:, None, None] if site.name in ("scores", "pattern") else value
-        torch.testing.assert_close(found, before + added)
+        torch.testing.assert_close(found[site], clean[site] + added)
     for at in either.layers():
         with interp.edited(either, Knockout(f"{at}.1", query=-1, key=1)):
-            assert not torch.equal(logits(either, either_batch), clean), at
+            assert not torch.equal(logits(either, either_batch), clean["decoder.logits"]), at
 
 
 def test_a_part_of_a_fused_projection_is_edited_alone(either: interp.Model, either_batch: Batch) -> None:

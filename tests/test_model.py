@@ -274,10 +274,9 @@ def test_weights_that_are_not_numbers(directory: Path) -> None:
     "chronos",
     [None, [], "x", {}, {"extra": 1}, {"tokenizer_class": "NoSuch"}, {"tokenizer_kwargs": {}}, {"n_tokens": 9999}],
 )
-def test_a_chronos_config_that_cannot_be_used(either_directory: Path, chronos: Any) -> None:
-    directory = either_directory
-    if "chronos_config" not in json.loads((directory / "config.json").read_text()):
-        pytest.skip("a plain GPT-2 has none")
+@pytest.mark.parametrize("maker", [tiny_pipeline, tiny_causal_pipeline])
+def test_a_chronos_config_that_cannot_be_used(maker: Any, chronos: Any, tmp_path: Path) -> None:
+    directory = saved(maker(), tmp_path)
     config = json.loads((directory / "config.json").read_text())
     changed = {**config["chronos_config"], **chronos} if isinstance(chronos, dict) and chronos else chronos
     (directory / "config.json").write_text(json.dumps(config | {"chronos_config": changed}))
