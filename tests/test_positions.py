@@ -83,6 +83,16 @@ def test_what_does_not_repeat_or_has_no_circuit_does_not_drop(plant: Model) -> N
     assert cut.mean[cut.split :].min() > 10
 
 
+def test_a_trained_decoder_drops_where_it_must() -> None:
+    model = interp.load("pico-gpt2")
+    own, control = position_loss(model), position_loss(model, sequence_length=100, repetitions=1)
+    summary = own.summary().set_index("part")
+    assert summary.loc["drop", "low"] > 5
+    assert summary.loc["drop at once", "low"] > 0.5
+    assert abs(control.drop) < 0.3
+    assert own.halves[0].mean() == pytest.approx(np.log(277), abs=0.4)  # a guess among the range's tokens
+
+
 def test_a_decoder_beside_an_encoder_knows_from_the_start(pico: Model) -> None:
     """Its encoder has read all tokens before the first is predicted: the whole is under the control, with no drop."""
     own = position_loss(pico, sequence_length=25, unique=True)
