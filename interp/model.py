@@ -197,9 +197,14 @@ class Model:
         """Hold a batch against this model: its stacks, its vocabulary and its longest sequence.
 
         Raises:
-            InvalidInput: encoder tokens for a decoder-only model or none for an encoder, a token id outside the
-                vocabulary, or more tokens than the model has positions.
+            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id outside
+                the vocabulary, or more tokens than the model has positions.
         """
+        if not isinstance(cast(object, batch), Batch):
+            raise InvalidInput(
+                f"a Batch is needed and {type(batch).__name__} was given: make it with interp.Batch(...), as "
+                f"{'input_ids' if self.family.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
+            )
         if self.family.has_encoder and not batch.has_encoder:
             raise InvalidInput(f"{self.name} has an encoder, and the batch has no tokens for it: give input_ids.")
         if batch.has_encoder and not self.family.has_encoder:
@@ -213,7 +218,8 @@ class Model:
         for name, ids in (("input_ids", batch.input_ids), ("decoder_input_ids", batch.decoder_input_ids)):
             if ids.numel() and int(ids.max()) >= self.d_vocab:
                 raise InvalidInput(
-                    f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}."
+                    f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}. Stimuli "
+                    "take vocab_range=(first, last)."
                 )
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
