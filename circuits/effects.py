@@ -63,7 +63,7 @@ def head_effects(
     Returns:
         The change in log-probability (nats) of the continuation at the last decoder position,
         edited minus clean, mean over rows: negative where the head helps. With it the same change
-        for the row's other tokens, as the control.
+        at the same position for the row's other tokens, as the control.
 
     Raises:
         InvalidInput: a batch that does not know its continuation, edits in force, a reference that
