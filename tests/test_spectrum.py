@@ -66,6 +66,7 @@ def test_spectra_are_those_of_the_published_procedure(
         np.testing.assert_allclose(getattr(found, name), values, atol=1e-6, rtol=1e-6, err_msg=name)
     assert found.query_step == (len(series) - num_decoder + position - 1 if position else -1)
     assert found.next_step == len(series) - num_decoder + position
+    assert found.eos is not None
     assert (found.position, found.shuffled.shape) == (position, (0, *found.eos.shape))
     if position == num_decoder:
         again = attention_spectrum(model, series, num_decoder=num_decoder, shuffles=0)
@@ -74,6 +75,7 @@ def test_spectra_are_those_of_the_published_procedure(
 
 def test_attention_and_eos_add_to_one(model: interp.Model) -> None:
     found = attention_spectrum(model, SHORT, num_decoder=1, shuffles=0)
+    assert found.eos is not None
     np.testing.assert_allclose(found.attention.sum(-1) + found.eos, 1, atol=1e-6)
     np.testing.assert_allclose(found.spectrum[..., 0] + found.eos, 1, atol=1e-6)
 
