@@ -23,7 +23,12 @@ def kind_of(model: "Model", kind: str) -> tuple[Stack, Kind]:
     Raises:
         UnknownSite: there is no such kind, or not in this model.
     """
-    found = parse_kind(kind)
+    try:
+        found = parse_kind(kind)
+    except UnknownSite:
+        if model.family.has_encoder:
+            raise
+        raise UnknownSite(f"{kind!r}: {_decoder_only(model)}") from None
     _check_there(model, kind, *found, UnknownSite)
     return found
 
