@@ -12,6 +12,7 @@ import probes
 import probes.__main__ as command
 from interp.sweeps import read
 from probes.reports import spectra as spectra_report
+from tests.tolerance import close
 
 runner = CliRunner()
 SMALL = ["--batch-size", "10", "--no-images"]
@@ -63,7 +64,7 @@ def test_sweep_writes_the_explorer_and_goes_on_from_its_store(tmp_path: Path) ->
     assert set(frame["seed"]) == {0, 3}
     counts = pd.read_csv(tmp_path / "out" / "counts.csv")
     by_hand = (frame["either"] >= 0.3).groupby([frame["repetitions"], frame["sequence_length"], frame["seed"]]).sum()
-    assert counts["either"].tolist() == pytest.approx(by_hand.groupby(level=[0, 1]).mean().tolist())
+    close(counts["either"].tolist(), by_hand.groupby(level=[0, 1]).mean().tolist())
 
 
 def test_questions_answers_all_on_one_page(tmp_path: Path) -> None:
