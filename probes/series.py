@@ -203,9 +203,7 @@ def motif(
     """
     rng = np.random.default_rng(whole("seed", seed, 0))
     drawn = isinstance(pattern, Number) or getattr(pattern, "ndim", 1) == 0
-    values = rng.standard_normal(whole("pattern", pattern, 2)) if drawn else TimeSeries(cast(Any, pattern)).values
-    if len(values) < 2 or np.isnan(values).any():
-        raise InvalidInput(f"pattern={pattern!r} must hold two values or more, none of them missing.")
+    values = rng.standard_normal(whole("pattern", pattern, 2)) if drawn else _pattern(pattern)
     spread, count = _numbers("noise", noise), whole("repetitions", repetitions, 1)
     if len(spread) > 1 or spread[0] < 0:
         raise InvalidInput(f"noise={noise!r} must be one number, 0 or more.")
@@ -213,6 +211,16 @@ def motif(
     series = series + spread[0] * rng.standard_normal(len(series))
     parameters = {"pattern": values.tolist(), "repetitions": count, "noise": float(spread[0]), "seed": int(seed)}
     return TimeSeries(series, name=f"motif of {len(values)}", frequencies=(1 / len(values),), parameters=parameters)
+
+
+def _pattern(values: Any) -> Floats:
+    try:
+        pattern = TimeSeries(values).values
+    except InvalidInput as error:
+        raise InvalidInput(f"pattern: {error}") from None
+    if len(pattern) < 2 or np.isnan(pattern).any():
+        raise InvalidInput(f"pattern={values!r:.60} must hold two values or more, none of them missing.")
+    return pattern
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
