@@ -138,7 +138,7 @@ def test_words_have_no_values_to_draw() -> None:
 
 def test_a_flat_lens_is_drawn_flat(model: interp.Model, tokens: probes.RepeatedTokens) -> None:
     lens = circuits.logit_lens(model, tokens)
-    flat = plots.logit_lens(dataclasses.replace(lens, entropy=lens.entropy * 1e-12)).layout.yaxis
+    flat = plots.logit_lens(dataclasses.replace(lens, entropy=lens.entropy * 2.0**-40)).layout.yaxis
     assert flat.range[0] < -0.01 < 0.01 < flat.range[1]
     assert flat.dtick == "D2"
     wide = np.linspace(0.1, 3, len(lens.points))[:, None, None] + 0 * lens.entropy

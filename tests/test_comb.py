@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from probes import comb
-from tests.tolerance import FORWARD, LAYER, close
+from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 STEPS = 300
 AMONG = comb.candidates(STEPS)
@@ -75,7 +75,7 @@ def test_noise_has_combs_as_often_as_the_level_says(concentration: float) -> Non
     p = comb.p_values(found.score, comb.permutation_null(values, among, 39, seed=3))
     low, high = stats.binom.interval(0.999, len(p), 0.05)
     assert low <= (p <= 0.05).sum() <= high
-    counts = np.bincount(np.ceil(p * 4 - 1e-9).astype(int) - 1, minlength=4)
+    counts = np.bincount(np.ceil(p * 4 - tolerance(of=4)).astype(int) - 1, minlength=4)
     assert stats.chisquare(counts).pvalue > 0.001
     # A comb that was not searched for has strength 0 on the average.
     asked = comb.best_comb(comb.lag_energy(values), comb.combs(100, [15.0]))

@@ -20,7 +20,7 @@ from interp.results import HeadScores
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head
 from tests.test_weights import scaled
-from tests.tolerance import FORWARD, LAYER, close
+from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 
 def scores_of(model: interp.Model, **options: Any) -> circuits.CompositionScores:
@@ -98,7 +98,7 @@ def test_scores_know_no_scale(model: interp.Model) -> None:
     before = scores_of(model)
     attention = model.module.get_submodule("encoder.block.0.layer.0.SelfAttention")
     with torch.no_grad():
-        for head, scale in ((0, 1e-12), (1, 1e12)):
+        for head, scale in ((0, 2.0**-40), (1, 2.0**40)):
             attention.v.weight[8 * head : 8 * head + 8] *= scale  # type: ignore[index, union-attr, operator]
             attention.o.weight[:, 8 * head : 8 * head + 8] *= scale  # type: ignore[index, union-attr, operator]
     after = scores_of(model)
@@ -122,7 +122,7 @@ def test_a_circuit_alike_in_all_directions_has_no_z() -> None:
         close(table[~np.isnan(table)], scores.baseline, terms=FORWARD)
         assert np.isnan(scores.between("encoder.self", "encoder.self", kind, "z")).all()
     assert not scores.top(1).edges
-    assert scores.top(1, by="excess")[0].excess < 1e-5
+    assert scores.top(1, by="excess")[0].excess < tolerance(terms=LAYER)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -137,7 +137,7 @@ def test_columns_that_are_almost_the_same_lose_no_digits() -> None:
     attention = model.module.get_submodule("encoder.block.0.layer.0.SelfAttention")
     with torch.no_grad():
         weight = attention.v.weight  # type: ignore[union-attr]
-        weight[1] = weight[0] + 1e-8 * weight[1]  # type: ignore[index, operator]
+        weight[1] = weight[0] + 2.0**-27 * weight[1]  # type: ignore[index, operator]
         attention.o.weight[:, 0] = -attention.o.weight[:, 1]  # type: ignore[index, union-attr, operator]
     found = scores_of(model).edge("encoder.self.0.0", "decoder.cross.1.2", "K")
     close(
@@ -213,7 +213,7 @@ def test_a_planted_wire_ranks_first_until_it_is_cut(route: Any, kind: str) -> No
     cut = interp.zoo.planted(route, wired=False)
     assert cut.edges == ()
     after = scores_of(cut.model).edge(first.edge.writer, first.edge.reader, kind)
-    assert after.raw < 1e-5
+    close(after.raw, 0, of=1, terms=LAYER)
     assert after.z < -60
 
 
@@ -319,7 +319,7 @@ def test_between_and_top(model: interp.Model) -> None:
     frame = scores.to_frame()
     assert len(frame) == sum(int((~np.isnan(table)).sum()) for table in scores.raw.values())
     ranked = frame.sort_values("z", ascending=False, ignore_index=True)
-    pd.testing.assert_frame_equal(scores.top(7).to_frame(), ranked.head(7))
+    pd.testing.assert_frame_equal(scores.top(7).to_frame(), ranked.head(7), check_exact=True)
     with pytest.raises(interp.InvalidInput, match="give a list"):
         scores.top(pairs=("encoder.self", "decoder.cross", "K"))  # type: ignore[arg-type]
     ranked = scores.top(10**6, by="excess", pairs=[("decoder.self", "decoder.cross", "Q")]).to_frame()
@@ -512,7 +512,7 @@ def test_what_a_decoder_writes_along_the_ones_is_read_by_none() -> None:
     scores = scores_of(model)
     for kind in "QKV":
         table = scores.between("decoder.self", "decoder.self", kind)
-        assert np.nanmax(table[0, 1]) < 1e-10
+        assert np.nanmax(table[0, 1]) < tolerance(terms=FORWARD, dtype=torch.float64)
         assert np.nanmin(np.delete(table[0, :, 1:], 1, 0)) > 0.01
 
 
@@ -571,7 +571,7 @@ def test_the_wire_planted_in_a_decoder_ranks_first_until_it_is_cut() -> None:
     assert first.excess == pytest.approx(128**-0.5 - 640**-0.5, rel=1e-4)
     assert first.z > 10 * second.z
     cut = scores_of(interp.zoo.planted_decoder(wired=False).model)
-    assert cut.edge(first.edge.writer, first.edge.reader, "K").raw < 1e-5
+    close(cut.edge(first.edge.writer, first.edge.reader, "K").raw, 0, of=1, terms=LAYER)
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ def test_the_folder(report: DiscoveryReport, made: dict[str, Any], tmp_path: Pat
         again = circuits.CircuitReport.load(tmp_path / f"evaluation_{outside}.json")
         np.testing.assert_array_equal(again.random, found.random)
     sizes = circuits.SizeCurve.load(tmp_path / "sizes.json")
-    pd.testing.assert_frame_equal(sizes.to_frame(), report.sizes.to_frame())
+    pd.testing.assert_frame_equal(sizes.to_frame(), report.sizes.to_frame(), check_exact=True)
     scores = circuits.EdgeScores.load(tmp_path / "edge_scores.json")
     np.testing.assert_array_equal(scores.values, report.scores.values)
     page = written[0].read_text()

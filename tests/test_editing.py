@@ -758,6 +758,8 @@ def test_gradients_of_an_edited_model_by_differences(site: str) -> None:
     place = int(batch.decoder_input_ids[0, 1]), 3
     edits = [Scale(site, 0.5), Add("decoder.0.resid_mid", 0.3), Mean("decoder.1.mlp_out", batch)]
 
+    STEP = 2.0**-20
+
     def loss() -> Tensor:
         return model.module(**model.inputs(batch)).logits[:, -1].logsumexp(-1).sum()
 
@@ -765,11 +767,11 @@ def test_gradients_of_an_edited_model_by_differences(site: str) -> None:
         (grad,) = torch.autograd.grad(loss(), [weight])
         values: list[float] = []
         with torch.no_grad():
-            for step in (1e-6, -2e-6):
+            for step in (STEP, -2 * STEP):
                 weight[place] += step
                 values.append(float(loss()))
     assert abs(float(grad[place])) > 1e-4
-    assert (values[0] - values[1]) / 2e-6 == pytest.approx(float(grad[place]), rel=1e-4)
+    assert (values[0] - values[1]) / (2 * STEP) == pytest.approx(float(grad[place]), rel=1e-4)
 
 
 def test_a_stream_that_is_edited_in_place(causal: interp.Model) -> None:

@@ -16,7 +16,7 @@ from circuits.sampling import Ablated, Sampler, reading, sampling, split, unifor
 from interp import Batch, InvalidInput, zoo
 from interp.names import Head
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
-from tests.tolerance import FORWARD, LAYER, close, not_close
+from tests.tolerance import FORWARD, LAYER, close, not_close, tolerance
 
 from .conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
@@ -155,7 +155,7 @@ def test_samples_are_distributed_as_the_pipelines_own(double: interp.Model) -> N
         for token in b.unique():
             share = [float((x == token).double().mean()) for x in (a, b)]
             spread = (share[1] * (1 - share[1]) * (1 / len(a) + 1 / len(b))) ** 0.5
-            assert abs(share[0] - share[1]) < 4 * spread + 1e-9
+            assert abs(share[0] - share[1]) < 4 * spread + tolerance()
 
 
 def following(ablated: Ablated, batch: Batch, steps: int = 7) -> torch.Tensor:

@@ -21,7 +21,7 @@ from circuits.graph.running import chunks, run
 from interp import InvalidInput, zoo
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_graph import forward
-from tests.tolerance import FORWARD, LAYER, close
+from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 METRIC = circuits.logit_difference([5, 6, 7, 8], [9, 10, 11, 12])
 
@@ -163,7 +163,7 @@ SMOOTH: dict[str, tuple[Callable[[], Any], float, list[str]]] = {
     "t5": (DOUBLES[1], 3e-3, ["encoder.self.1.z", "decoder.cross.0.k", "decoder.0.mlp_out", "encoder.2.resid_pre"]),
     "gpt2": (
         DOUBLES[2],
-        1e-5,
+        2.0**-17,
         ["decoder.self.1.z", *(f"decoder.self.1.{name}" for name in "qkv"), "decoder.0.mlp_out", "decoder.1.resid_pre"],
     ),
 }
@@ -227,7 +227,7 @@ def test_attribution_is_the_derivative_of_patching(double: interp.Model, integra
     clean, corrupt = pair_for(double)
     scores = circuits.attribution_patching(double, clean, corrupt, METRIC, integrated=integrated, progress=False)
     # Where norms compute in float64 a step can be as small as its square should be.
-    full, little = Circuit.full(double), 1e-4 if double.family.has_encoder else 1e-7
+    full, little = Circuit.full(double), 1e-4 if double.family.has_encoder else 2.0**-23
     ends = [forward(double, batch)[1] for batch in (clean, corrupt)]
     points = [(k + 0.5) / integrated for k in range(integrated)] or [0.0]
     edges = list(full)[::29]
@@ -439,8 +439,8 @@ def test_reports_go_to_files_and_frames(single: interp.Model, tmp_path: Path) ->
     assert np.array_equal(again.without, report.without)
     frame = report.to_frame()
     assert set(frame["edge"]) == set(map(str, circuit))
-    assert (frame["low"] <= frame["adds"] + 1e-9).all()
-    assert (frame["adds"] <= frame["high"] + 1e-9).all()
+    assert (frame["low"] <= frame["adds"] + tolerance()).all()
+    assert (frame["adds"] <= frame["high"] + tolerance()).all()
     assert report.weights().keys() == circuit.edges
     assert list(report.summary()["what"])[:3] == ["model", "circuit", "model without it"]
     assert "faithfulness" in repr(report)

@@ -117,8 +117,8 @@ def test_halves_summary_and_intervals() -> None:
     close(found.mean, [4.5, 3, 3.5 / 3, 0.5])
     low, high = found.bounds
     assert np.isnan(low[[0, 1]]).all()  # two rows and one have no interval
-    np.testing.assert_allclose(high[2:] - found.mean[2:], stats.t.ppf(0.975, 2) * stats.sem(rows[:, 2:]))
-    np.testing.assert_allclose(found.mean[2:] - low[2:], high[2:] - found.mean[2:])
+    close(high[2:] - found.mean[2:], stats.t.ppf(0.975, 2) * stats.sem(rows[:, 2:]))
+    close(found.mean[2:] - low[2:], high[2:] - found.mean[2:])
     assert list(found.to_frame()["half"]) == [1, 1, 2, 2]
 
 

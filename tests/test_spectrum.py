@@ -210,9 +210,9 @@ def test_combs_are_found_in_the_heads_that_have_them_and_no_others(planted: Atte
 
 def test_attention_to_two_places_when_shuffled_is_no_better_comb_than_attention_to_eight() -> None:
     rng = np.random.default_rng(4)
-    real = np.full((1, 1, 300), 1e-5)
+    real = np.full((1, 1, 300), 2.0**-17)
     real[..., 20 * np.arange(3, 11) + 7] = rng.uniform(0.5, 1, 8)
-    runs = np.full((60, 1, 1, 300), 1e-5)
+    runs = np.full((60, 1, 1, 300), 2.0**-17)
     for run in runs:
         run[0, 0, rng.choice(300, 2, replace=False)] = 1
     raw = best_comb(lag_energy(np.concatenate([real[None], runs])), candidates(300)).score

@@ -66,7 +66,7 @@ def dense(model: interp.Model, head: interp.Head, name: str, fold: bool) -> torc
     one = torch.ones(20, dtype=torch.float64)
     gamma_q = layer.layer_norm.weight.double() if fold else one
     gamma_k = gamma_q if head.kind == "self" or not fold else m.encoder.final_layer_norm.weight.double()
-    read = E / (E.square().mean(-1, keepdim=True) + 1e-6).sqrt() if fold else E
+    read = E / (E.square().mean(-1, keepdim=True) + 1e-6).sqrt() if fold else E  # no tolerance: the norm's own
     if name == "QK":
         return (read * gamma_q) @ q.T @ k @ (read * gamma_k).T
     written = (read * gamma_k) @ v.T @ o.T

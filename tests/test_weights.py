@@ -33,7 +33,7 @@ def scaled(model: interp.Model) -> interp.Model:
 
 
 def rms(stream: torch.Tensor) -> torch.Tensor:
-    return stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + 1e-6)
+    return stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + 1e-6)  # no tolerance: the norm's own
 
 
 def inputs_of(model: interp.Model, batch: interp.Batch, head: Head) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,6 +39,7 @@ def tolerance(*, of: Any = 1.0, terms: int = 1, dtype: torch.dtype = torch.float
 def numbers(values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return tensors, arrays, frames, lists, mappings (in the order of their keys) and numbers as float64."""
     if isinstance(values, torch.Tensor):
+        values = torch.view_as_real(values) if values.is_complex() else values
         return values.detach().cpu().double().numpy()
     if isinstance(values, Mapping):
         return numbers([values[key] for key in sorted(values)])
