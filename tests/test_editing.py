@@ -71,13 +71,14 @@ def test_every_site_is_live(either: interp.Model, either_batch: Batch) -> None:
             found = interp.capture(either, either_batch, [site, "decoder.logits"])
         added = value[:, None, None] if site.name in ("scores", "pattern") else value
         close(found[site], clean[site] + added)
-        if site.name in ("scores", "k"):  # the same for all keys falls out of the softmax
+        if site.name == "k":  # the same for all keys falls out of the softmax, and a factor does not
             with interp.edited(either, Scale(site, 0.5)):
                 found = interp.capture(either, either_batch, "decoder.logits")
-        not_close(found["decoder.logits"], clean["decoder.logits"], str(site))
+        if site.name != "scores":  # no number that all keys get shows: below, some get none
+            not_close(found["decoder.logits"], clean["decoder.logits"], str(site))
     for at in either.layers():
         with interp.edited(either, Knockout(f"{at}.1", query=-1, key=1)):
-            assert not torch.equal(logits(either, either_batch), clean["decoder.logits"]), at
+            not_close(logits(either, either_batch), clean["decoder.logits"], str(at))
 
 
 def test_a_part_of_a_fused_projection_is_edited_alone(either: interp.Model, either_batch: Batch) -> None:
