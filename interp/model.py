@@ -18,6 +18,7 @@ from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
 from interp.views import HeadViews
+from interp.vocabulary import Vocabulary, vocabulary_of
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
 
 
@@ -65,6 +66,16 @@ class Model:
         return self.pipeline.model.config
 
     @property
+    def tokens_are_values(self) -> bool:
+        """Whether tokens stand for values, as in all models of Chronos, and not for words."""
+        return isinstance(self.source, ChronosPipeline)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What tokens are: special ones, values, and of what. See `interp.vocabulary.vocabulary_of`."""
+        return vocabulary_of(self)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.module.device
@@ -108,7 +119,7 @@ class Model:
 
     @property
     def d_vocab(self) -> int:
-        """The number of tokens, special ones included."""
+        """The number of embeddings: special tokens, values, and any beyond them that stand for nothing."""
         return self.config.vocab_size
 
     @cached_property
@@ -197,8 +208,8 @@ class Model:
         """Hold a batch against this model: its stacks, its vocabulary and its longest sequence.
 
         Raises:
-            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id outside
-                the vocabulary, or more tokens than the model has positions.
+            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id that is
+                not in the vocabulary or means something else here, or more tokens than there are positions.
         """
         if not isinstance(cast(object, batch), Batch):
             raise InvalidInput(
@@ -221,6 +232,8 @@ class Model:
                     f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}. Stimuli "
                     "take vocab_range=(first, last)."
                 )
+        if self.tokens_are_values:
+            self.vocabulary.check(batch, self.name)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""

@@ -254,7 +254,7 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
             they follow the context in one row.
 
     Returns:
-        The batch of one row; an encoder's tokens end with EOS.
+        The batch of one row; an encoder's tokens end with EOS where the tokenizer puts one.
 
     Raises:
         InvalidInput: a series that is constant or has missing values, a context longer than the
@@ -268,13 +268,15 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
     context, rest, special = torch.arange(n), torch.arange(n, len(given)), torch.tensor([-1])
     encoder_steps, decoder_steps = context[:0], torch.cat([context, rest])
     if batch.has_encoder:
-        encoder_steps, decoder_steps = torch.cat([context, special]), torch.cat([special, rest])
+        ends = special[: batch.input_ids.shape[1] - n]  # EOS, where the tokenizer puts one
+        encoder_steps, decoder_steps = torch.cat([context, ends]), torch.cat([special, rest])
     tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
     scale = tokenizer.context_input_transform(as_series(given.values[:n]))[2]
     return SeriesBatch(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         decoder_input_ids=batch.decoder_input_ids,
+        vocabulary=batch.vocabulary,
         series=given,
         encoder_steps=encoder_steps,
         decoder_steps=decoder_steps,
