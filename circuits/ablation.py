@@ -1,7 +1,7 @@
 """Head-ablation experiments on top of a mosaic, with controls.
 
-Heads are chosen on one stimulus and measured on another; every effect comes with a bootstrap
-interval over rows and the same measurement on control heads.
+Heads are chosen on one stimulus and measured on another; every effect comes with an interval over
+rows and the same measurement on control heads.
 
 Source: Crosbie & Shutova 2024 (the strongest heads against random heads of the same layers).
 """
