@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import Batch, Head, InvalidInput, Model, capture
-from interp.inputs import whole
+from interp.inputs import as_tensor, whole
 from interp.names import Stack
 from interp.results import Floats, Heads, as_heads, provenance
 
@@ -59,7 +59,7 @@ def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"
     Raises:
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
-    return model.vocabulary.values_of(ids.cpu())
+    return model.vocabulary.values_of(as_tensor(ids).cpu())
 
 
 def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "batch pos"]:
