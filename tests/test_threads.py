@@ -287,6 +287,7 @@ def test_a_forked_process_can_go_on(either: interp.Model, either_batch: Batch) -
     queue: Any = context_of.SimpleQueue()
 
     def child() -> None:
+        torch.set_num_threads(1)  # OpenMP's other threads do not come along, and torch would wait for them
         queue.put(interp.capture(either, either_batch, "decoder.logits")["decoder.logits"].numpy())
 
     process = context_of.Process(target=child)
