@@ -25,6 +25,7 @@ from interp import attention, zoo
 from interp.checks import check_hooks
 from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
 from interp.families import FAMILIES, Family
+from interp.generation_check import check_generation
 from interp.model import Model
 from interp.sources import (
     SUPPORTED,
@@ -203,6 +204,7 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
     _set_attention(model, attention.NAME)
     try:
         check_hooks(model)
+        check_generation(model)
     except BaseException:
         _set_attention(model, before)
         for layer in attached:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from interp.arguments import named
 from interp.batch import Batch
 from interp.errors import InvalidInput
 from interp.names import Stack
@@ -36,7 +37,8 @@ class Run(threading.local):
     def see_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
         self._encoded, self._read = output[0], None
 
-    def enter_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+    def enter_encoder(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = named(stack, args, kwargs)
         given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
         self.rows = None if given is None else len(given)
         mask = self.shown["encoder"] = kwargs.get("attention_mask")
@@ -44,10 +46,11 @@ class Run(threading.local):
             self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids)
             self._same("attention_mask", torch.ones_like(cast(Tensor, given)) if mask is None else mask.long(), None)
 
-    def enter_decoder(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        past = kwargs.get("past_key_values")
+    def enter_decoder(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = named(stack, args, kwargs)
+        past = kwargs["cache"]
         self.offset = 0 if past is None else int(past.get_seq_length())
-        ids = args[0] if args else kwargs.get("input_ids")
+        ids = kwargs.get("input_ids")
         given = ids if ids is not None else kwargs.get("inputs_embeds")
         self.length = 0 if given is None else given.shape[1]
         mask = self.shown["decoder"] = kwargs.get("attention_mask")
