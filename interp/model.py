@@ -16,6 +16,7 @@ from interp import lookup
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
+from interp.fitting import check_fit
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
 from interp.tracing import Wrappers
 from interp.views import HeadViews
@@ -222,29 +223,7 @@ class Model:
             InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id that is
                 not in the vocabulary or means something else here, or more tokens than there are positions.
         """
-        if not isinstance(cast(object, batch), Batch):
-            raise InvalidInput(
-                f"a Batch is needed and {type(batch).__name__} was given: make it with interp.Batch(...), as "
-                f"{'input_ids' if self.family.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
-            )
-        if self.family.has_encoder and not batch.has_encoder:
-            raise InvalidInput(f"{self.name} has an encoder, and the batch has no tokens for it: give input_ids.")
-        if batch.has_encoder and not self.family.has_encoder:
-            raise InvalidInput(
-                f"{self.name} is a decoder-only {self.family.name} and has no encoder to read input_ids: give "
-                "Batch(decoder_input_ids=...) alone; stimuli take encoder=False, and series Batch.from_series."
-            )
-        length, longest = batch.decoder_input_ids.shape[1], self.max_positions
-        if longest is not None and length > longest:
-            raise InvalidInput(f"a sequence of {length} tokens: {self.name} has {longest} positions.")
-        for name, ids in (("input_ids", batch.input_ids), ("decoder_input_ids", batch.decoder_input_ids)):
-            if ids.numel() and int(ids.max()) >= self.d_vocab:
-                raise InvalidInput(
-                    f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}. Stimuli "
-                    "take vocab_range=(first, last)."
-                )
-        if self.tokens_are_values:
-            self.vocabulary.check(batch, self.name)
+        check_fit(self, batch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""

@@ -271,8 +271,7 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
     batch = Batch.from_series(model, given, num_decoder=num_decoder)
     n = len(given) - num_decoder
     context, rest, special = torch.arange(n), torch.arange(n, len(given)), torch.tensor([-1])
-    # EOS is no step, where the tokenizer puts one.
-    encoder_steps = torch.cat([context, special[: max(0, batch.input_ids.shape[1] - n)]])[: batch.input_ids.shape[1]]
+    encoder_steps = torch.cat([context, special])[: batch.input_ids.shape[1]]  # with EOS, or none, or no encoder
     decoder_steps = torch.cat([special if batch.has_encoder else context, rest])
     tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
     scale = tokenizer.context_input_transform(as_series(given.values[:n]))[2]
