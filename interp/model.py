@@ -17,6 +17,7 @@ from interp.batch import Batch
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
+from interp.tracing import Wrappers
 from interp.views import HeadViews
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
 
@@ -34,6 +35,9 @@ class Model:
     family: Family
     # By the weights' versions: whoever edits them in place gets another digest.
     _digests: dict[tuple[tuple[int, int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
+
+    # Handles that each thread has of its own.
+    _wrappers: Wrappers = field(default_factory=Wrappers, repr=False)
 
     @property
     def module(self) -> Any:
@@ -148,10 +152,17 @@ class Model:
             hasher.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return hasher.hexdigest()[:16]
 
-    @cached_property
+    @property
     def nnsight(self) -> NNsight:
-        """The nnsight wrapper of `module`, for traces of your own."""
-        return NNsight(self.module)
+        """The nnsight wrapper of `module`, for traces of your own; each thread has its own."""
+        return self._wrappers.of(self.module)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was read or wrapped of a module is not that of its copy.
+        return {"name": self.name, "source": self.source, "family": self.family}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     def __repr__(self) -> str:
         layers = self.n_layers
