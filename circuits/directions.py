@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.metrics import Tokens, bin_centers, token_ids
@@ -50,9 +50,10 @@ class Asked:
     target: Tensor | None = None
     against: Tensor | None = None
 
-    def at(self, position: int) -> "Asked":
-        """The same of one decoder position alone, `[row, 1]`."""
-        cut = [None if ids is None else ids[:, position, None] for ids in (self.target, self.against)]
+    def at(self, columns: Int[Tensor, " row"]) -> "Asked":
+        """The same of one decoder position of each row alone, `[row, 1]`."""
+        rows = torch.arange(len(columns))
+        cut = [None if ids is None else ids[rows, columns.cpu(), None] for ids in (self.target, self.against)]
         return Asked(self.name, self.unit, *cut)
 
 
@@ -120,7 +121,11 @@ def last_stream(model: Model) -> str:
 
 
 def direction(
-    model: Model, asked: Asked, stream: Float[Tensor, "row pos d_model"], logits: Float[Tensor, "row pos token"]
+    model: Model,
+    asked: Asked,
+    stream: Float[Tensor, "row pos d_model"],
+    logits: Float[Tensor, "row pos token"],
+    shown: Bool[Tensor, "row pos"],
 ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"], Floats]:
     """The direction in the stream whose product with it is the number that is asked for, but for a constant.
 
@@ -129,16 +134,18 @@ def direction(
         asked: what is explained.
         stream: the decoder's last residual stream.
         logits: the model's own.
+        shown: which positions are no padding.
 
     Returns:
         The direction, with the final norm's scale in it, in float32 at least; what the final norm's shift adds, 0 where
-        it has none; and the number `[row, pos]` as the model's own logits give it.
+        it has none; and the number `[row, pos]` as the model's own logits give it, NaN at padding.
 
     Raises:
         InvalidInput: logits so far apart that the expected value's path cannot be followed.
     """
     W_U, b_U = unembedding(model), unembedding_bias(model)
-    exact = logits.double().cpu()
+    # What padding would be continued by must not decide anything, not even whether a path can be followed.
+    exact = logits.double().masked_fill(~shown[..., None], 0.0).cpu()
     if asked.target is None:
         vocabulary = model.vocabulary
         weights, total = value_weights(vocabulary.value_logits(exact), bin_centers(model))
@@ -150,7 +157,11 @@ def direction(
         if asked.against is not None:
             vectors, total = vectors - _columns(W_U, asked.against), total - _picked(exact, asked.against)
             shift = shift - b_U[asked.against.to(b_U.device)]
-    return vectors * inverse_deviation(model, stream).to(vectors), shift, total.numpy()
+    return (
+        vectors * inverse_deviation(model, stream).to(vectors),
+        shift,
+        total.masked_fill(~shown.cpu(), torch.nan).numpy(),
+    )
 
 
 def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:

@@ -185,7 +185,7 @@ def patch_sites(
     for target in _listed(sites):
         found += model.sites(str(target)) if "*" in str(target) else [as_address(target)]
     with edited(model, [Resample(target, corrupt) for target in dict.fromkeys(found)]):
-        return frozen(_numpy(measured(metric, capture(model, clean, "decoder.logits")["decoder.logits"])))
+        return frozen(_numpy(measured(metric, capture(model, clean, "decoder.logits")["decoder.logits"], clean)))
 
 
 def _listed(given: Any) -> list[Any]:
@@ -218,7 +218,7 @@ def _cells(
     kept = {str(site) for at in axes for site in (at, *needs(model, at))}
     other = capture(model, corrupt, [*map(str, axes), "decoder.logits"])
     cache, context = clean_run(model, clean, [*kept, "decoder.logits"])
-    before, after = (measured(metric, found["decoder.logits"]).detach() for found in (cache, other))
+    before, after = (measured(metric, found["decoder.logits"], clean).detach() for found in (cache, other))
     check_moves(metric, before, after)
 
     cells: list[Floats] = []
@@ -230,7 +230,7 @@ def _cells(
             for start in range(0, count, size):
                 value = _exchanged(cache[site], other[site], axis, range(start, min(start + size, count)))
                 logits = logits_after(model, clean, cache, context, site, value)
-                found += [_numpy(measured(metric, logits[:, variant])) for variant in range(logits.shape[1])]
+                found += [_numpy(measured(metric, logits[:, variant], clean)) for variant in range(logits.shape[1])]
                 bar.update(logits.shape[1])
             cells.append(np.stack(found))
     return cells, _numpy(before), _numpy(after)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.errors import InvalidInput
 from interp.inputs import as_tensor, whole
+from interp.masks import row_positions
 from interp.names import Stack
 from interp.user_series import Series, as_series
 from interp.vocabulary import PUBLISHED_START, Vocabulary
@@ -103,6 +104,22 @@ class Batch:
     def mask(self, stack: Stack) -> Int[Tensor, "batch pos"]:
         """1 where a token of a stack is seen, 0 at padding."""
         return self.attention_mask if stack == "encoder" else self.decoder_attention_mask
+
+    def position(self, position: int = -1, stack: Stack = "decoder") -> Int[Tensor, " batch"]:
+        """The column of a position in each row: what negative positions mean everywhere.
+
+        Args:
+            position: from 0 on a column of the batch; a negative one counts back over the row's own tokens, so that
+                -1 is the last that is not masked, whichever side padding is on.
+            stack: whose positions.
+
+        Returns:
+            The columns, such that `logits[torch.arange(len(batch)), batch.position(-1)]` are those at the last tokens.
+
+        Raises:
+            InvalidInput: no such column, or a row with fewer tokens.
+        """
+        return row_positions("position", position, self.mask(stack).bool())
 
     @classmethod
     def from_series(cls, model: "Model", series: Series, *, num_decoder: int = 0) -> "Batch":
