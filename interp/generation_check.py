@@ -18,6 +18,7 @@ from interp.editing import edited
 from interp.edits import Knockout
 from interp.errors import BrokenHook, InertEdit, release
 from interp.names import Stack
+from interp.states import evaluated
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -57,7 +58,7 @@ def check_generation(model: "Model") -> None:
     # The second step's only position is the third of the sequence.
     edit = Knockout(model.heads("decoder.self")[0], query=PROMPT, key=0, renormalise=False)
     try:
-        with torch.no_grad(), edited(model, edit):
+        with torch.no_grad(), evaluated(model), edited(model, edit):
             _two_steps(model, batch)
     except InertEdit:
         raise BrokenHook(
