@@ -18,6 +18,19 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 
 import interp
 from interp.zoo.recipe import chronos_config
+from tests.leftovers import no_process_is_left  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+LONGEST = ("notebooks", "sweep_faults", "zoo", "graph", "sweeps", "explorer", "wheel", "discovery_report")
+"""Files that take longest, which run first: two processes that take file after file then end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
 
 SIZES = {
     "d_model": 20,

@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -50,5 +51,6 @@ def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     while (left := left_behind()) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
-        psutil.Process(pid).kill()  # so that it is one file's fault and not the next one's
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()  # so that it is one file's fault and not the next one's
     assert not left, f"{request.node.name} left processes behind: {left}"

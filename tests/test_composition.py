@@ -20,7 +20,7 @@ from interp.results import HeadScores
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head
 from tests.test_weights import scaled
-from tests.tolerance import FORWARD, LAYER, close, tolerance
+from tests.tolerance import FORWARD, LAYER, close, not_close, tolerance
 
 
 def scores_of(model: interp.Model, **options: Any) -> circuits.CompositionScores:
