@@ -178,7 +178,7 @@ def _not_a_column(rows: int) -> None:
 def _column(values: Any) -> _Column:
     """One series, or a rectangle of several, as numbers, with its name and index where it has them."""
     xarray = type(values).__module__.partition(".")[0] == "xarray"
-    if xarray and getattr(values, "ndim", 0) == 1:
+    if xarray and getattr(values, "ndim", 0) == 1 and hasattr(values, "to_series"):
         values = values.to_series()
     if isinstance(values, pd.Series):
         check_index(values.index)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
-from interp.inputs import whole
+from interp.inputs import as_tensor, whole
 from interp.zoo.series import NARROW
 
 EOS, START = 1, 0
@@ -34,6 +34,10 @@ class RepeatedTokens(Batch):
     occurrences: tuple[int, ...]
     continuation: Int[Tensor, " batch"]
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "continuation", as_tensor(self.continuation))
 
 
 def context_site(model: Model) -> str:

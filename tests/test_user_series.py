@@ -221,6 +221,7 @@ def test_arrays_with_labels_of_xarray() -> None:
         series[::-1],
         series.drop_isel(time=2),
         xarray.DataArray(np.ones((2, 3))),
+        series.variable,
         xarray.Dataset({"y": series}),
     ):
         with pytest.raises(InvalidInput):
@@ -405,6 +406,8 @@ def test_token_ids_of_any_integer_type(either: interp.Model, dtype: Any) -> None
     metric = circuits.logit_difference(target, against)
     assert torch.equal(metric(logits), circuits.logit_difference([200, 201], [5, 9])(logits))
     assert torch.equal(probes.token_values(either, typed[0]), probes.token_values(either, torch.tensor(ids)))
+    circuit = circuits.ov_circuit(either, ".".join((*either.family.context, "1", "0")))
+    assert circuits.token_circuit(circuit, tokens=typed[0][0]).tokens.tolist() == [5, 6, 200]
     attribution = circuits.direct_attribution(either, batch, target=target)
     np.testing.assert_array_equal(
         attribution.values, circuits.direct_attribution(either, batch, target=[200, 201]).values
