@@ -192,7 +192,7 @@ def _column(values: Any) -> _Column:
         return _Column(_numbers(values), getattr(values, "name", None) or None if _is_arrow(values) else None)
     except InvalidInput:
         raise
-    except (TypeError, ValueError, RuntimeError, OverflowError, pa.ArrowException) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError, OSError, pa.ArrowException) as error:
         raise InvalidInput(f"a series must be real numbers: {error!s:.200}") from None
 
 

@@ -18,7 +18,6 @@ from circuits.directions import value_weights
 from circuits.metrics import bin_centers
 from interp import Batch, InvalidInput
 from interp.results import as_heads
-from probes.stimuli import N_SPECIAL
 
 from .conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from .planted import content_matcher
@@ -115,14 +114,14 @@ def test_value_weights_on_paper() -> None:
     """Two bins at 0 and 1: E is a sigmoid, and the weight of the upper logit is its rise over the logit."""
     for logit in (-40.0, -3.0, 1e-9, 0.5, 9.0, 300.0):
         weights, total = value_weights(
-            torch.tensor([7.0, -7.0, 1.0, 1.0 + logit], dtype=torch.float64), torch.tensor([0.0, 1.0]).double()
+            torch.tensor([1.0, 1.0 + logit], dtype=torch.float64), torch.tensor([0.0, 1.0]).double()
         )
         rise = torch.sigmoid(torch.tensor(logit).double()) - 0.5
         assert float(total) == pytest.approx(float(rise), abs=1e-12)
         assert float(weights[1]) == pytest.approx(float(rise) / logit if abs(logit) > 1e-6 else 0.25, abs=1e-9)
         assert float(weights.sum()) == pytest.approx(0, abs=1e-12)
     with pytest.raises(InvalidInput, match="nats apart"):
-        value_weights(torch.tensor([0, 0, 0, 1e8]).double(), torch.tensor([0.0, 1.0]).double())
+        value_weights(torch.tensor([0, 1e8]).double(), torch.tensor([0.0, 1.0]).double())
 
 
 def test_values_are_integrated_gradients(batch: Batch) -> None:
@@ -133,7 +132,7 @@ def test_values_are_integrated_gradients(batch: Batch) -> None:
     gradient = torch.zeros_like(logits)
     for i in range(steps):
         scaled = (logits * (i + 0.5) / steps).requires_grad_()
-        value = scaled[:, N_SPECIAL:].softmax(-1) @ centers
+        value = scaled[:, 2:].softmax(-1) @ centers
         gradient += torch.autograd.grad(value.sum(), scaled)[0] / steps
     # The MLP of the last layer, by hand: its write through the norm at its scale, times the mean gradient.
     cache = interp.capture(model, batch, ["decoder.1.mlp_out", "decoder.1.resid_post"])
