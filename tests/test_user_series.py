@@ -414,6 +414,11 @@ def test_token_ids_of_any_integer_type(either: interp.Model, dtype: Any) -> None
     )
 
 
+def test_rows_by_unsigned_index(batch: Batch) -> None:
+    for dtype in (torch.uint8, torch.uint16):
+        assert torch.equal(batch.rows(torch.tensor([2, 0]).to(dtype)).input_ids, batch.input_ids[[2, 0]])
+
+
 def test_the_lowest_values_of_unsigned_ids(model: interp.Model) -> None:
     """Taking 3 off an unsigned 2 gave the highest value, or an error."""
     ids = torch.arange(4)
@@ -437,3 +442,11 @@ def test_the_lowest_values_of_unsigned_ids(model: interp.Model) -> None:
 def test_token_ids_that_cannot_be(ids: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         Batch(input_ids=ids)
+
+
+def test_a_long_frame_is_read_as_the_documentation_says() -> None:
+    dates = pd.date_range("2020", periods=3, freq="MS")
+    frame = pd.DataFrame({"id": list("aabbab"), "ds": [*dates[:2], *dates[:2], *dates[2:], *dates[2:]], "y": range(6)})
+    found = read_series([y for _, y in frame.set_index("ds").groupby("id")["y"]])
+    assert found.values.tolist() == [[0, 1, 4], [2, 3, 5]]
+    assert [str(index[0].date()) for index in found.indexes if index is not None] == ["2020-01-01"] * 2
