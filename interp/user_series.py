@@ -219,7 +219,7 @@ def _of_numpy(array: NDArray[Any]) -> Floats:
     array = np.asarray(array)
     hidden = None if mask is None else np.broadcast_to(np.asarray(mask, dtype=bool), array.shape)
     if array.dtype == object:
-        shown = array if hidden is None else np.where(hidden, None, array)
+        shown = array if hidden is None else np.where(hidden, cast(Any, None), array)
         return np.array([_number(value) for value in shown.ravel()], dtype=np.float64).reshape(array.shape)
     if array.dtype.kind not in "fiub":
         _refuse_kind(array.dtype)
