@@ -18,6 +18,8 @@ from interp.attention import NAME
 from interp.checks import check_hooks
 from tests.conftest import fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline, without_heads
 
+pytestmark = pytest.mark.versions
+
 SERIES = torch.sin(torch.arange(40.0) / 3) + 2
 
 

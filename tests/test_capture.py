@@ -10,6 +10,8 @@ import interp
 from interp import Batch, Model, Site, capture
 from tests.conftest import context, fresh, masked_batch, without_heads
 
+pytestmark = pytest.mark.versions
+
 
 def everything(model: Model, batch: Batch) -> Any:
     """What plain Hugging Face puts out."""

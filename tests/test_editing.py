@@ -17,6 +17,8 @@ from interp.editing import check_unhooked
 
 from .conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
 
+pytestmark = pytest.mark.versions
+
 SERIES = torch.sin(torch.arange(20.0))
 
 

@@ -14,6 +14,8 @@ from probes import plots
 from probes.plots import explorer
 from tests.swept import made_up, random_frame, real_frame
 
+pytestmark = pytest.mark.versions
+
 KINDS = ("current_token", "token_to_right")
 
 
