@@ -24,8 +24,8 @@ test-oldest test-newest: test-%: .venv-%/.test
 	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -n 2 --dist loadfile
 
 versions: .venv-oldest/.test .venv-newest/.test
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 -m versions
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 -m versions
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m 'versions and not long'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist loadfile -m 'versions and not long'
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
