@@ -27,6 +27,7 @@ from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedMod
 from interp.families import FAMILIES, Family
 from interp.generation_check import check_generation
 from interp.model import Model
+from interp.release_check import check_names, check_tokenizer
 from interp.sources import (
     SUPPORTED,
     WEIGHTS,
@@ -193,9 +194,12 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
 
     Raises:
         UnsupportedModel: another architecture, or weights that cannot be read.
-        BrokenHook: the forward pass does not go through the hook points.
+        BrokenHook: the forward pass does not go through the hook points, or the installed release of transformers
+            or chronos names or does things otherwise.
     """
     model = Model(name, source, check_source(source))
+    check_names(model)
+    check_tokenizer(model)
     module = model.module
     before = module.config._attn_implementation or "eager"
     attached = [layer for layer in _attentions(model) if attention.attach(layer)]
