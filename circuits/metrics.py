@@ -5,6 +5,7 @@ A metric is any function from logits `[row, pos, token]` to `[row]`; these are t
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,9 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.accuracy import centers
-from interp import InvalidInput, Model
+from interp import InvalidInput, Model, UnclearGap
 from interp.inputs import whole
 from interp.model import as_model
+from interp.results import Floats
+from interp.statistics import interval
 from probes.pairs import check_aligned, token_ids
 from probes.stimuli import N_SPECIAL
 
@@ -195,3 +198,20 @@ def check_position(name: str, position: Any, size: int) -> int:
     if found >= size:
         raise InvalidInput(f"{name}={position}: there are positions 0-{size - 1}.")
     return found % size
+
+
+def warn_of_gap(differences: Floats, between: str) -> None:
+    """Warn if the mean of differences by row, which shares are in parts of, cannot be told from 0.
+
+    Warns:
+        UnclearGap: its 95 % interval holds 0.
+    """
+    low, high = (float(end) for end in interval(differences))
+    if low <= 0 <= high:
+        warnings.warn(
+            f"the metric differs by {float(differences.mean()):.3g} ({low:.3g} to {high:.3g}, 95 % over "
+            f"{len(differences)} rows) between {between}: that may be 0, and shares of it mean nothing. Take more "
+            "rows.",
+            UnclearGap,
+            stacklevel=3,
+        )

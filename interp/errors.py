@@ -19,6 +19,10 @@ class InvalidInput(InterpError, ValueError):
     """Tokens, series, parameters or shapes that cannot be what was meant."""
 
 
+class UnclearGap(UserWarning):
+    """A difference that results are parts of cannot be told from 0, so that the parts mean nothing. Take more rows."""
+
+
 class UnknownSite(InterpError, KeyError):
     """A site name that is malformed, or that this model does not have."""
 

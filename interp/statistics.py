@@ -107,7 +107,7 @@ def _flipped(rows: Floats, seed: int) -> Floats:
         signs = 1.0 - 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (FLIPS, count))
-    flat = rows.reshape(-1, count)
+    flat = rows.reshape(int(np.prod(rows.shape[:-1])), count)
     found = np.empty(len(flat))
     for part in np.array_split(np.arange(len(flat)), max(1, len(flat) * len(signs) // 2**22)):
         real = np.abs(flat[part].sum(1))
