@@ -16,8 +16,11 @@ from interp import lookup
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
+from interp.fitting import check_fit
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
+from interp.tracing import Wrappers
 from interp.views import HeadViews
+from interp.vocabulary import Vocabulary, vocabulary_of
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
 
 
@@ -34,6 +37,9 @@ class Model:
     family: Family
     # By the weights' versions: whoever edits them in place gets another digest.
     _digests: dict[tuple[tuple[int, int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
+
+    # Handles that each thread has of its own.
+    _wrappers: Wrappers = field(default_factory=Wrappers, repr=False)
 
     @property
     def module(self) -> Any:
@@ -63,6 +69,16 @@ class Model:
     def chronos_config(self) -> ChronosConfig:
         """The Chronos configuration: tokens, context and prediction length, sampling."""
         return self.pipeline.model.config
+
+    @property
+    def tokens_are_values(self) -> bool:
+        """Whether tokens stand for values, as in all models of Chronos, and not for words."""
+        return isinstance(self.source, ChronosPipeline)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What tokens are: special ones, values, and of what. See `interp.vocabulary.vocabulary_of`."""
+        return vocabulary_of(self)
 
     @property
     def device(self) -> torch.device:
@@ -108,7 +124,7 @@ class Model:
 
     @property
     def d_vocab(self) -> int:
-        """The number of tokens, special ones included."""
+        """The number of embeddings: special tokens, values, and any beyond them that stand for nothing."""
         return self.config.vocab_size
 
     @cached_property
@@ -148,10 +164,17 @@ class Model:
             hasher.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return hasher.hexdigest()[:16]
 
-    @cached_property
+    @property
     def nnsight(self) -> NNsight:
-        """The nnsight wrapper of `module`, for traces of your own."""
-        return NNsight(self.module)
+        """The nnsight wrapper of `module`, for traces of your own; each thread has its own."""
+        return self._wrappers.of(self.module)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was read or wrapped of a module is not that of its copy.
+        return {"name": self.name, "source": self.source, "family": self.family}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     def __repr__(self) -> str:
         layers = self.n_layers
@@ -197,30 +220,10 @@ class Model:
         """Hold a batch against this model: its stacks, its vocabulary and its longest sequence.
 
         Raises:
-            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id outside
-                the vocabulary, or more tokens than the model has positions.
+            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id that is
+                not in the vocabulary or means something else here, or more tokens than there are positions.
         """
-        if not isinstance(cast(object, batch), Batch):
-            raise InvalidInput(
-                f"a Batch is needed and {type(batch).__name__} was given: make it with interp.Batch(...), as "
-                f"{'input_ids' if self.family.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
-            )
-        if self.family.has_encoder and not batch.has_encoder:
-            raise InvalidInput(f"{self.name} has an encoder, and the batch has no tokens for it: give input_ids.")
-        if batch.has_encoder and not self.family.has_encoder:
-            raise InvalidInput(
-                f"{self.name} is a decoder-only {self.family.name} and has no encoder to read input_ids: give "
-                "Batch(decoder_input_ids=...) alone; stimuli take encoder=False, and series Batch.from_series."
-            )
-        length, longest = batch.decoder_input_ids.shape[1], self.max_positions
-        if longest is not None and length > longest:
-            raise InvalidInput(f"a sequence of {length} tokens: {self.name} has {longest} positions.")
-        for name, ids in (("input_ids", batch.input_ids), ("decoder_input_ids", batch.decoder_input_ids)):
-            if ids.numel() and int(ids.max()) >= self.d_vocab:
-                raise InvalidInput(
-                    f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}. Stimuli "
-                    "take vocab_range=(first, last)."
-                )
+        check_fit(self, batch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""

@@ -25,6 +25,7 @@ from interp import attention, zoo
 from interp.checks import check_hooks
 from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
 from interp.families import FAMILIES, Family
+from interp.generation_check import check_generation
 from interp.model import Model
 from interp.sources import (
     SUPPORTED,
@@ -181,7 +182,7 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
     """A handle on a model that is already open.
 
     The model is switched to the hooked attention, which gives bit for bit what eager attention gives, and keeps
-    working as before.
+    working as before. A module in training mode stays so: experiments run it in eval mode, and switch it back.
 
     Args:
         source: a Chronos pipeline, or a Hugging Face GPT-2.
@@ -196,17 +197,16 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
     """
     model = Model(name, source, check_source(source))
     module = model.module
-    before, training = module.config._attn_implementation or "eager", module.training
+    before = module.config._attn_implementation or "eager"
     attached = [layer for layer in _attentions(model) if attention.attach(layer)]
     if attached:
         _own_config(module)
     _set_attention(model, attention.NAME)
-    module.eval()
     try:
         check_hooks(model)
+        check_generation(model)
     except BaseException:
         _set_attention(model, before)
-        module.train(training)
         for layer in attached:
             attention.detach(layer)
         raise

@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from interp import Batch, InvalidInput, Model, capture
-from interp.batch import as_series
 from interp.inputs import whole
 from interp.model import as_model
 from interp.results import Floats, provenance
+from interp.user_series import as_series
 from probes import comb
 from probes.series import as_time_series, check_series, series_batch
 from probes.spectrum import AttentionSpectrum, comb_candidates
-from probes.stimuli import N_SPECIAL, context_site
+from probes.stimuli import context_site
 
 ROWS = 64
 """Series in one forward pass."""
@@ -47,7 +47,7 @@ def attention_spectrum(
 
     Args:
         model: the model.
-        series: a `TimeSeries`, as `multisine` and `datasets` give it, or values `[step]`.
+        series: a `TimeSeries`, as `multisine` and `datasets` give it, or one as `interp.user_series.Series` says.
         num_decoder: how many of the last values are not in the context but after it, in the decoder. With none, the
             query is the start token, which is no value, or the context's own last value in a decoder alone.
             Comparisons with repeated random tokens take 1 or more.
@@ -84,7 +84,7 @@ def attention_spectrum(
     with torch.no_grad():
         token = int(model.unembed(cache["decoder.ln_final"][0, place]).float().argmax())
     value = float("nan")
-    if token >= N_SPECIAL:
+    if bool(model.vocabulary.are_values(torch.tensor(token))):
         centre = model.pipeline.tokenizer.output_transform(torch.tensor([[[token]]]), torch.tensor([batch.scale]))
         value = float(centre)
 
@@ -108,7 +108,7 @@ def attention_spectrum(
         seed=seed,
         parameters=given.parameters,
     )
-    eos = paid[..., n] if batch.has_encoder else None
+    eos = paid[..., n] if batch.has_encoder and model.vocabulary.eos is not None else None
     step = int(batch.decoder_steps[place])
     return AttentionSpectrum(given, paid[..., :n], eos, at, step, value, scores, source, site)
 
