@@ -305,8 +305,7 @@ def _amplitude(result: Agreement, rng: np.random.Generator) -> list[Evidence]:
         ]
         ends = proportion_over_clusters(value, np.array(left_out), fewest)
         statistic = f"chance that an induction head has the higher {name} (layers and heads permuted: p {p:.3f})"
-        on, covers = result.mosaic.name, covered([result.mosaic])
-        found.append(_tested(on, statistic, value, ends, 0.5, fewest, covers, p))
+        found.append(_tested(result.mosaic.name, statistic, value, ends, 0.5, fewest, covered([result.mosaic]), p))
     return found
 
 
