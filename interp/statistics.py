@@ -76,7 +76,7 @@ def p_values(rows: Floats, test: Test = "t", *, seed: int = 0) -> Floats:
     """Two-sided p-values of a mean of zero over the last axis.
 
     The t-test takes rows for near-normal: with few skewed rows its small p-values come too often (of 24 heads without
-    an effect, ten exponential rows each, some q is under 0.05 in a third of tables; `docs/error_rates.md`). Flipping
+    an effect, ten exponential rows each, some q is under 0.05 in four of ten tables; `docs/error_rates.md`). Flipping
     signs takes them for symmetric, and cannot come under 2 / 2^n with n rows, nor under 1 / 4096.
 
     Args:

@@ -142,7 +142,7 @@ class AttentionSpectrum:
             1 / (1 + permutations), nor, where the context was shuffled, under 1 / (1 + shuffles): with the defaults
             0.002 and 0.01. So q cannot come under H times that if one head of H alone has a comb. The permuted
             attention is a null for attention that is exchangeable over positions; attention in bumps looks periodic
-            to it in up to half of cases, to the blocks in one of twenty (`docs/error_rates.md`). Phase shuffling and
+            to it in two of three cases, to the blocks in one of twenty (`docs/error_rates.md`). Phase shuffling and
             circular shifts leave the spectrum as it is and are no null.
 
         Raises:
