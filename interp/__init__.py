@@ -8,6 +8,7 @@ from interp.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Z
 from interp.errors import (
     BrokenHook,
     CannotWrite,
+    ChangedModel,
     DamagedFile,
     InertEdit,
     InterpError,
@@ -36,6 +37,7 @@ __all__ = [
     "BrokenHook",
     "Cache",
     "CannotWrite",
+    "ChangedModel",
     "DamagedFile",
     "FactoredMatrix",
     "FreezePatterns",

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnknownSite, nearest
 from interp.families import Point, part_of
-from interp.model import Model
+from interp.model import Model, envoy_at
 from interp.names import AttentionLayer, Site
 from interp.weights import projection
 
@@ -96,7 +96,8 @@ def trace(
         The values by point, laid out as in the module.
     """
     late = [point for point in points if _is_late(model, point)]
-    envoys = [(point, model.envoy(point.path)) for point in points if point not in late]
+    wrapper: Any = model.nnsight
+    envoys = [(point, envoy_at(wrapper, point.path)) for point in points if point not in late]
     values: dict[Point, Tensor] = {}
 
     def keep(point: Point, value: Any) -> None:
@@ -109,7 +110,7 @@ def trace(
 
     handles = [watch(point) for point in late]
     try:
-        tracer: Any = model.nnsight.trace(**inputs)
+        tracer: Any = wrapper.trace(**inputs)
         with tracer:
             save(values)
             for point, envoy in envoys:

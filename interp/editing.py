@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from interp.actions import Action, actions
 from interp.edits import Add, Edit, Knockout, Method, Reference, Scale, Target, Zero, ablations
-from interp.errors import InertEdit, InvalidInput
+from interp.errors import ChangedModel, InertEdit, InvalidInput
 from interp.families import Point, part_of
 from interp.model import Model
 from interp.names import Site
@@ -96,7 +96,7 @@ def _hooks_of(module: nn.Module) -> Iterator[_PointHook]:
 @contextmanager
 def unedited(model: Model) -> Generator[None]:
     """The model without the edits that are in force, which act again afterwards."""
-    owners = [owner for module in model._modules.values() for owner in _owners(module)]
+    owners = [owner for _, module in model.follow().named for owner in _owners(module)]
     pausing = [owner for owner in owners if isinstance(owner, _PointHook | Run) and not owner.paused]
     for owner in pausing:
         owner.paused = True
@@ -113,7 +113,7 @@ def check_unhooked(model: Model, what: str) -> None:
     Raises:
         InvalidInput: edits are in force, or modules have forward hooks of the user's own.
     """
-    for name, module in model._modules.items():
+    for name, module in model.follow().named:
         if any(True for _ in _owners(module)):
             raise InvalidInput(
                 f"{what} runs on the unedited model: {name or 'the model'} has hooks. Leave edits first."
@@ -141,6 +141,7 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
             reference or value of another shape; and while running, positions, rows or tokens that
             a reference does not have.
         InertEdit: on leaving, an edit that reached no module: nothing ran, or nothing that has it.
+        ChangedModel: modules of the model were replaced meanwhile.
     """
     given: Any = [edits] if isinstance(edits, Edit) else edits
     if not isinstance(given, Sequence):
@@ -154,9 +155,14 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
         # Zero, Scale and Add need not know where in a run they are.
         if not all(isinstance(edit, Zero | Scale | Add) for edit in items):
             _watch(model, run, stack)
-        for action in made:
-            _place(model, action, stack)
+        hooked = dict(_place(model, action, stack) for action in made)
         yield
+        for path, module in hooked.items():
+            if model.module.get_submodule(path) is not module:
+                raise ChangedModel(
+                    f"{path} was replaced while it was edited: what then ran was not. Replace modules first, and edit "
+                    "the model after."
+                )
     _check_reached(items, made)
 
 
@@ -199,7 +205,7 @@ def _watch(model: Model, run: Run, stack: ExitStack) -> None:
     stack.callback(decoder.register_forward_pre_hook(run.enter_decoder, with_kwargs=True).remove)
 
 
-def _place(model: Model, action: Action, stack: ExitStack) -> None:
+def _place(model: Model, action: Action, stack: ExitStack) -> tuple[str, nn.Module]:
     point = model.family.point(action.site)
     module = model.module.get_submodule(point.path)
     hook = next((found for found in _hooks_of(module) if found.point == point), None)
@@ -210,6 +216,7 @@ def _place(model: Model, action: Action, stack: ExitStack) -> None:
     hook.actions.sort(key=lambda action: not action.sets)  # stable: values are set first, then changed in turn
     if hook not in _hooks_of(module):
         hook.attach(module)
+    return point.path, module
 
 
 def _remove(module: nn.Module, hook: _PointHook, action: Action) -> None:
@@ -223,7 +230,7 @@ def _remove(module: nn.Module, hook: _PointHook, action: Action) -> None:
 
 def _check_conflicts(model: Model, made: Sequence[Action]) -> None:
     """Two edits that set one value, or one that cuts scores whose pattern is set."""
-    outer = [action for module in model._modules.values() for hook in _hooks_of(module) for action in hook.actions]
+    outer = [action for _, module in model.follow().named for hook in _hooks_of(module) for action in hook.actions]
     for index, action in enumerate(made):
         for other in made[:index]:
             if other.edit == action.edit and other.site == action.site:

@@ -1,24 +1,37 @@
 """A frozen handle on the original module inside the original pipeline: sizes, names, views."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
-from hashlib import sha256
 from typing import Any, cast
 
 import torch
 from chronos import ChronosConfig, ChronosPipeline
 from jaxtyping import Float
 from nnsight import NNsight
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp import lookup
 from interp.batch import Batch
+from interp.digest import fingerprint, sha
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
+from interp.hooking import check_unedited, prepare
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
+from interp.tree import Tree, release
 from interp.views import HeadViews
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
+
+
+@dataclass(eq=False)
+class _Known:
+    """What a handle knows of its model, each with what it holds for: it is asked anew where that has changed."""
+
+    tree: Tree | None = None
+    preparing: bool = False
+    nnsight: NNsight | None = None
+    sites: tuple[dict[Stack, int], dict[str, Site]] | None = None
+    digests: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +45,7 @@ class Model:
     name: str
     source: ChronosPipeline | PreTrainedModel
     family: Family
-    # By the weights' versions: whoever edits them in place gets another digest.
-    _digests: dict[tuple[tuple[int, int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
+    _known: _Known = field(default_factory=_Known, repr=False)
 
     @property
     def module(self) -> Any:
@@ -111,47 +123,69 @@ class Model:
         """The number of tokens, special ones included."""
         return self.config.vocab_size
 
-    @cached_property
+    @property
     def n_parameters(self) -> int:
         """The number of weights, shared ones counted once."""
         return sum(p.numel() for p in self.module.parameters())
 
     @property
     def digest(self) -> str:
-        """A SHA-256 of all weights by name, so that results know which weights they are of."""
-        state = tuple(
-            (id(p), p._version, p.data_ptr()) for holder in self._holders for p in holder.values() if p is not None
-        )
-        if state not in self._digests:
-            self._digests.clear()
-            self._digests[state] = self._digest()
-        return self._digests[state]
+        """A SHA-256 of all weights by name, so that results know which weights they are of.
 
-    @cached_property
-    def _modules(self) -> dict[str, nn.Module]:
-        # Walking all modules takes longer than a small model's layer, and they do not change.
-        return dict(self.module.named_modules())
+        All weights are read at each use, at the speed of memory, and the digest is of what they are now.
+        """
+        named = self.follow().named
+        weights = fingerprint(named)
+        digests = self._known.digests
+        if weights not in digests:
+            digests.clear()
+            digests[weights] = sha(self.module, named, self.family.ignored)
+        return digests[weights]
 
-    @cached_property
-    def _holders(self) -> list[dict[str, Tensor | None]]:
-        return [module._parameters for module in self._modules.values() if module._parameters]  # type: ignore[misc]
+    def follow(self) -> Tree:
+        """Be a handle on the modules as they are now, with hook points on those that came since the last use.
 
-    @cached_property
+        Returns:
+            The modules.
+
+        Raises:
+            UnsupportedModel: the model itself was replaced by one of another architecture.
+            ChangedModel: modules were replaced while an edit is in force.
+            BrokenHook: the forward pass does not go through the hook points of what is there now.
+        """
+        known, module = self._known, self.module
+        if known.preparing:
+            return Tree(module)
+        if known.tree is not None:
+            if known.tree.is_of(module):
+                return known.tree
+            check_unedited(self, [known.tree, Tree(module)])
+        known.preparing = True
+        try:
+            prepare(self)
+        finally:
+            known.preparing = False
+        known.tree, known.nnsight = Tree(module), None
+        return known.tree
+
+    @property
     def known_sites(self) -> dict[str, Site]:
         """All sites by address, in forward order."""
-        return {str(site): site for site in self.family.sites(self.n_layers)}
+        self.follow()
+        layers = self.n_layers
+        if self._known.sites is None or self._known.sites[0] != layers:
+            self._known.sites = layers, {str(site): site for site in self.family.sites(layers)}
+        return self._known.sites[1]
 
-    def _digest(self) -> str:
-        hasher = sha256()
-        for name, value in sorted(self.module.state_dict().items()):
-            hasher.update(f"{name}{value.dtype}{list(value.shape)}".encode())
-            hasher.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return hasher.hexdigest()[:16]
-
-    @cached_property
+    @property
     def nnsight(self) -> NNsight:
-        """The nnsight wrapper of `module`, for traces of your own."""
-        return NNsight(self.module)
+        """The nnsight wrapper of `module`, for traces of your own; another one once modules were replaced."""
+        self.follow()
+        if self._known.nnsight is None:
+            release(self.follow())
+            self._known.nnsight = NNsight(self.module)
+            self._known.tree = Tree(self.module)
+        return self._known.nnsight
 
     def __repr__(self) -> str:
         layers = self.n_layers
@@ -224,6 +258,7 @@ class Model:
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""
+        self.follow()
         self.check(batch)
         named = {name: ids.to(self.device) for name, ids in batch.inputs.items()}
         if self.family.position_embedding is not None and not bool(batch.decoder_attention_mask.all()):
@@ -255,10 +290,7 @@ class Model:
         In GPT-2 `resid_mid` is the input of `ln_2`, which the layer goes on with: in a trace edit it in place
         (`model.envoy("transformer.h.0.ln_2").input[:] = x`), for what is assigned there reaches the norm alone.
         """
-        found: Any = self.nnsight
-        for part in path.split("."):
-            found = found[int(part)] if part.isdigit() else getattr(found, part)
-        return found
+        return envoy_at(self.nnsight, path)
 
     def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
         """Logits of what the decoder's final norm put out.
@@ -286,6 +318,14 @@ class Model:
     def stacked_weights(self, kind: str, *, fold_norm: bool = True) -> StackedWeights:
         """The weights of all heads of a kind such as `decoder.cross`: see `interp.weights.stacked_weights`."""
         return stacked_weights(self, kind, fold_norm=fold_norm)
+
+
+def envoy_at(root: NNsight, path: str) -> Any:
+    """What nnsight's wrapper of a model has at a dotted path."""
+    found: Any = root
+    for part in path.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    return found
 
 
 def positions_of(mask: Tensor) -> Tensor:

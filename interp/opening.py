@@ -6,23 +6,19 @@
 3. Attach the hook points and check that the forward pass really goes through them.
 """
 
-import copy
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from chronos import BaseChronosPipeline, ChronosPipeline
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from interp import attention, zoo
-from interp.checks import check_hooks
+from interp import zoo
 from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
 from interp.families import FAMILIES, Family
 from interp.model import Model
@@ -157,26 +153,6 @@ def check_source(source: object) -> Family:
     return family
 
 
-def _set_attention(model: Model, name: str) -> None:
-    # transformers 5.15 and 5.16 do not pass the name on to the stacks, which have configs of their own.
-    model.module.set_attn_implementation(name)
-    for path in model.family.stacks.values():
-        model.module.get_submodule(path).config._attn_implementation = name
-
-
-def _own_config(module: PreTrainedModel) -> None:
-    """A config that no other model reads: one made from the same config would be given the hooked attention too."""
-    shared: Any = module.config
-    own, parts = copy.deepcopy(shared), cast(Iterator[Any], module.modules())
-    for part in parts:
-        if getattr(part, "config", None) is shared:
-            part.config = own
-
-
-def _attentions(model: Model) -> Iterator[nn.Module]:
-    return (model.module.get_submodule(model.family.attention_path(at)) for at in model.layers())
-
-
 def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") -> Model:
     """A handle on a model that is already open.
 
@@ -195,21 +171,7 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
         BrokenHook: the forward pass does not go through the hook points.
     """
     model = Model(name, source, check_source(source))
-    module = model.module
-    before, training = module.config._attn_implementation or "eager", module.training
-    attached = [layer for layer in _attentions(model) if attention.attach(layer)]
-    if attached:
-        _own_config(module)
-    _set_attention(model, attention.NAME)
-    module.eval()
-    try:
-        check_hooks(model)
-    except BaseException:
-        _set_attention(model, before)
-        module.train(training)
-        for layer in attached:
-            attention.detach(layer)
-        raise
+    model.follow()
     return model
 
 
