@@ -1,7 +1,7 @@
 """Head-ablation experiments on top of a mosaic, with controls.
 
-Heads are chosen on one stimulus and measured on another; every effect comes with a bootstrap
-interval over rows and the same measurement on control heads.
+Heads are chosen on one stimulus and measured on another; every effect comes with an interval over
+rows and the same measurement on control heads.
 
 Source: Crosbie & Shutova 2024 (the strongest heads against random heads of the same layers).
 """
@@ -15,10 +15,10 @@ from circuits.results import AblationCurve, CurvePoint, LayerEffects
 from circuits.scoring import Variants, measure_forecasts
 from circuits.sets import set_outcomes
 from interp import Batch, InvalidInput, Model
-from interp.batch import Series
 from interp.edits import Method, Reference
 from interp.inputs import whole
 from interp.results import HeadScores, provenance
+from interp.user_series import Series, as_series
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.stimuli import RepeatedTokens
 
@@ -116,6 +116,7 @@ def ablation_curve(
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
     if series is not None:
         _ = model.pipeline  # a model without a tokenizer for series says so before anything runs
+        series = as_series(series)
     whole("controls", controls, 0)
     whole("seed", seed, 0)
     check_digest(model, scores)

@@ -72,7 +72,7 @@ class DirectAttribution(Saved):
 
         Returns:
             `part, kind, layer, head, mean, low, high`: kinds are `embedding`, `self`, `cross`, `mlp` and `biases`;
-            layer and head are missing where a part has none; means over rows with 95 % intervals.
+            layer and head are missing where a part has none; means over rows with Student's 95 % intervals.
 
         Raises:
             InvalidInput: no such position.

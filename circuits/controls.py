@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import comb, prod
+from typing import Any
 
 import numpy as np
 
 from interp import InvalidInput, Model
 from interp.inputs import whole
 from interp.names import AttentionLayer, Head
-from interp.results import HeadScores, ScoredHead, as_heads
+from interp.results import Floats, HeadScores, ScoredHead, as_heads
+from interp.statistics import band, band_words, rank_p
 
 
 @dataclass(frozen=True)
@@ -117,3 +119,24 @@ def _count(count: int | str, n: int) -> int:
     if whole("counts", count, 1) > n:
         raise InvalidInput(f"counts ask for {count} heads, and {n} have a score.")
     return int(count)
+
+
+def columns_of_controls(value: float, means: Floats) -> dict[str, Any]:
+    """What stands beside a value in a table: its controls' mean, band and number, and its rank among them.
+
+    Args:
+        value: of the chosen heads.
+        means: the same of each random set, `[draw]`.
+
+    Returns:
+        `control`, `control_low`, `control_high`, `p`, `draws` and `band`, which says what low and high are.
+    """
+    low, high = band(means)
+    return {
+        "control": float(means.mean()) if len(means) else float("nan"),
+        "control_low": float(low),
+        "control_high": float(high),
+        "p": rank_p(value, means),
+        "draws": len(means),
+        "band": band_words([len(means)]),
+    }

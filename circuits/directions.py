@@ -25,6 +25,7 @@ from torch import Tensor
 from circuits.metrics import Tokens, bin_centers, token_ids
 from interp import Batch, InvalidInput, Model
 from interp.folded import check_dtype
+from interp.inputs import as_tensor
 from interp.model import as_model
 from interp.norms import final_norm
 from interp.results import Floats
@@ -79,7 +80,7 @@ def positions_tokens(name: str, given: Any, model: Model, batch: Batch) -> Tenso
     """
     rows, size = batch.decoder_input_ids.shape
     try:
-        ids = torch.as_tensor(given).cpu()
+        ids = as_tensor(given).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{name} must be token ids, one a row: {error}.") from None
     if ids.ndim == 2 and ids.shape != (rows, size):

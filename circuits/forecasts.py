@@ -20,12 +20,12 @@ from circuits.results import ForecastEffects
 from circuits.scoring import Variants, measure_forecasts
 from interp import InvalidInput, Model
 from interp.actions import locate
-from interp.batch import Series
 from interp.edits import Address, Method, Reference, Target, as_address
 from interp.edits import ablations as check_once
 from interp.inputs import whole
 from interp.names import Head
 from interp.results import Heads, as_heads
+from interp.user_series import Series
 
 
 def forecast_effects(

@@ -19,6 +19,7 @@ from interp.capture import by_head, trace
 from interp.families import Point, part_of
 from interp.model import as_model
 from interp.names import Stack
+from interp.scopes import entered
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +98,12 @@ def _followed(value: Tensor) -> Tensor:
 @contextmanager
 def replaced_embeddings(model: Model, values: Mapping[Stack, Tensor]) -> Generator[None]:
     """Give each stack other embeddings, `[row, pos, d_model]`, in whatever runs inside."""
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, entered(model.module) as scope:
         for stack, value in values.items():
 
             def swap(_: object, args: tuple[Tensor, ...], value: Tensor = value) -> tuple[Tensor, ...]:
                 return (value, *args[1:])
 
             path = model.family.point(EMBEDDINGS[stack]).path
-            hooks.callback(model.module.get_submodule(path).register_forward_pre_hook(swap).remove)
+            scope.on_input(model.module.get_submodule(path), swap, hooks)
         yield

@@ -22,7 +22,7 @@ from interp import Batch, Model, capture
 from interp.layers import last_norm
 from interp.names import Site
 from interp.results import Floats, provenance
-from interp.statistics import interval
+from interp.statistics import interval, proportion_interval
 
 AFTER = {"resid_pre": "embedding", "resid_mid": "self", "resid_mid_cross": "cross", "resid_post": "mlp"}
 """What the stream has passed last, by the site's name."""
@@ -65,8 +65,9 @@ class LogitLens(Saved):
             position: of the decoder; the last by default.
 
         Returns:
-            `point, layer, after, measure, mean, low, high`: means over rows with 95 % intervals, of the measures that
-            there are. `after` is what the stream has passed last: `embedding`, `self`, `cross` or `mlp`.
+            `point, layer, after, measure, mean, low, high`: means over rows with Student's 95 % intervals (Wilson's of
+            `agrees`), of the measures that there are. `after` is what the stream has passed last: `embedding`,
+            `self`, `cross` or `mlp`.
 
         Raises:
             InvalidInput: no such position.
@@ -79,7 +80,7 @@ class LogitLens(Saved):
         frames: list[pd.DataFrame] = []
         for name, values in measures.items():
             rows = values[..., at]
-            low, high = interval(rows)
+            low, high = (proportion_interval if name == "agrees" else interval)(rows)
             frames.append(pd.DataFrame({**places, "measure": name, "mean": rows.mean(-1), "low": low, "high": high}))
         return pd.concat(frames, ignore_index=True)
 

@@ -99,8 +99,8 @@ class PastAttribution(Saved):
             heads: which.
 
         Returns:
-            `key, token, value, mean, low, high`: means over rows with 95 % intervals; token and scaled value where
-            all rows have the same, else missing.
+            `key, token, value, mean, low, high`: means over rows with Student's 95 % intervals; token and scaled
+            value where all rows have the same, else missing.
 
         Raises:
             UnknownHead: a malformed address.

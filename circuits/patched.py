@@ -11,7 +11,7 @@ from interp import InvalidInput, UnknownSite
 from interp.actions import in_encoder_positions
 from interp.names import Site, parse_kind
 from interp.results import Floats, HeadScores
-from interp.statistics import interval, p_values, q_values
+from interp.statistics import Test, interval, p_values, q_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +70,10 @@ class Patched(Saved):
         left = self.effects - self.share[..., None] * (self.corrupt - self.clean)
         return left.std(-1, ddof=1) / n**0.5 / abs(self.gap)
 
-    def columns(self) -> dict[str, Floats]:
-        """By cell: the effect with its 95 % bootstrap interval over rows, share, test, false discovery."""
+    def columns(self, test: Test = "t") -> dict[str, Floats]:
+        """By cell: the effect with Student's 95 % interval over rows, share, test, false discovery."""
         low, high = interval(self.effects)
-        p = p_values(self.effects)
+        p = p_values(self.effects, test)
         return {
             "effect": self.effects.mean(-1),
             "low": low,
@@ -126,12 +126,18 @@ class PatchedHeads(Patched):
             self.provenance,
         )
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """One tidy row a site and head: `site, head, layer, index, effect, low, high, share, stderr, p, q`.
 
-        `effect` is the mean over rows in the metric's unit, `low, high` its 95 % bootstrap interval,
-        `stderr` that of the share, `p` of no effect by the t-test, `q` adjusted over all rows
-        (Benjamini & Hochberg).
+        `effect` is the mean over rows in the metric's unit, `low, high` Student's 95 % interval of it, `stderr` that
+        of the share, `p` of no effect, `q` adjusted over all rows (Benjamini & Hochberg). Under three rows there is
+        no interval and no p.
+
+        Args:
+            test: of no effect: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
         """
         sites, n = [Site.parse(name) for name in self.sites], self.values.shape[1]
         cells: list[tuple[Site, int]] = [(site, head) for site in sites for head in range(n)]
@@ -141,7 +147,7 @@ class PatchedHeads(Patched):
             "layer": [site.layer for site, _ in cells],
             "index": [head for _, head in cells],
         }
-        return pd.DataFrame(named | {name: values.ravel() for name, values in self.columns().items()})
+        return pd.DataFrame(named | {name: values.ravel() for name, values in self.columns(test).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,14 +177,14 @@ class PatchedPositions(Patched):
         clean, corrupt = self.tokens[stack]
         return (clean != corrupt).mean(0)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """One tidy row a site and position: `site, position, stack, differs, effect, low, high, share, stderr, p, q`.
 
         `stack` is whose positions they are, `differs` the share of rows whose token there is
-        another in corrupt; the rest as in `PatchedHeads.to_frame`.
+        another in corrupt; the rest, `test` and errors as in `PatchedHeads.to_frame`.
         """
         parts: list[pd.DataFrame] = []
-        columns = self.columns()
+        columns = self.columns(test)
         for index, (site, length) in enumerate(zip(self.sites, self.lengths, strict=True)):
             stack = stack_of(site)
             named = {"site": site, "position": range(length), "stack": stack, "differs": self.differs(stack)}

@@ -25,7 +25,7 @@ from interp.layers import last_norm
 from interp.names import Head
 from interp.results import Floats, Heads, as_heads, provenance
 from interp.run import Run
-from interp.statistics import interval, p_values, q_values
+from interp.statistics import Test, interval, p_values, q_values
 from probes.stimuli import RepeatedTokens
 
 
@@ -46,10 +46,16 @@ class SelfRepair(Saved):
     all_ablated: Floats
     provenance: dict[str, Any]
 
-    def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: each part with its 95 % interval; `role` is `chosen` or `control`.
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
+        """One tidy row a head: each part with Student's 95 % interval over rows; `role` is `chosen` or `control`.
 
         `q` is the Benjamini-Hochberg adjusted p-value of no total effect, over the table.
+
+        Args:
+            test: of no total effect: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
         """
         frame = pd.DataFrame(
             {
@@ -61,7 +67,7 @@ class SelfRepair(Saved):
         for name, rows in (parts | {"restored": self.restored}).items():
             low, high = interval(rows)
             frame = frame.assign(**{name: rows.mean(-1), f"{name}_low": low, f"{name}_high": high})
-        return frame.assign(q=q_values(p_values(self.total)))
+        return frame.assign(q=q_values(p_values(self.total, test)))
 
 
 @torch.no_grad()

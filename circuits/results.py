@@ -6,11 +6,19 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from circuits.controls import columns_of_controls
 from circuits.saved import Saved
 from interp import DamagedFile, InvalidInput
 from interp.names import Head
 from interp.results import Floats, HeadScores, ScoredHead, frozen, listed
-from interp.statistics import interval, p_values, q_values
+from interp.statistics import (
+    Test,
+    interval,
+    p_values,
+    proportion_change_interval,
+    proportion_interval,
+    q_values,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,31 +68,43 @@ class HeadEffects(HeadScores):
         """How much each head helps: the effect with its sign turned, so that the strongest comes first."""
         return HeadScores("help", self.site, -self.values, self.stderr, self.unit, self.provenance)
 
-    def interval(self, seed: int = 0) -> tuple[Floats, Floats]:
-        """A 95 % bootstrap interval of each effect over rows, low and high `[layer, head]`."""
-        return interval(self.rows, seed=seed)
+    def interval(self) -> tuple[Floats, Floats]:
+        """Student's 95 % interval of each effect over rows, low and high `[layer, head]`; NaN under three rows."""
+        return interval(self.rows)
 
     @property
     def q_values(self) -> Floats:
-        """Benjamini-Hochberg adjusted p-values of no effect, over all heads, `[layer, head]`."""
+        """Benjamini-Hochberg adjusted p-values of no effect, by the t-test, over all heads, `[layer, head]`."""
         return q_values(p_values(self.rows))
 
-    def discoveries(self, q: float = 0.05) -> tuple[ScoredHead, ...]:
-        """The heads with an effect at a false discovery rate, the most helpful first."""
-        kept = np.where(self.q_values <= q, self.values, np.nan)
+    def discoveries(self, q: float = 0.05, test: Test = "t") -> tuple[ScoredHead, ...]:
+        """The heads with an effect at a false discovery rate, the most helpful first.
+
+        Args:
+            q: the rate.
+            test: `t`, or `sign flips`, which does not take rows for near-normal (`interp.statistics.p_values`).
+
+        Raises:
+            InvalidInput: another test.
+        """
+        kept = np.where(q_values(p_values(self.rows, test)) <= q, self.values, np.nan)
         return tuple(
             ScoredHead(found.address, self.name, -found.score)
             for found in HeadScores(self.name, self.site, -kept).heads()
         )
 
-    def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head, with `low, high, control, q`."""
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
+        """One tidy row a head, with `low, high` (Student's 95 % over rows), `control, q`.
+
+        Args:
+            test: of no effect, of which `q` is adjusted: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
+        """
         low, high = self.interval()
-        return (
-            super()
-            .to_frame()
-            .assign(low=low.ravel(), high=high.ravel(), control=self.control.values.ravel(), q=self.q_values.ravel())
-        )
+        q = q_values(p_values(self.rows, test)).ravel()
+        return super().to_frame().assign(low=low.ravel(), high=high.ravel(), control=self.control.values.ravel(), q=q)
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON holds of it; NaN becomes null."""
@@ -140,30 +160,32 @@ class AblationCurve(Saved):
     def to_frame(self) -> pd.DataFrame:
         """One tidy row a k and outcome, for the heads and, as `control...`, for the control sets.
 
-        `effect` is the change in log-probability (nats), `accuracy` the share of rows whose
-        continuation is predicted. `low, high` are 95 % bootstrap intervals over rows; the
-        control's are the 2.5th and 97.5th percentiles over draws, and NaN where there is none.
+        `effect` is the change in log-probability (nats), `accuracy` the share of rows whose continuation is predicted,
+        and `accuracy change` that minus the unedited model's, row by row. `low, high` are 95 % intervals over rows:
+        Student's, Wilson's, and Bonett & Price's. `control_low, control_high` are the least and the largest mean of
+        the control sets, or the middle 95 % of 39 sets or more, as `band` says; `p` is the rank of the value among
+        the sets, which cannot come under 1 / (1 + draws). All of these are NaN where there is no control.
         """
         rows = []
         for point in self.points:
-            for outcome, own, others, clean in (
-                ("effect", point.log_prob, point.control_log_prob, 0.0),
-                ("accuracy", point.hit, point.control_hit, float(self.clean_hit.mean())),
+            clean = float(self.clean_hit.mean())
+            change_interval = proportion_change_interval(point.hit, self.clean_hit)
+            change, others_change = point.hit - self.clean_hit, point.control_hit - self.clean_hit
+            for outcome, own, (low, high), others, level in (
+                ("effect", point.log_prob, interval(point.log_prob), point.control_log_prob, 0.0),
+                ("accuracy", point.hit, proportion_interval(point.hit), point.control_hit, clean),
+                ("accuracy change", change, change_interval, others_change, 0.0),
             ):
-                low, high = interval(own[None])
-                means = others.mean(-1) if len(others) else np.array([np.nan])
+                means = others.mean(-1) if len(others) else np.empty(0)
                 rows.append(
                     {
                         "count": point.count,
                         "outcome": outcome,
-                        "clean": clean,
+                        "clean": level,
                         "value": own.mean(),
-                        "low": low[0],
-                        "high": high[0],
-                        "control": means.mean(),
-                        "control_low": np.percentile(means, 2.5),
-                        "control_high": np.percentile(means, 97.5),
-                        "draws": len(others),
+                        "low": float(low),
+                        "high": float(high),
+                        **columns_of_controls(float(own.mean()), means),
                         "reason": point.reason,
                         "heads": " ".join(map(str, point.heads)),
                     }
@@ -182,8 +204,17 @@ class LayerEffects(Saved):
     control_rows: Floats
     provenance: dict[str, Any]
 
-    def to_frame(self) -> pd.DataFrame:
-        """One tidy row a layer: `layer, effect, low, high, control, control_low, control_high, q`."""
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
+        """One tidy row a layer: `layer, effect, low, high, control, control_low, control_high, q`.
+
+        All intervals are Student's over rows, the control's too: it is the same rows' other tokens.
+
+        Args:
+            test: of no effect, of which `q` is adjusted: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
+        """
         (low, high), (under, over) = interval(self.rows), interval(self.control_rows)
         return pd.DataFrame(
             {
@@ -194,7 +225,7 @@ class LayerEffects(Saved):
                 "control": self.control_rows.mean(-1),
                 "control_low": under,
                 "control_high": over,
-                "q": q_values(p_values(self.rows)),
+                "q": q_values(p_values(self.rows, test)),
             }
         )
 
@@ -254,9 +285,10 @@ class ForecastEffects(Saved):
     def summary(self) -> pd.DataFrame:
         """One row an ablation and outcome: means over series, the change, and the controls' change.
 
-        `low, high` are the 95 % bootstrap interval of the change over series (NaN for one series);
-        `control` is the mean change over control sets, `control_low, control_high` their 2.5th and
-        97.5th percentiles; `series` is how many have the outcome under all of these.
+        `low, high` are Student's 95 % interval of the change over series (NaN under three series); `control` is the
+        mean change over control sets, `control_low, control_high` the least and the largest of them, or the middle
+        95 % of 39 sets or more, as `band` says; `p` is the rank of the change among theirs, which cannot come under
+        1 / (1 + draws). `series` is how many have the outcome under all of these.
         """
         rows = []
         for name in self.controls:
@@ -268,7 +300,7 @@ class ForecastEffects(Saved):
                 low, high = interval((own - clean)[None])
                 if not kept.any():
                     clean, own, controls = np.full(1, np.nan), np.full(1, np.nan), []
-                others = [float((control - clean).mean()) for control in controls] or [np.nan]
+                others = np.array([float((control - clean).mean()) for control in controls])
                 rows.append(
                     {
                         "ablation": name,
@@ -278,9 +310,7 @@ class ForecastEffects(Saved):
                         "change": (own - clean).mean(),
                         "low": low[0],
                         "high": high[0],
-                        "control": np.mean(others),
-                        "control_low": np.percentile(others, 2.5),
-                        "control_high": np.percentile(others, 97.5),
+                        **columns_of_controls(float((own - clean).mean()), others),
                         "draws": len(self.controls[name]),
                         "series": int(kept.sum()),
                         "reason": self.reasons[name],

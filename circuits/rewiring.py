@@ -21,7 +21,7 @@ from interp.edits import Method, Reference, ablations
 from interp.inputs import whole
 from interp.names import Head, parse_kind
 from interp.results import Floats, Heads, as_heads, provenance
-from interp.statistics import interval, p_values, q_values
+from interp.statistics import Test, interval, p_values, q_values
 from probes.stimuli import RepeatedTokens
 
 
@@ -46,10 +46,17 @@ class MosaicEffects(Saved):
         """Which heads are scored, such as `decoder.cross`."""
         return str(self.provenance.get("site", "decoder.cross"))  # files of before there were others do not say
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """One tidy row an ablated head, later head that reads the past and kind: change, interval, control, q.
 
-        `q` is the Benjamini-Hochberg adjusted p-value of no change, over all rows of the table.
+        Intervals are Student's 95 % over rows, the control's too: of the mean change over the control heads. `q` is
+        the Benjamini-Hochberg adjusted p-value of no change, over all rows of the table.
+
+        Args:
+            test: of no change: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
         """
         stack, of = parse_kind(self.site)
         rows = []
@@ -70,7 +77,7 @@ class MosaicEffects(Saved):
                             "control": control[at].mean(),
                             "control_low": under[at],
                             "control_high": over[at],
-                            "p": float(p_values(values[at])),
+                            "p": float(p_values(values[at], test)),
                         }
                     )
         frame = pd.DataFrame(rows, columns=_COLUMNS)

@@ -25,11 +25,11 @@ from circuits.outcomes import method_of
 from circuits.results import ForecastEffects
 from circuits.sampling import Ablated, reading, sampling, split, uniforms
 from interp import Batch, InvalidInput, Model
-from interp.batch import Series, as_series
 from interp.editing import check_unhooked
 from interp.edits import Address, Method, Reference, ablations
 from interp.inputs import whole
 from interp.results import Floats, provenance
+from interp.user_series import Series, as_series
 from probes.stimuli import N_SPECIAL
 
 UNEDITED = "unedited"

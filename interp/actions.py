@@ -68,7 +68,6 @@ def actions(model: Model, edits: Sequence[Edit], run: Run) -> list[Action]:
     for edit, site, head in places:
         sets = isinstance(edit, Zero | Mean | Resample | FreezePatterns)
         made.append(Action(edit, site, head, sets, _act(model, edit, site, head, run, references)))
-    run.frozen = next((edit.batch for edit in edits if isinstance(edit, FreezePatterns)), None)
     return made
 
 

@@ -1,26 +1,20 @@
 """What a model is fed: the tokens of its stacks and their masks, checked when they are made."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-import pandas as pd
 import torch
 from chronos import ChronosPipeline, MeanScaleUniformBins
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import InvalidInput
-from interp.inputs import whole
+from interp.inputs import as_tensor, whole
 from interp.names import Stack
+from interp.user_series import Series, as_series
 
 if TYPE_CHECKING:
     from interp.model import Model
-
-Series = Any
-"""One series or several: an array or tensor `[step]` or `[series, step]`, a pandas series, a list
-of numbers, or a list of one-dimensional arrays of different lengths."""
 
 _DEFAULT: Any = None
 
@@ -111,8 +105,8 @@ class Batch:
 
         Args:
             model: whose tokenizer and context length to use.
-            series: one or several series; shorter ones are padded on the left, as Chronos does,
-                and missing values (NaN) are masked.
+            series: one or several series, as `interp.user_series.Series` says; shorter ones are padded on the left,
+                as Chronos does, and missing values (NaN, None, masked) are masked.
             num_decoder: how many of the last values go to the decoder, after the start token,
                 instead of the encoder. In a decoder-only model they follow the others all the same.
 
@@ -121,8 +115,8 @@ class Batch:
             alone. All values are scaled by the mean absolute value of what is not among the last `num_decoder`.
 
         Raises:
-            InvalidInput: an empty series, one without any value, a ragged nested list, or a
-                series that `num_decoder` leaves nothing of.
+            InvalidInput: an empty series, one without any value, a ragged nested list, a table, an index that is not
+                in order or not evenly spaced, or a series that `num_decoder` leaves nothing of.
             UnsupportedModel: a model without a tokenizer for series.
         """
         values = as_series(series)
@@ -157,7 +151,7 @@ def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
     if given is None:
         return torch.ones_like(ids)
     if ids.shape[1] == 0:
-        if torch.as_tensor(given).numel():
+        if as_tensor(given).numel():
             raise InvalidInput(f"{name} is given without {of}: for a decoder alone give decoder_attention_mask.")
         return ids
     mask = _ids(name, given)
@@ -170,7 +164,7 @@ def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
 
 def _ids(name: str, values: Any) -> Tensor:
     try:
-        ids = torch.as_tensor(values)
+        ids = as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{name} must be a rectangle of integers [batch, pos]: {error}.") from None
     if ids.dtype == torch.bool:
@@ -183,53 +177,3 @@ def _ids(name: str, values: Any) -> Tensor:
         raise InvalidInput(f"{name} holds {int(ids.min())}: ids are not negative.")
     # A copy: what is checked here must not change behind the batch's back.
     return ids.detach().long().clone()
-
-
-def as_series(series: Series) -> Float[Tensor, "series step"]:
-    """One or several series as one float32 rectangle, padded with NaN on the left.
-
-    Raises:
-        InvalidInput: an empty series, one that is only NaN, infinite values, or a ragged nested list.
-    """
-    if isinstance(series, Sequence) and any(isinstance(row, Sequence) for row in series):
-        lengths = {len(row) if isinstance(row, Sequence) else 0 for row in series}
-        if len(lengths) > 1:
-            raise InvalidInput(
-                f"a ragged nested list, with rows of {sorted(lengths)} values: for series of different "
-                "lengths pass a list of one-dimensional arrays."
-            )
-    if isinstance(series, Sequence) and any(np.ndim(row) == 1 for row in series):
-        rows = [_numbers(row) for row in series]
-        if any(row.ndim != 1 for row in rows):
-            raise InvalidInput("a list of series must hold one-dimensional arrays only.")
-        longest = max(len(row) for row in rows)
-        if not all(len(row) for row in rows):
-            raise InvalidInput("an empty series: give each at least one value.")
-        padded = [torch.nn.functional.pad(row, (longest - len(row), 0), value=torch.nan) for row in rows]
-        values = torch.stack(padded)
-    else:
-        values = _numbers(series)
-        values = values[None] if values.ndim == 1 else values
-    if values.ndim != 2 or 0 in values.shape:
-        raise InvalidInput(f"a series must be [step] or [series, step] and not empty; found {list(values.shape)}.")
-    if bool(values.isinf().any()):
-        raise InvalidInput("a series holds infinite values.")
-    empty = values.isnan().all(dim=1)
-    if bool(empty.any()):
-        raise InvalidInput(f"series {empty.nonzero().flatten().tolist()} hold only NaN: nothing to look at.")
-    return values
-
-
-def _numbers(values: Any) -> Tensor:
-    """Real numbers as float32, from anything array-like but a data frame, whose axes would be guessed."""
-    if isinstance(values, pd.DataFrame):
-        raise InvalidInput("a data frame could hold series in rows or columns: pass one column, or frame.to_numpy().T.")
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().float() if values.is_floating_point() else values.cpu()
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"found {array.dtype}")
-        return torch.as_tensor(array.astype(np.float32))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInput(f"a series must be real numbers: {error}.") from None

@@ -1,18 +1,22 @@
 """Read many sites in one forward pass, through an nnsight trace, in forward order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from einops import einsum, rearrange
 from nnsight import save
 from torch import Tensor
+from torch.nn.modules import module as module_hooks
 
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnknownSite, nearest
 from interp.families import Point, part_of
 from interp.model import Model, envoy_at
 from interp.names import AttentionLayer, Site
+from interp.scopes import entered
+from interp.states import check_attention, evaluated
 from interp.weights import projection
 
 
@@ -69,6 +73,7 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
     if not asked:
         raise InvalidInput("no sites to capture: name at least one, as 'decoder.cross.*.pattern'.")
     wanted = model.sites(*asked)
+    check_attention(model, wanted)
     points = {site: model.family.point(site) for site in wanted}
     with torch.no_grad():
         # What is read is an alias: a later edit in place would change it.
@@ -78,7 +83,8 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
 
 def _is_late(model: Model, point: Point) -> bool:
     """Whether a hook may change an output after nnsight, which sits inside the hooks, has read it."""
-    return point.port == "output" and bool(model.module.get_submodule(point.path)._forward_hooks)
+    hooks = model.module.get_submodule(point.path)._forward_hooks or module_hooks._global_forward_hooks
+    return point.port == "output" and bool(hooks)
 
 
 def trace(
@@ -95,6 +101,14 @@ def trace(
     Returns:
         The values by point, laid out as in the module.
     """
+    with ExitStack() as stack:
+        stack.enter_context(evaluated(model))
+        return _traced(model, inputs, points, taken, stack)
+
+
+def _traced(
+    model: Model, inputs: dict[str, Any], points: Sequence[Point], taken: Callable[[Tensor], Tensor], stack: ExitStack
+) -> dict[Point, Tensor]:
     late = [point for point in points if _is_late(model, point)]
     wrapper: Any = model.nnsight
     envoys = [(point, envoy_at(wrapper, point.path)) for point in points if point not in late]
@@ -103,23 +117,20 @@ def trace(
     def keep(point: Point, value: Any) -> None:
         values[point] = taken(part_of(point, value if point.element is None else value[point.element]))
 
-    def watch(point: Point) -> Any:
-        return model.module.get_submodule(point.path).register_forward_hook(
-            lambda _module, _args, output: keep(point, output)  # type: ignore[reportUnknownLambdaType]
-        )
+    scope = stack.enter_context(entered(model.module))
+    for point in late:
 
-    handles = [watch(point) for point in late]
-    try:
-        tracer: Any = wrapper.trace(**inputs)
-        with tracer:
-            save(values)
-            for point, envoy in envoys:
-                keep(point, envoy.input if point.port == "input" else envoy.output)
-            if not late:
-                tracer.stop()
-    finally:
-        for handle in handles:
-            handle.remove()
+        def watch(_: object, __: object, output: Any, point: Point = point) -> None:
+            keep(point, output)
+
+        scope.on_output(model.module.get_submodule(point.path), watch, stack)
+    tracer: Any = wrapper.trace(**inputs)
+    with tracer:
+        save(values)
+        for point, envoy in envoys:
+            keep(point, envoy.input if point.port == "input" else envoy.output)
+        if not late:
+            tracer.stop()
     return values
 
 

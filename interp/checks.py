@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from interp.batch import Batch
 from interp.errors import BrokenHook
 from interp.names import Site
+from interp.scopes import Bound, Scope, entered
+from interp.states import evaluated
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -37,7 +39,7 @@ def _forward(model: "Model") -> None:
     ids = torch.tensor([[5, 6, 7, 1], [9, 5, 9, 1]]) % model.d_vocab
     encoder = {"input_ids": ids} if model.family.has_encoder else {}
     batch = Batch(**encoder, decoder_input_ids=ids[:, :3])
-    with torch.no_grad():
+    with torch.no_grad(), evaluated(model):
         model.module(**model.inputs(batch))
 
 
@@ -51,6 +53,12 @@ def check_hooks(model: "Model") -> None:
         BrokenHook: a hook point that is not reached, has another shape, whose pattern's rows do
             not sum to 1, or whose edits are not used.
     """
+    # Another thread may be running the very module, which must not be poisoned.
+    with entered(model.module) as scope:
+        _check_hooks(model, scope)
+
+
+def _check_hooks(model: "Model", scope: Scope) -> None:
     layers = model.layers()
     modules = {str(at): model.module.get_submodule(model.family.attention_path(at)) for at in layers}
     outputs = {str(at): model.family.point(Site(at.stack, at.kind, at.layer, "z")).path for at in layers}
@@ -69,7 +77,9 @@ def check_hooks(model: "Model") -> None:
 
         return hook
 
-    with _hooks([m.get_submodule("hook_pattern").register_forward_hook(look(n)) for n, m in modules.items()]):
+    with _hooks(
+        [m.get_submodule("hook_pattern").register_forward_hook(Bound(scope, look(n))) for n, m in modules.items()]
+    ):
         _forward(model)
     _complain(model, [f"{name}.pattern" for name in modules], seen, "is not reached, or its rows do not sum to 1")
 
@@ -95,14 +105,14 @@ def check_hooks(model: "Model") -> None:
         return hook
 
     shared = [site for site in model.sites() if site.name in model.family.shared]
-    handles = [handle for site in shared for handle in _through_block(model, site, seen)]
+    handles = [handle for site in shared for handle in _through_block(model, site, seen, scope)]
     handles += [
         handle
         for name, module in modules.items()
         for handle in (
-            module.get_submodule("hook_scores").register_forward_hook(poison),
-            module.get_submodule("hook_pattern").register_forward_hook(through(name)),
-            model.module.get_submodule(outputs[name]).register_forward_pre_hook(arrive(name)),
+            module.get_submodule("hook_scores").register_forward_hook(Bound(scope, poison)),
+            module.get_submodule("hook_pattern").register_forward_hook(Bound(scope, through(name))),
+            model.module.get_submodule(outputs[name]).register_forward_pre_hook(Bound(scope, arrive(name))),
         )
     ]
     with _hooks(handles):
@@ -111,7 +121,9 @@ def check_hooks(model: "Model") -> None:
     _complain(model, wanted, seen, "can be edited without effect")
 
 
-def _through_block(model: "Model", site: Site, seen: set[str]) -> Generator[torch.utils.hooks.RemovableHandle]:
+def _through_block(
+    model: "Model", site: Site, seen: set[str], scope: Scope
+) -> Generator[torch.utils.hooks.RemovableHandle]:
     """Hooks which see that what is edited in place is what the layer goes on with."""
 
     def fill(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -128,9 +140,9 @@ def _through_block(model: "Model", site: Site, seen: set[str]) -> Generator[torc
     held, mlp, layer = (
         model.module.get_submodule(model.family.point(Site(site.stack, None, site.layer, name)).path) for name in names
     )
-    yield held.register_forward_pre_hook(fill, prepend=True)
-    yield mlp.register_forward_hook(silence)
-    yield layer.register_forward_hook(leave)
+    yield held.register_forward_pre_hook(Bound(scope, fill), prepend=True)
+    yield mlp.register_forward_hook(Bound(scope, silence))
+    yield layer.register_forward_hook(Bound(scope, leave))
 
 
 def _complain(model: "Model", wanted: list[str], seen: set[str], what: str) -> None:

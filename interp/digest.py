@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from xxhash import xxh3_128_digest
 
 from interp.errors import UnsupportedModel
 from interp.tree import NNSIGHT
+
+if TYPE_CHECKING:
+    from interp.model import Model
 
 Named = Iterable[tuple[str, nn.Module]]
 """The modules of a model by dotted path, shared ones under each of their paths."""
@@ -30,6 +33,20 @@ _WORTH_THREADS = 2**24
 _LIBRARIES = frozenset({"torch", "transformers"})
 # What every module has, and what nnsight puts on one.
 _COMMON = frozenset({*vars(nn.Module()), "forward", NNSIGHT})
+
+
+def digest(model: "Model") -> str:
+    """A SHA-256 of all weights of a model by name, its first 16 digits; made only where weights are not as before.
+
+    Raises:
+        UnsupportedModel: a tensor without bytes of its own, as on the meta device.
+    """
+    named, digests = model.follow().named, model._known.digests
+    weights = fingerprint(named)
+    if weights not in digests:
+        digests.clear()
+        digests[weights] = sha(model.module, named, model.family.ignored)
+    return digests[weights]
 
 
 def fingerprint(named: Named) -> Hashable:

@@ -3,48 +3,57 @@
 1. Each edit becomes actions at points of the model. What they need from references is read first,
    from the model with no edit in force.
 2. A point that is edited gets one hook, however many contexts meet there. It copies the tensor,
-   lets the actions that set a value act before those that change one, and passes it on.
+   lets the actions that set a value act before those that change one, and passes it on. Only actions
+   of contexts that were entered where the model runs act: in that thread and task.
 3. On leaving, normally or not, the actions go, and with the last one its hook. An edit that never
    acted is then an error, unless an exception is already on its way.
 
 Hooks are plain PyTorch: a forward, `generate`, `pipeline.predict` and nnsight traces all run them.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
 
+from interp import scopes
 from interp.actions import Action, actions
-from interp.edits import Add, Edit, Knockout, Method, Reference, Scale, Target, Zero, ablations
+from interp.edits import Add, Edit, FreezePatterns, Knockout, Method, Reference, Scale, Target, Zero, ablations
 from interp.errors import ChangedModel, InertEdit, InvalidInput
 from interp.families import Point, part_of
+from interp.hooking import owners
 from interp.model import Model
 from interp.names import Site
 from interp.run import Run
+from interp.scopes import Bound, Scope, entered, outside
+from interp.states import check_attention, eager
 
 
 @dataclass(eq=False)
 class _PointHook:
-    """The one hook at a point: a copy of the tensor goes through all actions there."""
+    """The one hook at a point: a copy of the tensor goes through all actions there that are in force where it runs."""
 
     point: Point
     n_heads: int
-    actions: list[Action] = field(default_factory=list[Action])
-    paused: bool = False
-    dead: bool = False
+    actions: tuple[tuple[Scope, Action], ...] = ()
 
-    def __deepcopy__(self, _: dict[int, Any]) -> "_PointHook":
-        # A copy of a model that is being edited is a model, not an edited one for ever.
-        return _PointHook(self.point, self.n_heads, paused=True, dead=True)
+    def __reduce__(self) -> tuple[type["_PointHook"], tuple[Point, int]]:
+        # A copy or pickle of a model that is being edited is a model, not an edited one for ever.
+        return _PointHook, (self.point, self.n_heads)
 
-    def _pass(self, raw: Tensor) -> Tensor:
+    @property
+    def here(self) -> list[Action]:
+        """The actions of contexts that the thread and task that is running entered."""
+        return [action for scope, action in self.actions if scope.here]
+
+    def _pass(self, raw: Tensor, here: list[Action]) -> Tensor:
         value = raw if self.point.shared else raw.clone()
         part = part_of(self.point, value)
         view = part.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else part
-        for action in self.actions:
+        for action in here:
             mine = view
             if action.head is not None:
                 mine = view[:, action.head] if self.point.layout == "square" else view[..., action.head, :]
@@ -54,21 +63,24 @@ class _PointHook:
                 action.acted = True
         return value
 
-    def on_input(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.paused:
+    def on_input(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        here = self.here
+        # Without keywords it was taken off between being looked up and called, so it is another thread's.
+        if not here or kwargs is None:
             return None
         if args:
-            return (self._pass(args[0]), *args[1:]), kwargs
+            return (self._pass(args[0], here), *args[1:]), kwargs
         name = next(iter(kwargs))
-        return args, {**kwargs, name: self._pass(kwargs[name])}
+        return args, {**kwargs, name: self._pass(kwargs[name], here)}
 
     def on_output(self, _: nn.Module, __: Any, output: Any) -> Any:
-        if self.paused:
+        here = self.here
+        if not here:
             return None
         element = self.point.element
         if element is None:
-            return self._pass(output)
-        return (*output[:element], self._pass(output[element]), *output[element + 1 :])
+            return self._pass(output, here)
+        return (*output[:element], self._pass(output[element], here), *output[element + 1 :])
 
     def attach(self, module: nn.Module) -> None:
         # nnsight serves an output as it was before a hook changed it; scores and pattern are
@@ -80,44 +92,30 @@ class _PointHook:
             module.register_forward_hook(self.on_output)
 
 
-def _owners(module: nn.Module) -> Iterator[Any]:
-    """Whose the hooks of a module are; what a copy made under edits brought along is nobody's."""
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for hook in hooks.values():
-            owner = getattr(hook, "__self__", None)
-            if not getattr(owner, "dead", False):
-                yield owner
-
-
-def _hooks_of(module: nn.Module) -> Iterator[_PointHook]:
-    return (owner for owner in _owners(module) if isinstance(owner, _PointHook))
-
-
-@contextmanager
-def unedited(model: Model) -> Generator[None]:
-    """The model without the edits that are in force, which act again afterwards."""
-    owners = [owner for _, module in model.follow().named for owner in _owners(module)]
-    pausing = [owner for owner in owners if isinstance(owner, _PointHook | Run) and not owner.paused]
-    for owner in pausing:
-        owner.paused = True
-    try:
-        yield
-    finally:
-        for owner in pausing:
-            owner.paused = False
+def _hooks_of(module: nn.Module) -> list[_PointHook]:
+    return [owner for owner in owners(module) if isinstance(owner, _PointHook)]
 
 
 def check_unhooked(model: Model, what: str) -> None:
     """See that nothing edits the model, for what runs its layers one by one.
 
+    Edits of other threads and tasks do not count: they are not seen here.
+
     Raises:
-        InvalidInput: edits are in force, or modules have forward hooks of the user's own.
+        InvalidInput: edits are in force, or there are forward hooks of the user's own, of a module or of all.
     """
-    for name, module in model.follow().named:
-        if any(True for _ in _owners(module)):
-            raise InvalidInput(
-                f"{what} runs on the unedited model: {name or 'the model'} has hooks. Leave edits first."
-            )
+    for name, module in model._modules.items():
+        for owner in owners(module):
+            if not isinstance(owner, _PointHook | Bound) or owner.here:
+                raise InvalidInput(
+                    f"{what} runs on the unedited model: {name or 'the model'} has hooks. Leave edits first, and take "
+                    "hooks of your own off."
+                )
+    if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
+        raise InvalidInput(
+            f"{what} runs on the unedited model: there are forward hooks of all modules, as of "
+            "torch.nn.modules.module.register_module_forward_hook. Take them off first."
+        )
 
 
 @contextmanager
@@ -130,7 +128,10 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
             does not decide what is lost.
 
     Yields:
-        Nothing; the edits are in force until the context is left, by whatever way. In an nnsight trace
+        Nothing; the edits are in force until the context is left, by whatever way, in the thread and task that
+        entered it. Tasks that asyncio starts inside, and `asyncio.to_thread`, see them too while it lasts; other
+        threads see the model without them. The module's own mode stays: a training step sees the edits as well, but
+        references are read in eval mode. In an nnsight trace
         of your own, a value that is edited at a module's output (q, k, v, attn_out, mlp_out, the
         residual stream, logits) is served at that very site as it was before; all that follows is
         edited, and `capture` gives the site itself as it is used.
@@ -147,15 +148,17 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     if not isinstance(given, Sequence):
         raise InvalidInput(f"edits={edits!r}: give an edit, or several of them.")
     items: list[Edit] = list(cast(Sequence[Edit], given))
-    run = Run()
-    with unedited(model):
+    run = Run(next((edit.batch for edit in items if isinstance(edit, FreezePatterns)), None))
+    model.follow()
+    with outside(model.module):
         made = actions(model, items, run)
+    check_attention(model, [action.site for action in made])
     _check_conflicts(model, made)
-    with ExitStack() as stack:
+    with ExitStack() as stack, entered(model.module) as scope, eager():
         # Zero, Scale and Add need not know where in a run they are.
         if not all(isinstance(edit, Zero | Scale | Add) for edit in items):
-            _watch(model, run, stack)
-        hooked = dict(_place(model, action, stack) for action in made)
+            _watch(model, run, scope, stack)
+        hooked = dict(_place(model, action, scope, stack) for action in made)
         yield
         for path, module in hooked.items():
             if model.module.get_submodule(path) is not module:
@@ -196,32 +199,34 @@ def ablate(
         yield
 
 
-def _watch(model: Model, run: Run, stack: ExitStack) -> None:
+def _watch(model: Model, run: Run, scope: Scope, stack: ExitStack) -> None:
     modules = {name: model.module.get_submodule(path) for name, path in model.family.stacks.items()}
     if (encoder := modules.get("encoder")) is not None:
-        stack.callback(encoder.register_forward_pre_hook(run.enter_encoder, with_kwargs=True).remove)
-        stack.callback(encoder.register_forward_hook(run.see_encoder, with_kwargs=True).remove)
-    decoder = modules["decoder"]
-    stack.callback(decoder.register_forward_pre_hook(run.enter_decoder, with_kwargs=True).remove)
+        scope.on_input(encoder, run.enter_encoder, stack, with_kwargs=True)
+        scope.on_output(encoder, run.see_encoder, stack, with_kwargs=True)
+    scope.on_input(modules["decoder"], run.enter_decoder, stack, with_kwargs=True)
 
 
-def _place(model: Model, action: Action, stack: ExitStack) -> tuple[str, nn.Module]:
+def _place(model: Model, action: Action, scope: Scope, stack: ExitStack) -> tuple[str, nn.Module]:
     point = model.family.point(action.site)
     module = model.module.get_submodule(point.path)
-    hook = next((found for found in _hooks_of(module) if found.point == point), None)
-    hook = hook or _PointHook(point, model.n_heads)
-    # Undone whatever comes, an interrupt between these lines too.
-    stack.callback(_remove, module, hook, action)
-    hook.actions.append(action)
-    hook.actions.sort(key=lambda action: not action.sets)  # stable: values are set first, then changed in turn
-    if hook not in _hooks_of(module):
-        hook.attach(module)
+    with scopes.lock:
+        hook = next((found for found in _hooks_of(module) if found.point == point), None)
+        hook = hook or _PointHook(point, model.n_heads)
+        # Undone whatever comes, an interrupt between these lines too.
+        stack.callback(_remove, module, hook, action)
+        # Stable: values are set first, then changed in turn. Never in place: another thread may be going through.
+        hook.actions = tuple(sorted([*hook.actions, (scope, action)], key=lambda entry: not entry[1].sets))
+        if hook not in _hooks_of(module):
+            hook.attach(module)
     return point.path, module
 
 
 def _remove(module: nn.Module, hook: _PointHook, action: Action) -> None:
-    hook.actions = [other for other in hook.actions if other is not action]
-    if not hook.actions:
+    with scopes.lock:
+        hook.actions = tuple(entry for entry in hook.actions if entry[1] is not action)
+        if hook.actions:
+            return
         for table in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, found in table.items() if getattr(found, "__self__", None) is hook]:
                 for entries in (table, module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
@@ -230,7 +235,7 @@ def _remove(module: nn.Module, hook: _PointHook, action: Action) -> None:
 
 def _check_conflicts(model: Model, made: Sequence[Action]) -> None:
     """Two edits that set one value, or one that cuts scores whose pattern is set."""
-    outer = [action for _, module in model.follow().named for hook in _hooks_of(module) for action in hook.actions]
+    outer = [action for module in model._modules.values() for hook in _hooks_of(module) for action in hook.here]
     for index, action in enumerate(made):
         for other in made[:index]:
             if other.edit == action.edit and other.site == action.site:

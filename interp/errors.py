@@ -5,6 +5,7 @@ Where a builtin fits, an error derives from it too, so that `except ValueError` 
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.metadata import version
 
 
 class InterpError(Exception):
@@ -73,6 +74,11 @@ class InertEdit(InterpError, RuntimeError):
 
 class MissingBrowser(InterpError, RuntimeError):
     """No Chrome or Chromium for writing pictures."""
+
+
+def release(library: str) -> str:
+    """Name a library with the version that is installed."""
+    return f"{library} {version(library)}"
 
 
 def nearest(asked: str, known: Iterable[str]) -> str:

@@ -26,6 +26,8 @@ from interp.errors import InvalidInput
 from interp.layers import attend, causal, distance_bias, embed, feed_forward, last_norm, padding
 from interp.model import Model
 from interp.names import AttentionLayer, Site
+from interp.scopes import entered
+from interp.states import evaluating
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,7 @@ def check_dtype(model: Model) -> None:
 
 
 @torch.no_grad()
+@evaluating
 def encode(model: Model, batch: Batch) -> Context:
     """The encoder's output on a batch, whose edits are seen; keys and values come on first use.
 
@@ -100,6 +103,7 @@ def encode(model: Model, batch: Batch) -> Context:
 
 
 @torch.no_grad()
+@evaluating
 def resume(
     model: Model,
     context: Context,
@@ -174,6 +178,7 @@ def repeated(own: DynamicCache, copies: int) -> DynamicCache:
 
 
 @torch.no_grad()
+@evaluating
 def resume_encoder(
     model: Model,
     x: Float[Tensor, "row variant pos d_model"],
@@ -222,11 +227,10 @@ def variant_heads(
 
         return act
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, entered(model.module) as scope:
         for at, kept in keep.items():
             path = model.family.point(Site(at.stack, at.kind, at.layer, "z")).path
-            module = model.module.get_submodule(path)
-            stack.callback(module.register_forward_pre_hook(hook(at, kept.to(model.device, model.dtype))).remove)
+            scope.on_input(model.module.get_submodule(path), hook(at, kept.to(model.device, model.dtype)), stack)
         yield
 
 

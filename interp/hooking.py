@@ -4,12 +4,13 @@ It is done on opening, and again wherever modules of the model were replaced sin
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from interp import attention
+from interp import attention, scopes
 from interp.checks import check_hooks
 from interp.errors import ChangedModel, UnsupportedModel
 from interp.tree import Tree
@@ -20,60 +21,82 @@ if TYPE_CHECKING:
 _PACKAGES = frozenset({"interp", "probes", "circuits"})
 
 
-def prepare(model: "Model") -> None:
-    """Attach what hook points are missing, switch to the hooked attention, and check it; all undone if that fails.
+def follow(model: "Model", *checks: Callable[["Model"], None]) -> Tree:
+    """Make a handle one of the modules as they are now, with hook points on those that came since the last use.
+
+    Args:
+        model: the handle.
+        checks: of what was made, beside the check of the hook points; if one fails, all is undone.
+
+    Returns:
+        The modules.
 
     Raises:
-        UnsupportedModel: a model of another architecture.
-        BrokenHook: the forward pass does not go through the hook points.
+        UnsupportedModel: the model itself was replaced by one of another architecture.
+        ChangedModel: modules were replaced while an edit is in force.
+        BrokenHook: the forward pass does not go through the hook points of what is there now.
     """
+    known, module = model._known, model.module
+    if known.tree is not None and known.tree.is_of(module):
+        return known.tree
+    if known.following == get_ident():
+        return Tree(module)  # what is being checked
+    with scopes.lock:
+        now = Tree(module)
+        if known.tree is not None:
+            _check_unedited(model, [known.tree, now])
+        known.following = get_ident()
+        try:
+            with scopes.outside(module):
+                _prepare(model, checks)
+        finally:
+            known.following = None
+        known.tree = Tree(module)
+        return known.tree
+
+
+def _prepare(model: "Model", checks: tuple[Callable[["Model"], None], ...]) -> None:
+    """Attach what hook points are missing, switch to the hooked attention, and check it; all undone if that fails."""
     module = model.module
     if not isinstance(module, model.family.architecture):
         raise UnsupportedModel(
             f"{model.name} was opened as a {model.family.name} and now holds a {type(module).__name__}: wrap that anew."
         )
-    before, training = module.config._attn_implementation or "eager", module.training
+    before = module.config._attn_implementation or "eager"
     attached = [layer for layer in _attentions(model) if attention.attach(layer)]
     if attached:
         _own_config(model)
     _set_attention(model, attention.NAME)
-    module.eval()
     try:
-        check_hooks(model)
+        for check in (check_hooks, *checks):
+            check(model)
     except BaseException:
         _set_attention(model, before)
-        module.train(training)
         for layer in attached:
             attention.detach(layer)
         raise
 
 
-def check_unedited(model: "Model", trees: list[Tree]) -> None:
-    """See that no edit is in force on modules of before or of now, where they are not the same.
-
-    Raises:
-        ChangedModel: one is.
-    """
-    hooked = (name for tree in trees for name, module in tree.named if any(hooks_of_ours(module)))
-    if (name := next(hooked, None)) is not None:
-        raise ChangedModel(
-            f"{model.name}: modules were replaced while an edit of {name or 'the model'} is in force. Leave the edit, "
-            "replace modules, then enter it again."
-        )
+def _check_unedited(model: "Model", trees: list[Tree]) -> None:
+    """See that no edit is in force on modules of before or of now, where they are not the same."""
+    for tree in trees:
+        for name, module in tree.named:
+            if any(getattr(owner, "here", False) for owner in owners(module) if is_ours(owner)):
+                raise ChangedModel(
+                    f"{model.name}: modules were replaced while an edit of {name or 'the model'} is in force. Leave "
+                    "the edit, replace modules, then enter it again."
+                )
 
 
-def hooks_of_ours(module: nn.Module) -> Iterator[Any]:
-    """The hooks on a module that this toolkit put there; what a copy made under edits brought along does nothing."""
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for hook in hooks.values():
-            dead = getattr(getattr(hook, "__self__", None), "dead", False)
-            if is_ours(hook) and not dead:
-                yield hook
+def owners(module: nn.Module) -> list[Any]:
+    """Whose the hooks of a module are; a function's are its own."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return [getattr(hook, "__self__", hook) for hook in hooks]
 
 
-def is_ours(hook: Any) -> bool:
-    """Whether a hook is this toolkit's, or nnsight's on its behalf."""
-    return str(getattr(hook, "__module__", "")).split(".")[0] in _PACKAGES
+def is_ours(owner: object) -> bool:
+    """Whether a hook is this toolkit's."""
+    return type(owner).__module__.split(".")[0] in _PACKAGES
 
 
 def _attentions(model: "Model") -> Iterator[nn.Module]:

@@ -5,6 +5,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+from torch.masked import MaskedTensor
+
 from interp.errors import InvalidInput
 
 
@@ -74,3 +79,26 @@ def positions(name: str, given: Any) -> tuple[int, ...] | None:
     if not found or len(set(found)) < len(found):
         raise InvalidInput(f"{name}={given!r}: give at least one, and each once.")
     return found
+
+
+def as_tensor(values: Any) -> Tensor:
+    """Anything array-like as a tensor; integers, unsigned ones too, as int64.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: what is no array, a ragged list, or entries that are masked, whose mask a
+            tensor would lose.
+    """
+    parts = values if isinstance(values, list | tuple) else [values]
+    if any(isinstance(part, MaskedTensor) or np.ma.is_masked(part) for part in parts):
+        raise TypeError("masked entries were found, and tokens have no missing values: give the mask as attention_mask")
+    if not isinstance(values, Tensor) and hasattr(values, "__array__"):
+        array = np.asarray(values)
+        # A copy in native byte order and without negative strides, which torch does not take.
+        values = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    tensor = torch.as_tensor(values)
+    if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
+        return tensor
+    whole_numbers = tensor.long()
+    if tensor.dtype == torch.uint64 and bool((whole_numbers < 0).any()):
+        raise ValueError("an integer over 2**63 - 1 was found")
+    return whole_numbers

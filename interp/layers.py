@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.arguments import cache_name
 from interp.model import Model, positions_of
 from interp.names import AttentionLayer, Kind, Site, Stack
 
@@ -81,7 +82,7 @@ def attend(
     """
     family, modules = model.family, model.module.get_submodule
     attention = modules(family.attention_path(at))
-    given: dict[str, Any] = {family.mask_argument: mask, "past_key_values": cache}
+    given: dict[str, Any] = {family.mask_argument: mask, cache_name(attention): cache}
     if hidden is not None:
         given["key_value_states"] = hidden
     if bias is not None:

@@ -1,6 +1,5 @@
 """A frozen handle on the original module inside the original pipeline: sizes, names, views."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -8,30 +7,20 @@ import torch
 from chronos import ChronosConfig, ChronosPipeline
 from jaxtyping import Float
 from nnsight import NNsight
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp import lookup
 from interp.batch import Batch
-from interp.digest import fingerprint, sha
+from interp.digest import digest
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
-from interp.hooking import check_unedited, prepare
+from interp.hooking import follow
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
-from interp.tree import Tree, release
+from interp.tracing import Wrappers
+from interp.tree import Known, Tree
 from interp.views import HeadViews
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
-
-
-@dataclass(eq=False)
-class _Known:
-    """What a handle knows of its model, each with what it holds for: it is asked anew where that has changed."""
-
-    tree: Tree | None = None
-    preparing: bool = False
-    nnsight: NNsight | None = None
-    sites: tuple[dict[Stack, int], dict[str, Site]] | None = None
-    digests: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +34,9 @@ class Model:
     name: str
     source: ChronosPipeline | PreTrainedModel
     family: Family
-    _known: _Known = field(default_factory=_Known, repr=False)
+    _known: Known = field(default_factory=Known, repr=False)
+    # Handles that each thread has of its own.
+    _wrappers: Wrappers = field(default_factory=Wrappers, repr=False)
 
     @property
     def module(self) -> Any:
@@ -134,58 +125,38 @@ class Model:
 
         All weights are read at each use, at the speed of memory, and the digest is of what they are now.
         """
-        named = self.follow().named
-        weights = fingerprint(named)
-        digests = self._known.digests
-        if weights not in digests:
-            digests.clear()
-            digests[weights] = sha(self.module, named, self.family.ignored)
-        return digests[weights]
+        return digest(self)
 
     def follow(self) -> Tree:
-        """Be a handle on the modules as they are now, with hook points on those that came since the last use.
+        """The modules as they are now, with hook points on those that came since: see `interp.hooking.follow`."""
+        return follow(self)
 
-        Returns:
-            The modules.
-
-        Raises:
-            UnsupportedModel: the model itself was replaced by one of another architecture.
-            ChangedModel: modules were replaced while an edit is in force.
-            BrokenHook: the forward pass does not go through the hook points of what is there now.
-        """
-        known, module = self._known, self.module
-        if known.preparing:
-            return Tree(module)
-        if known.tree is not None:
-            if known.tree.is_of(module):
-                return known.tree
-            check_unedited(self, [known.tree, Tree(module)])
-        known.preparing = True
-        try:
-            prepare(self)
-        finally:
-            known.preparing = False
-        known.tree, known.nnsight = Tree(module), None
-        return known.tree
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return self.follow().modules
 
     @property
     def known_sites(self) -> dict[str, Site]:
         """All sites by address, in forward order."""
-        self.follow()
-        layers = self.n_layers
-        if self._known.sites is None or self._known.sites[0] != layers:
-            self._known.sites = layers, {str(site): site for site in self.family.sites(layers)}
-        return self._known.sites[1]
+        tree = self.follow()
+        if not tree.sites:
+            tree.sites = {str(site): site for site in self.family.sites(self.n_layers)}
+        return tree.sites
 
     @property
     def nnsight(self) -> NNsight:
-        """The nnsight wrapper of `module`, for traces of your own; another one once modules were replaced."""
-        self.follow()
-        if self._known.nnsight is None:
-            release(self.follow())
-            self._known.nnsight = NNsight(self.module)
-            self._known.tree = Tree(self.module)
-        return self._known.nnsight
+        """The nnsight wrapper of `module`, for traces of your own; each thread has its own.
+
+        It is another one after modules were replaced.
+        """
+        return self._wrappers.of(self.module, self.follow())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was read or wrapped of a module is not that of its copy.
+        return {"name": self.name, "source": self.source, "family": self.family}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     def __repr__(self) -> str:
         layers = self.n_layers

@@ -21,6 +21,8 @@ from transformers.utils.hub import cached_file
 from interp import zoo
 from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
 from interp.families import FAMILIES, Family
+from interp.generation_check import check_generation
+from interp.hooking import follow
 from interp.model import Model
 from interp.sources import (
     SUPPORTED,
@@ -157,7 +159,7 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
     """A handle on a model that is already open.
 
     The model is switched to the hooked attention, which gives bit for bit what eager attention gives, and keeps
-    working as before.
+    working as before. A module in training mode stays so: experiments run it in eval mode, and switch it back.
 
     Args:
         source: a Chronos pipeline, or a Hugging Face GPT-2.
@@ -171,7 +173,7 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
         BrokenHook: the forward pass does not go through the hook points.
     """
     model = Model(name, source, check_source(source))
-    model.follow()
+    follow(model, check_generation)
     return model
 
 

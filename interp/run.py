@@ -4,20 +4,22 @@ A run has one row an input in the encoder; `generate` and `predict` then give th
 by side, and with the cache only the newest positions. Without an encoder the tokens themselves are so repeated.
 """
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from interp.arguments import named
 from interp.batch import Batch
 from interp.errors import InvalidInput
 from interp.names import Stack
 
 
 @dataclass(eq=False)
-class Run:
-    """What is running now: how many rows the inputs have, where in the sequence the decoder is.
+class Run(threading.local):
+    """What is running now, in each thread: how many rows the inputs have, where in the sequence the decoder is.
 
     `offset` tokens came before the step's own, which are `length`; `shown` are the masks as the stacks got them.
     """
@@ -27,24 +29,16 @@ class Run:
     offset: int = 0
     length: int = 0
     shown: dict[Stack, Tensor | None] = field(default_factory=dict[Stack, "Tensor | None"])
-    paused: bool = False
-    dead: bool = False
     _encoded: Tensor | None = None
     _read: Tensor | None = None
     _ids: Tensor | None = None
     _mask: Tensor | None = None
 
-    def __deepcopy__(self, _: dict[int, Any]) -> "Run":
-        return Run(paused=True, dead=True)  # a copy of a model carries no edit
-
     def see_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self.paused:
-            return
         self._encoded, self._read = output[0], None
 
-    def enter_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
-        if self.paused:
-            return
+    def enter_encoder(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = named(stack, args, kwargs)
         given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
         self.rows = None if given is None else len(given)
         mask = self.shown["encoder"] = kwargs.get("attention_mask")
@@ -52,12 +46,11 @@ class Run:
             self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids)
             self._same("attention_mask", torch.ones_like(cast(Tensor, given)) if mask is None else mask.long(), None)
 
-    def enter_decoder(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.paused:
-            return
-        past = kwargs.get("past_key_values")
+    def enter_decoder(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = named(stack, args, kwargs)
+        past = kwargs["cache"]
         self.offset = 0 if past is None else int(past.get_seq_length())
-        ids = args[0] if args else kwargs.get("input_ids")
+        ids = kwargs.get("input_ids")
         given = ids if ids is not None else kwargs.get("inputs_embeds")
         self.length = 0 if given is None else given.shape[1]
         mask = self.shown["decoder"] = kwargs.get("attention_mask")

@@ -1,25 +1,46 @@
 """The modules that a model is made of: are they still those that were there before?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
+from nnsight.intervention.source import STATE as NNSIGHT
 from torch import nn
 
-NNSIGHT = "__nnsight__"
-"""Where nnsight notes on a module that it has put its own forward there."""
+from interp.names import Site
 
 
 class Tree:
-    """All modules of a model with their places, held, so that none of them can be taken for a later one."""
+    """All modules of a model with their places, held, so that none of them can be taken for a later one.
+
+    Attributes:
+        modules: by dotted path, each once.
+        named: likewise, shared ones under each of their paths.
+        sites: all sites by address, in forward order, once they were asked for.
+    """
 
     def __init__(self, root: nn.Module) -> None:
+        self.modules = dict(root.named_modules())
+        self.named = list(root.named_modules(remove_duplicate=False))
+        self.sites: dict[str, Site] = {}
         self._walked = _walk(root)
-        self.named: list[tuple[str, nn.Module]] = list(root.named_modules(remove_duplicate=False))
-        """The modules by dotted path, shared ones under each of their paths."""
 
     def is_of(self, root: nn.Module) -> bool:
         """Whether a model is made of these very modules, in these places, each with the forward it had."""
         return self._walked == _walk(root)
+
+    def wrapped(self, root: nn.Module) -> None:
+        """Take note that nnsight has put its own forward on the modules, which are the same."""
+        self._walked = _walk(root)
+
+
+@dataclass(eq=False)
+class Known:
+    """What a handle knows of its model, each with what it holds for, so that it can be seen whether it still does."""
+
+    tree: Tree | None = None
+    following: int | None = None
+    digests: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
 
 
 def _walk(root: nn.Module) -> tuple[list[nn.Module | None], list[str], list[Callable[..., Any] | None]]:

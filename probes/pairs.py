@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, InvalidInput
-from interp.inputs import whole
+from interp.inputs import as_tensor, whole
 from interp.names import STACKS, Stack
 from probes.stimuli import ALL_VALUES, N_SPECIAL, RepeatedTokens, stimulus_of
 
@@ -297,7 +297,7 @@ def token_ids(name: str, given: Any) -> Tensor:
         InvalidInput: none, or something other than whole numbers.
     """
     try:
-        ids = torch.as_tensor(given)
+        ids = as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{name} must be token ids, one a row: {error}.") from None
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim > 1 or ids.numel() == 0:

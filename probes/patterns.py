@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import Batch, Head, InvalidInput, Model, capture
-from interp.inputs import whole
+from interp.inputs import as_tensor, whole
 from interp.names import Stack
 from interp.results import Floats, Heads, as_heads, provenance
 
@@ -58,7 +58,7 @@ def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
     tokenizer = model.pipeline.tokenizer
-    ones = torch.ones(1)
+    ids, ones = as_tensor(ids), torch.ones(1)
     values = tokenizer.output_transform(ids.reshape(1, 1, -1).cpu(), ones).reshape(ids.shape)
     return values.masked_fill(ids.cpu() < model.chronos_config.n_special_tokens, torch.nan)
 

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from interp import Batch, InvalidInput, Model, capture
-from interp.batch import as_series
 from interp.inputs import whole
 from interp.model import as_model
 from interp.results import Floats, provenance
+from interp.user_series import as_series
 from probes import comb
 from probes.series import as_time_series, check_series, series_batch
 from probes.spectrum import AttentionSpectrum, comb_candidates
@@ -47,7 +47,7 @@ def attention_spectrum(
 
     Args:
         model: the model.
-        series: a `TimeSeries`, as `multisine` and `datasets` give it, or values `[step]`.
+        series: a `TimeSeries`, as `multisine` and `datasets` give it, or one as `interp.user_series.Series` says.
         num_decoder: how many of the last values are not in the context but after it, in the decoder. With none, the
             query is the start token, which is no value, or the context's own last value in a decoder alone.
             Comparisons with repeated random tokens take 1 or more.

@@ -66,20 +66,13 @@ class PositionLoss:
 
     @property
     def bounds(self) -> tuple[Floats, Floats]:
-        """A 95 % interval of it over rows, low and high `[pos]`; NaN where fewer than two rows are."""
+        """Student's 95 % interval of it over rows, low and high `[pos]`; NaN where fewer than three rows are."""
         return self._by_position[1], self._by_position[2]
 
     @cached_property
     def _by_position(self) -> tuple[Floats, Floats, Floats]:
-        columns = self.rows.T
-        found = np.full((3, len(columns)), np.nan)
-        whole_ones = ~np.isnan(columns).any(1)
-        found[0] = [_mean(column) for column in columns]
-        # All at once where all rows are there: the draws of an interval take longer than the interval.
-        found[1:, whole_ones] = interval(columns[whole_ones])
-        for at in np.flatnonzero(~whole_ones):
-            found[1:, at] = _over_rows(columns[at])[1:3]
-        return frozen(found[0]), frozen(found[1]), frozen(found[2])
+        low, high = interval(self.rows.T)
+        return frozen([_mean(column) for column in self.rows.T]), frozen(low), frozen(high)
 
     @cached_property
     def halves(self) -> tuple[Floats, Floats]:
@@ -97,8 +90,8 @@ class PositionLoss:
 
         Returns:
             Rows `first half`, `second half`, `drop` (the first less the second, row by row) and `drop at once` (the
-            position before the half-way point less the one at it): `part, loss, low, high, n`, a mean with its 95 %
-            interval over n rows.
+            position before the half-way point less the one at it): `part, loss, low, high, n`, a mean with Student's
+            95 % interval over n rows.
         """
         first, second = self.halves
         sides = self.rows[:, self.split - 1 : self.split + 1]
@@ -198,7 +191,6 @@ def _mean(values: Floats) -> float:
 
 
 def _over_rows(values: Floats) -> tuple[float, float, float, int]:
-    """Mean, a 95 % interval and how many there are, of the rows that are known."""
-    known = values[~np.isnan(values)]
-    low, high = interval(known[None])
-    return _mean(values), float(low[0]), float(high[0]), len(known)
+    """Mean, Student's 95 % interval and how many there are, of the rows that are known."""
+    low, high = interval(values)
+    return _mean(values), float(low), float(high), int((~np.isnan(values)).sum())

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Number
 from typing import Any, Self, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from chronos import MeanScaleUniformBins
 from jaxtyping import Int
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
-from interp.batch import as_series
 from interp.inputs import whole
 from interp.results import Floats, frozen
 from interp.sweeps.grid import plain
+from interp.user_series import as_series, read_series
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class TimeSeries:
     """One series on an even time axis.
 
     Attributes:
-        values: `[step]`.
+        values: `[step]`; given as any one series (`interp.user_series.Series`).
         spacing: time from one step to the next, in `unit`.
         unit: of time: `s` makes frequencies Hz, `year` cycles a year.
         name: what figures call it.
@@ -45,11 +45,10 @@ class TimeSeries:
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        checked = as_series(self.values)
-        if len(checked) != 1:
-            raise InvalidInput(f"one series [step] is needed; found {len(checked)}. Take one of them.")
-        given = checked if isinstance(self.values, Tensor) else self.values
-        object.__setattr__(self, "values", frozen(np.ravel(np.asarray(given, dtype=np.float64))))
+        values = read_series(self.values).values
+        if len(values) != 1:
+            raise InvalidInput(f"one series [step] is needed; found {len(values)}. Take one of them.")
+        object.__setattr__(self, "values", frozen(values[0]))
         object.__setattr__(self, "spacing", positive("spacing", self.spacing))
         tones = np.atleast_1d(np.asarray(self.frequencies, dtype=object)).tolist()
         object.__setattr__(self, "frequencies", tuple(positive("frequencies", f) for f in tones))
@@ -167,10 +166,10 @@ def multisine(
 
 def _numbers(name: str, values: Any) -> Floats:
     try:
-        given = np.atleast_1d(np.asarray(values))
+        given = np.atleast_1d(np.asanyarray(values))
         if given.dtype.kind not in "fiu" and given.size:
             raise TypeError
-        array = given.astype(np.float64)
+        array = np.ma.filled(given.astype(np.float64), np.nan)
     except (TypeError, ValueError):
         raise InvalidInput(f"{name}={values!r} must be one number or several.") from None
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
@@ -203,10 +202,8 @@ def motif(
         InvalidInput: an empty or single-valued pattern, no repetition, or negative noise.
     """
     rng = np.random.default_rng(whole("seed", seed, 0))
-    drawn = np.ndim(cast(Any, pattern)) == 0
-    values = rng.standard_normal(whole("pattern", pattern, 2)) if drawn else _numbers("pattern", pattern)
-    if len(values) < 2:
-        raise InvalidInput(f"pattern={pattern!r} must hold two values or more.")
+    drawn = isinstance(pattern, Number) or getattr(pattern, "ndim", 1) == 0
+    values = rng.standard_normal(whole("pattern", pattern, 2)) if drawn else _pattern(pattern)
     spread, count = _numbers("noise", noise), whole("repetitions", repetitions, 1)
     if len(spread) > 1 or spread[0] < 0:
         raise InvalidInput(f"noise={noise!r} must be one number, 0 or more.")
@@ -214,6 +211,16 @@ def motif(
     series = series + spread[0] * rng.standard_normal(len(series))
     parameters = {"pattern": values.tolist(), "repetitions": count, "noise": float(spread[0]), "seed": int(seed)}
     return TimeSeries(series, name=f"motif of {len(values)}", frequencies=(1 / len(values),), parameters=parameters)
+
+
+def _pattern(values: Any) -> Floats:
+    try:
+        pattern = TimeSeries(values).values
+    except InvalidInput as error:
+        raise InvalidInput(f"pattern: {error}") from None
+    if len(pattern) < 2 or np.isnan(pattern).any():
+        raise InvalidInput(f"pattern={values!r:.60} must hold two values or more, none of them missing.")
+    return pattern
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -231,17 +238,15 @@ class SeriesBatch(Batch):
 
 
 def as_time_series(series: Any) -> TimeSeries:
-    """A series with its time axis: as it is, or with one step as the unit of time.
+    """A series with its time axis: as it is, or with one step as the unit of time and the name that it has.
 
     Raises:
-        InvalidInput: what is no series.
+        InvalidInput: what is no series, or several.
     """
-    if isinstance(series, pd.Series):
-        dates = series.index
-        if isinstance(dates, pd.DatetimeIndex) and len(dates) > 2 and pd.infer_freq(dates) is None:
-            raise InvalidInput("the series' dates are not evenly spaced: fill the gaps, for instance with asfreq.")
-        return TimeSeries(series.to_numpy(), name="series" if series.name is None else str(series.name))
-    return series if isinstance(series, TimeSeries) else TimeSeries(series)
+    if isinstance(series, TimeSeries):
+        return series
+    found = read_series(series)
+    return TimeSeries(found.values, name=found.names[0] or "series")
 
 
 def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBatch:
@@ -249,7 +254,7 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
 
     Args:
         model: whose tokenizer and context length to use.
-        series: a `TimeSeries`, or values `[step]`.
+        series: a `TimeSeries`, or one series as `interp.user_series.Series` says.
         num_decoder: how many of the last values go to the decoder, after the start token. In a decoder alone
             they follow the context in one row.
 

@@ -107,7 +107,7 @@ def test_a_count_without_controls_says_why(pico: interp.Model) -> None:
     frame = curve.to_frame()
     assert frame[frame["count"] == 16]["control"].isna().all()
     assert "no control" in frame[frame["count"] == 16]["reason"].iloc[0]
-    assert frame[frame["count"] == 2]["draws"].tolist() == [4, 4]
+    assert frame[frame["count"] == 2]["draws"].tolist() == [4, 4, 4]
     with pytest.raises(InvalidInput, match="cannot be drawn"):
         circuits.ablation_curve(pico, mosaic, fresh, counts=[16, 20], progress=False)
     assert np.isnan(

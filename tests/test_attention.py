@@ -13,6 +13,7 @@ from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.t5 import modeling_t5
 
 import interp
+from interp.arguments import cache_name
 from interp.attention import NAME
 from interp.checks import check_hooks
 from tests.conftest import fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline, without_heads
@@ -232,7 +233,7 @@ def test_opening_refuses_a_stream_that_is_not_what_the_layer_goes_on_with(monkey
     """GPT-2's resid_mid is edited where the next norm takes it in; a layer that gave the norm a copy would lose it."""
 
     def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        kwargs |= {"past_key_values": args[0], "attention_mask": args[1]}
+        kwargs |= {cache_name(self.attn): args[0], "attention_mask": args[1]}
         middle = self.attn(self.ln_1(hidden_states), **kwargs)[0] + hidden_states
         return middle + self.mlp(self.ln_2(middle.clone() if copied else middle))
 

@@ -86,10 +86,13 @@ def one_block_less(model: interp.Model) -> None:
 
 
 def one_block_more(model: interp.Model) -> None:
-    blocks(model).append(copy.deepcopy(blocks(model)[-1]))
-    for part in blocks(model)[-1].modules():
+    mine = blocks(model)
+    mine.append(copy.deepcopy(mine[-1]))
+    for part in mine[-1].modules():
         if getattr(part, "layer_idx", None) is not None:
-            part.layer_idx = len(blocks(model)) - 1
+            part.layer_idx = len(mine) - 1
+    # As who adds a layer has to do: the cache has as many as the config says.
+    model.module.get_submodule(model.family.stacks["decoder"]).config.num_hidden_layers = len(mine)
 
 
 def another_module(model: interp.Model) -> None:

@@ -126,12 +126,16 @@ def test_ranges_are_paired_by_model() -> None:
 
 
 def test_slopes_over_a_sweep_by_hand() -> None:
-    frame = swept(lambda r, n, s: 12 - 3 * np.log2(r) + (s == 1))
+    frame = swept(lambda r, n, s: 12 - 3 * np.log2(r) + (s == 1) * (r == 2))
     row = verdict(frame, "more repetitions")
     assert row["value"] == pytest.approx(3, abs=0.2)
     assert row["verdict"] == "supported"
     assert verdict(frame, "longer sequences")["verdict"] == "undecided"
-    assert verdict(swept(lambda r, n, s: 15 - 3 * np.log2(n)), "longer")["verdict"] == "contradicted"
+    longer = swept(lambda r, n, s: 15 - 3 * np.log2(n) + (s == 1) * (n == 8))
+    assert verdict(longer, "longer")["verdict"] == "contradicted"
+    # Seeds that all give the very same numbers do not tell how much others would differ.
+    same = verdict(swept(lambda r, n, s: 15 - 3 * np.log2(n)), "longer")
+    assert (same["value"], same["verdict"]) == (pytest.approx(-3), "undecided")
 
 
 def test_one_repetition_is_a_control_and_no_part_of_the_slope() -> None:

@@ -188,12 +188,12 @@ def test_statistics() -> None:
     rows = rng.normal(0.5, 1, (300, 50))
     low, high = interval(rows)
     covered = ((low <= 0.5) & (high >= 0.5)).mean()
-    assert 0.88 < covered < 0.98
+    assert 0.92 < covered < 0.98
     null = p_values(rng.normal(0, 1, (2000, 30)))
     assert 0.03 < (null < 0.05).mean() < 0.07
     assert (q_values(null) < 0.05).sum() <= 2
     assert p_values(np.zeros((2, 5))).tolist() == [1.0, 1.0]
-    assert p_values(np.ones((1, 5)))[0] == 0.0
+    assert np.isnan(p_values(np.ones((1, 5)))[0])
     assert np.isnan(q_values(np.array([0.01, np.nan]))[1])
 
     scores = rng.random((4, 8))

@@ -189,7 +189,7 @@ def test_value_matching_is_its_kernel() -> None:
     np.testing.assert_allclose(value_matching(values, width=0.5), paid / paid.sum(1, keepdims=True))
     np.testing.assert_allclose(value_matching(7 * values), value_matching(values))
     assert value_matching(values, num_decoder=2).shape == (2, 2)
-    for bad, num_decoder in ((values[0], 1), (0 * values, 1), (values * np.nan, 1), (values, 4), (values, -1)):
+    for bad, num_decoder in ((values[0, 0], 1), (0 * values, 1), (values * np.nan, 1), (values, 4), (values, -1)):
         with pytest.raises(interp.InvalidInput):
             value_matching(bad, num_decoder)
 

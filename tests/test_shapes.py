@@ -14,7 +14,7 @@ from circuits.accuracy import bin_crps
 from circuits.sampling import Ablated, Sampler, sampling, uniforms
 from interp import folded
 from interp.attention import NAME, hooked_attention
-from interp.batch import as_series
+from interp.user_series import as_series
 
 
 def checked(function: Any) -> Any:

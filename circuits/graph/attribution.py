@@ -33,6 +33,7 @@ from interp import Batch, Model
 from interp.inputs import whole
 from interp.names import STACKS, AttentionLayer, Site, Stack
 from interp.results import Floats
+from interp.states import evaluated
 from interp.weights import projection
 
 
@@ -158,7 +159,7 @@ def _at_port(model: Model, port: Port, at: Gradients) -> Tensor:
     if port.at == LOGITS:
         return at.gradients[port.stream][None]
     slope = at.gradients[_made(port)]
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), evaluated(model):
         if isinstance(port.at, AttentionLayer):
             W = projection(model, port.at, cast(Composition, port.kind), fold_norm=False).detach()
             own = x.detach().expand(len(W), *x.shape).clone().requires_grad_()

@@ -29,7 +29,7 @@ from interp.folded import check_dtype
 from interp.inputs import whole
 from interp.names import STACKS
 from interp.results import Floats, provenance
-from interp.statistics import interval, p_values, q_values
+from interp.statistics import Test, interval, p_values, q_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +53,21 @@ class EdgeEffects(Saved):
         """The mean effect by edge."""
         return {Edge.parse(text): float(value) for text, value in zip(self.edges, self.effects.mean(1), strict=True)}
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """One tidy row an edge: `edge, writer, reader, kind, effect, low, high, share, p, q`, strongest first.
 
-        `low` and `high` are a 95 % interval over rows, `share` the effect in parts of what the whole corruption does,
-        `q` the p-value of no effect adjusted over the table (Benjamini-Hochberg).
+        `low` and `high` are Student's 95 % interval over rows, `share` the effect in parts of what the whole
+        corruption does, `q` the p-value of no effect adjusted over the table (Benjamini-Hochberg).
+
+        Args:
+            test: of no effect: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
         """
         effects = self.effects
         low, high = interval(effects)
-        p = p_values(effects)
+        p = p_values(effects, test)
         edges = [Edge.parse(text) for text in self.edges]
         frame = pd.DataFrame(
             {

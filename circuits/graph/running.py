@@ -29,6 +29,8 @@ from circuits.nodes import LOGITS
 from interp import Batch, Model
 from interp.families import Point, part_of
 from interp.names import AttentionLayer, Site, Stack
+from interp.scopes import Scope, entered
+from interp.states import evaluating
 from interp.weights import Projection, projection
 
 Off = Bool[Tensor, "variant reader writer"]
@@ -133,12 +135,12 @@ class _Mixing:
 
         return hook
 
-    def place(self, stack: Stack, hooks: ExitStack) -> None:
+    def place(self, stack: Stack, scope: Scope, hooks: ExitStack) -> None:
         """All hooks of one stack; what a module is told comes before what it tells."""
         model = self.model
         module = cast(Callable[[str], nn.Module], model.module.get_submodule)
         for site in {port.stream for port in self.graph.ports if port.stream.stack == stack}:
-            self._watch(site, lambda value, site=site: self.streams.__setitem__(site, value), hooks)
+            self._watch(site, lambda value, site=site: self.streams.__setitem__(site, value), scope, hooks)
         first = 0 if stack == "encoder" else self.graph.encoder_columns.stop
         for column, node in enumerate(self.graph.writers):
             if node.stack != stack:
@@ -148,7 +150,7 @@ class _Mixing:
                 def one(value: Tensor, c: int = column - first) -> None:
                     self.wrote(stack, c, self.by_variant(value)[:, None])
 
-                self._watch(node, one, hooks)
+                self._watch(node, one, scope, hooks)
             elif node.head == 0:
                 at = AttentionLayer(node.stack, node.kind, node.layer)
                 W_O = projection(model, at, "O", fold_norm=False)
@@ -157,18 +159,18 @@ class _Mixing:
                     z = self.by_variant(z.unflatten(-1, (model.n_heads, -1)))
                     self.wrote(stack, c, einsum(z, W_O, "v row pos head e, head e d -> v head row pos d"))
 
-                self._watch(node.site("z"), heads, hooks)
+                self._watch(node.site("z"), heads, scope, hooks)
         for port in self.graph.ports:
             if port.at.stack != stack or not bool(self.off[:, port.rows, port.columns].any()):
                 continue
             if isinstance(port.at, AttentionLayer):
                 path = made_at(model, port).path
-                hooks.callback(module(path).register_forward_hook(self.read_by_heads(port)).remove)
+                scope.on_output(module(path), self.read_by_heads(port), hooks)
             else:
                 path = norm_path(model, port) if port.at == LOGITS else model.family.point(port.at).path
-                hooks.callback(module(path).register_forward_pre_hook(self.read_by_one(port)).remove)
+                scope.on_input(module(path), self.read_by_one(port), hooks)
 
-    def _watch(self, site: Site, keep: Callable[[Tensor], None], hooks: ExitStack) -> None:
+    def _watch(self, site: Site, keep: Callable[[Tensor], None], scope: Scope, hooks: ExitStack) -> None:
         point = self.model.family.point(site)
         module = self.model.module.get_submodule(point.path)
 
@@ -179,12 +181,13 @@ class _Mixing:
             keep(output if point.element is None else output[point.element])
 
         if point.port == "input":
-            hooks.callback(module.register_forward_pre_hook(told, with_kwargs=True).remove)
+            scope.on_input(module, told, hooks, with_kwargs=True)
         else:
-            hooks.callback(module.register_forward_hook(tells).remove)
+            scope.on_output(module, tells, hooks)
 
 
 @torch.no_grad()
+@evaluating
 def run(
     model: Model, batch: Batch, other: Outputs, off: Bool[Tensor, "variant reader writer"]
 ) -> Float[Tensor, "variant row pos token"]:
@@ -206,10 +209,10 @@ def run(
     if state.graph.encoder:
         read["encoder_outputs"] = BaseModelOutput(last_hidden_state=_encoded(state, inputs))  # type: ignore[arg-type]
         del inputs["input_ids"]
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, entered(model.module) as scope:
         state.off = off
         state.start("decoder")
-        state.place("decoder", hooks)
+        state.place("decoder", scope, hooks)
         logits = model.module(**read, **_repeated(inputs, len(off))).logits
     return logits.unflatten(0, (len(off), rows))
 
@@ -219,10 +222,10 @@ def _encoded(state: _Mixing, inputs: dict[str, Tensor]) -> Tensor:
     off = state.off
     upper = next(port.rows.start for port in state.graph.ports if port.at.stack == "decoder")
     distinct, which = off[:, :upper].unique(dim=0, return_inverse=True)
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, entered(state.model.module) as scope:
         state.off = torch.cat([distinct, distinct.new_zeros(len(distinct), *off[0, upper:].shape)], 1)
         state.start("encoder")
-        state.place("encoder", hooks)
+        state.place("encoder", scope, hooks)
         read = _repeated({name: inputs[name] for name in ("input_ids", "attention_mask")}, len(distinct))
         hidden = state.model.module.encoder(**read)[0]
     for table in (state.streams, state.differences):

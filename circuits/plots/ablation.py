@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 from circuits.repair import SelfRepair
 from circuits.results import AblationCurve, HeadEffects, LayerEffects
 from interp import InvalidInput
-from interp.statistics import rank_correlation
+from interp.statistics import band_words, rank_correlation
 from probes import plots
 from probes.mosaic import THRESHOLD, Mosaic
 from probes.plots.mosaics import rings
@@ -29,8 +29,8 @@ def ablation_curve(curve: AblationCurve) -> go.Figure:
 
     Returns:
         Panels of the change in log-probability and of the accuracy of the continuation by k, and
-        with forecasts of the change in MASE; bars are 95 % bootstrap intervals, the band holds
-        95 % of the control sets.
+        with forecasts of the change in MASE; bars are 95 % intervals over rows or series, the band
+        is the range of the control sets, or from 39 sets on 95 % of them.
     """
     frame = curve.to_frame()
     panels = {
@@ -88,12 +88,13 @@ def ablation_curve(curve: AblationCurve) -> go.Figure:
     figure.update_xaxes(title="heads ablated", tickvals=counts, rangemode="tozero")
     figure.update_yaxes(range=[-0.03, 1.05], col=2)
     missing = [str(point.count) for point in curve.points if not len(point.control_sets)]
+    sets = band_words(len(point.control_sets) for point in curve.points)
     note = f"; no control could be drawn for {', '.join(missing)}" if missing else ""
     return styled(
         figure,
         "Do the induction heads matter?",
         f"{_source(curve.provenance)}, heads ranked by {label(str(curve.provenance.get('ranked_by')))}; dotted: "
-        f"unedited; bars: 95 % over rows; band: 95 % of control sets{note}",
+        f"unedited; bars: 95 % over rows; band: {sets}{note}",
         width=430 * len(panels) + 80,
         height=440,
         legend={"orientation": "h", "y": -0.22, "x": 0},

@@ -9,6 +9,7 @@ from circuits.plots.ablation import CONTROL, HEADS
 from circuits.results import ForecastEffects
 from interp import InvalidInput
 from interp.inputs import whole
+from interp.statistics import band_words
 from probes.plots.style import short, styled
 
 UNEDITED = "#1f6f8b"
@@ -108,8 +109,8 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
         effects: the result.
 
     Returns:
-        Means over series of the unedited and the ablated forecasts and of the controls, with 95 %
-        bootstrap intervals of the ablation's change over series, and 95 % of the control sets.
+        Means over series of the unedited and the ablated forecasts and of the controls, with Student's
+        95 % intervals of the ablation's change over series, and the range of the control sets (95 % of 39 or more).
     """
     frame = effects.summary()
     figure = make_subplots(rows=2, cols=3, subplot_titles=list(TITLES.values()), vertical_spacing=0.24)
@@ -132,11 +133,12 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
                 ),
                 row=index // 3 + 1, col=index % 3 + 1,
             )  # fmt: skip
+    sets = band_words((len(names) for names in effects.controls.values()), "control sets")
     return styled(
         figure,
         "Do the heads cause the forecast?",
         f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, means over "
-        f"{len(effects.truth)} series; bars: 95 % over series, and of control sets",
+        f"{len(effects.truth)} series; bars: 95 % over series, and {sets}",
         barmode="group",
         width=1080,
         height=680,

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from interp import InvalidInput
 from interp.results import Floats
+from interp.statistics import interval
 from probes.mosaic import THRESHOLD
 from probes.swept import axis_names, swept
 
@@ -35,12 +35,14 @@ def seeds_of(given: Iterable[Any]) -> tuple[Any, list[Any]]:
     """The seed that heads are chosen on, the first, and those that effects are measured on.
 
     Raises:
-        InvalidInput: fewer than three seeds: one to choose on, two for an interval.
+        InvalidInput: fewer than three seeds. One is to choose on and three are for an interval: of three seeds in all
+            there are means, but nothing is decided.
     """
     seeds = list(dict.fromkeys(given))
     if len(seeds) < 3:
         raise InvalidInput(
-            f"seeds {seeds}: three or more are needed, one to choose heads on and two to measure with an interval."
+            f"seeds {seeds}: three or more are needed, one to choose heads on and the others to measure. From four on "
+            "there are intervals."
         )
     return seeds[0], seeds[1:]
 
@@ -51,10 +53,10 @@ def chosen_heads(frame: Table, threshold: float = THRESHOLD) -> set[str]:
 
 
 def over_seeds(values: Any) -> tuple[float, float, float]:
-    """Mean and a 95 % interval over seeds, by the t distribution: `(mean, low, high)`."""
+    """Mean and Student's 95 % interval over seeds: `(mean, low, high)`; no interval under three seeds.
+
+    A seed in which the value does not exist leaves neither mean nor interval.
+    """
     x: Floats = np.asarray(values, dtype=float)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return mean, mean - half, mean + half
+    low, high = interval(x) if not np.isnan(x).any() else (np.nan, np.nan)
+    return float(x.mean()), float(low), float(high)

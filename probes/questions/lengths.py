@@ -24,6 +24,7 @@ import torch
 from interp import InvalidInput, Model
 from interp.inputs import number, whole
 from interp.results import Floats
+from interp.statistics import ratio_interval
 from interp.sweeps import sweep
 from interp.sweeps.grid import axis_values
 from probes.induction import induction_mosaic
@@ -90,7 +91,7 @@ def length_effect(
         models: one or several names or directories, or open models.
         sequence_lengths: two or more.
         repetitions: how often the sequence is given.
-        seeds: three or more; heads are chosen on the first.
+        seeds: three or more; heads are chosen on the first. From four on there are intervals and verdicts.
         batch_size: rows.
         min_gap: bins between any two tokens of a row under `apart`.
         threshold: from which score on a head counts.
@@ -214,17 +215,17 @@ def _verdicts(slopes: dict[tuple[str, str, str], Floats]) -> list[dict[str, Any]
             continue
         mean, low, high = over_seeds(plain)
         # Rounding alone is no direction, and an interval around nothing is not yet no change.
-        still = abs(low) < 1e-9 and abs(high) < 1e-9
+        still = float(np.abs(plain).max()) < 1e-9
         direction = "no change" if still else "more" if low > 0 else "fewer" if high < 0 else "undecided"
         parts = {name: float("nan") for cause in CAUSES for name in (cause, f"{cause}_low", f"{cause}_high")}
         verdict = direction
         if direction in ("more", "fewer"):
             for cause, held in CAUSES.items():
-                # Seeds are paired, and the plain slope varies too: the delta method for a ratio of means.
+                # Seeds are paired, and the plain slope varies too.
                 kept = slopes[model, held, outcome]
-                ratio = kept.mean() / mean
-                gone = 1 - ratio - (kept - ratio * plain) / mean
-                parts |= dict(zip((cause, f"{cause}_low", f"{cause}_high"), over_seeds(gone), strict=True))
+                least, most = ratio_interval(kept, plain)
+                ends = (1 - float(kept.mean()) / mean, 1 - float(most), 1 - float(least))
+                parts |= dict(zip((cause, f"{cause}_low", f"{cause}_high"), ends, strict=True))
             found = [cause for cause in CAUSES if parts[f"{cause}_low"] > 0.5]
             none = all(parts[f"{cause}_high"] < 0.5 for cause in CAUSES)
             verdict = " and ".join(found) or ("length itself" if none else "undecided")

@@ -32,6 +32,7 @@ from interp.inputs import whole
 from interp.model import as_model
 from interp.results import Floats, frozen, provenance
 from interp.statistics import interval, q_values
+from interp.user_series import read_series
 from probes import comb
 from probes.headcombs import SITE
 from probes.periodic import context_attention
@@ -226,7 +227,7 @@ def value_matching(values: Floats, num_decoder: int = 1, width: float = 0.1) -> 
     """Attention that falls off with the difference from the last value, and knows nothing else.
 
     Args:
-        values: `[series, step]`.
+        values: series, `[series, step]`.
         num_decoder: how many of the last values are not in the context.
         width: of the kernel exp(-|x_i - x_T| / width), in units of the series' mean absolute value.
 
@@ -237,8 +238,8 @@ def value_matching(values: Floats, num_decoder: int = 1, width: float = 0.1) -> 
         InvalidInput: no series `[series, step]`, values that are missing or all zero, nothing left
             for the context, or a width that is not positive.
     """
-    rows = np.asarray(values, dtype=np.float64)
-    n = (rows.shape[1] if rows.ndim == 2 else 0) - whole("num_decoder", num_decoder, 0)
+    rows = read_series(values).values
+    n = rows.shape[1] - whole("num_decoder", num_decoder, 0)
     if n < 1:
         raise InvalidInput(f"values {list(rows.shape)} without the last {num_decoder}: [series, step] is needed.")
     size = np.abs(rows).mean(1, keepdims=True)

@@ -1,0 +1,143 @@
+"""What state a program may be in while experiments run; it is checked when they run, and left as it was.
+
+Experiments run in eval mode, in the dtype of the weights, and what was compiled runs as it is written: compiled code
+does not see hooks that came after it. Sources of what is refused: `docs/supported_states.md`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+
+from interp import scopes
+from interp.attention import NAME
+from interp.errors import BrokenHook, InvalidInput, UnsupportedModel
+from interp.names import AttentionLayer, Site
+from interp.tracing import is_traced
+
+if TYPE_CHECKING:
+    from interp.model import Model
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_held: Counter[nn.Module] = Counter()
+"""How many experiments hold a module, which was in training mode, in eval mode."""
+
+_stances: list[Any] = []
+"""How torch's compiler was told to let code run, which knows what it did before; and one more entry for each inside."""
+
+
+@contextmanager
+def evaluated(model: "Model") -> Generator[None]:
+    """Run what is inside in eval mode; each module's own mode comes back afterwards.
+
+    Several threads may be inside at once: modes come back when the last one leaves. Another thread that trains the
+    very same module meanwhile would do so in eval mode: give the experiment a copy.
+
+    Raises:
+        InvalidInput: under autocast, or inside an nnsight trace of the model.
+        UnsupportedModel: weights on the meta device.
+    """
+    _check(model)
+    held: list[nn.Module] = []
+    with eager():
+        try:
+            with scopes.lock:
+                held += [module for module in model._modules.values() if module.training or module in _held]
+                _held.update(held)
+                for module in held:
+                    module.training = False
+            yield
+        finally:
+            _release(held)
+
+
+def evaluating(run: "Callable[Concatenate[Model, P], R]") -> "Callable[Concatenate[Model, P], R]":
+    """Decorate what runs layers of a model, so that it does so in eval mode: see `evaluated`."""
+
+    @wraps(run)
+    def wrapped(model: "Model", *args: P.args, **kwargs: P.kwargs) -> R:
+        with evaluated(model):
+            return run(model, *args, **kwargs)
+
+    return wrapped
+
+
+def _release(modules: list[nn.Module]) -> None:
+    if not modules:
+        return
+    with scopes.lock:
+        for module in modules:
+            _held[module] -= 1
+            if not _held[module]:
+                del _held[module]
+                module.training = True
+
+
+def _check(model: "Model") -> None:
+    device = model.device.type
+    if device == "meta":
+        raise UnsupportedModel(f"{model.name}: its weights are on the meta device: load them first.")
+    check_autocast(device)
+    if is_traced(model.module):
+        raise InvalidInput(
+            f"{model.name} is being traced: an experiment inside a trace would be part of it. Run it before or after, "
+            "or read sites through model.views and model.envoy."
+        )
+
+
+def check_autocast(device: str) -> None:
+    """See that products are not rounded behind the back of what computes them.
+
+    Raises:
+        InvalidInput: autocast is on.
+    """
+    if torch.is_autocast_enabled(device):
+        raise InvalidInput(
+            f"torch.autocast is on for {device}: numbers would be rounded to {torch.get_autocast_dtype(device)}, and "
+            "results would not say so. Leave it for this, or open the model in that dtype."
+        )
+
+
+def check_attention(model: "Model", sites: Iterable[Site]) -> None:
+    """See that scores and patterns go through the hook points, where some of them are wanted.
+
+    Raises:
+        BrokenHook: another attention implementation was set after opening.
+    """
+    wanted = {
+        AttentionLayer(site.stack, site.kind, site.layer)
+        for site in sites
+        if site.name in ("scores", "pattern") and site.kind is not None and site.layer is not None
+    }
+    for at in sorted(wanted, key=str):
+        name = model.module.get_submodule(model.family.attention_path(at)).config._attn_implementation
+        if name != NAME:
+            raise BrokenHook(
+                f"{model.name}: the attention implementation of {at} was changed to {name!r}, which keeps scores and "
+                f"patterns to itself: model.module.set_attn_implementation({NAME!r}), or open the model again."
+            )
+
+
+@contextmanager
+def eager() -> Generator[None]:
+    """Run what was compiled as it is written, in all threads, while anyone is inside."""
+    counted = False
+    try:
+        with scopes.lock:
+            if not _stances:
+                _stances.append(torch.compiler.set_stance("force_eager"))
+            counted = True
+            _stances.append(None)
+        yield
+    finally:
+        if counted:
+            with scopes.lock:
+                _stances.pop()
+                if len(_stances) == 1:
+                    _stances.pop().__exit__(None, None, None)
