@@ -25,11 +25,12 @@ from torch import Tensor
 
 from circuits.constants import constants
 from circuits.directions import VALUE, Asked, asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens, bin_centers, check_position
+from circuits.metrics import Tokens, bin_centers
 from circuits.saved import Saved
 from interp import Batch, InvalidInput, Model, UnknownSite, capture
+from interp.masks import at_position
 from interp.names import AttentionLayer, Head, Kind, Site, parse_address, parse_kind
-from interp.results import Floats, HeadScores, over_rows, provenance
+from interp.results import Floats, HeadScores, over_rows, provenance, row_mean
 from interp.statistics import interval
 from interp.weights import projection
 
@@ -42,7 +43,8 @@ KIND_NAMES = [f"decoder.{kind}" for kind in ATTENTION]
 class DirectAttribution(Saved):
     """What each part of the decoder adds to a number, `values` `[part, row, pos]`, by the parts' addresses.
 
-    The last part is `biases` where the model has any that no part writes: what they add together.
+    The last part is `biases` where the model has any that no part writes: what they add together. All is NaN where a
+    row is padded.
     `total` `[row, pos]` is the number as the model's own logits give it, of `name` and `unit`: a logit, a logit
     difference, or the expected value minus the mean of all bins. `target` and `against` are the tokens asked for,
     `[row, pos]`, where there are.
@@ -64,11 +66,26 @@ class DirectAttribution(Saved):
         """Total minus all parts, `[row, pos]`: rounding, and what edits in force put into the stream itself."""
         return self.total - self.values.sum(0)
 
+    def at(self, position: int = -1) -> tuple[Floats, Floats]:
+        """What the parts add and the number itself at one position of each row, `[part, row]` and `[row]`.
+
+        Args:
+            position: of the decoder; from the end over a row's own tokens, so that -1 is the last that is not padding.
+
+        Returns:
+            Both; NaN for rows that are padded there.
+
+        Raises:
+            InvalidInput: no such position, or a row with fewer tokens.
+        """
+        shown = ~np.isnan(self.total)
+        return at_position(self.values, shown, position), at_position(self.total, shown, position)
+
     def to_frame(self, position: int = -1) -> pd.DataFrame:
         """One tidy row a part in forward order, at one decoder position.
 
         Args:
-            position: of the decoder; the last by default.
+            position: of the decoder, as in `at`; the last token of each row by default.
 
         Returns:
             `part, kind, layer, head, mean, low, high`: kinds are `embedding`, `self`, `cross`, `mlp` and `biases`;
@@ -77,8 +94,7 @@ class DirectAttribution(Saved):
         Raises:
             InvalidInput: no such position.
         """
-        at = check_position("position", position, self.total.shape[1])
-        return _frame([(part, *_place(part)) for part in self.parts], self.values[..., at])
+        return _frame([(part, *_place(part)) for part in self.parts], self.at(position)[0])
 
     def by_layer(self, position: int = -1) -> pd.DataFrame:
         """One tidy row a sublayer, the heads of an attention layer summed: as `to_frame`, without heads.
@@ -86,10 +102,10 @@ class DirectAttribution(Saved):
         Raises:
             InvalidInput: no such position.
         """
-        at = check_position("position", position, self.total.shape[1])
+        values, _ = self.at(position)
         names = [part.rsplit(".", 1)[0] if _place(part)[0] in ATTENTION else part for part in self.parts]
         sublayers = list(dict.fromkeys(names))
-        rows = [self.values[[i for i, n in enumerate(names) if n == name], :, at].sum(0) for name in sublayers]
+        rows = [values[[i for i, n in enumerate(names) if n == name]].sum(0) for name in sublayers]
         first = [self.parts[names.index(name)] for name in sublayers]
         labels = [(name, *_place(part)[:2], None) for name, part in zip(sublayers, first, strict=True)]
         return _frame(labels, np.stack(rows)).drop(columns="head")
@@ -99,7 +115,7 @@ class DirectAttribution(Saved):
 
         Args:
             kind: `decoder.cross`, the default where there is an encoder, or `decoder.self`.
-            position: of the decoder; the last by default.
+            position: of the decoder, as in `at`; the last token of each row by default.
 
         Returns:
             The scores, `[layer, head]`.
@@ -116,10 +132,10 @@ class DirectAttribution(Saved):
                                f"{' and '.join(there)}.")  # fmt: skip
         if kind not in there:
             raise UnknownSite(f"{kind!r}: the model is a decoder alone, without cross-attention: {', '.join(there)}.")
-        at = check_position("position", position, self.total.shape[1])
+        values, _ = self.at(position)
         chosen = [i for i, part in enumerate(self.parts) if part.startswith(f"{kind}.")]
         layers = len({_place(self.parts[i])[1] for i in chosen})
-        rows = torch.tensor(self.values[chosen, :, at]).unflatten(0, (layers, -1)).transpose(1, 2)
+        rows = torch.tensor(values[chosen]).unflatten(0, (layers, -1)).transpose(1, 2)
         scores = over_rows(f"direct {self.name}", kind, rows, self.provenance)
         return replace(scores, unit=self.unit)
 
@@ -178,7 +194,8 @@ def _attributed(model: Model, batch: Batch, asked: Asked) -> DirectAttribution:
     kinds: list[Kind] = [kind for stack, kind in model.family.kinds if stack == "decoder"]
     attention = [f"decoder.{kind}.*.z" for kind in kinds]
     cache = capture(model, batch, [EMBEDDING, *attention, "decoder.*.mlp_out", last, "decoder.logits"])
-    vectors, shift, total = direction(model, asked, cache[last], cache["decoder.logits"])
+    shown = batch.decoder_attention_mask.to(model.device).bool()
+    vectors, shift, total = direction(model, asked, cache[last], cache["decoder.logits"], shown)
     found = {EMBEDDING: along(cache[EMBEDDING], vectors)}
     for layer in range(model.n_layers["decoder"]):
         for kind in kinds:
@@ -194,7 +211,7 @@ def _attributed(model: Model, batch: Batch, asked: Asked) -> DirectAttribution:
         name=asked.name,
         unit=asked.unit,
         parts=tuple(found),
-        values=torch.stack(list(found.values())).double().cpu().numpy(),
+        values=torch.stack(list(found.values())).double().masked_fill(~shown, torch.nan).cpu().numpy(),
         total=total,
         target=None if asked.target is None else asked.target.numpy(),
         against=None if asked.against is None else asked.against.numpy(),
@@ -227,4 +244,4 @@ def _frame(labels: list[tuple[Any, ...]], rows: Floats) -> pd.DataFrame:
     low, high = interval(rows)
     frame = pd.DataFrame(labels, columns=cast(Any, ["part", "kind", "layer", "head"]))
     frame = frame.astype({"layer": "Int64", "head": "Int64"})
-    return frame.assign(mean=rows.mean(-1), low=low, high=high)
+    return frame.assign(mean=row_mean(rows), low=low, high=high)

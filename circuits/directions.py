@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.metrics import Tokens, bin_centers, token_ids
@@ -32,7 +32,7 @@ from interp.results import Floats
 from interp.weights import unembedding, unembedding_bias
 from probes.pairs import stacks_of
 from probes.series import SeriesBatch
-from probes.stimuli import N_SPECIAL, RepeatedTokens
+from probes.stimuli import RepeatedTokens
 
 NODES, MOST_NODES, CLOSED = 32, 512, 1e-10
 """Of the Gauss-Legendre quadrature: doubled until the sum closes to this share of the largest bin."""
@@ -50,9 +50,10 @@ class Asked:
     target: Tensor | None = None
     against: Tensor | None = None
 
-    def at(self, position: int) -> "Asked":
-        """The same of one decoder position alone, `[row, 1]`."""
-        cut = [None if ids is None else ids[:, position, None] for ids in (self.target, self.against)]
+    def at(self, columns: Int[Tensor, " row"]) -> "Asked":
+        """The same of one decoder position of each row alone, `[row, 1]`."""
+        rows = torch.arange(len(columns))
+        cut = [None if ids is None else ids[rows, columns.cpu(), None] for ids in (self.target, self.against)]
         return Asked(self.name, self.unit, *cut)
 
 
@@ -120,7 +121,11 @@ def last_stream(model: Model) -> str:
 
 
 def direction(
-    model: Model, asked: Asked, stream: Float[Tensor, "row pos d_model"], logits: Float[Tensor, "row pos token"]
+    model: Model,
+    asked: Asked,
+    stream: Float[Tensor, "row pos d_model"],
+    logits: Float[Tensor, "row pos token"],
+    shown: Bool[Tensor, "row pos"],
 ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"], Floats]:
     """The direction in the stream whose product with it is the number that is asked for, but for a constant.
 
@@ -129,27 +134,34 @@ def direction(
         asked: what is explained.
         stream: the decoder's last residual stream.
         logits: the model's own.
+        shown: which positions are no padding.
 
     Returns:
         The direction, with the final norm's scale in it, in float32 at least; what the final norm's shift adds, 0 where
-        it has none; and the number `[row, pos]` as the model's own logits give it.
+        it has none; and the number `[row, pos]` as the model's own logits give it, NaN at padding.
 
     Raises:
         InvalidInput: logits so far apart that the expected value's path cannot be followed.
     """
     W_U, b_U = unembedding(model), unembedding_bias(model)
-    exact = logits.double().cpu()
+    # What padding would be continued by must not decide anything, not even whether a path can be followed.
+    exact = logits.double().masked_fill(~shown[..., None], 0.0).cpu()
     if asked.target is None:
-        weights, total = value_weights(exact, bin_centers(model))
-        values = slice(N_SPECIAL, N_SPECIAL + weights.shape[-1])
-        vectors, shift = weights.to(W_U) @ W_U[:, values].T, weights.to(b_U) @ b_U[values]
+        vocabulary = model.vocabulary
+        weights, total = value_weights(vocabulary.value_logits(exact), bin_centers(model))
+        vectors = weights.to(W_U) @ vocabulary.value_logits(W_U).T
+        shift = weights.to(b_U) @ vocabulary.value_logits(b_U)
     else:
         vectors, total = _columns(W_U, asked.target), _picked(exact, asked.target)
         shift = b_U[asked.target.to(b_U.device)]
         if asked.against is not None:
             vectors, total = vectors - _columns(W_U, asked.against), total - _picked(exact, asked.against)
             shift = shift - b_U[asked.against.to(b_U.device)]
-    return vectors * inverse_deviation(model, stream).to(vectors), shift, total.numpy()
+    return (
+        vectors * inverse_deviation(model, stream).to(vectors),
+        shift,
+        total.masked_fill(~shown.cpu(), torch.nan).numpy(),
+    )
 
 
 def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
@@ -161,13 +173,13 @@ def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Fl
 
 
 def value_weights(
-    logits: Float[Tensor, "*pos token"], centers: Float[Tensor, " value"]
+    logits: Float[Tensor, "*pos value"], centers: Float[Tensor, " value"]
 ) -> tuple[Float[Tensor, "*pos value"], Float[Tensor, "*pos"]]:
     """What each value token's logit counts for in the expected value, along the straight path of the logits.
 
     Args:
-        logits: of all tokens, in float64.
-        centers: of the value tokens, the first of which is N_SPECIAL.
+        logits: of the value tokens, in float64.
+        centers: of the value tokens.
 
     Returns:
         The weights, and the expected value minus the mean of the bins, which is the logits times the weights.
@@ -175,9 +187,8 @@ def value_weights(
     Raises:
         InvalidInput: the sum does not close with the most nodes: logits hundreds of nats apart.
     """
-    values = logits[..., N_SPECIAL : N_SPECIAL + len(centers)]
     # Any constant may be taken off, and the largest logit is the one that rounding should not touch.
-    values = values - values.amax(-1, keepdim=True)
+    values = logits - logits.amax(-1, keepdim=True)
     total = values.softmax(-1) @ centers - centers.mean()
     nodes = NODES
     while True:

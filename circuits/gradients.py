@@ -64,7 +64,7 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         inputs = {name: x.clone() if isinstance(x, Tensor) else x for name, x in given.items()}
         read = trace(model, inputs, list(dict.fromkeys(map(_whole, points.values()))), _followed)
         raw, end = [read[_whole(points[site])] for site in wanted], read[points[logits]]
-        found = measured(metric, end)
+        found = measured(metric, end, batch)
         made: tuple[Tensor | None, ...] = (None,)
         if found.requires_grad:
             made = cast(Any, torch.autograd.grad(found.sum(), [end, *raw], allow_unused=True))

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from chronos import ChronosPipeline
 from torch import Tensor
 
 from circuits.directions import check_run, last_stream, positions_tokens, stimulus_parameters
-from circuits.metrics import Tokens, check_position, expected_value
+from circuits.metrics import Tokens, expected_value
 from circuits.saved import Saved
 from interp import Batch, Model, capture
 from interp.layers import last_norm
+from interp.masks import at_position
 from interp.names import Site
-from interp.results import Floats, provenance
+from interp.results import Floats, provenance, row_mean
 from interp.statistics import interval, proportion_interval
 
 AFTER = {"resid_pre": "embedding", "resid_mid": "self", "resid_mid_cross": "cross", "resid_post": "mlp"}
@@ -30,7 +30,7 @@ AFTER = {"resid_pre": "embedding", "resid_mid": "self", "resid_mid_cross": "cros
 
 @dataclass(frozen=True, eq=False)
 class LogitLens(Saved):
-    """The prediction at each point of the decoder's residual stream, all `[point, row, pos]`.
+    """The prediction at each point of the decoder's residual stream, all `[point, row, pos]`, NaN at padding.
 
     `points` are the sites' addresses. `entropy` and `kl`, from the point's distribution to the model's own, are in
     nats; `expected_value` is in units of the series' scale, over value tokens, None where a model's tokens are no
@@ -56,13 +56,13 @@ class LogitLens(Saved):
     @property
     def agrees(self) -> Floats:
         """Whether the likeliest token is already the model's own, 0 or 1, `[point, row, pos]`."""
-        return (self.likeliest == self.likeliest[-1]).astype(float)
+        return np.where(np.isnan(self.likeliest), np.nan, self.likeliest == self.likeliest[-1])
 
     def to_frame(self, position: int = -1) -> pd.DataFrame:
         """One tidy row a measure and point, at one decoder position.
 
         Args:
-            position: of the decoder; the last by default.
+            position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
 
         Returns:
             `point, layer, after, measure, mean, low, high`: means over rows with Student's 95 % intervals (Wilson's of
@@ -70,18 +70,18 @@ class LogitLens(Saved):
             `self`, `cross` or `mlp`.
 
         Raises:
-            InvalidInput: no such position.
+            InvalidInput: no such position, or a row with fewer tokens.
         """
-        at = check_position("position", position, self.entropy.shape[2])
+        shown = ~np.isnan(self.entropy[0])
         names = ("entropy", "effective_tokens", "expected_value", "kl", "agrees", "log_prob")
         measures = {name: values for name in names if (values := getattr(self, name)) is not None}
         sites = [Site.parse(point) for point in self.points]
         places = {"point": self.points, "layer": [s.layer for s in sites], "after": [AFTER[s.name] for s in sites]}
         frames: list[pd.DataFrame] = []
         for name, values in measures.items():
-            rows = values[..., at]
+            rows = at_position(values, shown, position)
             low, high = (proportion_interval if name == "agrees" else interval)(rows)
-            frames.append(pd.DataFrame({**places, "measure": name, "mean": rows.mean(-1), "low": low, "high": high}))
+            frames.append(pd.DataFrame({**places, "measure": name, "mean": row_mean(rows), "low": low, "high": high}))
         return pd.concat(frames, ignore_index=True)
 
 
@@ -113,7 +113,7 @@ def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> L
     assert points[-1] == last_stream(model)
     final = _distribution(cache["decoder.logits"])
     rows, size = batch.decoder_input_ids.shape
-    value = expected_value(model) if isinstance(model.source, ChronosPipeline) else None
+    value = expected_value(model) if model.tokens_are_values else None
     found: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "expected_value", "likeliest", "kl", "log_prob")}
     for point in points:
         logits = model.unembed(last_norm(model, "decoder", cache[point]))
@@ -126,7 +126,11 @@ def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> L
         found["kl"].append((log_probs.exp() * (log_probs - final)).sum(-1))
         if ids is not None:
             found["log_prob"].append(log_probs.gather(-1, ids.to(log_probs.device)[..., None])[..., 0])
-    measures = {name: torch.stack(values).double().cpu().numpy() if values else None for name, values in found.items()}
+    hidden = batch.decoder_attention_mask.cpu() == 0
+    measures = {
+        name: torch.stack(values).double().cpu().masked_fill(hidden, torch.nan).numpy() if values else None
+        for name, values in found.items()
+    }
     return LogitLens(
         points=tuple(points),
         **measures,  # type: ignore[arg-type]

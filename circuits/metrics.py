@@ -1,6 +1,8 @@
 """What patching moves: a number per row, made from the logits, and its values on a clean and a corrupt input.
 
 A metric is any function from logits `[row, pos, token]` to `[row]`; these are the usual ones, with a name for results.
+Their `position` is that of each row's own tokens: the last is the last that is not padding. A function of your own gets
+logits that are NaN at padding, so that one that reads it is found out.
 
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024.
 """
@@ -10,16 +12,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from chronos import MeanScaleUniformBins
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.accuracy import centers
-from interp import InvalidInput, Model
-from interp.inputs import whole
+from interp import Batch, InvalidInput, Model
+from interp.masks import row_positions
 from interp.model import as_model
 from probes.pairs import check_aligned, token_ids
-from probes.stimuli import N_SPECIAL
 
 Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
 """From logits to a number per row."""
@@ -30,13 +29,30 @@ Tokens = int | Sequence[int] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class NamedMetric:
-    """A metric with a name, which results remember."""
+    """A metric with a name, which results remember.
+
+    With a `position`, `of` makes its numbers of what stands there, `[row, token]` in float32 at least; without, of all
+    logits.
+    """
 
     name: str
-    of: Metric
+    of: Callable[[Tensor], Tensor]
+    position: int | None = None
 
-    def __call__(self, logits: Float[Tensor, "row pos token"]) -> Float[Tensor, " row"]:
-        return self.of(logits)
+    def __call__(self, logits: Float[Tensor, "row pos token"], shown: Tensor | None = None) -> Float[Tensor, " row"]:
+        """The numbers by row; `shown` `[row, pos]` says which positions are no padding, all by default."""
+        if self.position is None:
+            return self.of(logits)
+        shown = torch.ones(logits.shape[:2], dtype=torch.bool) if shown is None else shown.bool()
+        columns = row_positions("position", self.position, shown.to(logits.device))
+        rows = torch.arange(len(logits), device=logits.device)
+        padded = ~shown.to(logits.device)[rows, columns]
+        if bool(padded.any()):
+            raise InvalidInput(
+                f"{self.name}: position={self.position} is padding in {int(padded.sum())} rows, the first of them row "
+                f"{int(padded.int().argmax())}. Negative positions count over a row's own tokens: -1 is its last."
+            )
+        return self.of(logits[rows, columns].to(torch.promote_types(logits.dtype, torch.float32)))
 
 
 def log_prob(target: Tokens, *, position: int = -1) -> NamedMetric:
@@ -44,7 +60,7 @@ def log_prob(target: Tokens, *, position: int = -1) -> NamedMetric:
 
     Args:
         target: the token of each row, such as `batch.continuation`; or one for all.
-        position: of the decoder; the last by default.
+        position: of the decoder; by default the last that is not padding.
 
     Returns:
         The metric.
@@ -55,9 +71,9 @@ def log_prob(target: Tokens, *, position: int = -1) -> NamedMetric:
     ids = token_ids("target", target)
 
     def of(logits: Tensor) -> Tensor:
-        return _picked(_at(logits, position).log_softmax(-1), ids)
+        return _picked(logits.log_softmax(-1), ids)
 
-    return NamedMetric("log_prob", of)
+    return NamedMetric("log_prob", of, position)
 
 
 def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> NamedMetric:
@@ -66,7 +82,7 @@ def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> 
     Args:
         target: the token of each row, or one for all.
         against: the other token, likewise.
-        position: of the decoder; the last by default.
+        position: of the decoder; by default the last that is not padding.
 
     Returns:
         The metric.
@@ -79,10 +95,9 @@ def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> 
         raise InvalidInput(f"target has {len(ids)} rows and against {len(others)}: give as many.")
 
     def of(logits: Tensor) -> Tensor:
-        last = _at(logits, position)
-        return _picked(last, ids) - _picked(last, others)
+        return _picked(logits, ids) - _picked(logits, others)
 
-    return NamedMetric("logit_difference", of)
+    return NamedMetric("logit_difference", of, position)
 
 
 def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
@@ -90,31 +105,25 @@ def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
 
     Args:
         model: whose tokenizer gives the bins' centres.
-        position: of the decoder; the last by default.
+        position: of the decoder; by default the last that is not padding.
 
     Returns:
         The metric.
 
     Source: Ansari et al. 2024, "Chronos" (tokens are bins of the scaled value).
     """
-    values = bin_centers(model)
+    vocabulary, values = model.vocabulary, bin_centers(model)
 
     def of(logits: Tensor) -> Tensor:
-        bins = _at(logits, position)[:, N_SPECIAL : N_SPECIAL + len(values)]
+        bins = vocabulary.value_logits(logits)
         return bins.softmax(-1) @ values.to(bins)
 
-    return NamedMetric("expected_value", of)
+    return NamedMetric("expected_value", of, position)
 
 
 def bin_centers(model: Model) -> Float[Tensor, " token"]:
-    """The scaled values of the tokens from the first that is no special one on, in float64."""
-    tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
-    return centers(tokenizer.centers.double())
-
-
-def _at(logits: Tensor, position: int) -> Tensor:
-    at = check_position("position", position, logits.shape[1])
-    return logits[:, at].to(torch.promote_types(logits.dtype, torch.float32))
+    """The scaled values of the value tokens in order, in float64."""
+    return model.vocabulary.values.double()
 
 
 def _picked(values: Tensor, ids: Tensor) -> Tensor:
@@ -131,15 +140,35 @@ def metric_name(metric: Metric) -> str:
     return str(getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__))
 
 
-def measured(metric: Metric, logits: Float[Tensor, "row pos token"]) -> Float[Tensor, " row"]:
-    """A metric of logits, if it is one number per row.
+def measured(metric: Metric, logits: Float[Tensor, "row pos token"], batch: Batch) -> Float[Tensor, " row"]:
+    """A metric of the logits of a batch, if it is one number per row and depends on no padding.
 
     Raises:
-        InvalidInput: it is something else, or not finite.
+        InvalidInput: it is something else, not finite, or read off padding.
     """
     if not callable(cast(object, metric)):
         raise InvalidInput(f"metric={metric!r}: give a function from logits [row, pos, token] to one number per row.")
-    found: Any = metric(logits)
+    shown = batch.decoder_attention_mask.to(logits.device).bool()
+    padded = not bool(shown.all())
+    own = padded and not (isinstance(metric, NamedMetric) and metric.position is not None)
+    found = _by_row(metric, logits, shown, own)
+    if own and not _same_without(metric, found.detach(), logits.detach(), shown):
+        raise InvalidInput(
+            f"the metric {metric_name(metric)} reads padding: of logits that are NaN there it made another number, or "
+            "none. Read each row's own last token, logits[torch.arange(len(logits)), batch.position(-1)], or take a "
+            "metric such as circuits.log_prob, whose position counts so."
+        )
+    if not bool(found.isfinite().all()):
+        raise InvalidInput(f"the metric {metric_name(metric)} is not finite in {int((~found.isfinite()).sum())} rows.")
+    return found
+
+
+def _by_row(metric: Metric, logits: Tensor, shown: Tensor, own: bool) -> Tensor:
+    """What a metric gives, if it is a real number per row; where it picks its positions itself, padding is NaN."""
+    if own:
+        found: Any = metric(torch.where(shown[..., None], logits, torch.nan))
+    else:
+        found = metric(logits, shown) if isinstance(metric, NamedMetric) else metric(logits)
     if not isinstance(found, Tensor) or tuple(found.shape) != (len(logits),):
         what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InvalidInput(
@@ -148,10 +177,21 @@ def measured(metric: Metric, logits: Float[Tensor, "row pos token"]) -> Float[Te
     if found.is_complex():
         raise InvalidInput(f"the metric {metric_name(metric)} gave {found.dtype}: it must give real numbers.")
     # Whether a token is right, or which one is the likeliest, are numbers too.
-    found = found if found.is_floating_point() else found.to(torch.float32)
-    if not bool(found.isfinite().all()):
-        raise InvalidInput(f"the metric {metric_name(metric)} is not finite in {int((~found.isfinite()).sum())} rows.")
-    return found
+    return found if found.is_floating_point() else found.to(torch.float32)
+
+
+def _same_without(metric: Metric, found: Tensor, logits: Tensor, shown: Tensor) -> bool:
+    """Whether a metric gives what it gave when other numbers stand at padding: those of a row's tokens beside it.
+
+    NaN would go through arithmetic, but not through comparisons and the like.
+    """
+    columns = torch.arange(shown.shape[1], device=shown.device)
+    before = torch.where(shown, columns, -1).cummax(1).values
+    beside = torch.where(before < 0, shown.long().argmax(1, keepdim=True), before)
+    with torch.no_grad():
+        other = _by_row(metric, logits.gather(1, beside[..., None].expand_as(logits)), shown, own=False).to(found)
+    near = torch.isclose(found, other, rtol=1e-3, atol=1e-5 * float(other.abs().nan_to_num(0, 0, 0).max()))
+    return bool((near | ~other.isfinite()).all())
 
 
 def check_pair(model: Model, clean: Any, corrupt: Any) -> None:
@@ -183,15 +223,3 @@ def check_moves(metric: Metric, clean: Tensor, corrupt: Tensor) -> None:
             f"the metric {metric_name(metric)} does not move: its mean is {float(clean.mean()):.4g} on clean and "
             f"{float(corrupt.mean()):.4g} on corrupt. There is nothing to explain: choose another pair or metric."
         )
-
-
-def check_position(name: str, position: Any, size: int) -> int:
-    """A position counted from the start, of one that may be counted from the end.
-
-    Raises:
-        InvalidInput: not a whole number, or outside.
-    """
-    found = whole(name, position, -size)
-    if found >= size:
-        raise InvalidInput(f"{name}={position}: there are positions 0-{size - 1}.")
-    return found % size

@@ -19,20 +19,19 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from chronos import ChronosPipeline
 from einops import einsum
 from torch import Tensor
 
 from circuits.attribution import head_directions
 from circuits.directions import VALUE, Asked, asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens, bin_centers, check_position
+from circuits.metrics import Tokens, bin_centers
 from circuits.saved import Saved
 from interp import Batch, Cache, InvalidInput, Model, capture
 from interp.names import AttentionLayer, Head, as_head, parse_kind
-from interp.results import Floats, Heads, HeadScores, ScoredHead, over_rows, provenance
+from interp.results import Floats, Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
 from interp.statistics import interval
 from probes.pairs import stacks_of
-from probes.patterns import token_values
+from probes.patterns import batch_values
 
 CROSS = "decoder.cross"
 MEMORY = 2**29
@@ -45,9 +44,11 @@ class PastAttribution(Saved):
 
     `site` is the heads' kind: `decoder.cross`, whose keys are the encoder's positions, or `decoder.self` without an
     encoder, whose keys are the decoder's own, the query's the last. `total` `[row]` is the number as the model's own
-    logits give it at the decoder position `position`, of `name` and `unit` as in `DirectAttribution`. `tokens`
-    `[row, key]` are those at the keys, and `token_values` the scaled values they stand for, NaN at special ones and
-    where the mask hides them; None where a model's tokens are no values.
+    logits give it at the decoder position `position`, of `name` and `unit` as in `DirectAttribution`; a negative
+    position, kept where padding puts it into other columns in other rows, counts over a row's own tokens. `tokens`
+    `[row, key]` are those at the keys, and `token_values` the scaled values they stand for, NaN at special ones; None
+    where a model's tokens are no values. Keys that are padding or come after the row's query add 0, have no token (NaN)
+    and do not count in means over rows. Rows that are padded at `position` are NaN.
     """
 
     KIND = "past-attribution"
@@ -106,12 +107,15 @@ class PastAttribution(Saved):
             UnknownHead: a malformed address.
             InvalidInput: none, one twice, or one that is no head of `site` in this model.
         """
-        rows = self.of(heads).T
+        rows = np.where(np.isnan(self.tokens), np.nan, self.of(heads)).T
         low, high = interval(rows)
-        same = (self.tokens == self.tokens[0]).all(0)
-        frame = pd.DataFrame({"key": np.arange(len(rows)), "token": np.where(same, self.tokens[0], np.nan)})
-        values = np.nan if self.token_values is None else np.where(same, self.token_values[0], np.nan)
-        return frame.astype({"token": "Int64"}).assign(value=values, mean=rows.mean(-1), low=low, high=high)
+        # Of the rows that have a token there.
+        known, keys = ~np.isnan(self.tokens), np.arange(len(rows))
+        first = known.argmax(0), keys
+        same = ((self.tokens == self.tokens[first]) | ~known).all(0)
+        frame = pd.DataFrame({"key": keys, "token": np.where(same, self.tokens[first], np.nan)})
+        values = np.nan if self.token_values is None else np.where(same, self.token_values[first], np.nan)
+        return frame.astype({"token": "Int64"}).assign(value=values, mean=row_mean(rows), low=low, high=high)
 
     def heads(self) -> HeadScores:
         """Each head's share, positions summed: means over rows with standard errors."""
@@ -120,12 +124,12 @@ class PastAttribution(Saved):
 
     def to_frame(self) -> pd.DataFrame:
         """One tidy row a head and past position: `head, key, mean, low, high`, over rows."""
-        rows = np.moveaxis(self.values, 2, -1)
+        rows = np.moveaxis(np.where(np.isnan(self.tokens), np.nan, self.values), 2, -1)
         low, high = interval(rows)
         layers, heads, keys = rows.shape[:3]
         names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
         frame = pd.DataFrame({"head": np.repeat(names, keys), "key": np.tile(np.arange(keys), len(names))})
-        return frame.assign(mean=rows.mean(-1).ravel(), low=low.ravel(), high=high.ravel())
+        return frame.assign(mean=row_mean(rows).ravel(), low=low.ravel(), high=high.ravel())
 
 
 def past_attribution(
@@ -141,10 +145,10 @@ def past_attribution(
         batch: what it is fed.
         target: the token, as in `direct_attribution`.
         against: another token, whose logit is taken off.
-        position: of the decoder; the last by default.
+        position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
 
     Returns:
-        The contributions; over positions they sum to those of `direct_attribution`, where the query is no padding.
+        The contributions; over positions they sum to those of `direct_attribution`.
 
     Raises:
         InvalidInput: tokens of another shape or outside the vocabulary, no such position, no batch, a model in
@@ -163,7 +167,7 @@ def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) ->
     Args:
         model: the model; edits as in `past_attribution`.
         batch: what it is fed.
-        position: of the decoder; the last by default.
+        position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
 
     Returns:
         The contributions, in units of the series' scale, as in `direct_value_attribution`.
@@ -181,11 +185,15 @@ def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) ->
 
 @torch.no_grad()
 def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttribution:
-    at = check_position("position", position, batch.decoder_input_ids.shape[1])
-    one, last = asked.at(at), last_stream(model)
+    columns, rows = batch.position(position).to(model.device), torch.arange(len(batch), device=model.device)
+    one, last = asked.at(columns), last_stream(model)
+    looking = batch.decoder_attention_mask.to(model.device).bool()[rows, columns]
     site, past = ".".join(model.family.context), stacks_of(batch)[0]
-    # What comes after the query cannot be read, and is not past.
-    seen = slice(None) if past == "encoder" else slice(at + 1)
+    width = batch.ids(past).shape[1] if past == "encoder" else int(columns.max()) + 1
+    there = batch.mask(past)[:, :width].to(model.device).bool() & looking[:, None]
+    if past == "decoder":
+        # What comes after the query cannot be read, and is not past.
+        there &= torch.arange(width, device=model.device) <= columns[:, None]
     layers, found = model.layers(site), list[Tensor]()
     size = max(1, MEMORY // _layer_bytes(model, batch))
     ends, vectors, total = [last, "decoder.logits"], None, None
@@ -193,21 +201,23 @@ def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttri
         group = layers[start : start + size]
         cache = capture(model, batch, [f"{layer}.{name}" for layer in group for name in ("v", "pattern", "z")] + ends)
         if vectors is None:
-            vectors, _, total = direction(model, one, cache[last][:, [at]], cache["decoder.logits"][:, [at]])
+            stream, logits = (cache[name][rows, columns][:, None] for name in ends)
+            vectors, _, total = direction(model, one, stream, logits, looking[:, None])
             ends = []
-        found += [_terms(model, layer, cache, at, vectors) for layer in group]
+        found += [_terms(model, layer, cache, columns, vectors)[..., :width] for layer in group]
     assert total is not None
-    ids, hidden = batch.ids(past)[:, seen].cpu(), batch.mask(past)[:, seen].cpu() == 0
+    ids, hidden = batch.ids(past)[:, :width].cpu(), ~there.cpu()
     shown = None
-    if isinstance(model.source, ChronosPipeline):
-        shown = token_values(model, ids).double().masked_fill(hidden, torch.nan).numpy()
+    if model.tokens_are_values:
+        shown = batch_values(model, batch, past)[:, :width].double().masked_fill(hidden, torch.nan).numpy()
+    one_column = bool((columns == columns[0]).all())
     return PastAttribution(
         name=one.name,
         unit=one.unit,
-        values=torch.stack(found)[..., seen].numpy(),
+        values=torch.stack(found).masked_fill(hidden, 0.0).masked_fill(~looking.cpu()[:, None], torch.nan).numpy(),
         total=total[:, 0],
-        position=at,
-        tokens=ids.numpy(),
+        position=int(columns[0]) if one_column else position,
+        tokens=ids.double().masked_fill(hidden, torch.nan).numpy(),
         token_values=shown,
         target=None if one.target is None else one.target[:, 0].numpy(),
         against=None if one.against is None else one.against[:, 0].numpy(),
@@ -216,10 +226,11 @@ def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttri
     )
 
 
-def _terms(model: Model, layer: AttentionLayer, cache: Cache, at: int, vectors: Tensor) -> Tensor:
+def _terms(model: Model, layer: AttentionLayer, cache: Cache, columns: Tensor, vectors: Tensor) -> Tensor:
     """What each position adds through each head of a layer, `[head, row, key]`."""
     value = cache[f"{layer}.v"].to(vectors)
-    pattern, z = cache[f"{layer}.pattern"][:, :, at].to(vectors), cache[f"{layer}.z"][:, at].to(vectors)
+    rows = torch.arange(len(columns), device=columns.device)
+    pattern, z = cache[f"{layer}.pattern"][rows, :, columns].to(vectors), cache[f"{layer}.z"][rows, columns].to(vectors)
     made = einsum(pattern, value, "row head key, row key head d_head -> row head d_head")
     scale = made.abs().amax((0, 2)) + z.abs().amax((0, 2))
     off = (made - z).abs().amax((0, 2)) > torch.finfo(model.dtype).eps ** 0.5 * scale  # far beyond rounding

@@ -33,7 +33,7 @@ from interp.editing import check_unhooked, edited
 from interp.edits import Resample, Target, as_address
 from interp.folded import clean_run
 from interp.model import as_model
-from interp.names import LAYER_SITES, STACK_SITES, Site
+from interp.names import LAYER_SITES, STACK_SITES, Site, Stack
 from interp.results import Floats, frozen, provenance
 from probes.pairs import stacks_of
 
@@ -144,10 +144,16 @@ def patch_positions(
         values,
         before,
         after,
-        provenance(model, clean=told(clean), corrupt=told(corrupt)),
+        provenance(model, clean=told(clean), corrupt=told(corrupt)) | {"special": _special(model, stacks_of(clean))},
         lengths=tuple(map(len, cells)),
         tokens={stack: frozen(torch.stack(ids).cpu().numpy()) for stack, ids in tokens.items()},
     )
+
+
+def _special(model: Model, stacks: Sequence[Stack]) -> dict[str, dict[str, str]]:
+    """What special tokens are called, by stack and id; words have no other names."""
+    names = {stack: model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks}
+    return {stack: {str(token): name for token, name in found.items()} for stack, found in names.items()}
 
 
 @torch.no_grad()
@@ -179,7 +185,7 @@ def patch_sites(
     for target in _listed(sites):
         found += model.sites(str(target)) if "*" in str(target) else [as_address(target)]
     with edited(model, [Resample(target, corrupt) for target in dict.fromkeys(found)]):
-        return frozen(_numpy(measured(metric, capture(model, clean, "decoder.logits")["decoder.logits"])))
+        return frozen(_numpy(measured(metric, capture(model, clean, "decoder.logits")["decoder.logits"], clean)))
 
 
 def _listed(given: Any) -> list[Any]:
@@ -212,7 +218,7 @@ def _cells(
     kept = {str(site) for at in axes for site in (at, *needs(model, at))}
     other = capture(model, corrupt, [*map(str, axes), "decoder.logits"])
     cache, context = clean_run(model, clean, [*kept, "decoder.logits"])
-    before, after = (measured(metric, found["decoder.logits"]).detach() for found in (cache, other))
+    before, after = (measured(metric, found["decoder.logits"], clean).detach() for found in (cache, other))
     check_moves(metric, before, after)
 
     cells: list[Floats] = []
@@ -224,7 +230,7 @@ def _cells(
             for start in range(0, count, size):
                 value = _exchanged(cache[site], other[site], axis, range(start, min(start + size, count)))
                 logits = logits_after(model, clean, cache, context, site, value)
-                found += [_numpy(measured(metric, logits[:, variant])) for variant in range(logits.shape[1])]
+                found += [_numpy(measured(metric, logits[:, variant], clean)) for variant in range(logits.shape[1])]
                 bar.update(logits.shape[1])
             cells.append(np.stack(found))
     return cells, _numpy(before), _numpy(after)

@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -223,7 +224,7 @@ def over_rows(name: str, site: str, rows: Tensor, source: dict[str, Any]) -> Hea
     Args:
         name: of the score.
         site: such as `decoder.cross`.
-        rows: one number a row and head, `[layer, batch, head]`.
+        rows: one number a row and head, `[layer, batch, head]`; rows that are NaN, such as padding, do not count.
         source: where they came from.
 
     Returns:
@@ -231,8 +232,24 @@ def over_rows(name: str, site: str, rows: Tensor, source: dict[str, Any]) -> Hea
     """
     values = rows.detach().cpu().double()
     n = values.shape[1]
+    if bool(values.isnan().any()):
+        known = (~values.isnan()).sum(1)
+        mean = values.nanmean(1)
+        spread = ((values - mean[:, None]) ** 2).nansum(1) / (known - 1)
+        error = (spread / known).sqrt().masked_fill(known < 2, torch.nan).numpy() if n > 1 else None
+        return HeadScores(name, site, mean.numpy(), error, provenance=source)
     stderr = (values.std(1) / n**0.5).numpy() if n > 1 else None
     return HeadScores(name, site, values.mean(1).numpy(), stderr, provenance=source)
+
+
+def row_mean(rows: Floats) -> Floats:
+    """The mean over the last axis, of the rows that are not NaN; NaN where none is left."""
+    known = ~np.isnan(rows)
+    if known.all():
+        return rows.mean(-1)
+    count = known.sum(-1)
+    total = np.where(known, rows, 0).sum(-1)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 def listed(values: NDArray[Any]) -> list[Any]:

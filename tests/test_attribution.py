@@ -18,7 +18,6 @@ from circuits.directions import value_weights
 from circuits.metrics import bin_centers
 from interp import Batch, InvalidInput
 from interp.results import as_heads
-from probes.stimuli import N_SPECIAL
 
 from .conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from .planted import content_matcher
@@ -39,7 +38,14 @@ def made(seed: int = 0, dtype: torch.dtype = torch.float32, scaled: bool | None 
 
 @torch.no_grad()
 def logits_of(model: interp.Model, batch: Batch) -> Tensor:
-    return model.module(**model.inputs(batch)).logits
+    """The model's logits, NaN at padding."""
+    return at_tokens(batch, model.module(**model.inputs(batch)).logits)
+
+
+def at_tokens(batch: Batch, values: Tensor) -> Tensor:
+    """Values `[row, pos, ...]` of the decoder, NaN at padding."""
+    hidden = batch.decoder_attention_mask == 0
+    return values.masked_fill(hidden.reshape(*hidden.shape, *[1] * (values.ndim - 2)), torch.nan)
 
 
 TIED = [
@@ -84,11 +90,11 @@ def test_parts_sum_to_the_models_own_logits(changes: dict[str, Any], dtype: torc
             assert found.values.shape == (1 + 2 * (3 + 3 + 1), 4, 5)
         else:
             assert found.values.shape == (1 + 3 * (3 + 1) + 1, 4, 14)
-            assert np.abs(found.values[-1]).min() > 0, "biases"
+            assert np.nanmin(np.abs(found.values[-1])) > 0, "biases"
         assert (found.parts[-1] == "biases") != model.family.has_encoder
         np.testing.assert_allclose(found.total, wanted, atol=1e-12)
-        np.testing.assert_allclose(found.values.sum(0), wanted, atol=within * np.abs(found.values).sum(0).max())
-        assert np.abs(found.values).max() > 0.1
+        np.testing.assert_allclose(found.values.sum(0), wanted, atol=within * np.nanmax(np.abs(found.values).sum(0)))
+        assert np.nanmax(np.abs(found.values)) > 0.1
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 4e-6), (torch.float64, 1e-12)])
@@ -100,22 +106,22 @@ def test_parts_sum_to_the_expected_value(changes: dict[str, Any], dtype: torch.d
     wanted = logits_of(model, batch).double()[..., 2:].softmax(-1) @ values - values.mean()
     found = circuits.direct_value_attribution(model, batch)
     np.testing.assert_allclose(found.total, wanted, atol=1e-10)
-    np.testing.assert_allclose(found.values.sum(0), wanted, atol=within * np.abs(found.values).sum(0).max())
-    assert np.abs(wanted).max() > 0.01
+    np.testing.assert_allclose(found.values.sum(0), wanted, atol=within * np.nanmax(np.abs(found.values).sum(0)))
+    assert np.nanmax(np.abs(wanted)) > 0.01
 
 
 def test_value_weights_on_paper() -> None:
     """Two bins at 0 and 1: E is a sigmoid, and the weight of the upper logit is its rise over the logit."""
     for logit in (-40.0, -3.0, 1e-9, 0.5, 9.0, 300.0):
         weights, total = value_weights(
-            torch.tensor([7.0, -7.0, 1.0, 1.0 + logit], dtype=torch.float64), torch.tensor([0.0, 1.0]).double()
+            torch.tensor([1.0, 1.0 + logit], dtype=torch.float64), torch.tensor([0.0, 1.0]).double()
         )
         rise = torch.sigmoid(torch.tensor(logit).double()) - 0.5
         assert float(total) == pytest.approx(float(rise), abs=1e-12)
         assert float(weights[1]) == pytest.approx(float(rise) / logit if abs(logit) > 1e-6 else 0.25, abs=1e-9)
         assert float(weights.sum()) == pytest.approx(0, abs=1e-12)
     with pytest.raises(InvalidInput, match="nats apart"):
-        value_weights(torch.tensor([0, 0, 0, 1e8]).double(), torch.tensor([0.0, 1.0]).double())
+        value_weights(torch.tensor([0, 1e8]).double(), torch.tensor([0.0, 1.0]).double())
 
 
 def test_values_are_integrated_gradients(batch: Batch) -> None:
@@ -126,7 +132,7 @@ def test_values_are_integrated_gradients(batch: Batch) -> None:
     gradient = torch.zeros_like(logits)
     for i in range(steps):
         scaled = (logits * (i + 0.5) / steps).requires_grad_()
-        value = scaled[:, N_SPECIAL:].softmax(-1) @ centers
+        value = scaled[:, 2:].softmax(-1) @ centers
         gradient += torch.autograd.grad(value.sum(), scaled)[0] / steps
     # The MLP of the last layer, by hand: its write through the norm at its scale, times the mean gradient.
     cache = interp.capture(model, batch, ["decoder.1.mlp_out", "decoder.1.resid_post"])
@@ -155,7 +161,7 @@ def test_a_part_taken_from_the_last_stream_takes_its_share_with_it(alone: bool) 
     def logit(x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True) if alone else x
         normed = centred * scale * norm.weight + (norm.bias if alone else 0)
-        return model.unembed(normed).gather(-1, picked)[..., 0]
+        return at_tokens(batch, model.unembed(normed).gather(-1, picked)[..., 0])
 
     for i, part in enumerate(found.parts):
         if part == "biases":
@@ -303,7 +309,10 @@ def test_past_steps_sum_to_their_heads(
         assert (past.values[:, :, 1, :3] == 0).all()
         assert past.token_values is not None
         assert np.isnan(past.token_values[1, :3]).all()
-        np.testing.assert_allclose(past.by_position()["mean"].sum(), past.of().sum(-1).mean(), atol=within)
+        there = np.where(
+            batch.mask("decoder" if alone else "encoder")[:, : past.tokens.shape[1]] == 0, np.nan, past.of()
+        )
+        np.testing.assert_allclose(past.by_position()["mean"], np.nanmean(there, axis=0), atol=within)
     monkeypatch.setattr("circuits.past.MEMORY", 1)
     again = circuits.past_value_attribution(model, batch, position=position)
     np.testing.assert_allclose(again.values, past.values, atol=within)
@@ -350,7 +359,8 @@ def test_a_past_step_of_a_decoder_alone_by_hand() -> None:
     assert found.values[1, 2, 2, 4] == pytest.approx(float(wanted), rel=1e-10)
     assert len(found.to_frame()) == 9 * 10
     assert found.to_frame()["head"].iloc[-1] == "decoder.self.2.2"
-    assert found.by_position("decoder.self.1.2")["mean"][4] == pytest.approx(found.values[1, 2, :, 4].mean())
+    # One row is padded there.
+    assert found.by_position("decoder.self.1.2")["mean"][4] == pytest.approx(found.values[1, 2, :3, 4].mean())
 
 
 def test_the_planted_decoder_reads_what_comes_next() -> None:
@@ -384,7 +394,7 @@ def test_a_model_of_words_has_logits_and_no_values(tmp_path: Path) -> None:
     for result in (past, lens):
         again = type(result).load(result.save(tmp_path / "text.json"))
         pd.testing.assert_frame_equal(again.to_frame(), result.to_frame())
-    assert np.abs(circuits.direct_attribution(model, batch, target=9).remainder).max() < 1e-4
+    assert np.nanmax(np.abs(circuits.direct_attribution(model, batch, target=9).remainder)) < 1e-4
     for ask in (circuits.direct_value_attribution, circuits.past_value_attribution):
         with pytest.raises(interp.UnsupportedModel, match="no chronos_config"):
             ask(model, batch)
@@ -453,7 +463,7 @@ def test_bfloat16_sums_up_to_its_rounding(alone: bool) -> None:
         circuits.direct_attribution(model, batch, target=9),
         circuits.direct_value_attribution(model, batch),
     ):
-        assert np.abs(found.remainder).max() < 0.02 * np.abs(found.values).sum(0).max()
+        assert np.nanmax(np.abs(found.remainder)) < 0.02 * np.nanmax(np.abs(found.values).sum(0))
     exact = circuits.direct_attribution(made(alone=alone), batch, target=9).heads()
     np.testing.assert_allclose(circuits.direct_attribution(model, batch, target=9).heads().values, exact.values,
                                atol=0.1 * np.abs(exact.values).max())  # fmt: skip
@@ -566,9 +576,9 @@ def test_the_lens_ends_in_the_models_own_output(alone: bool) -> None:
     assert len(lens.points) == 7
     picked = own.gather(-1, target[:, None, None].expand(4, own.shape[1], 1))[..., 0]
     np.testing.assert_array_equal(lens.log_prob[-1], picked)
-    np.testing.assert_array_equal(lens.likeliest[-1], own.argmax(-1))
-    np.testing.assert_array_equal(lens.kl[-1], 0)
-    np.testing.assert_allclose(lens.entropy[-1], torch.distributions.Categorical(logits=own).entropy(), rtol=1e-5)
+    np.testing.assert_array_equal(lens.likeliest[-1], at_tokens(batch, own.argmax(-1).double()))
+    np.testing.assert_array_equal(lens.kl[-1], at_tokens(batch, torch.zeros(own.shape[:2])))
+    np.testing.assert_allclose(lens.entropy[-1], -(own.exp() * own).sum(-1), rtol=1e-5)
     values = own[..., 2:].double().softmax(-1) @ probes.token_values(model, torch.arange(2, 4096)).double()
     np.testing.assert_allclose(lens.expected_value[-1], values, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(lens.effective_tokens, np.exp(lens.entropy))
@@ -581,7 +591,7 @@ def test_the_lens_midway_by_hugging_faces_hidden_states(alone: bool) -> None:
     batch = batch_for(model)
     lens = circuits.logit_lens(model, batch, target=31)
     out = model.module(**model.inputs(batch), output_hidden_states=True)
-    own = out.logits.double().log_softmax(-1)
+    own = at_tokens(batch, out.logits.double().log_softmax(-1))
     for point, at in (("decoder.0.resid_pre", 0), ("decoder.0.resid_post", 1)):
         x = (out.hidden_states if alone else out.decoder_hidden_states)[at].double()
         if alone:
@@ -589,16 +599,16 @@ def test_the_lens_midway_by_hugging_faces_hidden_states(alone: bool) -> None:
             normed = (x - x.mean(-1, keepdim=True)) * inverse(model, x) * norm.weight.double() + norm.bias.double()
         else:
             normed = x / x.pow(2).mean(-1, keepdim=True).sqrt() * model.module.decoder.final_layer_norm.weight.double()
-        log_probs = (normed @ model.module.lm_head.weight.double().T).log_softmax(-1)
+        log_probs = at_tokens(batch, (normed @ model.module.lm_head.weight.double().T).log_softmax(-1))
         i = lens.points.index(point)
         assert lens.log_prob is not None
         np.testing.assert_allclose(lens.log_prob[i], log_probs[..., 31], rtol=1e-4)
         divergence = torch.nn.functional.kl_div(own, log_probs, log_target=True, reduction="none").sum(-1)
         np.testing.assert_allclose(lens.kl[i], divergence, rtol=1e-4)
-        assert lens.kl[i].min() > 0.01
+        assert np.nanmin(lens.kl[i]) > 0.01
     frame = lens.to_frame(0)
     picked = frame[(frame["measure"] == "kl") & (frame["point"] == "decoder.0.resid_post")]
-    assert float(picked["mean"].iloc[0]) == pytest.approx(lens.kl[2 if alone else 3, :, 0].mean())
+    assert float(picked["mean"].iloc[0]) == pytest.approx(np.nanmean(lens.kl[2 if alone else 3, :, 0]))
     assert picked["after"].iloc[0] == "mlp"
     assert picked["layer"].iloc[0] == 0
     assert circuits.logit_lens(model, batch).log_prob is None

@@ -8,7 +8,7 @@ import interp
 import probes
 from interp import Batch, Model
 from probes import head_scores, prefix_matching
-from probes.stimuli import EOS, START, random_tokens
+from probes.stimuli import random_tokens
 from tests.conftest import tiny_gpt2
 
 N, R, ROWS, SEED = 4, 3, 3, 2
@@ -22,7 +22,7 @@ def patterns(either: Model) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
         with torch.no_grad():
             out = either.module(torch.from_numpy(tokens), output_attentions=True)
         return {"decoder.self": torch.stack(out.attentions).double().numpy()}
-    end, start = np.full((ROWS, 1), EOS), np.full((ROWS, 1), START)
+    end, start = np.full((ROWS, 1), 1), np.full((ROWS, 1), 0)
     batch = Batch(
         input_ids=torch.from_numpy(np.hstack([tokens, end])),
         decoder_input_ids=torch.from_numpy(np.hstack([start, tokens])),

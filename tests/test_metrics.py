@@ -11,7 +11,6 @@ import circuits
 import interp
 import probes
 from circuits.metrics import bin_centers, expected_value
-from probes.stimuli import N_SPECIAL
 
 
 def test_a_certain_forecast_is_worth_its_token(model: interp.Model) -> None:
@@ -20,7 +19,7 @@ def test_a_certain_forecast_is_worth_its_token(model: interp.Model) -> None:
     logits = torch.full((len(tokens), 1, model.d_vocab), -1e4)
     logits[torch.arange(len(tokens)), 0, tokens] = 0
     torch.testing.assert_close(expected_value(model)(logits), probes.token_values(model, tokens))
-    everything = probes.token_values(model, torch.arange(N_SPECIAL, model.d_vocab)).double()
+    everything = probes.token_values(model, torch.arange(2, model.d_vocab)).double()
     torch.testing.assert_close(bin_centers(model), everything)
 
 

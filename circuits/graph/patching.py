@@ -168,7 +168,7 @@ class Subject:
         with torch.no_grad():
             graph = Graph.of(model)
             here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
-            values = [measured(metric, found[LOGITS]) for found in (here, there)]
+            values = [measured(metric, found[LOGITS], clean) for found in (here, there)]
             check_moves(metric, *values)
             other = gathered(model, there).standing_in(corrupt, how)
             return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(plain, values))
@@ -180,7 +180,7 @@ class Subject:
         bar = tqdm(total=len(off), disable=not progress, desc=what, unit="run", leave=False)
         for part in chunks(self.model, self.clean, len(off), memory):
             logits = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
-            found += [plain(measured(self.metric, variant)) for variant in logits]
+            found += [plain(measured(self.metric, variant, self.clean)) for variant in logits]
             bar.update(len(logits))
         bar.close()
         return np.stack(found)

@@ -7,12 +7,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.attribution import BIASES, EMBEDDING, DirectAttribution
-from circuits.metrics import check_position
 from circuits.past import PastAttribution
 from interp import InvalidInput
 from interp.inputs import whole
+from interp.masks import position_words
 from interp.names import Head, as_head
-from interp.results import Floats, Heads, ScoredHead
+from interp.results import Floats, Heads, ScoredHead, row_mean
 from interp.statistics import interval
 from probes.plots.style import COLORS, expected, short, styled
 
@@ -27,7 +27,7 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
 
     Args:
         result: what `direct_attribution` or `direct_value_attribution` returns.
-        position: of the decoder; the last by default.
+        position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
         row: one row of the batch; the mean over rows by default, with 95 % intervals of each part.
         named: how many of the largest parts have a bar of their own, the embedding and biases in addition; the rest
             share one.
@@ -39,8 +39,9 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
         InvalidInput: no such position or row, no parts to name, or another result.
     """
     result = expected(result, DirectAttribution, "direct_attribution", "circuits")
-    at = check_position("position", position, result.total.shape[1])
-    rows, totals, who = _rows(result.values[..., at], result.total[:, at], row)
+    values, numbers = result.at(position)
+    place = position_words(~np.isnan(result.total), position)
+    rows, totals, who = _rows(values, numbers, row)
     largest = np.argsort(-np.abs(rows.mean(-1)), kind="stable")[: whole("named", named, 1)]
     always = [i for i, part in enumerate(result.parts) if part in (EMBEDDING, BIASES)]
     shown = sorted({*largest.tolist(), *always})
@@ -77,7 +78,7 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
     return styled(
         figure,
         f"What the parts of the decoder add to the {result.name}",
-        f"{_asked(result)}, decoder position {at}, {who}, the final norm at its scale{note}",
+        f"{_asked(result)}, decoder position {place}, {who}, the final norm at its scale{note}",
         width=max(980, 130 + 56 * (len(bars) + 1)),
         height=560,
     ).update_layout(margin_b=140)
@@ -132,8 +133,11 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
     """
     result = expected(result, PastAttribution, "past_attribution", "circuits")
     chosen = _heads(result, heads)
-    together, totals, who = _rows(result.of().T, result.total, row)
-    across = len(result.tokens) > 1 and row is None and not bool((result.tokens == result.tokens[0]).all())
+    place = result.position if result.position >= 0 else f"{result.position} of each row's tokens"
+    there = np.where(np.isnan(result.tokens), np.nan, 0.0).T
+    together, totals, who = _rows(result.of().T + there, result.total, row)
+    several = len(result.tokens) > 1 and row is None
+    across = several and not np.array_equal(result.tokens, result.tokens[[0] * len(result.tokens)], equal_nan=True)
     example = 0 if row is None else row
     x = np.arange(len(together))
     heights = [0.64] if result.token_values is None else [0.36, 0.64]
@@ -156,12 +160,12 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
         parts[f"all other {result.kind} heads"] = result.of().T - sum(parts.values())
     for i, (name, of_rows) in enumerate(parts.items()):
         color = REST if name.startswith("all") else HEAD_COLORS[i % len(HEAD_COLORS)]
-        height = _rows(of_rows, result.total, row)[0].mean(-1)
+        height = row_mean(_rows(of_rows + there, result.total, row)[0])
         hover = f"{name}<br>position %{{x}}<br>%{{y:+.4f}}<extra></extra>"
         figure.add_trace(go.Bar(x=x, y=height, name=name, marker_color=color, hovertemplate=hover), row=below, col=1)
     sums = go.Scatter(
         x=x,
-        y=together.mean(-1),
+        y=row_mean(together),
         mode="markers",
         name="sum",
         marker={"symbol": "line-ew", "size": 7, "line": {"width": 1.6, "color": "#222"}},
@@ -174,8 +178,8 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
     return styled(
         figure,
         f"What the past adds to the {result.name}, through {result.kind}-attention",
-        f"{_asked(result)}, decoder position {result.position}, {who}; all positions and {result.kind} heads: "
-        f"{together.mean(-1).sum():+.3g} of {totals.mean():.3g}",
+        f"{_asked(result)}, decoder position {place}, {who}; all positions and {result.kind} heads: "
+        f"{np.nansum(together, axis=0).mean():+.3g} of {totals.mean():.3g}",
         barmode="relative",
         bargap=0.1,
         width=1040,
@@ -186,10 +190,15 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
 
 def _rows(values: Floats, totals: Floats, row: int | None) -> tuple[Floats, Floats, str]:
     """All rows of `[..., row]`, or one of them, and how that is said."""
+    known = np.flatnonzero(~np.isnan(totals))
     if row is None:
-        return values, totals, over(len(totals))
+        if not len(known):
+            raise InvalidInput("all rows are padding at this position: choose one at which a row has a token.")
+        return values[..., known], totals[known], over(len(known))
     if whole("row", row, 0) >= len(totals):
         raise InvalidInput(f"row={row}: the result has rows 0-{len(totals) - 1}.")
+    if row not in known:
+        raise InvalidInput(f"row={row} is padding at this position: choose one at which it has a token.")
     return values[..., [row]], totals[[row]], f"row {row}"
 
 
@@ -202,7 +211,7 @@ def _heads(result: PastAttribution, heads: Heads | None) -> list[Head]:
     if heads is not None:
         result.of(heads)  # says what is wrong with them
         return [as_head(h) for h in ([heads] if isinstance(heads, Head | ScoredHead | str) else heads)]
-    moved = np.abs(result.values.mean(2)).sum(-1)
+    moved = np.abs(row_mean(np.moveaxis(result.values, 2, -1))).sum(-1)
     order = np.argsort(-moved, axis=None, kind="stable")[: min(5, moved.size)]
     places = (np.unravel_index(place, moved.shape) for place in order)
     return [Head.parse(f"{result.site}.{layer}.{head}") for layer, head in places]

@@ -7,8 +7,8 @@ from plotly.subplots import make_subplots
 
 from circuits.attribution import EMBEDDING
 from circuits.lens import AFTER, LogitLens
-from circuits.metrics import check_position
 from circuits.plots.attribution import model_of, over
+from interp.masks import at_position, position_words
 from interp.names import Site
 from probes.plots.style import COLORS, expected, styled
 
@@ -21,7 +21,7 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
 
     Args:
         result: what `logit_lens` returns.
-        position: of the decoder; the last by default.
+        position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
 
     Returns:
         Panels over the points of the residual stream, means over rows with bands of 95 %; the expected value, if there
@@ -63,13 +63,13 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
         figure.update_yaxes(range=[least - FLAT, most + FLAT], row=1, col=1)
     figure.update_xaxes(tickangle=-40, type="category")
     figure.update_xaxes(title="the residual stream after", row=len(panels), col=1)
-    rows = result.entropy.shape[1]
-    at = check_position("position", position, result.entropy.shape[2])
+    shown = ~np.isnan(result.entropy[0])
+    rows = int((~np.isnan(at_position(result.entropy[0], shown, position))).sum())
     return styled(
         figure,
         "The logit lens",
-        f"{model_of(result.provenance)}, decoder position {at}, {over(rows)}: the final norm and unembedding applied "
-        f"to the stream{'; bands: 95 % over rows' if rows > 1 else ''}",
+        f"{model_of(result.provenance)}, decoder position {position_words(shown, position)}, {over(rows)}: the final "
+        f"norm and unembedding applied to the stream{'; bands: 95 % over rows' if rows > 1 else ''}",
         width=max(980, 160 + 40 * len(x)),
         height=190 + 190 * len(panels),
     ).update_layout(margin_b=110)
