@@ -94,6 +94,17 @@ def owners(module: nn.Module) -> list[Any]:
     return [getattr(hook, "__self__", hook) for hook in hooks]
 
 
+def foreign_hooks(module: nn.Module) -> Iterator[tuple[bool, Callable[..., Any], bool]]:
+    """A module's hooks that are not this toolkit's: whether before its forward, the hook, whether with keywords."""
+    for before, hooks, keywords in (
+        (True, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+        (False, module._forward_hooks, module._forward_hooks_with_kwargs),
+    ):
+        for key, hook in list(hooks.items()):
+            if not is_ours(getattr(hook, "__self__", hook)):
+                yield before, hook, key in keywords
+
+
 def is_ours(owner: object) -> bool:
     """Whether a hook is this toolkit's."""
     return type(owner).__module__.split(".")[0] in _PACKAGES

@@ -6,7 +6,7 @@ does not see hooks that came after it. Sources of what is refused: `docs/support
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -44,17 +44,27 @@ def evaluated(model: "Model") -> Generator[None]:
         UnsupportedModel: weights on the meta device.
     """
     _check(model)
+    with eager(), _in_eval_mode(model._modules.values()):
+        yield
+
+
+def in_eval_mode(module: nn.Module) -> AbstractContextManager[None]:
+    """Run one module in eval mode, inside a trace too; modes come back as in `evaluated`."""
+    return _in_eval_mode(module.modules())
+
+
+@contextmanager
+def _in_eval_mode(modules: Iterable[nn.Module]) -> Generator[None]:
     held: list[nn.Module] = []
-    with eager():
-        try:
-            with scopes.lock:
-                held += [module for module in model._modules.values() if module.training or module in _held]
-                _held.update(held)
-                for module in held:
-                    module.training = False
-            yield
-        finally:
-            _release(held)
+    try:
+        with scopes.lock:
+            held += [part for part in modules if part.training or part in _held]
+            _held.update(held)
+            for part in held:
+                part.training = False
+        yield
+    finally:
+        _release(held)
 
 
 def evaluating(run: "Callable[Concatenate[Model, P], R]") -> "Callable[Concatenate[Model, P], R]":
