@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from interp import attention, scopes
-from interp.checks import check_hooks
+from interp.checks import check_hooks, check_readout
 from interp.errors import ChangedModel, UnsupportedModel
 from interp.tree import Tree
 
@@ -68,7 +68,7 @@ def _prepare(model: "Model", checks: tuple[Callable[["Model"], None], ...]) -> N
         _own_config(model)
     _set_attention(model, attention.NAME)
     try:
-        for check in (check_hooks, *checks):
+        for check in (check_hooks, check_readout, *checks):
             check(model)
     except BaseException:
         _set_attention(model, before)

@@ -30,6 +30,7 @@ from interp.sources import (
     check_config,
     check_directory,
     check_hub_name,
+    check_kind,
     check_said,
     check_variant,
     unreachable,
@@ -145,6 +146,13 @@ def check_source(source: object) -> Family:
         raise UnsupportedModel(
             f"{type(module).__name__} cannot be wrapped by itself: give the chronos.ChronosPipeline that it is in."
         )
+    if type(module).forward is not family.architecture.forward:
+        raise UnsupportedModel(
+            f"{type(module).__name__} cannot be wrapped: its forward is not that of {family.architecture.__name__}. "
+            f"{SUPPORTED}"
+        )
+    # A model that was made here is named after the class that it will be saved as.
+    check_kind(type(module).__name__, module.config, (*family.architectures, type(module).__name__))
     check_variant(type(module).__name__, module.config)
     if isinstance(source, ChronosPipeline):
         check_said(f"a pipeline of {type(module).__name__}", source.model.config.model_type, family)

@@ -155,8 +155,8 @@ def _flat(model: "Model", layer: AttentionLayer, name: Projection) -> tuple[Tens
     wide = model.d_model if inside else model.n_heads * model.d_head * count
     if weight.shape[1] != wide:
         raise UnsupportedModel(
-            f"{model.name}: {point.path} puts out rows of {weight.shape[1]}, and its heads need {wide}: put a projection "
-            "of that width there."
+            f"{model.name}: {point.path} puts out rows of {weight.shape[1]}, and its heads need {wide}: put a "
+            "projection of that width there."
         )
     return weight.chunk(count, -1)[index], None if bias is None else bias.chunk(count, -1)[index]
 
