@@ -28,7 +28,10 @@ from interp.model import Model
 from interp.names import Site
 from interp.run import Run
 from interp.scopes import Bound, Scope, entered, outside
-from interp.states import check_attention, eager
+from interp.states import check_attention, check_not_checkpointed, eager
+
+HARMLESS = "make_inputs_require_grads"
+"""A hook of Hugging Face's on embeddings, for gradient checkpointing, which changes no number."""
 
 
 @dataclass(eq=False)
@@ -49,6 +52,7 @@ class _PointHook:
         return [action for scope, action in self.actions if scope.here]
 
     def _pass(self, raw: Tensor, here: list[Action]) -> Tensor:
+        check_not_checkpointed()
         value = raw if self.point.shared else raw.clone()
         part = part_of(self.point, value)
         view = part.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else part
@@ -94,7 +98,7 @@ class _PointHook:
 def _owners(module: nn.Module) -> list[Any]:
     """Whose the hooks of a module are; a function's are its own."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return [getattr(hook, "__self__", hook) for hook in hooks]
+    return [getattr(hook, "__self__", hook) for hook in hooks if getattr(hook, "__name__", "") != HARMLESS]
 
 
 def _hooks_of(module: nn.Module) -> list[_PointHook]:
@@ -155,7 +159,8 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     run = Run(next((edit.batch for edit in items if isinstance(edit, FreezePatterns)), None))
     with outside(model.module):
         made = actions(model, items, run)
-    check_attention(model, [action.site for action in made])
+    if any(action.site.name in ("scores", "pattern") for action in made):
+        check_attention(model)
     _check_conflicts(model, made)
     with ExitStack() as stack, entered(model.module) as scope, eager():
         # Zero, Scale and Add need not know where in a run they are.
