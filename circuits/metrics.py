@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from chronos import MeanScaleUniformBins
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.accuracy import centers
 from interp import Batch, InvalidInput, Model
 from interp.masks import row_positions
 from interp.model import as_model
 from probes.pairs import check_aligned, token_ids
-from probes.stimuli import N_SPECIAL
 
 Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
 """From logits to a number per row."""
@@ -115,19 +112,18 @@ def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
 
     Source: Ansari et al. 2024, "Chronos" (tokens are bins of the scaled value).
     """
-    values = bin_centers(model)
+    vocabulary, values = model.vocabulary, bin_centers(model)
 
     def of(logits: Tensor) -> Tensor:
-        bins = logits[:, N_SPECIAL : N_SPECIAL + len(values)]
+        bins = vocabulary.value_logits(logits)
         return bins.softmax(-1) @ values.to(bins)
 
     return NamedMetric("expected_value", of, position)
 
 
 def bin_centers(model: Model) -> Float[Tensor, " token"]:
-    """The scaled values of the tokens from the first that is no special one on, in float64."""
-    tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
-    return centers(tokenizer.centers.double())
+    """The scaled values of the value tokens in order, in float64."""
+    return model.vocabulary.values.double()
 
 
 def _picked(values: Tensor, ids: Tensor) -> Tensor:

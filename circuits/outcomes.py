@@ -8,7 +8,7 @@ from torch import Tensor
 from interp import Batch, Model
 from interp.edits import Method, Reference
 from interp.results import Floats
-from probes.stimuli import N_SPECIAL, RepeatedTokens
+from probes.stimuli import RepeatedTokens
 from probes.stimuli import stimulus_of as stimulus_of
 
 
@@ -47,7 +47,8 @@ def continuation_scores(model: Model, ln_final: Tensor, tokens: RepeatedTokens) 
     # What the query can look back at, whichever stack reads it.
     before = tokens.input_ids if tokens.has_encoder else tokens.decoder_input_ids[:, : tokens.query]
     ids = before.to(logits.device)
-    others = ((ids != target[:, None]) & (ids >= N_SPECIAL)).to(logits.dtype)
+    values = model.vocabulary.are_values(ids) if model.tokens_are_values else torch.ones_like(ids, dtype=torch.bool)
+    others = ((ids != target[:, None]) & values).to(logits.dtype)
     among = ids.reshape(*shape[:-1], ids.shape[1]).expand(*logits.shape[:-1], ids.shape[1])
     weights = others.reshape(*shape[:-1], ids.shape[1])
     rest = (logits.gather(-1, among) * weights).sum(-1) / weights.sum(-1)

@@ -33,7 +33,7 @@ from interp.editing import check_unhooked, edited
 from interp.edits import Resample, Target, as_address
 from interp.folded import clean_run
 from interp.model import as_model
-from interp.names import LAYER_SITES, STACK_SITES, Site
+from interp.names import LAYER_SITES, STACK_SITES, Site, Stack
 from interp.results import Floats, frozen, provenance
 from probes.pairs import stacks_of
 
@@ -144,10 +144,16 @@ def patch_positions(
         values,
         before,
         after,
-        provenance(model, clean=told(clean), corrupt=told(corrupt)),
+        provenance(model, clean=told(clean), corrupt=told(corrupt)) | {"special": _special(model, stacks_of(clean))},
         lengths=tuple(map(len, cells)),
         tokens={stack: frozen(torch.stack(ids).cpu().numpy()) for stack, ids in tokens.items()},
     )
+
+
+def _special(model: Model, stacks: Sequence[Stack]) -> dict[str, dict[str, str]]:
+    """What special tokens are called, by stack and id; words have no other names."""
+    names = {stack: model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks}
+    return {stack: {str(token): name for token, name in found.items()} for stack, found in names.items()}
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ Source: nnterp's checks on loading, which this follows in spirit.
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,9 @@ def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
 
 
 def _forward(model: "Model") -> None:
-    ids = torch.tensor([[5, 6, 7, 1], [9, 5, 9, 1]]) % model.d_vocab
-    encoder = {"input_ids": ids} if model.family.has_encoder else {}
+    first, last = model.vocabulary.value_range if model.tokens_are_values else (0, model.d_vocab - 1)
+    ids = first + torch.tensor([[3, 4, 5, 0], [7, 3, 7, 0]]) % (last - first + 1)
+    encoder: dict[str, Any] = {"input_ids": ids} if model.family.has_encoder else {}
     batch = Batch(**encoder, decoder_input_ids=ids[:, :3])
     with torch.no_grad(), evaluated(model):
         model.module(**model.inputs(batch))

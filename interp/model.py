@@ -16,9 +16,11 @@ from interp import lookup
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
+from interp.fitting import check_fit
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
 from interp.tracing import Wrappers
 from interp.views import HeadViews
+from interp.vocabulary import Vocabulary, vocabulary_of
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
 
 
@@ -69,6 +71,16 @@ class Model:
         return self.pipeline.model.config
 
     @property
+    def tokens_are_values(self) -> bool:
+        """Whether tokens stand for values, as in all models of Chronos, and not for words."""
+        return isinstance(self.source, ChronosPipeline)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What tokens are: special ones, values, and of what. See `interp.vocabulary.vocabulary_of`."""
+        return vocabulary_of(self)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.module.device
@@ -112,7 +124,7 @@ class Model:
 
     @property
     def d_vocab(self) -> int:
-        """The number of tokens, special ones included."""
+        """The number of embeddings: special tokens, values, and any beyond them that stand for nothing."""
         return self.config.vocab_size
 
     @cached_property
@@ -208,30 +220,10 @@ class Model:
         """Hold a batch against this model: its stacks, its vocabulary and its longest sequence.
 
         Raises:
-            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id outside
-                the vocabulary, or more tokens than the model has positions.
+            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id that is
+                not in the vocabulary or means something else here, or more tokens than there are positions.
         """
-        if not isinstance(cast(object, batch), Batch):
-            raise InvalidInput(
-                f"a Batch is needed and {type(batch).__name__} was given: make it with interp.Batch(...), as "
-                f"{'input_ids' if self.family.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
-            )
-        if self.family.has_encoder and not batch.has_encoder:
-            raise InvalidInput(f"{self.name} has an encoder, and the batch has no tokens for it: give input_ids.")
-        if batch.has_encoder and not self.family.has_encoder:
-            raise InvalidInput(
-                f"{self.name} is a decoder-only {self.family.name} and has no encoder to read input_ids: give "
-                "Batch(decoder_input_ids=...) alone; stimuli take encoder=False, and series Batch.from_series."
-            )
-        length, longest = batch.decoder_input_ids.shape[1], self.max_positions
-        if longest is not None and length > longest:
-            raise InvalidInput(f"a sequence of {length} tokens: {self.name} has {longest} positions.")
-        for name, ids in (("input_ids", batch.input_ids), ("decoder_input_ids", batch.decoder_input_ids)):
-            if ids.numel() and int(ids.max()) >= self.d_vocab:
-                raise InvalidInput(
-                    f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}. Stimuli "
-                    "take vocab_range=(first, last)."
-                )
+        check_fit(self, batch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""

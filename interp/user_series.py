@@ -178,7 +178,7 @@ def _not_a_column(rows: int) -> None:
 def _column(values: Any) -> _Column:
     """One series, or a rectangle of several, as numbers, with its name and index where it has them."""
     xarray = type(values).__module__.partition(".")[0] == "xarray"
-    if xarray and getattr(values, "ndim", 0) == 1:
+    if xarray and getattr(values, "ndim", 0) == 1 and hasattr(values, "to_series"):
         values = values.to_series()
     if isinstance(values, pd.Series):
         check_index(values.index)
@@ -192,7 +192,7 @@ def _column(values: Any) -> _Column:
         return _Column(_numbers(values), getattr(values, "name", None) or None if _is_arrow(values) else None)
     except InvalidInput:
         raise
-    except (TypeError, ValueError, RuntimeError, OverflowError, pa.ArrowException) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError, OSError, pa.ArrowException) as error:
         raise InvalidInput(f"a series must be real numbers: {error!s:.200}") from None
 
 

@@ -1,7 +1,7 @@
 """Scores of self-attention heads on repeated random tokens: where in the past, or future, they look.
 
-One stimulus serves all: random tokens repeated, in the encoder followed by EOS, in its decoder
-after the start token, in a decoder alone as they are. Each score is the mean attention from a set
+One stimulus serves all: random tokens repeated, in the encoder followed by EOS where the model has
+one, in its decoder after the start token, in a decoder alone as they are. Each score is the mean attention from a set
 of queries to the keys that the score is named for, over the batch.
 
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
@@ -17,7 +17,6 @@ from interp import InvalidInput, Model, capture
 from interp.model import as_model
 from interp.results import HeadScores, over_rows, provenance
 from probes.sequences import RepeatedSequences, sequences_for
-from probes.stimuli import NARROW
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def head_scores(
     sequence_length: int = 25,
     repetitions: int = 4,
     batch_size: int = 20,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """Where the self-attention heads of all stacks look on repeated random tokens.
@@ -52,7 +51,7 @@ def head_scores(
         sequence_length: tokens in the sequence.
         repetitions: how often it is given, 2 or more.
         batch_size: rows.
-        vocab_range: the ids to draw from, both included.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
         seed: of the tokens.
 
     Returns:
@@ -105,7 +104,7 @@ def prefix_matching(
     sequence_length: int = 25,
     repetitions: int = 4,
     batch_size: int = 20,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """Prefix matching by self-attention head: attention tied to the token's earlier occurrences.
@@ -117,7 +116,7 @@ def prefix_matching(
         sequence_length: random tokens in the sequence.
         repetitions: how often it is given; queries are those of the second repetition on.
         batch_size: rows.
-        vocab_range: the ids to draw from, both included.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
         seed: of the tokens.
 
     Returns:

@@ -43,8 +43,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     if batch is not None and stimulus:
         raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
     has_encoder = as_model(model).family.has_encoder
-    made: dict[str, Any] = {"encoder": has_encoder, **stimulus}
-    tokens = repeated_random_tokens(**made) if batch is None else batch
+    tokens = repeated_random_tokens(model=model, **stimulus) if batch is None else batch
     if not isinstance(tokens, RepeatedTokens):
         raise InvalidInput(
             "this batch does not know where its tokens repeat: make it with probes.repeated_random_tokens(...)."
@@ -62,7 +61,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
         current_token=over_rows("current_token", site, paid[..., last], source),
         token_to_right=over_rows("token_to_right", site, paid[..., last + 1], source),
         n_tokens=tokens.input_ids.shape[1] if has_encoder else tokens.query + 1,
-        eos=over_rows("eos", site, paid[..., -1], source) if has_encoder else None,
+        eos=over_rows("eos", site, paid[..., -1], source) if _ends(model, tokens) else None,
         occurrence_sum=over_rows("occurrence_sum", site, paid[..., earlier].sum(-1), source),
         current_by_occurrence=_mean(paid[..., earlier]),
         right_by_occurrence=_mean(paid[..., [position + 1 for position in earlier]]),
@@ -80,4 +79,14 @@ def _mean(paid: Tensor) -> Floats:
 def _bin_errors(model: Model, ln_final: Tensor, continuation: Tensor) -> Floats:
     # NumPy's argmax is several times faster than torch's over a vocabulary on a CPU.
     guess = model.unembed(ln_final).float().cpu().numpy().argmax(-1)
-    return np.abs(guess - continuation.numpy()).astype(np.float64)
+    errors = np.abs(guess - continuation.numpy()).astype(np.float64)
+    # A special token is no number of bins away, however near its id.
+    if model.tokens_are_values:
+        errors[~model.vocabulary.are_values(torch.from_numpy(guess)).numpy()] = np.nan
+    return errors
+
+
+def _ends(model: Model, tokens: RepeatedTokens) -> bool:
+    """Whether the encoder's tokens end with EOS."""
+    eos = model.vocabulary.eos if tokens.has_encoder else None
+    return eos is not None and bool((tokens.input_ids[:, -1] == eos).all())

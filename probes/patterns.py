@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from chronos import ChronosPipeline
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -20,7 +19,8 @@ class AttentionPatterns:
 
     `key_tokens` and `query_tokens` are the token ids along the axes, and None where the pattern is
     a mean over rows that differ; `key_values` and `query_values` are the scaled values they stand
-    for, NaN at special tokens, and None too where a model's tokens are no values.
+    for, NaN at special tokens, and None too where a model's tokens are no values. `key_names` and
+    `query_names` are what special tokens are called.
     """
 
     heads: tuple[Head, ...]
@@ -31,6 +31,8 @@ class AttentionPatterns:
     query_values: Floats | None
     row: int | None
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    key_names: dict[int, str] = field(default_factory=dict[int, str])
+    query_names: dict[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class AttentionCurves:
 
 
 def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:
-    """The scaled values that tokens stand for: bin centres, NaN for special tokens.
+    """The scaled values that tokens stand for: bin centres, NaN for special tokens and for ids beyond the tokenizer's.
 
     Args:
         model: whose tokenizer to use.
@@ -57,10 +59,16 @@ def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"
     Raises:
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
-    tokenizer = model.pipeline.tokenizer
-    ids, ones = as_tensor(ids), torch.ones(1)
-    values = tokenizer.output_transform(ids.reshape(1, 1, -1).cpu(), ones).reshape(ids.shape)
-    return values.masked_fill(ids.cpu() < model.chronos_config.n_special_tokens, torch.nan)
+    return model.vocabulary.values_of(as_tensor(ids).cpu())
+
+
+def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "batch pos"]:
+    """The scaled values of a stack's tokens, NaN where they are none: a start token is none, whatever its id."""
+    values = token_values(model, batch.ids(stack))
+    if stack == "decoder" and batch.has_encoder:
+        starts = batch.decoder_input_ids[:, 0].cpu() == model.vocabulary.start
+        values[:, 0] = values[:, 0].masked_fill(starts, torch.nan)
+    return values
 
 
 def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | None = None) -> AttentionPatterns:
@@ -84,16 +92,20 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
     patterns = _patterns(model, batch, found)
     patterns = patterns.cpu().double()
     values = patterns.mean(1) if row is None else patterns[:, row]
-    ids = [_common(batch.ids(stack), row) for stack in _stacks(found[0])]
+    stacks = _stacks(found[0])
+    ids = [_common(batch.ids(stack), row) for stack in stacks]
+    names = [model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks]
     return AttentionPatterns(
         heads=tuple(found),
         values=values.numpy(),
         key_tokens=None if ids[0] is None else tuple(ids[0].tolist()),
         query_tokens=None if ids[1] is None else tuple(ids[1].tolist()),
-        key_values=_values(model, ids[0]),
-        query_values=_values(model, ids[1]),
+        key_values=None if ids[0] is None else _values(model, batch, stacks[0], row),
+        query_values=None if ids[1] is None else _values(model, batch, stacks[1], row),
         row=row,
         provenance=provenance(model, name="attention_patterns", rows=len(batch)),
+        key_names=names[0],
+        query_names=names[1],
     )
 
 
@@ -116,7 +128,7 @@ def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 
     """
     found = _of_one_kind(as_heads(model, heads))
     (key, seen_key), (query, seen_query) = (
-        (token_values(model, batch.ids(stack)), _shown(model, batch, stack)) for stack in _stacks(found[0])
+        (batch_values(model, batch, stack), _shown(model, batch, stack)) for stack in _stacks(found[0])
     )
     gap = key[:, None, :] - query[:, :, None]
     keep = ~gap.isnan() & seen_key[:, None, :] & seen_query[:, :, None] & _reach(found[0], batch)
@@ -209,9 +221,7 @@ def _stacks(head: Head) -> tuple[Stack, Stack]:
 def _shown(model: Model, batch: Batch, stack: Stack) -> Tensor:
     """Which tokens of a stack are neither masked nor special, `[batch, pos]`; words have no special ones."""
     shown = batch.mask(stack).bool().cpu()
-    if not isinstance(model.source, ChronosPipeline):
-        return shown
-    return shown & (batch.ids(stack).cpu() >= model.chronos_config.n_special_tokens)
+    return shown & ~batch_values(model, batch, stack).isnan() if model.tokens_are_values else shown
 
 
 def _reach(head: Head, batch: Batch) -> Tensor:
@@ -221,11 +231,9 @@ def _reach(head: Head, batch: Batch) -> Tensor:
     return seen.tril() if (head.stack, head.kind) == ("decoder", "self") else seen
 
 
-def _values(model: Model, ids: Tensor | None) -> Floats | None:
-    """What tokens along an axis stand for, where they are the same in all rows and a tokenizer says what."""
-    if ids is None or not isinstance(model.source, ChronosPipeline):
-        return None
-    return token_values(model, ids).double().numpy()
+def _values(model: Model, batch: Batch, stack: Stack, row: int | None) -> Floats | None:
+    """What the tokens of a row stand for, or of all rows, in which they are the same; None where they are words."""
+    return batch_values(model, batch, stack)[row or 0].double().numpy() if model.tokens_are_values else None
 
 
 def _of_one_kind(heads: list[Head]) -> list[Head]:

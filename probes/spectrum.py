@@ -30,7 +30,7 @@ class AttentionSpectrum:
     Attributes:
         series: that the model read, with its time axis.
         attention: `[layer, head, step]` over the context, EOS left out.
-        eos: attention to EOS, `[layer, head]`; None without an encoder.
+        eos: attention to EOS, `[layer, head]`; None where the model has none, as without an encoder.
         position: the decoder position that looks, counted from the end of the context: 0 is the start token or, in a
             decoder alone, the context's last value, 1 the first value after the context.
         query_step: the series' step that stands there; -1 for the start token.

@@ -72,8 +72,7 @@ def run_report(
             pair that this model answers alike, so that there is nothing to explain.
     """
     whole("controls", controls, 0)
-    encoder = model.family.has_encoder
-    found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i, encoder=encoder) for i in range(2))
+    found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i, model=model) for i in range(2))
     (clean, corrupt), metric = found_on
     circuit = discover(model, clean, corrupt, metric, edges=edges, progress=progress)
     scores = attribution_patching(model, clean, corrupt, metric, integrated=INTEGRATED, seed=seed, progress=progress)

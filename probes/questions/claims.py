@@ -13,7 +13,7 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", parts 1 and 2.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from scipy import stats
 from interp import InvalidInput
 from interp.inputs import number, whole
 from interp.results import Floats
+from interp.vocabulary import PUBLISHED
 from probes.mosaic import KINDS, THRESHOLD, Mosaic
 from probes.published import published_table
 from probes.questions.agreement import Agreement
@@ -94,8 +95,8 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
         else:
             sweeps.append(sweep_frame(item, "either"))
     rng = np.random.default_rng(whole("seed", seed, 0))
-    plain = _standard(mosaics, NARROW)
-    pairs = [(plain[name], wide) for name, wide in _standard(mosaics, ALL_VALUES).items() if name in plain]
+    plain = _standard(mosaics, "narrow")
+    pairs = [(plain[name], wide) for name, wide in _standard(mosaics, "values").items() if name in plain]
     models = list(plain.values())
     few = "needs mosaics of three models or more"
     found: list[tuple[str, Sequence[Evidence], str]] = [
@@ -110,7 +111,7 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
         (
             "the narrow range finds more than all tokens",
             [_range_gap(a, b, threshold, rng) for a, b in pairs],
-            "needs mosaics of one model with vocab_range (1911, 2187) and (2, 4095)",
+            f"needs mosaics of one model with vocab_range {NARROW} and {ALL_VALUES}",
         ),
         (
             "more repetitions give fewer",
@@ -137,20 +138,20 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _standard(mosaics: Sequence[Mosaic], vocab_range: tuple[int, int]) -> dict[tuple[str, str], Mosaic]:
-    """The first mosaic of each model and its weights on the published stimulus, with this range of tokens.
+def _standard(mosaics: Sequence[Mosaic], which: Literal["narrow", "values"]) -> dict[tuple[str, str], Mosaic]:
+    """The first mosaic of each model and its weights on the published stimulus, with this range of its tokens.
 
     A decoder alone gets the same tokens in one row.
     """
     usual = {name: p.default for name, p in signature(repeated_random_tokens).parameters.items()}
-    usual |= {"vocab_range": list(vocab_range)}
     found: dict[tuple[str, str], Mosaic] = {}
     for mosaic in mosaics:
         stimulus = mosaic.provenance.get("stimulus", {})
+        wanted = stimulus.get("tokens", PUBLISHED.to_dict())[which]
         known = [
             (stimulus.get(name, value), value)
-            for name, value in usual.items()
-            if name not in ("seed", "batch_size", "encoder")
+            for name, value in (usual | {"vocab_range": wanted}).items()
+            if name not in ("seed", "batch_size", "encoder", "model")
         ]
         if "vocab_range" in stimulus and all(given == value for given, value in known):
             found.setdefault((mosaic.name, str(mosaic.provenance.get("digest"))), mosaic)
