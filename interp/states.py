@@ -82,16 +82,24 @@ def _release(modules: list[nn.Module]) -> None:
 
 
 def _check(model: "Model") -> None:
-    device = model.device.type
-    if device == "meta":
-        raise UnsupportedModel(f"{model.name}: its weights are on the meta device: load them first.")
-    check_autocast(device)
+    check_loaded(model)
+    check_autocast(model.device.type)
     check_attention(model)
     if is_traced(model.module):
         raise InvalidInput(
             f"{model.name} is being traced: an experiment inside a trace would be part of it. Run it before or after, "
             "or read sites through model.views and model.envoy."
         )
+
+
+def check_loaded(model: "Model") -> None:
+    """See that there are weights to run with.
+
+    Raises:
+        UnsupportedModel: they are on the meta device.
+    """
+    if model.device.type == "meta":
+        raise UnsupportedModel(f"{model.name}: its weights are on the meta device: load them first.")
 
 
 def check_autocast(device: str) -> None:
