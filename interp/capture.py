@@ -16,7 +16,7 @@ from interp.families import Point, part_of
 from interp.model import Model, envoy_at
 from interp.names import AttentionLayer, Site
 from interp.scopes import entered
-from interp.states import check_attention, evaluated
+from interp.states import evaluated
 from interp.weights import projection
 
 
@@ -73,7 +73,6 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
     if not asked:
         raise InvalidInput("no sites to capture: name at least one, as 'decoder.cross.*.pattern'.")
     wanted = model.sites(*asked)
-    check_attention(model, wanted)
     points = {site: model.family.point(site) for site in wanted}
     with torch.no_grad():
         # What is read is an alias: a later edit in place would change it.

@@ -29,7 +29,7 @@ from interp.model import Model
 from interp.names import Site
 from interp.run import Run
 from interp.scopes import Bound, Scope, entered, outside
-from interp.states import check_attention, eager
+from interp.states import check_attention, check_not_checkpointed, eager
 
 
 @dataclass(eq=False)
@@ -50,6 +50,7 @@ class _PointHook:
         return [action for scope, action in self.actions if scope.here]
 
     def _pass(self, raw: Tensor, here: list[Action]) -> Tensor:
+        check_not_checkpointed()
         value = raw if self.point.shared else raw.clone()
         part = part_of(self.point, value)
         view = part.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else part
@@ -152,7 +153,8 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     model.follow()
     with outside(model.module):
         made = actions(model, items, run)
-    check_attention(model, [action.site for action in made])
+    if any(action.site.name in ("scores", "pattern") for action in made):
+        check_attention(model)
     _check_conflicts(model, made)
     with ExitStack() as stack, entered(model.module) as scope, eager():
         # Zero, Scale and Add need not know where in a run they are.

@@ -18,6 +18,9 @@ from interp.tree import Tree
 if TYPE_CHECKING:
     from interp.model import Model
 
+HARMLESS = "make_inputs_require_grads"
+"""A hook of Hugging Face's on embeddings, for gradient checkpointing, which changes no number."""
+
 _PACKAGES = frozenset({"interp", "probes", "circuits"})
 
 
@@ -91,7 +94,7 @@ def _check_unedited(model: "Model", trees: list[Tree]) -> None:
 def owners(module: nn.Module) -> list[Any]:
     """Whose the hooks of a module are; a function's are its own."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return [getattr(hook, "__self__", hook) for hook in hooks]
+    return [getattr(hook, "__self__", hook) for hook in hooks if getattr(hook, "__name__", "") != HARMLESS]
 
 
 def foreign_hooks(module: nn.Module) -> Iterator[tuple[bool, Callable[..., Any], bool]]:

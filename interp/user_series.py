@@ -215,16 +215,18 @@ def _numbers(values: Any) -> Floats:
 
 def _of_numpy(array: NDArray[Any]) -> Floats:
     # Masked arrays, numpy's and others', are arrays with a mask, which is lost once they are plain ones.
-    mask = np.broadcast_to(np.asarray(getattr(array, "mask", False), dtype=bool), array.shape)
+    mask = getattr(array, "mask", None)
     array = np.asarray(array)
+    hidden = None if mask is None else np.broadcast_to(np.asarray(mask, dtype=bool), array.shape)
     if array.dtype == object:
-        pairs = zip(array.ravel(), mask.ravel(), strict=True)
-        return np.array([np.nan if hidden else _number(value) for value, hidden in pairs]).reshape(array.shape)
+        shown = array if hidden is None else np.where(hidden, cast(Any, None), array)
+        return np.array([_number(value) for value in shown.ravel()], dtype=np.float64).reshape(array.shape)
     if array.dtype.kind not in "fiub":
         _refuse_kind(array.dtype)
     with np.errstate(over="ignore"):
         floats = array.astype(np.float64)
-    floats[mask] = np.nan
+    if hidden is not None:
+        floats[hidden] = np.nan
     return floats
 
 
