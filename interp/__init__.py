@@ -8,6 +8,7 @@ from interp.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Z
 from interp.errors import (
     BrokenHook,
     CannotWrite,
+    ChangedModel,
     DamagedFile,
     InertEdit,
     InterpError,
@@ -37,6 +38,7 @@ __all__ = [
     "BrokenHook",
     "Cache",
     "CannotWrite",
+    "ChangedModel",
     "DamagedFile",
     "FactoredMatrix",
     "FreezePatterns",

@@ -68,6 +68,10 @@ class BrokenHook(InterpError, RuntimeError):
     """A hook point that the model's forward pass does not go through."""
 
 
+class ChangedModel(InterpError, RuntimeError):
+    """A model whose modules were replaced while edits of it were in force."""
+
+
 class InertEdit(InterpError, RuntimeError):
     """An edit that reached no module by the end of its context."""
 
