@@ -19,6 +19,8 @@ from interp.checks import check_hooks
 from tests.conftest import fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline, without_heads
 from tests.tolerance import FORWARD, close
 
+pytestmark = pytest.mark.versions
+
 SERIES = torch.sin(torch.arange(40.0) / 3) + 2
 
 

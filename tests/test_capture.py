@@ -11,6 +11,8 @@ from interp import Batch, Model, Site, capture
 from tests.conftest import context, fresh, masked_batch, without_heads
 from tests.tolerance import FORWARD, close
 
+pytestmark = pytest.mark.versions
+
 
 def everything(model: Model, batch: Batch) -> Any:
     """What plain Hugging Face puts out."""

@@ -112,6 +112,7 @@ def test_layers_and_self_repair(report: AblationReport) -> None:
     assert any("(control)" in name for name in bars[0].x)
 
 
+@pytest.mark.versions
 def test_the_report_is_written(report: AblationReport, tmp_path: Path) -> None:
     written = write_report(tmp_path / "new", report)
     names = {path.name for path in written}

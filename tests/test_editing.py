@@ -18,6 +18,8 @@ from tests.tolerance import FORWARD, LAYER, close, not_close
 
 from .conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
 
+pytestmark = pytest.mark.versions
+
 SERIES = torch.sin(torch.arange(20.0))
 
 

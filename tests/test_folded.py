@@ -12,6 +12,8 @@ from tests.tolerance import FORWARD, close
 
 from .conftest import masked_batch, tiny_causal_pipeline, tiny_pipeline
 
+pytestmark = pytest.mark.versions
+
 MAKE = {"t5": tiny_pipeline, "gpt2": tiny_causal_pipeline}
 of_t5 = pytest.mark.parametrize("double", ["t5"], indirect=True)
 

@@ -253,14 +253,15 @@ def test_reports_beside_their_controls(circuit: circuits.Circuit, report: circui
     close(bars["circuit"].error_y.array[0], high - report.faithfulness)
     close(bars["circuit"].error_y.arrayminus[0], report.faithfulness - low)
     dots = {trace.name: trace for trace in traces(figure, go.Scatter)}
-    for name, values in (("same wiring, other heads", report.same_shape), ("random edges", report.random)):
+    for name, values in report.controls().items():
         found = report.normalised(values)
         close(dots[f"control: {name}"].y, [*found, *found])
         close(dots[f"{name}: mean"].y, [found.mean()] * 2)
     assert list(figure.layout.xaxis.ticktext) == ["a<br>10 edges", "b<br>10 edges"]
     assert "outside the circuit: the corrupt run" in figure.layout.title.subtitle.text
     assert list(plots.circuit_report(report).layout.xaxis.ticktext) == ["10 edges"]
-    bare = circuits.CircuitReport(**(vars(report) | {"same_shape": report.same_shape[:0], "random": report.random[:0]}))
+    nothing = {name: getattr(report, name)[:0] for name in ("same_shape", "random", "connected")}
+    bare = circuits.CircuitReport(**(vars(report) | nothing))
     assert not traces(plots.circuit_report(bare), go.Scatter)
     assert "other heads none" in plots.circuit(circuit, bare).layout.title.subtitle.text
     with pytest.raises(interp.InvalidInput, match="at least one"):

@@ -22,6 +22,7 @@ def run(*arguments: Any) -> Result:
     return runner.invoke(command.app, [str(a) for a in arguments])
 
 
+@pytest.mark.versions
 def test_multisine_writes_page_spectra_and_combs(tmp_path: Path, pico: interp.Model) -> None:
     options = ["--frequencies", "9,15,24", "--num-decoder", 1, "--shuffles", 5, "--no-images"]
     result = run("multisine", "--model", "pico-t5", *options, "--out", tmp_path)

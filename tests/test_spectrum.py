@@ -200,7 +200,8 @@ def test_combs_are_found_in_the_heads_that_have_them_and_no_others(planted: Atte
     # It has a comb, but has it whatever the series is.
     assert found.p_permuted[FIXED] == 1 / 100
     assert found.p_shuffled[FIXED] > 0.05
-    np.testing.assert_array_equal(found.p, np.maximum(found.p_permuted, found.p_shuffled))
+    assert found.p_blocks is not None
+    np.testing.assert_array_equal(found.p, np.max([found.p_permuted, found.p_blocks, found.p_shuffled], axis=0))
     order = [h.score for h in found.heads()]
     assert order == sorted(order, reverse=True)
     frame = found.to_frame().set_index("head")
@@ -222,10 +223,11 @@ def test_attention_to_two_places_when_shuffled_is_no_better_comb_than_attention_
     close(found.p_shuffled.item(), 1 / 61)
 
 
-def test_without_shuffled_runs_one_null_is_left(planted: AttentionSpectrum) -> None:
+def test_without_shuffled_runs_two_nulls_are_left(planted: AttentionSpectrum) -> None:
     found = replace(planted, shuffled=planted.shuffled[:0]).comb(permutations=99, seed=1)
     assert np.isnan(found.p_shuffled).all()
-    np.testing.assert_array_equal(found.p, found.p_permuted)
+    assert found.p_blocks is not None
+    np.testing.assert_array_equal(found.p, np.maximum(found.p_permuted, found.p_blocks))
     assert {(h.address.layer, h.address.head) for h in found.heads()} >= {*PLANTED, FIXED}
 
 

@@ -221,14 +221,21 @@ def test_meta_and_quantised_weights(model: interp.Model) -> None:
         with pytest.raises(interp.UnsupportedModel, match="quantised"):
             moved.weights("decoder.cross.0.0")
     attention.v = torch.nn.Identity()
-    with pytest.raises(interp.UnsupportedModel, match="quantised"):
+    with pytest.raises(interp.UnsupportedModel, match="puts out rows of 20, and its heads need 24"):
         moved.weights("decoder.cross.0.0")
 
 
-def test_a_config_that_ties_what_is_not_tied(model: interp.Model) -> None:
-    model.module.lm_head.weight = torch.nn.Parameter(torch.randn(4096, 20))
-    with pytest.raises(interp.UnsupportedModel, match="tie_word_embeddings=False"):
-        unembedding(model)
+@pytest.mark.parametrize("scales", [True, False])
+def test_what_is_tied_is_seen_by_the_weights(model: interp.Model, scales: bool) -> None:
+    """Whatever the config says of ties, which transformers 5 sets by itself: what is read is what the logits are of."""
+    model.module.config.scale_decoder_outputs = scales
+    stream = torch.eye(20)
+    equal = torch.nn.Parameter(model.module.lm_head.weight.detach().clone())
+    for weight in (model.module.lm_head.weight, equal, torch.nn.Parameter(torch.randn(4096, 20))):
+        model.module.lm_head.weight = weight
+        assert model.module.config.tie_word_embeddings
+        with torch.no_grad():
+            close(unembedding(model, fold_norm=False), model.unembed(stream), terms=FORWARD)
 
 
 def test_heads_are_taken_as_scored(pico: interp.Model) -> None:
