@@ -7,6 +7,7 @@ logits that are NaN at padding, so that one that reads it is found out.
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,9 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model
+from interp import Batch, InvalidInput, Model, UnclearGap
 from interp.masks import row_positions
 from interp.model import as_model
+from interp.results import Floats
+from interp.statistics import interval
 from probes.pairs import check_aligned, token_ids
 
 Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
@@ -222,4 +225,21 @@ def check_moves(metric: Metric, clean: Tensor, corrupt: Tensor) -> None:
         raise InvalidInput(
             f"the metric {metric_name(metric)} does not move: its mean is {float(clean.mean()):.4g} on clean and "
             f"{float(corrupt.mean()):.4g} on corrupt. There is nothing to explain: choose another pair or metric."
+        )
+
+
+def warn_of_gap(differences: Floats, between: str) -> None:
+    """Warn if the mean of differences by row, which shares are in parts of, cannot be told from 0.
+
+    Warns:
+        UnclearGap: its 95 % interval holds 0.
+    """
+    low, high = (float(end) for end in interval(differences))
+    if low <= 0 <= high:
+        warnings.warn(
+            f"the metric differs by {float(differences.mean()):.3g} ({low:.3g} to {high:.3g}, 95 % over "
+            f"{len(differences)} rows) between {between}: that may be 0, and shares of it mean nothing. Take more "
+            "rows.",
+            UnclearGap,
+            stacklevel=3,
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.effects import MEMORY, variant_bytes
-from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name
+from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
 from circuits.onward import logits_after, needs
 from circuits.outcomes import told
 from circuits.patched import PatchedHeads, PatchedPositions
@@ -74,6 +74,9 @@ def patch_heads(
     Returns:
         The metric of every patched run, `[site, head, row]`, with effects, shares, intervals.
 
+    Warns:
+        UnclearGap: the metric on corrupt minus that on clean, which shares are parts of, may be 0.
+
     Raises:
         UnknownSite: a name or pattern that matches no site of this model.
         InvalidInput: no sites, or sites that are not by head; inputs of different shapes or masks; a
@@ -86,6 +89,7 @@ def patch_heads(
     chosen = _chosen(model, sites, BY_HEAD, "patch_heads", why)
     axes = {site: 1 if site.name == "pattern" else 2 for site in chosen}
     cells, before, after = _cells(model, clean, corrupt, metric, axes, memory, "heads" if progress else "")
+    warn_of_gap(after - before, "the corrupt and the clean input")
     return PatchedHeads(
         metric_name(metric),
         tuple(map(str, chosen)),
@@ -138,6 +142,7 @@ def patch_positions(
     for padded, found in zip(values, cells, strict=True):
         padded[: len(found)] = found
     tokens = {stack: [batch.ids(stack) for batch in (clean, corrupt)] for stack in stacks_of(clean)}
+    warn_of_gap(after - before, "the corrupt and the clean input")
     return PatchedPositions(
         metric_name(metric),
         tuple(map(str, chosen)),

@@ -175,6 +175,8 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         axes = {1: not in_encoder_positions(site)}
     for axis, grows in axes.items():
         wanted, there = part.shape[axis], value.shape[axis]
+        if grows and axis == -1:
+            wanted = run.keys(wanted)
         # The keys of the decoder's own attention are all that came so far; the logits may be of the last ones alone.
         start = run.offset if grows and axis != -1 else 0
         start += max(run.length - wanted, 0) if site.name == "logits" else 0
@@ -195,7 +197,11 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         )
     if len(value) > 1:
         value = value.repeat_interleave(rows // inputs, 0)
-    return value.to(part).expand_as(part)
+    value = value.to(part)
+    if value.shape[-1] < part.shape[-1]:
+        # Slots of a static cache that no token has filled stay as they are, masked.
+        return torch.cat([value.expand(*part.shape[:-1], -1), part[..., value.shape[-1] :]], -1)
+    return value.expand_as(part)
 
 
 def _known(value: Tensor, axis: int, start: int, edit: Edit, site: Site, run: Run) -> Tensor:
@@ -232,7 +238,7 @@ class Cut:
         offset = self.run.offset if self.site.stack == "decoder" else 0
         grows = (self.site.stack, self.site.kind) == ("decoder", "self")
         queries = self._here("query", part.shape[-2], offset, self.site.stack == "decoder", part)
-        keys = self._here("key", part.shape[-1], 0, grows, part)
+        keys = self._here("key", self.run.keys(part.shape[-1]) if grows else part.shape[-1], 0, grows, part)
         if not len(queries) or not len(keys):
             return None
         value = part.clone()

@@ -94,6 +94,7 @@ class Batch:
 
     def rows(self, chosen: Tensor) -> "Batch":
         """Some rows, by index, as a plain batch."""
+        chosen = as_tensor(chosen)  # as 8-bit integers they would be a mask
         names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
         return Batch(**{name: getattr(self, name)[chosen] for name in names}, vocabulary=self.vocabulary)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 from interp.batch import Batch
 from interp.errors import InvalidInput
+from interp.states import check_loaded
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -14,6 +15,7 @@ def check_fit(model: "Model", batch: Batch) -> None:
 
     Raises:
         InvalidInput: it does not fit.
+        UnsupportedModel: weights on the meta device, with which nothing can be run.
     """
     if not isinstance(cast(object, batch), Batch):
         raise InvalidInput(
@@ -27,6 +29,7 @@ def check_fit(model: "Model", batch: Batch) -> None:
             f"{model.name} is a decoder-only {model.family.name} and has no encoder to read input_ids: give "
             "Batch(decoder_input_ids=...) alone; stimuli take encoder=False, and series Batch.from_series."
         )
+    check_loaded(model)
     length, longest = batch.decoder_input_ids.shape[1], model.max_positions
     if longest is not None and length > longest:
         raise InvalidInput(f"a sequence of {length} tokens: {model.name} has {longest} positions.")

@@ -5,7 +5,7 @@
 2. Each head's attention from one decoder position to the context, EOS left out, is a series of
    its own on the same time axis, and so has a spectrum and a spectrum of that. The heads are those of
    cross-attention or, in a decoder alone, its own.
-3. Combs in the spectrum are looked for against two nulls: the same attention permuted over positions,
+3. Combs in the spectrum are looked for against three nulls: the same attention permuted over positions, and in blocks,
    and the attention that the model pays to the series when its context is shuffled.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.

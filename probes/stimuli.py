@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
-from interp.inputs import whole
+from interp.inputs import as_tensor, whole
 from interp.model import as_model
 from interp.vocabulary import PUBLISHED, Vocabulary, published
 
@@ -35,6 +35,10 @@ class RepeatedTokens(Batch):
     occurrences: tuple[int, ...]
     continuation: Int[Tensor, " batch"]
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "continuation", as_tensor(self.continuation))
 
 
 def context_site(model: Model) -> str:
