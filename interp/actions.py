@@ -16,7 +16,7 @@ from interp.capture import capture
 from interp.edits import Add, Address, Edit, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
 from interp.errors import InvalidInput
 from interp.model import Model
-from interp.names import AttentionLayer, Head, Site
+from interp.names import AttentionLayer, Head, Site, Stack
 from interp.run import Run
 
 
@@ -90,7 +90,8 @@ def _act(
     if isinstance(edit, Scale):
         return partial(torch.mul, other=edit.factor)
     if isinstance(edit, Add):
-        return partial(torch.add, other=_addend(model, edit, site, head))
+        value = _addend(model, edit, site, head)
+        return partial(_added, value, site, run) if site.name == "pattern" else partial(torch.add, other=value)
     if isinstance(edit, Knockout):
         return Cut(edit, site, run)
     value = references.value(edit, site)
@@ -114,6 +115,20 @@ def _addend(model: Model, edit: Add, site: Site, head: int | None) -> Tensor:
         raise InvalidInput(f"{edit}: value is {list(value.shape)}; what fits there is a number or {list(fits)}.")
     value = value.to(model.device, model.dtype)
     return value[:, None, None] if layout == "square" and value.ndim else value
+
+
+def _added(value: Tensor, site: Site, run: Run, part: Tensor) -> Tensor:
+    """A pattern with attention added, but to padding."""
+    shown = run.tokens(keys_of(site), len(part), 0, part.shape[-1])
+    if shown is None:
+        return part + value
+    shown = shown.to(part.device).reshape(len(part), *[1] * (part.ndim - 2), -1)
+    return torch.where(shown, part + value, part)
+
+
+def keys_of(site: Site) -> Stack:
+    """The stack that an attention site's keys are in."""
+    return "encoder" if site.kind == "cross" or site.stack == "encoder" else "decoder"
 
 
 def in_encoder_positions(site: Site) -> bool:
@@ -155,8 +170,8 @@ class _References:
         """1 for what counts in a mean, along the axes of rows and positions; padding does not."""
         if site.name not in ("scores", "pattern"):
             return batch.mask("encoder" if in_encoder_positions(site) else "decoder")
-        # Padding of an encoder looks at the same keys as all; that of a decoder alone has none to look at.
-        return torch.ones(len(batch), 1) if site.stack == "encoder" else batch.mask("decoder")[:, None]
+        # Keys that are padding get no attention: what a query pays goes on summing to 1.
+        return batch.mask(site.stack)[:, None]
 
 
 def _batches(edit: Edit) -> tuple[Batch, ...]:
@@ -187,6 +202,8 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         value = value.narrow(axis, start, wanted)
         if axis != -1 and bool(value.isnan().any()):
             value = _known(value, axis, start, edit, site, run)
+        if isinstance(edit, Resample):
+            _check_tokens(edit, keys_of(site) if axis == -1 else _positions_of(site), axis, start, part, run)
     rows = len(part)
     inputs = run.inputs_of(rows, len(value))
     if len(value) not in (1, inputs):
@@ -195,7 +212,49 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         )
     if len(value) > 1:
         value = value.repeat_interleave(rows // inputs, 0)
+    if isinstance(edit, Mean) and site.name == "pattern":
+        _check_attended(value, part, edit, site, run)
     return value.to(part).expand_as(part)
+
+
+def _positions_of(site: Site) -> Stack:
+    """The stack whose positions a site's are; of its queries, where it has queries and keys."""
+    square = site.name in ("scores", "pattern")
+    return "encoder" if site.stack == "encoder" or (in_encoder_positions(site) and not square) else "decoder"
+
+
+def _check_tokens(edit: Resample, stack: Stack, axis: int, start: int, part: Tensor, run: Run) -> None:
+    """See that a source has tokens where the run has some; and keys where it has some, which it may attend to."""
+    rows, count = len(part), part.shape[axis]
+    there = edit.source.mask(stack)[:, start : start + count].bool()
+    there = there.repeat_interleave(rows // len(there), 0) if rows % len(there) == 0 else there[:1]
+    shown = run.tokens(stack, rows, start, count)
+    shown = torch.ones_like(there) if shown is None else shown.to(there.device)
+    off = (shown & ~there) if axis != -1 else shown != there
+    if bool(off.any()):
+        position = start + int(off.any(0).int().argmax())
+        raise InvalidInput(
+            f"{edit}: {stack} position {position} is padding in a row of the source or of the run, and a token in the "
+            "other: rows are matched position by position, so pad both alike."
+        )
+
+
+def _check_attended(value: Tensor, part: Tensor, edit: Mean, site: Site, run: Run) -> None:
+    """See that a mean pattern pays nothing to what is padding in the run."""
+    offset = run.offset if site.stack == "decoder" else 0
+    queries = run.tokens(site.stack, len(part), offset, part.shape[-2])
+    keys = run.tokens(keys_of(site), len(part), 0, part.shape[-1])
+    if keys is None:
+        return
+    square = value if value.ndim == 3 else value.abs().amax(1)
+    paid = (square != 0) & ~keys.to(value.device)[:, None]
+    paid = paid if queries is None else paid & queries.to(value.device)[:, :, None]
+    if bool(paid.any()):
+        position = int(paid.any(1).any(0).int().argmax())
+        raise InvalidInput(
+            f"{edit}: the mean pays attention to position {position}, which is padding in a row of the run: take the "
+            "mean over rows that are padded alike."
+        )
 
 
 def _known(value: Tensor, axis: int, start: int, edit: Edit, site: Site, run: Run) -> Tensor:
@@ -229,43 +288,59 @@ class Cut:
 
     def __call__(self, part: Tensor) -> Tensor | None:
         self.ran = True
-        offset = self.run.offset if self.site.stack == "decoder" else 0
-        grows = (self.site.stack, self.site.kind) == ("decoder", "self")
-        queries = self._here("query", part.shape[-2], offset, self.site.stack == "decoder", part)
-        keys = self._here("key", part.shape[-1], 0, grows, part)
-        if not len(queries) or not len(keys):
+        stack, rows = self.site.stack, len(part)
+        offset = self.run.offset if stack == "decoder" else 0
+        grows = (stack, self.site.kind) == ("decoder", "self")
+        looking = self.run.tokens(stack, rows, offset, part.shape[-2])
+        seen = self.run.tokens(keys_of(self.site), rows, 0, part.shape[-1])
+        queries = self._here("query", part.shape[-2], offset, stack == "decoder", looking).to(part.device)
+        keys = self._here("key", part.shape[-1], 0, grows, seen).to(part.device)
+        cut = queries[:, :, None] & keys[:, None]
+        if not bool(cut.any()):
             return None
-        value = part.clone()
         if not self.edit.renormalise:
-            value[:, queries[:, None], keys] = 0
-            return value
-        # Padding of a decoder alone sees no key at all: there is nothing to cut.
-        cut = value[:, queries].index_fill(-1, keys, -torch.inf)
-        looks = self._seen(value[:, queries])
-        if not bool((self._seen(cut) | ~looks).all()):
+            return part.masked_fill(cut, 0)
+        # Padding of a decoder alone may see no key at all: there is nothing to cut.
+        looks = self._seen(part)
+        made = part.masked_fill(cut & looks, -torch.inf)
+        blind = looks & ~self._seen(made)
+        if bool((blind if looking is None else blind & looking.to(part.device)[:, :, None]).any()):
             raise InvalidInput(
                 f"{self.edit}: a query is left without any key, so there is nothing to renormalise: give fewer keys, "
                 "or renormalise=False."
             )
-        value[:, queries] = torch.where(looks, cut, value[:, queries])
-        return value
+        # What padding looks at is read by nobody, but must be a number.
+        return torch.where(blind, part, made)
 
     @staticmethod
     def _seen(scores: Tensor) -> Tensor:
         """Whether a query has a key: masked ones have the lowest finite score, which a softmax of them alone shows."""
         return scores.amax(-1, keepdim=True) > torch.finfo(scores.dtype).min / 2
 
-    def _here(self, name: str, length: int, offset: int, grows: bool, part: Tensor) -> Tensor:
-        """The asked positions as indices into the step's own."""
+    def _here(self, name: str, length: int, offset: int, grows: bool, shown: Tensor | None) -> Tensor:
+        """Which of the step's own positions are asked for, `[row, pos]`, or `[1, pos]` of all rows alike."""
         asked = cast(tuple[int, ...] | None, getattr(self.edit, name))
+        shown = torch.ones(1, length, dtype=torch.bool) if shown is None else shown.cpu()
         if asked is None:
-            return torch.arange(length, device=part.device)
-        places = {p: p + length if p < 0 else p - offset for p in asked}
-        inside = {p: index for p, index in places.items() if 0 <= index < length}
-        if not grows and len(inside) < len(asked):
+            return torch.ones(1, length, dtype=torch.bool)
+        found, outside, counted = torch.zeros_like(shown), set[int](), shown.long().cumsum(1)
+        for position in asked:
+            # From the end it is a row's own tokens that count.
+            wanted = counted[:, -1:] + 1 + position
+            at = torch.arange(length)[None] == position - offset if position >= 0 else (counted == wanted) & shown
+            if position < 0 and bool((wanted < 1).any()) and bool((wanted >= 1).any()):
+                raise InvalidInput(
+                    f"{self.edit}: some rows hold fewer tokens than {name}={position} counts, the rest is padding: "
+                    "choose a position that all rows have."
+                )
+            found |= at
+            if bool((at & shown).any()):
+                self.left[name].discard(position)
+            elif not bool(at.any()):
+                outside.add(position)
+        if not grows and outside:
             raise InvalidInput(
-                f"{self.edit}: {self.site.stack} has {length} positions there, so {name} "
-                f"{sorted(set(asked) - set(inside))} is outside the sequence."
+                f"{self.edit}: {self.site.stack} has {length} positions there, so {name} {sorted(outside)} is outside "
+                "the sequence."
             )
-        self.left[name] -= set(inside)
-        return torch.tensor(sorted(inside.values()), device=part.device, dtype=torch.long)
+        return found

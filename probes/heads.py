@@ -17,7 +17,7 @@ from interp import InvalidInput, Model, capture
 from interp.model import as_model
 from interp.results import HeadScores, over_rows, provenance
 from probes.sequences import RepeatedSequences, sequences_for
-from probes.stimuli import NARROW
+from probes.stimuli import NARROW, check_tokens
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,15 @@ def self_attention(model: Model) -> list[str]:
 
 
 def token_patterns(model: Model, stimulus: RepeatedSequences, site: str) -> Tensor:
-    """Patterns among the repeated tokens alone, `[layer, batch, head, query, key]`."""
+    """Patterns among the repeated tokens alone, `[layer, batch, head, query, key]`.
+
+    Raises:
+        InvalidInput: a row is padded among them.
+    """
+    stack, places = model.kind(site)[0], stimulus.places(model.kind(site)[0])
+    check_tokens(stimulus, stack, range(places.start, places.stop), "a repeated token")
     cache = capture(model, stimulus, f"{site}.*.pattern")
-    tokens = stimulus.places(model.kind(site)[0])
-    return torch.stack([pattern[:, :, tokens, tokens] for pattern in cache.values()])
+    return torch.stack([pattern[:, :, places, places] for pattern in cache.values()])
 
 
 def score(

@@ -76,7 +76,10 @@ class Pair:
     @property
     def changed(self) -> dict[str, tuple[int, ...]]:
         """The positions at which the two differ in any row, of `encoder`, where there is one, and `decoder`."""
-        differ = {stack: self.clean.ids(stack) != self.corrupt.ids(stack) for stack in stacks_of(self.clean)}
+        differ = {
+            stack: (self.clean.ids(stack) != self.corrupt.ids(stack)) & self.clean.mask(stack).bool()
+            for stack in stacks_of(self.clean)
+        }
         return {stack: tuple(map(int, where.any(0).nonzero()[:, 0])) for stack, where in differ.items()}
 
 
@@ -104,8 +107,8 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
         The pair; `target` is the continuation, `against` the token that then follows, never the same.
 
     Raises:
-        InvalidInput: a batch that does not know its sequences, a row in which a token is there twice, or fewer than
-            two tokens after the query's in a repetition.
+        InvalidInput: a batch that does not know its sequences or is padded, a row in which a token is there twice, or
+            fewer than two tokens after the query's in a repetition.
     """
     after, rng = _after(batch, "shuffled_occurrences"), np.random.default_rng(whole("seed", seed, 0))
     keys = rng.random((len(batch), after.shape[1]))
@@ -155,14 +158,15 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
     """
     tokens, by = stimulus_of(batch, "shifted_values"), whole("by", by, -ALL_VALUES[1])
     every: dict[Stack, Tensor] = {stack: tokens.ids(stack) for stack in stacks_of(tokens)}
-    values = torch.cat([ids[ids >= N_SPECIAL] for ids in every.values()])
+    stays = {stack: (ids < N_SPECIAL) | (tokens.mask(stack) == 0) for stack, ids in every.items()}
+    values = torch.cat([ids[~stays[stack]] for stack, ids in every.items()])
     low, high = int(values.min()), int(values.max())
     if not by or low + by < ALL_VALUES[0] or high + by > ALL_VALUES[1]:
         raise InvalidInput(
             f"by={by} moves tokens {low}-{high} to {low + by}-{high + by}: value tokens are {ALL_VALUES[0]}-"
             f"{ALL_VALUES[1]}. Choose {ALL_VALUES[0] - low} to {ALL_VALUES[1] - high}, and not 0."
         )
-    moved: dict[Stack, Tensor] = {stack: torch.where(ids < N_SPECIAL, ids, ids + by) for stack, ids in every.items()}
+    moved: dict[Stack, Tensor] = {stack: torch.where(stays[stack], ids, ids + by) for stack, ids in every.items()}
     return _pair("shifted_values", tokens, moved, {"by": by})
 
 
@@ -219,6 +223,11 @@ def _after(batch: Any, what: str) -> Ids:
     """The positions after the query's token in each repetition, `[repetition, pos]`."""
     tokens = stimulus_of(batch, what)
     known = tokens.parameters
+    if not all(bool(tokens.mask(stack).all()) for stack in stacks_of(tokens)):
+        raise InvalidInput(
+            f"{what}: the batch is padded, and where its sequences are follows from how it was made: make the pair of "
+            "the batch without padding, and pad both."
+        )
     if missing := sorted({"sequence_length", "num_unique_sequences", "prefix"} - set(known)):
         raise InvalidInput(f"{what}: the batch's parameters have no {', '.join(missing)}: make it with {MAKE}.")
     length, start = known["sequence_length"] * known["num_unique_sequences"], known["prefix"]

@@ -1,5 +1,6 @@
 """What the probes feed a model: repeated random tokens that know where they repeat."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
 from interp.inputs import whole
+from interp.names import Stack
 from interp.zoo.series import NARROW
 
 EOS, START = 1, 0
@@ -35,6 +37,30 @@ class RepeatedTokens(Batch):
     continuation: Int[Tensor, " batch"]
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def check_occurrences(self) -> None:
+        """See that all rows have a token at each earlier occurrence and after it.
+
+        Raises:
+            InvalidInput: a row is padded there.
+        """
+        places = {place + after for place in self.occurrences for after in (0, 1)}
+        check_tokens(self, "encoder" if self.has_encoder else "decoder", sorted(places), "an earlier occurrence")
+
+
+def check_tokens(batch: Batch, stack: Stack, positions: Sequence[int], what: str) -> None:
+    """See that all rows have a token at the positions that a stimulus speaks of.
+
+    Raises:
+        InvalidInput: a row is padded there.
+    """
+    mask = batch.mask(stack)
+    padded = [place for place in positions if -mask.shape[1] <= place < mask.shape[1] and not mask[:, place].all()]
+    if padded:
+        raise InvalidInput(
+            f"{what} is at {stack} position {padded[0]}, which is padding in a row: the stimulus' positions hold for "
+            "all rows. Pad elsewhere, and move the positions with the tokens."
+        )
+
 
 def context_site(model: Model) -> str:
     """The kind of attention that reads the past: `decoder.cross`, or `decoder.self` without an encoder."""
@@ -45,12 +71,13 @@ def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
     """The batch, if it knows its query and continuation.
 
     Raises:
-        InvalidInput: it does not.
+        InvalidInput: it does not, or a row is padded at the query.
     """
     if not isinstance(batch, RepeatedTokens):
         raise InvalidInput(
             f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
         )
+    check_tokens(batch, "decoder", [batch.query], "the query")
     return batch
 
 

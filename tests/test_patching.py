@@ -217,7 +217,8 @@ def plain(model: interp.Model, batch: Batch) -> Floats:
 
 
 def relative(found: Floats, wanted: Floats) -> float:
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    """The largest difference where there is no padding, for which a result has no number."""
+    return float(np.nanmax(np.abs(found - wanted)) / np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("of", ["z", "q", "k", "v", "pattern"])
@@ -306,7 +307,8 @@ def test_masked_positions_and_later_ones_carry_nothing(double: interp.Model) -> 
         double, clean, corrupt, first, ["encoder.0.resid_post", "decoder.0.resid_pre"], progress=False
     )
     effects = np.abs(found.effects)
-    assert effects[0, :2, 1].max() < 1e-12 < 1e-6 < effects[0, 2:, 1].min(), "row 1 has two masked positions"
+    assert np.isnan(effects[0, :2, 1]).all(), "row 1 has two masked positions"
+    assert effects[0, 2:, 1].min() > 1e-6
     assert effects[0, :2, 0].min() > 1e-6
     assert effects[1, 2:4].max() < 1e-12 < 1e-6 < effects[1, :2].min(), "the metric reads position 1"
 
@@ -442,7 +444,8 @@ def test_the_formulas_of_the_result(double: interp.Model, tmp_path: Path) -> Non
     )
     table = where.to_frame()
     assert list(table["site"]) == ["encoder.0.resid_post"] * 6 + ["decoder.0.resid_post"] * 4
-    assert not table.isna().to_numpy().any()
+    # Two rows are left where the third is padded, which give no interval.
+    assert not table[table["position"] >= 2].isna().to_numpy().any()
     np.testing.assert_allclose(table["effect"][6:], where.effects.mean(-1)[1, :4])
     # What is not there takes no part in the false discovery rate.
     np.testing.assert_allclose(table["q"], q_values(table["p"].to_numpy()))

@@ -11,13 +11,13 @@ from probes.patterns import AttentionCurves, AttentionPatterns
 from probes.plots.style import SCALE, short, styled
 
 
-def _axis(tokens: tuple[int, ...] | None, values: Floats | None, size: int, as_ids: bool) -> list[str]:
+def _axis(tokens: tuple[int | None, ...] | None, values: Floats | None, size: int, as_ids: bool) -> list[str]:
     """Tick texts of one axis: position, and the value or the special token there."""
     if tokens is None:
         return [str(i) for i in range(size)]
     if as_ids or values is None:
-        return [str(token) for token in tokens]
-    special = {0: "start", 1: "EOS"}
+        return ["padding" if token is None else str(token) for token in tokens]
+    special = {0: "start", 1: "EOS", None: "padding"}
     return [
         special.get(token, f"{value:.2f}") if np.isnan(value) else f"{value:.2f}"
         for token, value in zip(tokens, values, strict=True)
