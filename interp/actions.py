@@ -188,6 +188,7 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         axes = {-2: site.stack == "decoder", -1: (site.stack, site.kind) == ("decoder", "self")}
     else:
         axes = {1: not in_encoder_positions(site)}
+    starts = dict[int, int]()
     for axis, grows in axes.items():
         wanted, there = part.shape[axis], value.shape[axis]
         # The keys of the decoder's own attention are all that came so far; the logits may be of the last ones alone.
@@ -202,14 +203,16 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         value = value.narrow(axis, start, wanted)
         if axis != -1 and bool(value.isnan().any()):
             value = _known(value, axis, start, edit, site, run)
-        if isinstance(edit, Resample):
-            _check_tokens(edit, keys_of(site) if axis == -1 else _positions_of(site), axis, start, part, run)
+        starts[axis] = start
     rows = len(part)
     inputs = run.inputs_of(rows, len(value))
     if len(value) not in (1, inputs):
         raise InvalidInput(
             f"{edit}: the reference has {len(value)} rows and the run {inputs}: give as many, or one for all."
         )
+    for axis, start in starts.items() if isinstance(edit, Resample) else ():
+        stack = keys_of(site) if axis == -1 else _positions_of(site)
+        _check_tokens(cast(Resample, edit), stack, axis, start, part, run)
     if len(value) > 1:
         value = value.repeat_interleave(rows // inputs, 0)
     if isinstance(edit, Mean) and site.name == "pattern":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,13 @@ def test_every_site_is_live(either: interp.Model, either_batch: Batch) -> None:
         # The same for all keys falls out of the softmax.
         assert site.name == "scores" or not torch.allclose(found["decoder.logits"], clean["decoder.logits"]), site
         added = value[:, None, None] if site.name in ("scores", "pattern") else value
+        if site.name == "pattern":  # padding gets no attention
+            added = (
+                added
+                * either_batch.mask("encoder" if "encoder" in str(site) or site.kind == "cross" else "decoder")[
+                    :, None, None
+                ]
+            )
         torch.testing.assert_close(found[site], clean[site] + added)
     for at in either.layers():
         with interp.edited(either, Knockout(f"{at}.1", query=-1, key=1)):
@@ -330,8 +338,11 @@ def test_means_by_position_do_not_count_padding(causal: interp.Model) -> None:
         found = read(causal, batch, "decoder.1.resid_pre")
     wanted = ((stream * weights).sum(0) / weights.sum(0)).float()
     torch.testing.assert_close(found, wanted.expand_as(found))
+    full = batch.rows(torch.tensor([0, 2]))
     with interp.edited(causal, Mean("decoder.self.1.pattern", batch, by_position=True)):
-        found = read(causal, batch, "decoder.self.1.pattern")
+        found = read(causal, full, "decoder.self.1.pattern")
+        with pytest.raises(InvalidInput, match="pays attention to position 0, which is padding in a row of the run"):
+            read(causal, batch, "decoder.self.1.pattern")
     weights = shown[:, None, :, None].double()
     wanted = ((pattern * weights).sum(0) / weights.sum(0)).float()
     torch.testing.assert_close(found, wanted.expand_as(found))
@@ -413,8 +424,14 @@ def test_resampling_matches_rows_when_predict_multiplies_them(either: interp.Mod
     places = [at, "decoder.logits", "decoder.0.resid_mid"] + [first] * either.family.has_encoder
     with interp.edited(either, [Resample(place, source) for place in places]):
         assert torch.equal(run(), clean)
-    with interp.edited(either, Resample(at, Batch.from_series(either, contexts.flip(0)))):
+    with interp.edited(either, Resample(at, Batch.from_series(either, -contexts))):
         assert not torch.equal(run(), clean)
+    if not either.family.has_encoder:  # in an encoder-decoder it is the encoder that is padded, which z is not of
+        with (
+            pytest.raises(InvalidInput, match="decoder position 0 is padding in a row of the source or of the run"),
+            interp.edited(either, Resample(at, Batch.from_series(either, contexts.flip(0)))),
+        ):
+            run()
 
 
 @pytest.mark.parametrize(
@@ -433,7 +450,9 @@ def test_positions_in_generation_are_those_of_the_whole_sequence(
     else:
         mask = torch.cat([inputs["attention_mask"], torch.ones(4, 4, dtype=torch.long)], 1)
         whole = Batch(decoder_input_ids=greedy, decoder_attention_mask=mask)
-    other = whole.rows(torch.tensor([1, 0, 3, 2]))
+    stack = "encoder" if either.family.has_encoder else "decoder"
+    ids = whole.ids(stack)[[1, 0, 3, 2]]  # padded as they are: what stands there is matched position by position
+    other = replace(whole, **{"input_ids" if stack == "encoder" else "decoder_input_ids": ids})
     with interp.edited(either, Resample(site, whole)):
         steps = _greedy(either, either_batch, 4, use_cache=cache)
     torch.testing.assert_close(steps, _greedy(either, either_batch, 4, use_cache=cache), atol=1e-4, rtol=1e-4)
@@ -499,7 +518,8 @@ def test_rows_that_differ_in_their_padding_alone_are_other_inputs(causal: interp
     mask[1, :3] = 0
     source = Batch(decoder_input_ids=ids[:2], decoder_attention_mask=mask[:2])
     with interp.edited(causal, Resample("decoder.self.1", source)):
-        logits(causal, Batch(decoder_input_ids=ids))
+        with pytest.raises(InvalidInput, match="decoder position 0 is padding in a row of the source"):
+            logits(causal, Batch(decoder_input_ids=ids))
         with pytest.raises(InvalidInput, match="2 rows and the run 4"):
             logits(causal, Batch(decoder_input_ids=ids, decoder_attention_mask=mask))
 
