@@ -33,7 +33,7 @@ from interp.editing import check_unhooked, edited
 from interp.edits import Resample, Target, as_address
 from interp.folded import clean_run
 from interp.model import as_model
-from interp.names import LAYER_SITES, STACK_SITES, Site
+from interp.names import LAYER_SITES, STACK_SITES, Site, Stack
 from interp.results import Floats, frozen, provenance
 from probes.pairs import stacks_of
 
@@ -136,7 +136,7 @@ def patch_positions(
     )
     values = np.full((len(cells), max(map(len, cells)), len(clean)), np.nan)
     for padded, found, site in zip(values, cells, chosen, strict=True):
-        hidden = clean.mask(stack_of(site)).T.cpu().numpy() == 0
+        hidden = clean.mask(cast(Stack, stack_of(site))).T.cpu().numpy() == 0
         padded[: len(found)] = np.where(hidden, np.nan, found)
     tokens = {
         stack: [batch.ids(stack).double().masked_fill(batch.mask(stack) == 0, torch.nan) for batch in (clean, corrupt)]

@@ -450,9 +450,10 @@ def test_positions_in_generation_are_those_of_the_whole_sequence(
     else:
         mask = torch.cat([inputs["attention_mask"], torch.ones(4, 4, dtype=torch.long)], 1)
         whole = Batch(decoder_input_ids=greedy, decoder_attention_mask=mask)
-    stack = "encoder" if either.family.has_encoder else "decoder"
-    ids = whole.ids(stack)[[1, 0, 3, 2]]  # padded as they are: what stands there is matched position by position
-    other = replace(whole, **{"input_ids" if stack == "encoder" else "decoder_input_ids": ids})
+    order = torch.tensor([1, 0, 3, 2])
+    # A decoder alone is padded as it is: rows are matched position by position.
+    alone = replace(whole, decoder_input_ids=whole.decoder_input_ids[order])
+    other = whole.rows(order) if either.family.has_encoder else alone
     with interp.edited(either, Resample(site, whole)):
         steps = _greedy(either, either_batch, 4, use_cache=cache)
     torch.testing.assert_close(steps, _greedy(either, either_batch, 4, use_cache=cache), atol=1e-4, rtol=1e-4)
@@ -517,11 +518,12 @@ def test_rows_that_differ_in_their_padding_alone_are_other_inputs(causal: interp
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
     source = Batch(decoder_input_ids=ids[:2], decoder_attention_mask=mask[:2])
-    with interp.edited(causal, Resample("decoder.self.1", source)):
-        with pytest.raises(InvalidInput, match="decoder position 0 is padding in a row of the source"):
-            logits(causal, Batch(decoder_input_ids=ids))
-        with pytest.raises(InvalidInput, match="2 rows and the run 4"):
-            logits(causal, Batch(decoder_input_ids=ids, decoder_attention_mask=mask))
+    for run, match in (
+        (Batch(decoder_input_ids=ids), "decoder position 0 is padding in a row of the source"),
+        (Batch(decoder_input_ids=ids, decoder_attention_mask=mask), "2 rows and the run 4"),
+    ):
+        with pytest.raises(InvalidInput, match=match), interp.edited(causal, Resample("decoder.self.1", source)):
+            logits(causal, run)
 
 
 def test_an_interrupt_while_hooks_are_put_on(either: interp.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,10 @@ def repeats(rows: Rows) -> probes.RepeatedTokens:
     stack = "encoder" if rows.encoder else "decoder"
     ids = tokens.ids(cast(Any, stack))
     cut = {"left": 0, "right": ids.shape[1], "middle": 3}[rows.side]
-    moved = lambda place: place + 5 * (place >= cut)  # noqa: E731
+
+    def moved(place: int) -> int:
+        return place + 5 * (place >= cut)
+
     parts = ids[:, :cut], torch.full((3, 5), rows.fill), ids[:, cut:]
     shown = [torch.ones_like(part) * (i != 1) for i, part in enumerate(parts)]
     named = ("input_ids", "attention_mask") if rows.encoder else ("decoder_input_ids", "decoder_attention_mask")
@@ -142,7 +145,7 @@ def captured(model: Model, batch: Batch) -> Any:
     return at_tokens(batch, interp.capture(model, batch, sites))
 
 
-def within(edits: Any) -> Callable[[Model, Batch, Batch], Any]:
+def within(edits: Callable[[Model, Batch, Batch], Any]) -> Callable[[Model, Batch, Batch], Any]:
     """What the model puts out under edits, made of the batch and of another one that is padded alike."""
 
     def case(model: Model, batch: Batch, other: Batch) -> Any:
