@@ -1,14 +1,17 @@
 # make demo   the induction mosaic of the bundled model, from a fresh clone
-# make test   the whole test suite
+# make test   the whole test suite, with the versions of constraints.txt
+# make test-oldest, make test-newest   the same with the oldest versions that pyproject.toml allows, and with the newest
+# make versions   the tests of what hangs on other packages, with the oldest and with the newest versions
 # make lint   ruff and pyright
 # make bench  what is timed, as ratios
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/$(INSTALL) --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-oldest test-newest versions lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m probes mosaic --model pico-t5 --out induction_mosaic.html
@@ -16,6 +19,13 @@ demo: $(VENV)/.demo
 # Two processes of one thread each: most tests are too small for more threads to help.
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-oldest test-newest: test-%: .venv-%/.test
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -n 2 --dist loadfile
+
+versions: .venv-oldest/.test .venv-newest/.test
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m 'versions and not long'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist loadfile -m 'versions and not long'
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
@@ -45,5 +55,19 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.demo $(VENV)/.test
 
+.venv-oldest/.test: constraints-oldest.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/$(INSTALL) --constraint constraints-oldest.txt "$$(grep '^torch==' constraints-oldest.txt)"
+	.venv-oldest/bin/$(INSTALL) --constraint constraints-oldest.txt --editable '.[test]'
+	touch $@
+
+# torch alone is held: the rest is what the index has today. `make clean` first takes what is newer than the last time.
+.venv-newest/.test: constraints.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv-newest
+	grep '^torch==' constraints.txt > .venv-newest/torch.txt
+	.venv-newest/bin/$(INSTALL) --constraint .venv-newest/torch.txt torch
+	.venv-newest/bin/$(INSTALL) --constraint .venv-newest/torch.txt --editable '.[test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info

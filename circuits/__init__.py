@@ -4,7 +4,7 @@ from circuits import plots
 from circuits.ablation import ablation_curve, layer_effects
 from circuits.attribution import DirectAttribution, direct_attribution, direct_value_attribution
 from circuits.candidates import InductionCandidate, InductionCandidates, induction_candidates
-from circuits.composition import composition_scores, cursive_composition
+from circuits.composition import composition_scores, cursive_composition, largest_by_chance
 from circuits.composition_scores import CompositionScores
 from circuits.controls import Controls, random_controls
 from circuits.copying import copying_scores
@@ -82,6 +82,7 @@ __all__ = [
     "head_effects",
     "head_summary",
     "induction_candidates",
+    "largest_by_chance",
     "layer_effects",
     "log_prob",
     "logit_difference",

@@ -168,7 +168,7 @@ def discover(
     out: Out = Path("out"),
     pair: Of = "another_sequence",
     edges: Annotated[int, typer.Option(help="How many are wanted.")] = 40,
-    controls: Annotated[int, typer.Option(help="Random circuits of either kind.")] = 20,
+    controls: Annotated[int, typer.Option(help="Random circuits of each kind.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Rows it is found on, and as many others it is tested on.")] = 30,
     seed: Annotated[int, typer.Option(help="The circuit is found on this seed and tested on the next.")] = 0,
     dtype: Weights = Dtype.float32,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from utilsforecast.losses import mase, scaled_crps
@@ -98,8 +97,3 @@ def seasonal_scale(contexts: Floats, season: int) -> Floats:
 def quantiles(samples: Floats) -> Floats:
     """Quantile forecasts at `QUANTILES` of samples `[..., sample, step]`, `[..., quantile, step]`."""
     return np.moveaxis(np.quantile(samples, QUANTILES, axis=-2), 0, -2)
-
-
-def centers(model_centers: Tensor) -> Tensor:
-    """The value of each value token in order: Chronos reads the lowest two tokens as one value."""
-    return torch.cat([model_centers[:1], model_centers])

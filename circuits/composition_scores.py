@@ -14,7 +14,7 @@ from safetensors.numpy import save as to_bytes
 from circuits.edges import WIRES, Edge, Edges, Pair, ScoredEdge, check_pair
 from interp import DamagedFile, Head, InvalidInput, MissingFile, WrongVersion
 from interp.files import write_bytes
-from interp.inputs import whole
+from interp.inputs import number, whole
 from interp.names import as_head, parse_kind
 from interp.results import Floats, frozen
 
@@ -111,7 +111,8 @@ class CompositionScores:
         Args:
             n: how many, at most.
             by: `z`, which allows for each pair's own spread under chance; `excess` and `raw`, which have one order,
-                favour heads of low rank, whose spread is wide.
+                favour heads of low rank, whose spread is wide. A z of 3 or 5 is no discovery by itself: see
+                `discoveries`.
             pairs: such as `[("encoder.self", "decoder.cross", "K")]`; all by default.
 
         Returns:
@@ -130,6 +131,31 @@ class CompositionScores:
                 found.append((float(table[at]), pair, at))
         found.sort(key=lambda cell: -cell[0])
         return Edges(tuple(self._scored(pair, at) for _, pair, at in found[:n]), self.provenance["digest"])
+
+    def discoveries(self, largest: Floats, level: float = 0.05) -> Edges:
+        """The edges whose z is beyond that of random wiring, all pairs of the model taken together.
+
+        Args:
+            largest: what `circuits.largest_by_chance` gave for this model, with norms folded as here.
+            level: how often any edge of a model with random wiring would be among them, at most. It cannot be under
+                1 / (1 + draws).
+
+        Returns:
+            The edges, strongest first, whose p is the level at most: (1 + the number of draws with as large a z) /
+            (1 + draws).
+
+        Raises:
+            InvalidInput: too few draws for the level.
+        """
+        draws = np.sort(np.asarray(largest, dtype=np.float64).ravel())
+        beaten = int(number("level", level) * (1 + len(draws)) + 1e-9) - 1
+        if beaten < 0:
+            need = int(np.ceil(1 / level)) - 1 if level > 0 else 0
+            how = f"give {need} draws or more" if need else "give a level over 0"
+            raise InvalidInput(f"level={level:g} of {len(draws)} draws: p cannot be under 1 / (1 + draws): {how}.")
+        found = self.top(max(self.n_pairs, 1))
+        threshold = draws[::-1][beaten] if beaten < len(draws) else -np.inf
+        return Edges(tuple(edge for edge in found if edge.z > threshold), found.digest)
 
     def _pairs(self, given: Any) -> list[Pair]:
         try:

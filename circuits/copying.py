@@ -13,7 +13,6 @@ Source: Olsson et al. 2022, "In-context Learning and Induction Heads", appendix 
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, Model, capture
@@ -22,8 +21,8 @@ from interp.model import as_model
 from interp.names import AttentionLayer, Stack
 from interp.results import HeadScores, over_rows, provenance
 from interp.weights import projection, unembedding
-from probes import NARROW, random_tokens
-from probes.stimuli import EOS, START
+from probes import random_tokens
+from probes.stimuli import stacked, token_range, tokens_for, unusual_tokens
 
 STACK: Stack = "decoder"
 """What encoder heads write has no path to the logits of its own."""
@@ -35,7 +34,7 @@ def copying_scores(
     *,
     sequence_length: int = 25,
     batch_size: int = 20,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """How much what each decoder head writes of a token raises that very token.
@@ -44,7 +43,7 @@ def copying_scores(
         model: the model.
         sequence_length: random tokens in a row, all different: n.
         batch_size: rows.
-        vocab_range: the ids to draw from, both included.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
         seed: of the tokens.
 
     Returns:
@@ -61,12 +60,15 @@ def copying_scores(
     as_model(model)
     n = whole("sequence_length", sequence_length, 2)
     rng = np.random.default_rng(whole("seed", seed, 0))
-    tokens = random_tokens(rng, whole("batch_size", batch_size, 1), n, vocab_range, min_gap=1)
-    batch = _batch(tokens, model.family.has_encoder)
+    vocabulary, encoder = tokens_for(model, None)
+    among = token_range(vocab_range, vocabulary)
+    tokens = random_tokens(rng, whole("batch_size", batch_size, 1), n, among, min_gap=1, model=model)
+    stacks = stacked(tokens, tokens, vocabulary) if encoder else {"decoder_input_ids": torch.from_numpy(tokens)}
+    batch = Batch(**stacks, vocabulary=vocabulary)
     model.check(batch)
     ids = torch.from_numpy(tokens).to(model.device)
-    parameters = {"sequence_length": n, "batch_size": batch_size, "vocab_range": list(vocab_range), "seed": seed}
-    source = provenance(model, name="copying_scores", **parameters)
+    parameters = {"sequence_length": n, "batch_size": batch_size, "vocab_range": [*among], "seed": seed}
+    source = provenance(model, name="copying_scores", **parameters, **unusual_tokens(vocabulary, encoder))
     scores: dict[str, HeadScores] = {}
     for site in [f"{stack}.{kind}" for stack, kind in model.family.kinds if stack == STACK]:
         ratio = torch.stack([_ratios(model, batch, ids, at) for at in model.layers(site)])
@@ -76,17 +78,6 @@ def copying_scores(
         ):
             scores[f"{site}.{name}"] = over_rows(name, site, rows, source)
     return scores
-
-
-def _batch(tokens: NDArray[np.int64], encoder: bool) -> Batch:
-    """The tokens in both stacks with their special tokens, or alone in one row."""
-    if not encoder:
-        return Batch(decoder_input_ids=torch.from_numpy(tokens))
-    end, start = (np.full((len(tokens), 1), token) for token in (EOS, START))
-    return Batch(
-        input_ids=torch.from_numpy(np.concatenate([tokens, end], axis=1)),
-        decoder_input_ids=torch.from_numpy(np.concatenate([start, tokens], axis=1)),
-    )
 
 
 def _ratios(model: Model, batch: Batch, ids: Tensor, at: AttentionLayer) -> Tensor:

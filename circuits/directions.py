@@ -32,7 +32,7 @@ from interp.results import Floats
 from interp.weights import unembedding, unembedding_bias
 from probes.pairs import stacks_of
 from probes.series import SeriesBatch
-from probes.stimuli import N_SPECIAL, RepeatedTokens
+from probes.stimuli import RepeatedTokens
 
 NODES, MOST_NODES, CLOSED = 32, 512, 1e-10
 """Of the Gauss-Legendre quadrature: doubled until the sum closes to this share of the largest bin."""
@@ -147,9 +147,10 @@ def direction(
     # What padding would be continued by must not decide anything, not even whether a path can be followed.
     exact = logits.double().masked_fill(~shown[..., None], 0.0).cpu()
     if asked.target is None:
-        weights, total = value_weights(exact, bin_centers(model))
-        values = slice(N_SPECIAL, N_SPECIAL + weights.shape[-1])
-        vectors, shift = weights.to(W_U) @ W_U[:, values].T, weights.to(b_U) @ b_U[values]
+        vocabulary = model.vocabulary
+        weights, total = value_weights(vocabulary.value_logits(exact), bin_centers(model))
+        vectors = weights.to(W_U) @ vocabulary.value_logits(W_U).T
+        shift = weights.to(b_U) @ vocabulary.value_logits(b_U)
     else:
         vectors, total = _columns(W_U, asked.target), _picked(exact, asked.target)
         shift = b_U[asked.target.to(b_U.device)]
@@ -172,13 +173,13 @@ def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Fl
 
 
 def value_weights(
-    logits: Float[Tensor, "*pos token"], centers: Float[Tensor, " value"]
+    logits: Float[Tensor, "*pos value"], centers: Float[Tensor, " value"]
 ) -> tuple[Float[Tensor, "*pos value"], Float[Tensor, "*pos"]]:
     """What each value token's logit counts for in the expected value, along the straight path of the logits.
 
     Args:
-        logits: of all tokens, in float64.
-        centers: of the value tokens, the first of which is N_SPECIAL.
+        logits: of the value tokens, in float64.
+        centers: of the value tokens.
 
     Returns:
         The weights, and the expected value minus the mean of the bins, which is the logits times the weights.
@@ -186,9 +187,8 @@ def value_weights(
     Raises:
         InvalidInput: the sum does not close with the most nodes: logits hundreds of nats apart.
     """
-    values = logits[..., N_SPECIAL : N_SPECIAL + len(centers)]
     # Any constant may be taken off, and the largest logit is the one that rounding should not touch.
-    values = values - values.amax(-1, keepdim=True)
+    values = logits - logits.amax(-1, keepdim=True)
     total = values.softmax(-1) @ centers - centers.mean()
     nodes = NODES
     while True:

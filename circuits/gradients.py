@@ -15,9 +15,9 @@ from torch import Tensor
 from circuits.metrics import Metric, measured, metric_name
 from circuits.nodes import EMBEDDINGS
 from interp import Batch, Cache, InvalidInput, Model, Site
-from interp.actions import keys_of
 from interp.capture import by_head, trace
 from interp.families import Point, part_of
+from interp.knockouts import keys_of
 from interp.model import as_model
 from interp.names import Stack
 from interp.scopes import entered

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from chronos import ChronosPipeline
 from torch import Tensor
 
 from circuits.directions import check_run, last_stream, positions_tokens, stimulus_parameters
@@ -114,7 +113,7 @@ def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> L
     assert points[-1] == last_stream(model)
     final = _distribution(cache["decoder.logits"])
     rows, size = batch.decoder_input_ids.shape
-    value = expected_value(model) if isinstance(model.source, ChronosPipeline) else None
+    value = expected_value(model) if model.tokens_are_values else None
     found: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "expected_value", "likeliest", "kl", "log_prob")}
     for point in points:
         logits = model.unembed(last_norm(model, "decoder", cache[point]))

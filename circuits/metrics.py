@@ -7,21 +7,21 @@ logits that are NaN at padding, so that one that reads it is found out.
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from chronos import MeanScaleUniformBins
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.accuracy import centers
-from interp import Batch, InvalidInput, Model
+from interp import Batch, InvalidInput, Model, UnclearGap
 from interp.masks import row_positions
 from interp.model import as_model
+from interp.results import Floats
+from interp.statistics import interval
 from probes.pairs import check_aligned, token_ids
-from probes.stimuli import N_SPECIAL
 
 Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
 """From logits to a number per row."""
@@ -115,19 +115,18 @@ def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
 
     Source: Ansari et al. 2024, "Chronos" (tokens are bins of the scaled value).
     """
-    values = bin_centers(model)
+    vocabulary, values = model.vocabulary, bin_centers(model)
 
     def of(logits: Tensor) -> Tensor:
-        bins = logits[:, N_SPECIAL : N_SPECIAL + len(values)]
+        bins = vocabulary.value_logits(logits)
         return bins.softmax(-1) @ values.to(bins)
 
     return NamedMetric("expected_value", of, position)
 
 
 def bin_centers(model: Model) -> Float[Tensor, " token"]:
-    """The scaled values of the tokens from the first that is no special one on, in float64."""
-    tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
-    return centers(tokenizer.centers.double())
+    """The scaled values of the value tokens in order, in float64."""
+    return model.vocabulary.values.double()
 
 
 def _picked(values: Tensor, ids: Tensor) -> Tensor:
@@ -226,4 +225,21 @@ def check_moves(metric: Metric, clean: Tensor, corrupt: Tensor) -> None:
         raise InvalidInput(
             f"the metric {metric_name(metric)} does not move: its mean is {float(clean.mean()):.4g} on clean and "
             f"{float(corrupt.mean()):.4g} on corrupt. There is nothing to explain: choose another pair or metric."
+        )
+
+
+def warn_of_gap(differences: Floats, between: str) -> None:
+    """Warn if the mean of differences by row, which shares are in parts of, cannot be told from 0.
+
+    Warns:
+        UnclearGap: its 95 % interval holds 0.
+    """
+    low, high = (float(end) for end in interval(differences))
+    if low <= 0 <= high:
+        warnings.warn(
+            f"the metric differs by {float(differences.mean()):.3g} ({low:.3g} to {high:.3g}, 95 % over "
+            f"{len(differences)} rows) between {between}: that may be 0, and shares of it mean nothing. Take more "
+            "rows.",
+            UnclearGap,
+            stacklevel=3,
         )

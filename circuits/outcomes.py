@@ -9,7 +9,7 @@ from interp import Batch, Model
 from interp.edits import Method, Reference
 from interp.names import Stack
 from interp.results import Floats
-from probes.stimuli import N_SPECIAL, RepeatedTokens
+from probes.stimuli import RepeatedTokens
 from probes.stimuli import stimulus_of as stimulus_of
 
 
@@ -49,7 +49,8 @@ def continuation_scores(model: Model, ln_final: Tensor, tokens: RepeatedTokens) 
     stack: Stack = "encoder" if tokens.has_encoder else "decoder"
     before = slice(None) if tokens.has_encoder else slice(tokens.query)
     ids, shown = (x[:, before].to(logits.device) for x in (tokens.ids(stack), tokens.mask(stack)))
-    others = ((ids != target[:, None]) & (ids >= N_SPECIAL) & (shown == 1)).to(logits.dtype)
+    values = model.vocabulary.are_values(ids) if model.tokens_are_values else torch.ones_like(ids, dtype=torch.bool)
+    others = ((ids != target[:, None]) & values & (shown == 1)).to(logits.dtype)
     among = ids.reshape(*shape[:-1], ids.shape[1]).expand(*logits.shape[:-1], ids.shape[1])
     weights = others.reshape(*shape[:-1], ids.shape[1])
     rest = (logits.gather(-1, among) * weights).sum(-1) / weights.sum(-1)

@@ -19,7 +19,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from chronos import ChronosPipeline
 from einops import einsum
 from torch import Tensor
 
@@ -32,7 +31,7 @@ from interp.names import AttentionLayer, Head, as_head, parse_kind
 from interp.results import Floats, Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
 from interp.statistics import interval
 from probes.pairs import stacks_of
-from probes.patterns import token_values
+from probes.patterns import batch_values
 
 CROSS = "decoder.cross"
 MEMORY = 2**29
@@ -209,8 +208,8 @@ def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttri
     assert total is not None
     ids, hidden = batch.ids(past)[:, :width].cpu(), ~there.cpu()
     shown = None
-    if isinstance(model.source, ChronosPipeline):
-        shown = token_values(model, ids).double().masked_fill(hidden, torch.nan).numpy()
+    if model.tokens_are_values:
+        shown = batch_values(model, batch, past)[:, :width].double().masked_fill(hidden, torch.nan).numpy()
     one_column = bool((columns == columns[0]).all())
     return PastAttribution(
         name=one.name,

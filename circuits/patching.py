@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.effects import MEMORY, variant_bytes
-from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name
+from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
 from circuits.onward import logits_after, needs
 from circuits.outcomes import told
 from circuits.patched import PatchedHeads, PatchedPositions, stack_of
@@ -74,6 +74,9 @@ def patch_heads(
     Returns:
         The metric of every patched run, `[site, head, row]`, with effects, shares, intervals.
 
+    Warns:
+        UnclearGap: the metric on corrupt minus that on clean, which shares are parts of, may be 0.
+
     Raises:
         UnknownSite: a name or pattern that matches no site of this model.
         InvalidInput: no sites, or sites that are not by head; inputs of different shapes or masks; a
@@ -86,6 +89,7 @@ def patch_heads(
     chosen = _chosen(model, sites, BY_HEAD, "patch_heads", why)
     axes = {site: 1 if site.name == "pattern" else 2 for site in chosen}
     cells, before, after = _cells(model, clean, corrupt, metric, axes, memory, "heads" if progress else "")
+    warn_of_gap(after - before, "the corrupt and the clean input")
     return PatchedHeads(
         metric_name(metric),
         tuple(map(str, chosen)),
@@ -142,16 +146,23 @@ def patch_positions(
         stack: [batch.ids(stack).double().masked_fill(batch.mask(stack) == 0, torch.nan) for batch in (clean, corrupt)]
         for stack in stacks_of(clean)
     }
+    warn_of_gap(after - before, "the corrupt and the clean input")
     return PatchedPositions(
         metric_name(metric),
         tuple(map(str, chosen)),
         values,
         before,
         after,
-        provenance(model, clean=told(clean), corrupt=told(corrupt)),
+        provenance(model, clean=told(clean), corrupt=told(corrupt)) | {"special": _special(model, stacks_of(clean))},
         lengths=tuple(map(len, cells)),
         tokens={stack: frozen(torch.stack(ids).cpu().numpy()) for stack, ids in tokens.items()},
     )
+
+
+def _special(model: Model, stacks: Sequence[Stack]) -> dict[str, dict[str, str]]:
+    """What special tokens are called, by stack and id; words have no other names."""
+    names = {stack: model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks}
+    return {stack: {str(token): name for token, name in found.items()} for stack, found in names.items()}
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ Source: Glasserman & Yao 1992, "Some guidelines and guarantees for common random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from interp.edits import Address, Method, Reference, ablations
 from interp.folded import Context, decode, encode, read, repeated, variant_heads
 from interp.names import AttentionLayer
 from interp.run import Run
-from probes.stimuli import N_SPECIAL
+from interp.vocabulary import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,33 @@ class Sampler:
     top_k: int
     top_p: float
     n_tokens: int
+    n_special: int = PUBLISHED.n_special
 
     @classmethod
     def of(cls, model: Model) -> "Sampler":
-        """A model's settings, from its `chronos_config`."""
+        """A model's settings, from its `chronos_config`.
+
+        Raises:
+            InvalidInput: a temperature that is not positive, or settings that the config leaves to transformers.
+        """
         config = model.chronos_config
+        settings: list[Any] = [config.temperature, config.top_k, config.top_p]
+        if None in settings:
+            raise InvalidInput(
+                f"{model.name}: its chronos_config leaves temperature, top_k or top_p to transformers: set all three."
+            )
         if config.temperature <= 0:
             raise InvalidInput(f"{model.name} samples at temperature {config.temperature}: it must be positive.")
-        return cls(config.temperature, config.top_k or 0, config.top_p, config.n_tokens)
+        vocabulary = model.vocabulary
+        return cls(config.temperature, config.top_k, config.top_p, vocabulary.n_tokens, vocabulary.n_special)
 
     def __call__(self, logits: Float[Tensor, "*row token"], uniform: Float[Tensor, "*row"]) -> Int[Tensor, "*row"]:
         """The value tokens at which the cumulative distribution passes the uniform numbers.
 
-        Special tokens are never drawn (transformers suppresses EOS only; padding it would read as
-        the lowest value).
+        Tokens that are no values are never drawn (transformers suppresses EOS only; other special tokens it would
+        read as the lowest value, and those beyond the tokenizer's as the highest).
         """
-        values = logits[..., N_SPECIAL : self.n_tokens].float() / self.temperature
+        values = logits[..., self.n_special : self.n_tokens].float() / self.temperature
         places = torch.arange(values.shape[-1], device=values.device).expand(values.shape)
         if 0 < self.top_k < values.shape[-1]:
             values, places = _largest(values, self.top_k)
@@ -63,7 +75,7 @@ class Sampler:
             values = values.masked_fill(~_nucleus(values, self.top_p), -torch.inf)
         shares = values.double().softmax(-1).cumsum(-1)
         at = (shares < uniform[..., None] * shares[..., -1:]).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
-        return places.gather(-1, at)[..., 0] + N_SPECIAL
+        return places.gather(-1, at)[..., 0] + self.n_special
 
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from chronos import MeanScaleUniformBins
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.accuracy import QUANTILES, bin_crps, centers, forecast_errors, quantiles, seasonal_scale
+from circuits.accuracy import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.baselines import WINDOW, naive, parrot, seasonal_naive
 from circuits.controls import Controls
 from circuits.effects import MEMORY
@@ -30,7 +30,6 @@ from interp.edits import Address, Method, Reference, ablations
 from interp.inputs import whole
 from interp.results import Floats, provenance
 from interp.user_series import Series, as_series
-from probes.stimuli import N_SPECIAL
 
 UNEDITED = "unedited"
 BASELINES = ("naive", "seasonal_naive", "parroting")
@@ -187,7 +186,8 @@ def _run(
     steps, sets = truth.shape[1], len(ablated.sets)
     uniform = uniforms(seed, len(truth), num_samples, steps)
     tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
-    values = centers(tokenizer.centers).to(model.device)
+    vocabulary = model.vocabulary
+    values = vocabulary.values.to(model.device)
     batch = Batch.from_series(model, np.concatenate([contexts, truth], axis=1), num_decoder=steps)
     prompt, given, labels = split(batch, steps)
     # The last sample is not read.
@@ -201,8 +201,8 @@ def _run(
         wanted = labels[rows].to(model.device)
 
         def judge(logits: Tensor, labels: Tensor = wanted, target: Tensor = target) -> Tensor:
-            log_probs = logits[..., N_SPECIAL : len(values) + N_SPECIAL].float().log_softmax(-1)
-            at = (labels - N_SPECIAL)[:, None, :, None].expand(*log_probs.shape[:-1], 1)
+            log_probs = vocabulary.value_logits(logits).float().log_softmax(-1)
+            at = (labels - vocabulary.n_special)[:, None, :, None].expand(*log_probs.shape[:-1], 1)
             likelihood = -log_probs.gather(-1, at)[..., 0].mean(-1)
             return torch.stack([likelihood.double(), bin_crps(log_probs, values, target[:, None]).mean(-1)], -1)
 
@@ -212,7 +212,7 @@ def _run(
         found = judged[:, :, 0].numpy()
         nll.append(found[..., 0])
         crps.append(found[..., 1] * scale.numpy())
-        samples.append(values.cpu().double().numpy()[tokens.numpy() - N_SPECIAL] * scale.numpy()[:, None, None])
+        samples.append(vocabulary.values_of(tokens).double().numpy() * scale.numpy()[:, None, None])
         bar.update(len(scale))
     bar.close()
     return np.concatenate(nll, 1), np.concatenate(crps, 1), np.concatenate(samples, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from circuits.ablation import check_digest
-from circuits.tokens import Tokens, as_tokens, token_factors
+from circuits.tokens import Tokens, token_factors, tokens_or_narrow
 from interp import Head, InvalidInput, Model
 from interp.factored import FactoredMatrix
 from interp.model import as_model
@@ -17,7 +17,6 @@ from interp.names import AttentionLayer
 from interp.position_bias import position_bias
 from interp.results import Floats, HeadScores
 from interp.weights import layer_weights
-from probes import NARROW
 from probes.mosaic import KINDS as MOSAIC_KINDS
 from probes.mosaic import Mosaic
 
@@ -27,7 +26,7 @@ CIRCUITS: dict[Literal["OV", "QK"], str] = {"OV": "copying", "QK": "matching"}
 def head_summary(
     model: Model,
     *,
-    tokens: Tokens = NARROW,
+    tokens: Tokens | None = None,
     mosaic: Mosaic | None = None,
     scores: Mapping[str, HeadScores] | Sequence[HeadScores] = (),
 ) -> pd.DataFrame:
@@ -35,7 +34,7 @@ def head_summary(
 
     Args:
         model: the model.
-        tokens: which tokens the scores in token space are over.
+        tokens: which tokens the scores in token space are over; by default the values within +-1.01.
         mosaic: adds `current_token, token_to_right, either` (the larger), missing outside its kind of head.
         scores: further scores, such as `probes.head_scores(model)` or `[circuits.head_effects(model, batch)]`, each a
             column by its name (`previous_token`, `effect`); several of one name fill it for their own kinds of heads.
@@ -58,11 +57,11 @@ def head_summary(
 
 @torch.no_grad()
 def summary_of(
-    model: Model, layers: Sequence[AttentionLayer], tokens: Tokens, mosaic: Mosaic | None, scores: Any, name: str
+    model: Model, layers: Sequence[AttentionLayer], tokens: Tokens | None, mosaic: Mosaic | None, scores: Any, name: str
 ) -> pd.DataFrame:
     """The rows of `head_summary` of some layers, whose other arguments it takes; `name` is that of the scores."""
     joined = _to_join(model, mosaic, scores, name)
-    ids = as_tokens(model, tokens)
+    ids = tokens_or_narrow(model, tokens)
     biases = {
         f"{stack}.{kind}": position_bias(model, f"{stack}.{kind}").preferred
         for stack, kind in dict.fromkeys((at.stack, at.kind) for at in layers)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from chronos import ChronosPipeline
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -32,8 +31,8 @@ from interp.norms import final_norm
 from interp.position_bias import PositionBias
 from interp.results import provenance
 from interp.weights import embedding, unembedding
-from probes import NARROW
 from probes.patterns import token_values
+from probes.stimuli import token_range, tokens_for
 
 Tokens = tuple[int, int] | Sequence[int] | Int[Tensor, "token"]
 """Which tokens: an inclusive range as a tuple of two, or a list, array or tensor of ids."""
@@ -105,6 +104,11 @@ def as_tokens(model: Model, tokens: Tokens) -> Tensor:
     return torch.arange(ends[0], ends[1] + 1) if ends is not None else torch.tensor(ids)
 
 
+def tokens_or_narrow(model: Model, tokens: Tokens | None) -> Tensor:
+    """The token ids that are meant; without any those of the values within +-1.01, which default stimuli are of."""
+    return as_tokens(model, token_range(None, tokens_for(model, None)[0]) if tokens is None else tokens)
+
+
 def _is_range(tokens: Tokens) -> bool:
     return isinstance(tokens, tuple) and len(tokens) == 2
 
@@ -117,7 +121,7 @@ def normed(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor,
 
 def tokens_as_values(model: Model, ids: Int[Tensor, "token"]) -> Float[Tensor, "token"]:
     """The tokens' bin centres, NaN where they are no values: special tokens, and all of a text model."""
-    if isinstance(model.source, ChronosPipeline):
+    if model.tokens_are_values:
         return token_values(model, ids)
     return torch.full(ids.shape, torch.nan)
 
@@ -140,7 +144,9 @@ def _source(head: Head) -> Stack:
     return "encoder" if head.kind == "cross" else head.stack
 
 
-def token_circuit(circuit: HeadCircuit, tokens: Tokens = NARROW, *, keys: TokenMeans | None = None) -> TokenCircuit:
+def token_circuit(
+    circuit: HeadCircuit, tokens: Tokens | None = None, *, keys: TokenMeans | None = None
+) -> TokenCircuit:
     """A head's QK or OV circuit from tokens to tokens, through the embedding and the unembedding.
 
     A decoder head's OV circuit goes to logits, through the decoder's final norm (its scale folded, its deviation left
@@ -168,7 +174,7 @@ def token_circuit(circuit: HeadCircuit, tokens: Tokens = NARROW, *, keys: TokenM
             f"a circuit is needed and {type(circuit).__name__} was given: see qk_circuit and ov_circuit."
         )
     model, head = circuit.model, circuit.head
-    ids = as_tokens(model, tokens)
+    ids = tokens_or_narrow(model, tokens)
     if keys is not None and (head.kind != "cross" or not circuit.folded):
         raise InvalidInput(f"{head}: keys= stands for the encoder's output, which cross heads with folded norms read.")
     made = token_factors(model, head, circuit.name, circuit, ids, circuit.folded, keys, circuit.biases)
@@ -223,7 +229,7 @@ def biased(rows: Float[Tensor, "*head row d_head"], bias: Tensor | None) -> Floa
     return rows if bias is None or not bool(bias.any()) else rows + bias[..., None, :].to(rows)
 
 
-def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Tokens = NARROW) -> TokenCircuit:
+def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Tokens | None = None) -> TokenCircuit:
     """Two heads composed, from tokens to tokens: what the wire between them carries.
 
     K: E W_QK2 W_OV1^T E^T, from the reader's query tokens to the tokens that the writer attends to; a
@@ -234,7 +240,7 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
     Args:
         model: the model.
         edge: such as `encoder.self.0.2 -> decoder.cross.1.3:k`, or one that was scored; norms are folded.
-        tokens: an inclusive range as a pair, or a list of ids.
+        tokens: an inclusive range as a pair, or a list of ids; by default the values within +-1.01.
 
     Returns:
         The map, along the direct path; the norm's deviation between the two heads is left out.
@@ -249,7 +255,7 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
     wire = as_edge(edge)
     writer, reader = (model.head(head) for head in wire.heads)
     first, second = model.weights(writer), model.weights(reader)
-    ids, dtype = as_tokens(model, tokens), first.W_V.dtype
+    ids, dtype = tokens_or_narrow(model, tokens), first.W_V.dtype
     written = biased(_embedded(model, _source(writer), ids, True, dtype) @ first.W_V, first.b_V)
     if wire.kind == "K":
         queries = biased(_embedded(model, reader.stack, ids, True, dtype) @ second.W_Q, second.b_Q)

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.batch import Batch
 from interp.capture import capture
 from interp.edits import Add, Address, Edit, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
 from interp.errors import InvalidInput
+from interp.knockouts import Cut, keys_of, keys_seen
 from interp.model import Model
 from interp.names import AttentionLayer, Head, Site, Stack
 from interp.run import Run
@@ -119,16 +120,12 @@ def _addend(model: Model, edit: Add, site: Site, head: int | None) -> Tensor:
 
 def _added(value: Tensor, site: Site, run: Run, part: Tensor) -> Tensor:
     """A pattern with attention added, but to padding."""
-    shown = run.tokens(keys_of(site), len(part), 0, part.shape[-1])
+    count, shown = keys_seen(site, part, run)
     if shown is None:
         return part + value
-    shown = shown.to(part.device).reshape(len(part), *[1] * (part.ndim - 2), -1)
+    shown = nn.functional.pad(shown, (0, part.shape[-1] - count)).to(part.device)
+    shown = shown.reshape(len(part), *[1] * (part.ndim - 2), -1)
     return torch.where(shown, part + value, part)
-
-
-def keys_of(site: Site) -> Stack:
-    """The stack that an attention site's keys are in."""
-    return "encoder" if site.kind == "cross" or site.stack == "encoder" else "decoder"
 
 
 def in_encoder_positions(site: Site) -> bool:
@@ -188,9 +185,11 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         axes = {-2: site.stack == "decoder", -1: (site.stack, site.kind) == ("decoder", "self")}
     else:
         axes = {1: not in_encoder_positions(site)}
-    starts = dict[int, int]()
+    spans = dict[int, tuple[int, int]]()
     for axis, grows in axes.items():
         wanted, there = part.shape[axis], value.shape[axis]
+        if grows and axis == -1:
+            wanted = run.keys(wanted)
         # The keys of the decoder's own attention are all that came so far; the logits may be of the last ones alone.
         start = run.offset if grows and axis != -1 else 0
         start += max(run.length - wanted, 0) if site.name == "logits" else 0
@@ -203,21 +202,25 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         value = value.narrow(axis, start, wanted)
         if axis != -1 and bool(value.isnan().any()):
             value = _known(value, axis, start, edit, site, run)
-        starts[axis] = start
+        spans[axis] = start, wanted
     rows = len(part)
     inputs = run.inputs_of(rows, len(value))
     if len(value) not in (1, inputs):
         raise InvalidInput(
             f"{edit}: the reference has {len(value)} rows and the run {inputs}: give as many, or one for all."
         )
-    for axis, start in starts.items() if isinstance(edit, Resample) else ():
+    for axis, span in spans.items() if isinstance(edit, Resample) else ():
         stack = keys_of(site) if axis == -1 else _positions_of(site)
-        _check_tokens(cast(Resample, edit), stack, axis, start, part, run)
+        _check_tokens(cast(Resample, edit), stack, axis, span, rows, run)
     if len(value) > 1:
         value = value.repeat_interleave(rows // inputs, 0)
     if isinstance(edit, Mean) and site.name == "pattern":
         _check_attended(value, part, edit, site, run)
-    return value.to(part).expand_as(part)
+    value = value.to(part)
+    if value.shape[-1] < part.shape[-1]:
+        # Slots of a static cache that no token has filled stay as they are, masked.
+        return torch.cat([value.expand(*part.shape[:-1], -1), part[..., value.shape[-1] :]], -1)
+    return value.expand_as(part)
 
 
 def _positions_of(site: Site) -> Stack:
@@ -226,9 +229,9 @@ def _positions_of(site: Site) -> Stack:
     return "encoder" if site.stack == "encoder" or (in_encoder_positions(site) and not square) else "decoder"
 
 
-def _check_tokens(edit: Resample, stack: Stack, axis: int, start: int, part: Tensor, run: Run) -> None:
+def _check_tokens(edit: Resample, stack: Stack, axis: int, span: tuple[int, int], rows: int, run: Run) -> None:
     """See that a source has tokens where the run has some; and keys where it has some, which it may attend to."""
-    rows, count = len(part), part.shape[axis]
+    start, count = span
     there = edit.source.mask(stack)[:, start : start + count].bool()
     there = there.repeat_interleave(rows // len(there), 0) if rows % len(there) == 0 else there[:1]
     shown = run.tokens(stack, rows, start, count)
@@ -246,7 +249,7 @@ def _check_attended(value: Tensor, part: Tensor, edit: Mean, site: Site, run: Ru
     """See that a mean pattern pays nothing to what is padding in the run."""
     offset = run.offset if site.stack == "decoder" else 0
     queries = run.tokens(site.stack, len(part), offset, part.shape[-2])
-    keys = run.tokens(keys_of(site), len(part), 0, part.shape[-1])
+    _, keys = keys_seen(site, part, run)
     if keys is None:
         return
     square = value if value.ndim == 3 else value.abs().amax(1)
@@ -273,77 +276,3 @@ def _known(value: Tensor, axis: int, start: int, edit: Edit, site: Site, run: Ru
             "run has a token: give a reference with tokens there, or take the mean over positions."
         )
     return value.nan_to_num() if isinstance(edit, Mean) else value
-
-
-class Cut:
-    """A knockout at work: it knows which of its positions have been met."""
-
-    def __init__(self, edit: Knockout, site: Site, run: Run) -> None:
-        self.edit, self.site, self.run = edit, site, run
-        self.left = {"query": set(edit.query or ()), "key": set(edit.key or ())}  # type: ignore[arg-type]
-        self.ran = False
-
-    def missing(self) -> str:
-        """Which positions no step had."""
-        if not self.ran:
-            return "nothing ran inside that has it"
-        return ", ".join(f"no step had {name} {sorted(left)}" for name, left in self.left.items() if left)
-
-    def __call__(self, part: Tensor) -> Tensor | None:
-        self.ran = True
-        stack, rows = self.site.stack, len(part)
-        offset = self.run.offset if stack == "decoder" else 0
-        grows = (stack, self.site.kind) == ("decoder", "self")
-        looking = self.run.tokens(stack, rows, offset, part.shape[-2])
-        seen = self.run.tokens(keys_of(self.site), rows, 0, part.shape[-1])
-        queries = self._here("query", part.shape[-2], offset, stack == "decoder", looking).to(part.device)
-        keys = self._here("key", part.shape[-1], 0, grows, seen).to(part.device)
-        cut = queries[:, :, None] & keys[:, None]
-        if not bool(cut.any()):
-            return None
-        if not self.edit.renormalise:
-            return part.masked_fill(cut, 0)
-        # Padding of a decoder alone may see no key at all: there is nothing to cut.
-        looks = self._seen(part)
-        made = part.masked_fill(cut & looks, -torch.inf)
-        blind = looks & ~self._seen(made)
-        if bool((blind if looking is None else blind & looking.to(part.device)[:, :, None]).any()):
-            raise InvalidInput(
-                f"{self.edit}: a query is left without any key, so there is nothing to renormalise: give fewer keys, "
-                "or renormalise=False."
-            )
-        # What padding looks at is read by nobody, but must be a number.
-        return torch.where(blind, part, made)
-
-    @staticmethod
-    def _seen(scores: Tensor) -> Tensor:
-        """Whether a query has a key: masked ones have the lowest finite score, which a softmax of them alone shows."""
-        return scores.amax(-1, keepdim=True) > torch.finfo(scores.dtype).min / 2
-
-    def _here(self, name: str, length: int, offset: int, grows: bool, shown: Tensor | None) -> Tensor:
-        """Which of the step's own positions are asked for, `[row, pos]`, or `[1, pos]` of all rows alike."""
-        asked = cast(tuple[int, ...] | None, getattr(self.edit, name))
-        shown = torch.ones(1, length, dtype=torch.bool) if shown is None else shown.cpu()
-        if asked is None:
-            return torch.ones(1, length, dtype=torch.bool)
-        found, outside, counted = torch.zeros_like(shown), set[int](), shown.long().cumsum(1)
-        for position in asked:
-            # From the end it is a row's own tokens that count.
-            wanted = counted[:, -1:] + 1 + position
-            at = torch.arange(length)[None] == position - offset if position >= 0 else (counted == wanted) & shown
-            if position < 0 and bool((wanted < 1).any()) and bool((wanted >= 1).any()):
-                raise InvalidInput(
-                    f"{self.edit}: some rows hold fewer tokens than {name}={position} counts, the rest is padding: "
-                    "choose a position that all rows have."
-                )
-            found |= at
-            if bool((at & shown).any()):
-                self.left[name].discard(position)
-            elif not bool(at.any()):
-                outside.add(position)
-        if not grows and outside:
-            raise InvalidInput(
-                f"{self.edit}: {self.site.stack} has {length} positions there, so {name} {sorted(outside)} is outside "
-                "the sequence."
-            )
-        return found

@@ -1,6 +1,6 @@
 """What a model is fed: the tokens of its stacks and their masks, checked when they are made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,6 +13,7 @@ from interp.inputs import as_tensor, whole
 from interp.masks import row_positions
 from interp.names import Stack
 from interp.user_series import Series, as_series
+from interp.vocabulary import PUBLISHED_START, Vocabulary
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -27,8 +28,11 @@ class Batch:
     Args:
         input_ids: encoder tokens `[batch, pos]`; none for a decoder-only model.
         attention_mask: 1 where an encoder token is to be seen, `[batch, pos]`; all by default.
-        decoder_input_ids: decoder tokens `[batch, pos]`; beside encoder tokens the start token (id 0) by default.
+        decoder_input_ids: decoder tokens `[batch, pos]`; beside encoder tokens the published models' start token by
+            default.
         decoder_attention_mask: likewise for the tokens of a decoder-only model.
+        vocabulary: what the tokens stand for, where they were made for models of one vocabulary: other models refuse
+            the batch. None for ids that were given as such.
 
     Without an encoder `input_ids` and `attention_mask` are `[batch, 0]`.
 
@@ -41,6 +45,7 @@ class Batch:
     attention_mask: Int[Tensor, "batch pos"] = _DEFAULT
     decoder_input_ids: Int[Tensor, "batch dec_pos"] = _DEFAULT
     decoder_attention_mask: Int[Tensor, "batch dec_pos"] = _DEFAULT
+    vocabulary: Vocabulary | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         ids, decoder = cast(Tensor | None, self.input_ids), cast(Tensor | None, self.decoder_input_ids)
@@ -51,7 +56,7 @@ class Batch:
             decoder = _ids("decoder_input_ids", decoder)
         if not without:
             ids = _ids("input_ids", ids)
-            decoder = ids.new_zeros(len(ids), 1) if decoder is None else decoder
+            decoder = ids.new_full((len(ids), 1), PUBLISHED_START) if decoder is None else decoder
             if len(decoder) != len(ids):
                 raise InvalidInput(f"decoder_input_ids has {len(decoder)} rows and input_ids {len(ids)}: give as many.")
         elif decoder is None:
@@ -89,8 +94,9 @@ class Batch:
 
     def rows(self, chosen: Tensor) -> "Batch":
         """Some rows, by index, as a plain batch."""
+        chosen = as_tensor(chosen)  # as 8-bit integers they would be a mask
         names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
-        return Batch(**{name: getattr(self, name)[chosen] for name in names})
+        return Batch(**{name: getattr(self, name)[chosen] for name in names}, vocabulary=self.vocabulary)
 
     def ids(self, stack: Stack) -> Int[Tensor, "batch pos"]:
         """The tokens of a stack."""
@@ -128,8 +134,9 @@ class Batch:
                 instead of the encoder. In a decoder-only model they follow the others all the same.
 
         Returns:
-            The batch; with EOS at the end of the encoder's tokens, or all values' tokens in a row for a decoder
-            alone. All values are scaled by the mean absolute value of what is not among the last `num_decoder`.
+            The batch; with EOS at the end of the encoder's tokens where the tokenizer puts one, or all values' tokens
+            in a row for a decoder alone. All values are scaled by the mean absolute value of what is not among the
+            last `num_decoder`.
 
         Raises:
             InvalidInput: an empty series, one without any value, a ragged nested list, a table, an index that is not
@@ -145,14 +152,16 @@ class Batch:
             )
         context, rest = (part.contiguous() for part in values.split([steps - num_decoder, num_decoder], dim=1))
         pipeline: ChronosPipeline = model.pipeline
+        vocabulary = model.vocabulary
         tokenizer = cast(MeanScaleUniformBins, pipeline.tokenizer)
         ids, mask, scale = tokenizer.context_input_transform(context)
-        if not bool((mask & (ids >= pipeline.model.config.n_special_tokens)).any(dim=1).all()):
+        if not bool((mask & vocabulary.are_values(ids)).any(dim=1).all()):
             raise InvalidInput(
                 "a series has no value at all in what the model sees "
                 f"(the last {pipeline.model_context_length} steps at most): only NaN was found."
             )
-        decoder = torch.zeros(len(values), int(model.family.has_encoder), dtype=torch.long)
+        begins = [] if vocabulary.start is None else [vocabulary.start]
+        decoder = torch.tensor(begins, dtype=torch.long).expand(len(values), -1)
         if num_decoder:
             if bool(rest.isnan().any()):
                 raise InvalidInput("the values that go to the decoder must not be NaN.")
@@ -160,8 +169,9 @@ class Batch:
             decoder = torch.cat([decoder, after], dim=1)
         if not model.family.has_encoder:
             shown = torch.cat([mask.long(), torch.ones_like(decoder)], dim=1)
-            return cls(decoder_input_ids=torch.cat([ids, decoder], dim=1), decoder_attention_mask=shown)
-        return cls(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder)
+            ids = torch.cat([ids, decoder], dim=1)
+            return cls(decoder_input_ids=ids, decoder_attention_mask=shown, vocabulary=vocabulary)
+        return cls(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder, vocabulary=vocabulary)
 
 
 def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch.nn.modules import module as module_hooks
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnknownSite, nearest
 from interp.families import Point, part_of
-from interp.model import Model
+from interp.model import Model, envoy_at
 from interp.names import AttentionLayer, Site
 from interp.scopes import entered
-from interp.states import check_attention, evaluated
+from interp.states import evaluated
 from interp.weights import projection
 
 
@@ -73,7 +73,6 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
     if not asked:
         raise InvalidInput("no sites to capture: name at least one, as 'decoder.cross.*.pattern'.")
     wanted = model.sites(*asked)
-    check_attention(model, wanted)
     points = {site: model.family.point(site) for site in wanted}
     with torch.no_grad():
         # What is read is an alias: a later edit in place would change it.
@@ -110,7 +109,8 @@ def _traced(
     model: Model, inputs: dict[str, Any], points: Sequence[Point], taken: Callable[[Tensor], Tensor], stack: ExitStack
 ) -> dict[Point, Tensor]:
     late = [point for point in points if _is_late(model, point)]
-    envoys = [(point, model.envoy(point.path)) for point in points if point not in late]
+    wrapper: Any = model.nnsight
+    envoys = [(point, envoy_at(wrapper, point.path)) for point in points if point not in late]
     values: dict[Point, Tensor] = {}
 
     def keep(point: Point, value: Any) -> None:
@@ -123,7 +123,7 @@ def _traced(
             keep(point, output)
 
         scope.on_output(model.module.get_submodule(point.path), watch, stack)
-    tracer: Any = model.nnsight.trace(**inputs)
+    tracer: Any = wrapper.trace(**inputs)
     with tracer:
         save(values)
         for point, envoy in envoys:

@@ -10,8 +10,8 @@ Source: nnterp's checks on loading, which this follows in spirit.
 """
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,12 @@ def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
 
 
 def _forward(model: "Model") -> None:
-    ids = torch.tensor([[5, 6, 7, 1], [9, 5, 9, 1]]) % model.d_vocab
-    encoder = {"input_ids": ids} if model.family.has_encoder else {}
+    first, last = model.vocabulary.value_range if model.tokens_are_values else (0, model.d_vocab - 1)
+    ids = first + torch.tensor([[3, 4, 5, 0], [7, 3, 7, 0]]) % (last - first + 1)
+    encoder: dict[str, Any] = {"input_ids": ids} if model.family.has_encoder else {}
     batch = Batch(**encoder, decoder_input_ids=ids[:, :3])
     with torch.no_grad(), evaluated(model):
-        model.module(**model.inputs(batch))
+        return model.module(**model.inputs(batch)).logits
 
 
 def check_hooks(model: "Model") -> None:
@@ -56,6 +57,32 @@ def check_hooks(model: "Model") -> None:
     # Another thread may be running the very module, which must not be poisoned.
     with entered(model.module) as scope:
         _check_hooks(model, scope)
+
+
+def check_readout(model: "Model") -> None:
+    """Run a small forward and see that its logits are the unembedding of the decoder's last norm, scaled as is said.
+
+    Raises:
+        BrokenHook: they are something else, or not one a token.
+    """
+    final: list[Tensor] = []
+    module = model.module.get_submodule(model.family.stack_points["decoder", "ln_final"][0])
+    with entered(model.module) as scope, ExitStack() as hooks, torch.no_grad(), evaluated(model):
+        scope.on_output(module, lambda _module, _args, output: final.append(output), hooks)  # type: ignore[reportUnknownLambdaType]
+        logits = _forward(model)
+        wanted = model.unembed(final[-1]) if final else None
+    tolerance = 64 * torch.finfo(model.dtype).eps * float(logits.abs().max())
+    if wanted is None or wanted.shape != logits.shape or float((wanted - logits).abs().max()) > tolerance:
+        raise BrokenHook(
+            f"{model.name}: its logits are not what the unembedding makes of the decoder's last norm, scaled by "
+            f"{model.unembedding_scale:.3g} as its config says. See scale_decoder_outputs in the config, and open a "
+            "model whose forward is the architecture's own."
+        )
+    if logits.shape[-1] != model.d_vocab:
+        raise BrokenHook(
+            f"{model.name}: it gives {logits.shape[-1]} logits, and its config says vocab_size={model.d_vocab}: set "
+            "that in the config, or use resize_token_embeddings."
+        )
 
 
 def _check_hooks(model: "Model", scope: Scope) -> None:

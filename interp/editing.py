@@ -22,13 +22,14 @@ from torch.nn.modules import module as module_hooks
 from interp import scopes
 from interp.actions import Action, actions
 from interp.edits import Add, Edit, FreezePatterns, Knockout, Method, Reference, Scale, Target, Zero, ablations
-from interp.errors import InertEdit, InvalidInput
+from interp.errors import ChangedModel, InertEdit, InvalidInput
 from interp.families import Point, part_of
+from interp.hooking import owners
 from interp.model import Model
 from interp.names import Site
 from interp.run import Run
 from interp.scopes import Bound, Scope, entered, outside
-from interp.states import check_attention, eager
+from interp.states import check_attention, check_not_checkpointed, eager
 
 
 @dataclass(eq=False)
@@ -49,6 +50,7 @@ class _PointHook:
         return [action for scope, action in self.actions if scope.here]
 
     def _pass(self, raw: Tensor, here: list[Action]) -> Tensor:
+        check_not_checkpointed()
         value = raw if self.point.shared else raw.clone()
         part = part_of(self.point, value)
         view = part.unflatten(-1, (self.n_heads, -1)) if self.point.layout == "heads" else part
@@ -91,14 +93,8 @@ class _PointHook:
             module.register_forward_hook(self.on_output)
 
 
-def _owners(module: nn.Module) -> list[Any]:
-    """Whose the hooks of a module are; a function's are its own."""
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return [getattr(hook, "__self__", hook) for hook in hooks]
-
-
 def _hooks_of(module: nn.Module) -> list[_PointHook]:
-    return [owner for owner in _owners(module) if isinstance(owner, _PointHook)]
+    return [owner for owner in owners(module) if isinstance(owner, _PointHook)]
 
 
 def check_unhooked(model: Model, what: str) -> None:
@@ -110,7 +106,7 @@ def check_unhooked(model: Model, what: str) -> None:
         InvalidInput: edits are in force, or there are forward hooks of the user's own, of a module or of all.
     """
     for name, module in model._modules.items():
-        for owner in _owners(module):
+        for owner in owners(module):
             if not isinstance(owner, _PointHook | Bound) or owner.here:
                 raise InvalidInput(
                     f"{what} runs on the unedited model: {name or 'the model'} has hooks. Leave edits first, and take "
@@ -147,15 +143,18 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
             reference or value of another shape; and while running, positions, rows or tokens that
             a reference does not have.
         InertEdit: on leaving, an edit that reached no module: nothing ran, or nothing that has it.
+        ChangedModel: modules of the model were replaced meanwhile.
     """
     given: Any = [edits] if isinstance(edits, Edit) else edits
     if not isinstance(given, Sequence):
         raise InvalidInput(f"edits={edits!r}: give an edit, or several of them.")
     items: list[Edit] = list(cast(Sequence[Edit], given))
     run = Run(next((edit.batch for edit in items if isinstance(edit, FreezePatterns)), None))
+    model.follow()
     with outside(model.module):
         made = actions(model, items, run)
-    check_attention(model, [action.site for action in made])
+    if any(action.site.name in ("scores", "pattern") for action in made):
+        check_attention(model)
     _check_conflicts(model, made)
     with ExitStack() as stack, entered(model.module) as scope, eager():
         # Zero and Scale need not know where in a run they are, nor does Add, but at a pattern, which has padding.
@@ -163,9 +162,14 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
             isinstance(action.edit, Add) and action.site.name == "pattern" for action in made
         ):
             _watch(model, run, scope, stack)
-        for action in made:
-            _place(model, action, scope, stack)
+        hooked = dict(_place(model, action, scope, stack) for action in made)
         yield
+        for path, module in hooked.items():
+            if model.module.get_submodule(path) is not module:
+                raise ChangedModel(
+                    f"{path} was replaced while it was edited: what then ran was not. Replace modules first, and edit "
+                    "the model after."
+                )
     _check_reached(items, made)
 
 
@@ -207,7 +211,7 @@ def _watch(model: Model, run: Run, scope: Scope, stack: ExitStack) -> None:
     scope.on_input(modules["decoder"], run.enter_decoder, stack, with_kwargs=True)
 
 
-def _place(model: Model, action: Action, scope: Scope, stack: ExitStack) -> None:
+def _place(model: Model, action: Action, scope: Scope, stack: ExitStack) -> tuple[str, nn.Module]:
     point = model.family.point(action.site)
     module = model.module.get_submodule(point.path)
     with scopes.lock:
@@ -219,6 +223,7 @@ def _place(model: Model, action: Action, scope: Scope, stack: ExitStack) -> None
         hook.actions = tuple(sorted([*hook.actions, (scope, action)], key=lambda entry: not entry[1].sets))
         if hook not in _hooks_of(module):
             hook.attach(module)
+    return point.path, module
 
 
 def _remove(module: nn.Module, hook: _PointHook, action: Action) -> None:

@@ -20,6 +20,10 @@ class InvalidInput(InterpError, ValueError):
     """Tokens, series, parameters or shapes that cannot be what was meant."""
 
 
+class UnclearGap(UserWarning):
+    """A difference that results are parts of cannot be told from 0, so that the parts mean nothing. Take more rows."""
+
+
 class UnknownSite(InterpError, KeyError):
     """A site name that is malformed, or that this model does not have."""
 
@@ -62,6 +66,10 @@ class LostWorker(InterpError, RuntimeError):
 
 class BrokenHook(InterpError, RuntimeError):
     """A hook point that the model's forward pass does not go through."""
+
+
+class ChangedModel(InterpError, RuntimeError):
+    """A model whose modules were replaced while edits of it were in force."""
 
 
 class InertEdit(InterpError, RuntimeError):

@@ -55,6 +55,7 @@ class Family:
     Attributes:
         model_type: what its config calls it.
         architecture: the Hugging Face class.
+        architectures: what configs of its checkpoints call it; one without its head has all its weights too.
         chronos_type: what a `chronos_config` calls such a model.
         needs_pipeline: whether a model is read only as a Chronos model, with a tokenizer for series.
         context: the attention that reads the past.
@@ -74,6 +75,7 @@ class Family:
     name: str
     model_type: str
     architecture: type[PreTrainedModel]
+    architectures: tuple[str, ...]
     chronos_type: Literal["seq2seq", "causal"]
     needs_pipeline: bool
     context: tuple[Stack, Kind]
@@ -155,6 +157,7 @@ T5 = Family(
     name="T5",
     model_type="t5",
     architecture=T5ForConditionalGeneration,
+    architectures=("T5ForConditionalGeneration",),
     chronos_type="seq2seq",
     needs_pipeline=True,
     context=("decoder", "cross"),
@@ -221,6 +224,7 @@ GPT2 = Family(
     name="GPT-2",
     model_type="gpt2",
     architecture=GPT2LMHeadModel,
+    architectures=("GPT2LMHeadModel", "GPT2Model"),
     chronos_type="causal",
     needs_pipeline=False,
     context=("decoder", "self"),

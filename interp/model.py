@@ -1,8 +1,6 @@
 """A frozen handle on the original module inside the original pipeline: sizes, names, views."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from hashlib import sha256
 from typing import Any, cast
 
 import torch
@@ -14,11 +12,16 @@ from transformers import PreTrainedModel
 
 from interp import lookup
 from interp.batch import Batch
+from interp.digest import digest
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.families import Family
+from interp.fitting import check_fit
+from interp.hooking import follow
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
 from interp.tracing import Wrappers
+from interp.tree import Known, Tree
 from interp.views import HeadViews
+from interp.vocabulary import Vocabulary, vocabulary_of
 from interp.weights import HeadWeights, StackedWeights, head_weights, stacked_weights
 
 
@@ -33,9 +36,7 @@ class Model:
     name: str
     source: ChronosPipeline | PreTrainedModel
     family: Family
-    # By the weights' versions: whoever edits them in place gets another digest.
-    _digests: dict[tuple[tuple[int, int, int], ...], str] = field(default_factory=dict, repr=False)  # type: ignore[arg-type]
-
+    _known: Known = field(default_factory=Known, repr=False)
     # Handles that each thread has of its own.
     _wrappers: Wrappers = field(default_factory=Wrappers, repr=False)
 
@@ -67,6 +68,16 @@ class Model:
     def chronos_config(self) -> ChronosConfig:
         """The Chronos configuration: tokens, context and prediction length, sampling."""
         return self.pipeline.model.config
+
+    @property
+    def tokens_are_values(self) -> bool:
+        """Whether tokens stand for values, as in all models of Chronos, and not for words."""
+        return isinstance(self.source, ChronosPipeline)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What tokens are: special ones, values, and of what. See `interp.vocabulary.vocabulary_of`."""
+        return vocabulary_of(self)
 
     @property
     def device(self) -> torch.device:
@@ -112,50 +123,45 @@ class Model:
 
     @property
     def d_vocab(self) -> int:
-        """The number of tokens, special ones included."""
+        """The number of embeddings: special tokens, values, and any beyond them that stand for nothing."""
         return self.config.vocab_size
 
-    @cached_property
+    @property
     def n_parameters(self) -> int:
         """The number of weights, shared ones counted once."""
         return sum(p.numel() for p in self.module.parameters())
 
     @property
     def digest(self) -> str:
-        """A SHA-256 of all weights by name, so that results know which weights they are of."""
-        state = tuple(
-            (id(p), p._version, p.data_ptr()) for holder in self._holders for p in holder.values() if p is not None
-        )
-        if state not in self._digests:
-            self._digests.clear()
-            self._digests[state] = self._digest()
-        return self._digests[state]
+        """A SHA-256 of all weights by name, so that results know which weights they are of.
 
-    @cached_property
+        All weights are read at each use, at the speed of memory, and the digest is of what they are now.
+        """
+        return digest(self)
+
+    def follow(self) -> Tree:
+        """The modules as they are now, with hook points on those that came since: see `interp.hooking.follow`."""
+        return follow(self)
+
+    @property
     def _modules(self) -> dict[str, nn.Module]:
-        # Walking all modules takes longer than a small model's layer, and they do not change.
-        return dict(self.module.named_modules())
+        return self.follow().modules
 
-    @cached_property
-    def _holders(self) -> list[dict[str, Tensor | None]]:
-        return [module._parameters for module in self._modules.values() if module._parameters]  # type: ignore[misc]
-
-    @cached_property
+    @property
     def known_sites(self) -> dict[str, Site]:
         """All sites by address, in forward order."""
-        return {str(site): site for site in self.family.sites(self.n_layers)}
-
-    def _digest(self) -> str:
-        hasher = sha256()
-        for name, value in sorted(self.module.state_dict().items()):
-            hasher.update(f"{name}{value.dtype}{list(value.shape)}".encode())
-            hasher.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return hasher.hexdigest()[:16]
+        tree = self.follow()
+        if not tree.sites:
+            tree.sites = {str(site): site for site in self.family.sites(self.n_layers)}
+        return tree.sites
 
     @property
     def nnsight(self) -> NNsight:
-        """The nnsight wrapper of `module`, for traces of your own; each thread has its own."""
-        return self._wrappers.of(self.module)
+        """The nnsight wrapper of `module`, for traces of your own; each thread has its own.
+
+        It is another one after modules were replaced.
+        """
+        return self._wrappers.of(self.module, self.follow())
 
     def __getstate__(self) -> dict[str, Any]:
         # What was read or wrapped of a module is not that of its copy.
@@ -208,33 +214,14 @@ class Model:
         """Hold a batch against this model: its stacks, its vocabulary and its longest sequence.
 
         Raises:
-            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id outside
-                the vocabulary, or more tokens than the model has positions.
+            InvalidInput: no batch, encoder tokens for a decoder-only model or none for an encoder, a token id that is
+                not in the vocabulary or means something else here, or more tokens than there are positions.
         """
-        if not isinstance(cast(object, batch), Batch):
-            raise InvalidInput(
-                f"a Batch is needed and {type(batch).__name__} was given: make it with interp.Batch(...), as "
-                f"{'input_ids' if self.family.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
-            )
-        if self.family.has_encoder and not batch.has_encoder:
-            raise InvalidInput(f"{self.name} has an encoder, and the batch has no tokens for it: give input_ids.")
-        if batch.has_encoder and not self.family.has_encoder:
-            raise InvalidInput(
-                f"{self.name} is a decoder-only {self.family.name} and has no encoder to read input_ids: give "
-                "Batch(decoder_input_ids=...) alone; stimuli take encoder=False, and series Batch.from_series."
-            )
-        length, longest = batch.decoder_input_ids.shape[1], self.max_positions
-        if longest is not None and length > longest:
-            raise InvalidInput(f"a sequence of {length} tokens: {self.name} has {longest} positions.")
-        for name, ids in (("input_ids", batch.input_ids), ("decoder_input_ids", batch.decoder_input_ids)):
-            if ids.numel() and int(ids.max()) >= self.d_vocab:
-                raise InvalidInput(
-                    f"{name} holds the token {int(ids.max())}: {self.name} has tokens 0-{self.d_vocab - 1}. Stimuli "
-                    "take vocab_range=(first, last)."
-                )
+        check_fit(self, batch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""
+        self.follow()
         self.check(batch)
         named = {name: ids.to(self.device) for name, ids in batch.inputs.items()}
         if self.family.position_embedding is not None and not bool(batch.decoder_attention_mask.all()):
@@ -266,10 +253,7 @@ class Model:
         In GPT-2 `resid_mid` is the input of `ln_2`, which the layer goes on with: in a trace edit it in place
         (`model.envoy("transformer.h.0.ln_2").input[:] = x`), for what is assigned there reaches the norm alone.
         """
-        found: Any = self.nnsight
-        for part in path.split("."):
-            found = found[int(part)] if part.isdigit() else getattr(found, part)
-        return found
+        return envoy_at(self.nnsight, path)
 
     def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
         """Logits of what the decoder's final norm put out.
@@ -297,6 +281,14 @@ class Model:
     def stacked_weights(self, kind: str, *, fold_norm: bool = True) -> StackedWeights:
         """The weights of all heads of a kind such as `decoder.cross`: see `interp.weights.stacked_weights`."""
         return stacked_weights(self, kind, fold_norm=fold_norm)
+
+
+def envoy_at(root: NNsight, path: str) -> Any:
+    """What nnsight's wrapper of a model has at a dotted path."""
+    found: Any = root
+    for part in path.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    return found
 
 
 def positions_of(mask: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.parameters import readable
+from interp.errors import UnsupportedModel
+from interp.parameters import check_norm, readable
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -38,6 +39,12 @@ class Norm:
     def divided(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
         """The stream divided by its deviation: what folded weights act on."""
         return stream * self.inverse(stream)
+
+    def __call__(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
+        """What the norm puts out."""
+        x = stream - stream.mean(-1, keepdim=True) if self.centred else stream
+        y = x * self.inverse(stream) * self.scale.to(stream)
+        return y if self.shift is None else y + self.shift.to(stream)
 
     def fold(self, weight: Float[Tensor, "*head d_model out"]) -> Float[Tensor, "*head d_model out"]:
         """Weights that act on the divided stream as these do on what the norm puts out."""
@@ -66,9 +73,16 @@ def norm(model: "Model", path: str) -> Norm:
     """
     module = model.module.get_submodule(path)
     centred = isinstance(module, nn.LayerNorm)
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not isinstance(epsilon, float) or not isinstance(getattr(module, "weight", None), Tensor):
+        raise UnsupportedModel(
+            f"{model.name}: {path} ({type(module).__name__}) is no norm of a known kind: it has no scale or no epsilon "
+            "that could be folded into weights. Put the norm of the architecture there."
+        )
     shift = readable(model, path, "bias") if getattr(module, "bias", None) is not None else None
-    epsilon = module.eps if isinstance(module, nn.LayerNorm) else module.variance_epsilon
-    return Norm(readable(model, path), shift, float(epsilon), centred)
+    found = Norm(readable(model, path), shift, epsilon, centred)
+    check_norm(model, path, found)
+    return found
 
 
 def final_norm(model: "Model") -> Norm:

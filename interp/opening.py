@@ -6,26 +6,23 @@
 3. Attach the hook points and check that the forward pass really goes through them.
 """
 
-import copy
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from chronos import BaseChronosPipeline, ChronosPipeline
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from interp import attention, zoo
-from interp.checks import check_hooks
+from interp import zoo
 from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
 from interp.families import FAMILIES, Family
 from interp.generation_check import check_generation
+from interp.hooking import follow
 from interp.model import Model
 from interp.sources import (
     SUPPORTED,
@@ -33,6 +30,7 @@ from interp.sources import (
     check_config,
     check_directory,
     check_hub_name,
+    check_kind,
     check_said,
     check_variant,
     unreachable,
@@ -148,6 +146,13 @@ def check_source(source: object) -> Family:
         raise UnsupportedModel(
             f"{type(module).__name__} cannot be wrapped by itself: give the chronos.ChronosPipeline that it is in."
         )
+    if type(module).forward is not family.architecture.forward:
+        raise UnsupportedModel(
+            f"{type(module).__name__} cannot be wrapped: its forward is not that of {family.architecture.__name__}. "
+            f"{SUPPORTED}"
+        )
+    # A model that was made here is named after the class that it will be saved as.
+    check_kind(type(module).__name__, module.config, (*family.architectures, type(module).__name__))
     check_variant(type(module).__name__, module.config)
     if isinstance(source, ChronosPipeline):
         check_said(f"a pipeline of {type(module).__name__}", source.model.config.model_type, family)
@@ -156,26 +161,6 @@ def check_source(source: object) -> Family:
     if any(not p.is_floating_point() for p in module.parameters()) or getattr(module, "is_quantized", False):
         raise UnsupportedModel("the model's weights are quantised: open it in a float dtype.")
     return family
-
-
-def _set_attention(model: Model, name: str) -> None:
-    # transformers 5.15 and 5.16 do not pass the name on to the stacks, which have configs of their own.
-    model.module.set_attn_implementation(name)
-    for path in model.family.stacks.values():
-        model.module.get_submodule(path).config._attn_implementation = name
-
-
-def _own_config(module: PreTrainedModel) -> None:
-    """A config that no other model reads: one made from the same config would be given the hooked attention too."""
-    shared: Any = module.config
-    own, parts = copy.deepcopy(shared), cast(Iterator[Any], module.modules())
-    for part in parts:
-        if getattr(part, "config", None) is shared:
-            part.config = own
-
-
-def _attentions(model: Model) -> Iterator[nn.Module]:
-    return (model.module.get_submodule(model.family.attention_path(at)) for at in model.layers())
 
 
 def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") -> Model:
@@ -196,20 +181,7 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
         BrokenHook: the forward pass does not go through the hook points.
     """
     model = Model(name, source, check_source(source))
-    module = model.module
-    before = module.config._attn_implementation or "eager"
-    attached = [layer for layer in _attentions(model) if attention.attach(layer)]
-    if attached:
-        _own_config(module)
-    _set_attention(model, attention.NAME)
-    try:
-        check_hooks(model)
-        check_generation(model)
-    except BaseException:
-        _set_attention(model, before)
-        for layer in attached:
-            attention.detach(layer)
-        raise
+    follow(model, check_generation)
     return model
 
 

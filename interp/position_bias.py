@@ -15,7 +15,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from interp.errors import InvalidInput, UnknownSite
 from interp.inputs import positions
-from interp.parameters import readable
+from interp.parameters import looked_up
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -87,5 +87,6 @@ def position_bias(model: "Model", kind: str, distances: Sequence[int] | range | 
     buckets = T5Attention._relative_position_bucket(
         torch.tensor(wanted), ahead, attention.relative_attention_num_buckets, furthest
     )
-    table = readable(model, f"{model.family.position_biases[at]}.relative_attention_bias").cpu()
+    path = f"{model.family.position_biases[at]}.relative_attention_bias"
+    table = looked_up(model, path, attention.relative_attention_num_buckets).cpu()
     return PositionBias(kind, np.array(wanted), table[buckets].T.double().numpy())

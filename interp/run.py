@@ -99,6 +99,23 @@ class Run(threading.local):
                 mask = torch.ones_like(cast(Tensor, ids)) if mask is None else mask.long()
                 self._same("attention_mask", mask, shown)
 
+    def keys(self, there: int) -> int:
+        """How many keys of the decoder's own attention are of tokens; a static cache has room for more.
+
+        Args:
+            there: how many keys there are.
+
+        Raises:
+            InvalidInput: a cache that has dropped some, as one with a sliding window does.
+        """
+        tokens = self.offset + self.length
+        if there < tokens:
+            raise InvalidInput(
+                f"the cache holds {there} keys of {tokens} tokens: it drops the oldest, so positions of keys are not "
+                "known. Generate with another cache, or with use_cache=False."
+            )
+        return tokens or there
+
     def inputs_of(self, rows: int, known: int) -> int:
         """How many inputs a run's rows stand for, where a reference has `known` rows.
 

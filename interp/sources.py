@@ -1,6 +1,7 @@
 """What a name or a config stands for: a model that can be read, or a typed error before any weight is."""
 
 import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -84,15 +85,11 @@ def check_config(name: str, source: str) -> tuple[Family, bool]:
         if "model type" in str(error) or "model_type" in str(error):
             raise UnsupportedModel(f"{name}: transformers does not know this model: {error}") from None
         raise DamagedFile(f"{name}: the config cannot be used: {error}") from None
-    kind = str(getattr(config, "chronos_pipeline_class", "ChronosPipeline"))
-    if kind != "ChronosPipeline":
-        raise UnsupportedModel(
-            f"{name} is a {kind.removesuffix('Pipeline')} model: it does not read tokens one by one, so the "
-            f"probes do not apply. {SUPPORTED}"
-        )
     family = FAMILIES.get(str(config.model_type))
     if family is None:
+        check_kind(name, config, ())
         raise UnsupportedModel(f"{name} is a {config.model_type} model. {SUPPORTED}")
+    check_kind(name, config, family.architectures)
     check_variant(name, config)
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModel(f"{name} is quantised: open it in a float dtype.")
@@ -114,6 +111,26 @@ def check_config(name: str, source: str) -> tuple[Family, bool]:
     if chronos.n_tokens > config.vocab_size:
         raise DamagedFile(f"{name}: the tokenizer has {chronos.n_tokens} tokens and the model {config.vocab_size}.")
     return family, True
+
+
+def check_kind(name: str, config: Any, architectures: Sequence[str]) -> None:
+    """See that a config is of a model whose tokens are read one by one, and of these architectures if it names any.
+
+    Raises:
+        UnsupportedModel: it names another kind of Chronos model, or another architecture.
+    """
+    kind = str(getattr(config, "chronos_pipeline_class", "ChronosPipeline"))
+    if kind != "ChronosPipeline":
+        raise UnsupportedModel(
+            f"{name} is a {kind.removesuffix('Pipeline')} model: it does not read tokens one by one, so the "
+            f"probes do not apply. {SUPPORTED}"
+        )
+    named = getattr(config, "architectures", None) or []
+    if architectures and (other := [found for found in named if found not in architectures]):
+        raise UnsupportedModel(
+            f"{name}: its config says that it is a {', '.join(map(str, other))}, which computes something else with "
+            f"such weights than {architectures[0]}. {SUPPORTED}"
+        )
 
 
 def check_said(name: str, said: object, family: Family) -> None:

@@ -4,19 +4,20 @@ Experiments run in eval mode, in the dtype of the weights, and what was compiled
 does not see hooks that came after it. Sources of what is refused: `docs/supported_states.md`.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import nn
+from torch.utils import checkpoint
 
 from interp import scopes
 from interp.attention import NAME
 from interp.errors import BrokenHook, InvalidInput, UnsupportedModel
-from interp.names import AttentionLayer, Site
 from interp.tracing import is_traced
 
 if TYPE_CHECKING:
@@ -42,19 +43,30 @@ def evaluated(model: "Model") -> Generator[None]:
     Raises:
         InvalidInput: under autocast, or inside an nnsight trace of the model.
         UnsupportedModel: weights on the meta device.
+        BrokenHook: another attention implementation was set after opening.
     """
     _check(model)
+    with eager(), _in_eval_mode(model._modules.values()):
+        yield
+
+
+def in_eval_mode(module: nn.Module) -> AbstractContextManager[None]:
+    """Run one module in eval mode, inside a trace too; modes come back as in `evaluated`."""
+    return _in_eval_mode(module.modules())
+
+
+@contextmanager
+def _in_eval_mode(modules: Iterable[nn.Module]) -> Generator[None]:
     held: list[nn.Module] = []
-    with eager():
-        try:
-            with scopes.lock:
-                held += [module for module in model._modules.values() if module.training or module in _held]
-                _held.update(held)
-                for module in held:
-                    module.training = False
-            yield
-        finally:
-            _release(held)
+    try:
+        with scopes.lock:
+            held += [part for part in modules if part.training or part in _held]
+            _held.update(held)
+            for part in held:
+                part.training = False
+        yield
+    finally:
+        _release(held)
 
 
 def evaluating(run: "Callable[Concatenate[Model, P], R]") -> "Callable[Concatenate[Model, P], R]":
@@ -80,15 +92,25 @@ def _release(modules: list[nn.Module]) -> None:
 
 
 def _check(model: "Model") -> None:
-    device = model.device.type
-    if device == "meta":
-        raise UnsupportedModel(f"{model.name}: its weights are on the meta device: load them first.")
-    check_autocast(device)
+    check_loaded(model)
+    check_autocast(model.device.type)
+    model.follow()
+    check_attention(model)
     if is_traced(model.module):
         raise InvalidInput(
             f"{model.name} is being traced: an experiment inside a trace would be part of it. Run it before or after, "
             "or read sites through model.views and model.envoy."
         )
+
+
+def check_loaded(model: "Model") -> None:
+    """See that there are weights to run with.
+
+    Raises:
+        UnsupportedModel: they are on the meta device.
+    """
+    if model.device.type == "meta":
+        raise UnsupportedModel(f"{model.name}: its weights are on the meta device: load them first.")
 
 
 def check_autocast(device: str) -> None:
@@ -104,24 +126,35 @@ def check_autocast(device: str) -> None:
         )
 
 
-def check_attention(model: "Model", sites: Iterable[Site]) -> None:
-    """See that scores and patterns go through the hook points, where some of them are wanted.
+def check_attention(model: "Model") -> None:
+    """See that scores and patterns go through the hook points.
 
     Raises:
         BrokenHook: another attention implementation was set after opening.
     """
-    wanted = {
-        AttentionLayer(site.stack, site.kind, site.layer)
-        for site in sites
-        if site.name in ("scores", "pattern") and site.kind is not None and site.layer is not None
-    }
-    for at in sorted(wanted, key=str):
-        name = model.module.get_submodule(model.family.attention_path(at)).config._attn_implementation
+    for stack, path in model.family.stacks.items():
+        name = model.module.get_submodule(path).config._attn_implementation
         if name != NAME:
             raise BrokenHook(
-                f"{model.name}: the attention implementation of {at} was changed to {name!r}, which keeps scores and "
-                f"patterns to itself: model.module.set_attn_implementation({NAME!r}), or open the model again."
+                f"{model.name}: the attention implementation of the {stack} was changed to {name!r}, which keeps "
+                f"scores and patterns to itself: model.module.set_attn_implementation({NAME!r}), or open it again."
             )
+
+
+def check_not_checkpointed() -> None:
+    """See that a layer that is edited does not run inside a gradient checkpoint.
+
+    Raises:
+        InvalidInput: it does. Its second run, on the way back, may be when or where the edit is not in force.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            raise InvalidInput(
+                "edits and gradient checkpointing do not go together: layers run again on the way back, when an edit "
+                "may be another. Switch it off: model.module.gradient_checkpointing_disable()."
+            )
+        frame = frame.f_back
 
 
 @contextmanager

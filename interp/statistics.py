@@ -76,7 +76,7 @@ def p_values(rows: Floats, test: Test = "t", *, seed: int = 0) -> Floats:
     """Two-sided p-values of a mean of zero over the last axis.
 
     The t-test takes rows for near-normal: with few skewed rows its small p-values come too often (of 24 heads without
-    an effect, ten exponential rows each, some q is under 0.05 in a third of tables; `docs/error_rates.md`). Flipping
+    an effect, ten exponential rows each, some q is under 0.05 in four of ten tables; `docs/error_rates.md`). Flipping
     signs takes them for symmetric, and cannot come under 2 / 2^n with n rows, nor under 1 / 4096.
 
     Args:
@@ -107,7 +107,7 @@ def _flipped(rows: Floats, seed: int) -> Floats:
         signs = 1.0 - 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (FLIPS, count))
-    flat = rows.reshape(-1, count)
+    flat = rows.reshape(int(np.prod(rows.shape[:-1])), count)
     found = np.empty(len(flat))
     for part in np.array_split(np.arange(len(flat)), max(1, len(flat) * len(signs) // 2**22)):
         real = np.abs(flat[part].sum(1))

@@ -15,12 +15,14 @@ from nnsight.intervention.source import STATE
 from torch import nn
 
 from interp import scopes
+from interp.tree import Tree, release
 
 
 class OwnThread(Interleaver):
     """An interleaver that serves the thread whose trace it runs."""
 
     _busy: int | None = None
+    thread: int | None = None
 
     @property
     def busy(self) -> bool:  # type: ignore[override]
@@ -32,6 +34,7 @@ class OwnThread(Interleaver):
         self._busy = threading.get_ident() if value else None
 
     def __enter__(self) -> Interleaver:
+        self.thread = threading.get_ident()
         for mediator in cast(list[Any], self.mediators):
             if mediator.worker is None:
                 # The body of a trace runs in a greenlet, which begins without the context: edits would not be seen.
@@ -44,16 +47,22 @@ class Wrappers(threading.local):
 
     def __init__(self) -> None:
         self.wrapped: NNsight | None = None
+        self.tree: Tree | None = None
 
-    def of(self, module: nn.Module) -> NNsight:
-        """This thread's, made on first use."""
-        if self.wrapped is None or self.wrapped._module is not module:
+    def of(self, module: nn.Module, tree: Tree) -> NNsight:
+        """This thread's, made on first use and again when the modules are others."""
+        if self.wrapped is None or self.tree is not tree:
             with scopes.lock:
-                self.wrapped = NNsight(module, interleaver=OwnThread())
+                release(tree)
+                self.wrapped, self.tree = NNsight(module, interleaver=OwnThread()), tree
+                tree.wrapped(module)
         return self.wrapped
 
 
 def is_traced(module: nn.Module) -> bool:
-    """Whether a trace of a module is running now, as this thread sees it."""
+    """Whether a trace of a module is running now, as this thread sees it: of whichever wrapper."""
     state: Any = module.__dict__.get(STATE)
-    return state is not None and state.active()[0] is not None
+    running = [ref() for ref, *_ in state.routes] if state is not None else []
+    mine = threading.get_ident()
+    # A plain interleaver does not know its thread, and would serve this one too.
+    return any(item is not None and item.interleaving and getattr(item, "thread", mine) == mine for item in running)

@@ -178,7 +178,7 @@ def _not_a_column(rows: int) -> None:
 def _column(values: Any) -> _Column:
     """One series, or a rectangle of several, as numbers, with its name and index where it has them."""
     xarray = type(values).__module__.partition(".")[0] == "xarray"
-    if xarray and getattr(values, "ndim", 0) == 1:
+    if xarray and getattr(values, "ndim", 0) == 1 and hasattr(values, "to_series"):
         values = values.to_series()
     if isinstance(values, pd.Series):
         check_index(values.index)
@@ -192,7 +192,7 @@ def _column(values: Any) -> _Column:
         return _Column(_numbers(values), getattr(values, "name", None) or None if _is_arrow(values) else None)
     except InvalidInput:
         raise
-    except (TypeError, ValueError, RuntimeError, OverflowError, pa.ArrowException) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError, OSError, pa.ArrowException) as error:
         raise InvalidInput(f"a series must be real numbers: {error!s:.200}") from None
 
 
@@ -215,16 +215,18 @@ def _numbers(values: Any) -> Floats:
 
 def _of_numpy(array: NDArray[Any]) -> Floats:
     # Masked arrays, numpy's and others', are arrays with a mask, which is lost once they are plain ones.
-    mask = np.broadcast_to(np.asarray(getattr(array, "mask", False), dtype=bool), array.shape)
+    mask = getattr(array, "mask", None)
     array = np.asarray(array)
+    hidden = None if mask is None else np.broadcast_to(np.asarray(mask, dtype=bool), array.shape)
     if array.dtype == object:
-        pairs = zip(array.ravel(), mask.ravel(), strict=True)
-        return np.array([np.nan if hidden else _number(value) for value, hidden in pairs]).reshape(array.shape)
+        shown = array if hidden is None else np.where(hidden, cast(Any, None), array)
+        return np.array([_number(value) for value in shown.ravel()], dtype=np.float64).reshape(array.shape)
     if array.dtype.kind not in "fiub":
         _refuse_kind(array.dtype)
     with np.errstate(over="ignore"):
         floats = array.astype(np.float64)
-    floats[mask] = np.nan
+    if hidden is not None:
+        floats[hidden] = np.nan
     return floats
 
 

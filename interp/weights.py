@@ -12,7 +12,7 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning" (T5: no 1/sqrt(d
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from interp.errors import UnknownHead, UnknownSite, UnsupportedModel
 from interp.factored import FactoredMatrix
 from interp.names import AttentionLayer, Head, Site, Stack, as_head
 from interp.norms import Norm, final_norm, norm
-from interp.parameters import readable
+from interp.parameters import affine, looked_up
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -105,8 +105,7 @@ def projection(model: "Model", layer: AttentionLayer, name: Projection, *, fold_
     Raises:
         UnsupportedModel, InvalidInput: weights that cannot be read.
     """
-    weight = _flat(model, layer, name, "weight")
-    assert weight is not None
+    weight, _ = _flat(model, layer, name)
     # A product rounded to half precision would be a weight that the model does not have.
     dtype = torch.promote_types(model.dtype, torch.float32) if fold_norm else weight.dtype
     if name == "O":
@@ -133,30 +132,33 @@ def projection_bias(model: "Model", layer: AttentionLayer, name: Projection, *, 
     Raises:
         UnsupportedModel, InvalidInput: weights that cannot be read.
     """
-    weight = projection(model, layer, name, fold_norm=False)
+    weight, bias = _flat(model, layer, name)
     dtype = torch.promote_types(model.dtype, torch.float32) if fold_norm else weight.dtype
-    bias = _flat(model, layer, name, "bias")
     if name == "O":
         return weight.new_zeros(model.d_model, dtype=dtype) if bias is None else bias.to(dtype)
     made = weight.new_zeros(model.n_heads, model.d_head, dtype=dtype) if bias is None else bias.to(dtype)
     made = made.reshape(model.n_heads, model.d_head)
     if not fold_norm:
         return made
-    made = made + _norm(model, layer, name).fold_bias(weight.to(dtype))
+    cut = weight.unflatten(1, (model.n_heads, -1)).permute(1, 0, 2)
+    made = made + _norm(model, layer, name).fold_bias(cut.to(dtype))
     return made * _scaling(model, layer) if name == "Q" else made
 
 
-def _flat(model: "Model", layer: AttentionLayer, name: Projection, parameter: str) -> Tensor | None:
-    """A projection's own parameter with all heads side by side, weights as they act on rows; None where it has none."""
+def _flat(model: "Model", layer: AttentionLayer, name: Projection) -> tuple[Tensor, Tensor | None]:
+    """A projection's own weight and bias with all heads side by side, as they act on rows; None where it has none."""
     site = "z" if name == "O" else name.lower()
     point = model.family.point(Site(layer.stack, layer.kind, layer.layer, site))
-    if getattr(model.module.get_submodule(point.path), parameter, None) is None and parameter == "bias":
-        return None
-    found = readable(model, point.path, parameter)
-    if found.ndim == 2 and not model.family.columns_first:
-        found = found.T
+    inside = name == "O"
+    weight, bias = affine(model, point.path, model.n_heads * model.d_head if inside else model.d_model, inside)
     index, count = point.part
-    return found.chunk(count, dim=-1)[index]
+    wide = model.d_model if inside else model.n_heads * model.d_head * count
+    if weight.shape[1] != wide:
+        raise UnsupportedModel(
+            f"{model.name}: {point.path} puts out rows of {weight.shape[1]}, and its heads need {wide}: put a "
+            "projection of that width there."
+        )
+    return weight.chunk(count, -1)[index], None if bias is None else bias.chunk(count, -1)[index]
 
 
 def _norm(model: "Model", layer: AttentionLayer, name: Projection) -> Norm:
@@ -218,7 +220,7 @@ def stacked_weights(model: "Model", kind: str, *, fold_norm: bool = True) -> Sta
 
 def embedding(model: "Model", stack: Stack) -> Float[Tensor, "token d_model"]:
     """W_E: a stack's token embeddings as rows; with W_pos added, where there is one, its first residual stream."""
-    return readable(model, model.family.embeddings[stack])
+    return looked_up(model, model.family.embeddings[stack], model.d_vocab)
 
 
 def position_embedding(model: "Model") -> Float[Tensor, "pos d_model"]:
@@ -230,7 +232,7 @@ def position_embedding(model: "Model") -> Float[Tensor, "pos d_model"]:
     path = model.family.position_embedding
     if path is None:
         raise UnknownSite(f"{model.name}: {model.family.name} embeds no positions; see interp.position_bias.")
-    return readable(model, path)
+    return looked_up(model, path, cast(int, model.max_positions))
 
 
 def unembedding(model: "Model", *, fold_norm: bool = True) -> Float[Tensor, "d_model token"]:
@@ -244,20 +246,19 @@ def unembedding(model: "Model", *, fold_norm: bool = True) -> Float[Tensor, "d_m
         The unembedding with T5's scaling by d_model^-0.5 where the model's config says so.
 
     Raises:
-        UnsupportedModel: a config of tied embeddings on a model whose embeddings are not.
+        UnsupportedModel, InvalidInput: weights that cannot be read.
     """
-    weight = readable(model, model.family.stack_points["decoder", "logits"][0])
-    tied = model.family.scales_unembedding and model.config.tie_word_embeddings
-    if tied and not torch.equal(weight, embedding(model, "decoder")):
-        raise UnsupportedModel(
-            f"{model.name}: its config ties embedding and unembedding, and scales the decoder's output for it, but the "
-            "two differ. Set tie_word_embeddings=False (and scale_decoder_outputs as it was trained) in the config."
-        )
+    weight, _ = affine(model, model.family.stack_points["decoder", "logits"][0], model.d_model)
     dtype = torch.promote_types(model.dtype, torch.float32)
-    scaled = weight.T.to(dtype) * model.unembedding_scale
+    scaled = weight.to(dtype) * model.unembedding_scale
     return final_norm(model).fold(scaled) if fold_norm else scaled
 
 
 def unembedding_bias(model: "Model") -> Float[Tensor, "token"]:
-    """b_U: what the final norm's shift adds to the logits beside the folded W_U; zero where there is none."""
-    return final_norm(model).fold_bias(unembedding(model, fold_norm=False))
+    """b_U: what is added to the logits beside the folded W_U, by the final norm's shift and a bias of the unembedding.
+
+    It is zero where there is neither, as in the published models of T5.
+    """
+    _, bias = affine(model, model.family.stack_points["decoder", "logits"][0], model.d_model)
+    added = final_norm(model).fold_bias(unembedding(model, fold_norm=False))
+    return added if bias is None else added + bias.to(added)

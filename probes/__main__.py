@@ -23,11 +23,16 @@ from probes.reports import spectra as spectra_report
 from probes.reports import sweep as sweep_report
 from probes.reports.page import check_out, file_name
 from probes.series import TimeSeries
-from probes.stimuli import NARROW
 
 Models = Annotated[list[str], typer.Option("--model", help="Bundled name, directory or hub name; repeat for several.")]
 Out = Annotated[Path, typer.Option(help="Directory, or an .html file for the page alone.")]
 Images = Annotated[bool, typer.Option(help="Draw the figures as PNG too, which needs a browser.")]
+Range = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        help="First and last id; by default those of values within +-1.01. The tutorial on GPT-2 has 1000 9999."
+    ),
+]
 Weights = Annotated[Dtype, typer.Option(help="The published notebook ran in bfloat16.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -87,7 +92,7 @@ def mosaic(
     extension: int = 0,
     sub_extension: int = 1,
     batch_size: int = 100,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: Range = None,
     unique: bool = False,
     min_gap: int = 0,
     prefix: int = 0,
@@ -138,7 +143,7 @@ def losses(
     sequence_length: int = 50,
     repetitions: int = 2,
     batch_size: int = 10,
-    vocab_range: Annotated[tuple[int, int], typer.Option(help="The tutorial on GPT-2 has 1000 9999.")] = NARROW,
+    vocab_range: Range = None,
     unique: bool = False,
     bos: Annotated[int | None, typer.Option(help="A token in front, for a decoder-only model.")] = None,
     site: Annotated[str, typer.Option(help="Of which self-attention heads.")] = "decoder.self",
@@ -234,7 +239,7 @@ def sweep(
     sequence_lengths: Annotated[str, typer.Option(help="Likewise.")] = "2,4,6,8,10",
     seeds: Annotated[str, typer.Option(help="Likewise.")] = "0-2",
     batch_size: int = 100,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: Range = None,
     store: Annotated[
         Path | None, typer.Option(help="Where results are kept: an interrupted run goes on there.")
     ] = None,

@@ -7,7 +7,9 @@
 3. For each spacing that is tried, the share of the energy at those lags stands against the share that
    even energy would have there. The best is the one that is furthest from chance (Kullback-Leibler
    divergence): half the spacing has half the lags, twice the spacing dilutes them.
-4. How likely such a best score is by chance is counted, by scoring values permuted over positions.
+4. How likely such a best score is by chance is counted, by scoring values whose order is broken: permuted over
+   positions, as for attention that is exchangeable; and cut into blocks that change places, which keeps how alike
+   neighbouring positions are. Bumps of attention alone can look periodic to the first of the two.
 
 Source: the second FFT is that of "Hunting for Induction Heads in Amazon's Chronos", part 2; to search
 for periods by the share of energy on a comb of lags is the toolkit's own.
@@ -25,6 +27,9 @@ from interp.results import Floats
 
 LEAST_LAG = 4
 """The shortest lag, in steps: below it lies how smooth a curve is."""
+
+BLOCK = 10
+"""The shortest block that changes places as a whole, in steps, or a tenth of all steps; the longest is twice that."""
 
 _CHUNK = 1 << 22
 """Numbers of scores held at once."""
@@ -156,6 +161,40 @@ def permutation_null(values: Floats, among: Combs, draws: int, seed: int) -> Flo
     return np.stack([best_comb(lag_energy(rng.permuted(values, axis=-1)), among).score for _ in range(draws)])
 
 
+def block_null(values: Floats, among: Combs, draws: int, seed: int) -> Floats:
+    """The best comb's score of values whose blocks change places: what bumps and smooth values come to by chance.
+
+    Blocks of 10 to 20 steps (fewer in contexts under 100), of random lengths and places, keep what is alike within
+    them, and leave no period in step from one to the next.
+
+    Args:
+        values: `[..., step]`; each row is cut and put together again by itself.
+        among: combs to choose from.
+        draws: times.
+        seed: of lengths, places and order.
+
+    Returns:
+        `[draw, ...]`.
+
+    Source: blocks of random length, as the stationary bootstrap's (Politis & Romano 1994), each used once.
+    """
+    rng = np.random.default_rng(seed)
+    return np.stack([best_comb(lag_energy(_in_blocks(values, rng)), among).score for _ in range(draws)])
+
+
+def _in_blocks(values: Floats, rng: np.random.Generator) -> Floats:
+    steps = values.shape[-1]
+    flat = values.reshape(-1, steps)
+    shortest = max(2, min(BLOCK, steps // 10))
+    most = -(-steps // shortest)
+    ends = rng.integers(shortest, 2 * shortest + 1, (len(flat), most)).cumsum(1)
+    block = (np.arange(steps)[None, :, None] >= ends[:, None, :]).sum(-1)
+    # Blocks change places by keys of their own; the steps of a block have one key and stay in order.
+    keys = np.take_along_axis(rng.random((len(flat), most + 1)), block, axis=1)
+    order = (keys.argsort(1, kind="stable") + rng.integers(steps, size=(len(flat), 1))) % steps
+    return np.take_along_axis(flat, order, axis=1).reshape(values.shape)
+
+
 def over_null(score: Floats, null: Floats) -> Floats:
     """How far scores lie over their nulls `[draw, ...]`, in the nulls' standard deviations.
 
@@ -167,5 +206,8 @@ def over_null(score: Floats, null: Floats) -> Floats:
 
 
 def p_values(real: Floats, null: Floats) -> Any:
-    """The share of chance scores `[draw, ...]` that reach the real one, the real one counted with them."""
+    """The share of chance scores `[draw, ...]` that reach the real one, the real one counted with them.
+
+    No p comes under 1 / (1 + draws).
+    """
     return (1 + (null >= real - 1e-9).sum(0)) / (1 + len(null))

@@ -1,7 +1,7 @@
 """Scores of self-attention heads on repeated random tokens: where in the past, or future, they look.
 
-One stimulus serves all: random tokens repeated, in the encoder followed by EOS, in its decoder
-after the start token, in a decoder alone as they are. Each score is the mean attention from a set
+One stimulus serves all: random tokens repeated, in the encoder followed by EOS where the model has
+one, in its decoder after the start token, in a decoder alone as they are. Each score is the mean attention from a set
 of queries to the keys that the score is named for, over the batch.
 
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from interp import InvalidInput, Model, capture
+from interp.masks import check_tokens
 from interp.model import as_model
 from interp.results import HeadScores, over_rows, provenance
 from probes.sequences import RepeatedSequences, sequences_for
-from probes.stimuli import NARROW, check_tokens
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def head_scores(
     sequence_length: int = 25,
     repetitions: int = 4,
     batch_size: int = 20,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """Where the self-attention heads of all stacks look on repeated random tokens.
@@ -52,7 +52,7 @@ def head_scores(
         sequence_length: tokens in the sequence.
         repetitions: how often it is given, 2 or more.
         batch_size: rows.
-        vocab_range: the ids to draw from, both included.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
         seed: of the tokens.
 
     Returns:
@@ -105,7 +105,7 @@ def prefix_matching(
     sequence_length: int = 25,
     repetitions: int = 4,
     batch_size: int = 20,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """Prefix matching by self-attention head: attention tied to the token's earlier occurrences.
@@ -117,7 +117,7 @@ def prefix_matching(
         sequence_length: random tokens in the sequence.
         repetitions: how often it is given; queries are those of the second repetition on.
         batch_size: rows.
-        vocab_range: the ids to draw from, both included.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
         seed: of the tokens.
 
     Returns:
@@ -167,7 +167,7 @@ def token_patterns(model: Model, stimulus: RepeatedSequences, site: str) -> Tens
         InvalidInput: a row is padded among them.
     """
     stack, places = model.kind(site)[0], stimulus.places(model.kind(site)[0])
-    check_tokens(stimulus, stack, range(places.start, places.stop), "a repeated token")
+    check_tokens(stimulus.mask(stack), stack, range(places.start, places.stop), "a repeated token")
     cache = capture(model, stimulus, f"{site}.*.pattern")
     return torch.stack([pattern[:, :, places, places] for pattern in cache.values()])
 

@@ -44,8 +44,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     if batch is not None and stimulus:
         raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
     has_encoder = as_model(model).family.has_encoder
-    made: dict[str, Any] = {"encoder": has_encoder, **stimulus}
-    tokens = repeated_random_tokens(**made) if batch is None else batch
+    tokens = repeated_random_tokens(model=model, **stimulus) if batch is None else batch
     if not isinstance(tokens, RepeatedTokens):
         raise InvalidInput(
             "this batch does not know where its tokens repeat: make it with probes.repeated_random_tokens(...)."
@@ -66,7 +65,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
             f"the rows hold {counts[0]} to {counts[-1]} tokens to look at, the rest is padding: chance is then another "
             "one in each. Pad all rows alike."
         )
-    end = tokens.position(-1, "encoder") if has_encoder else None
+    end = _ends(model, tokens)
     last = tokens.occurrences[-1]
     earlier = list(reversed(tokens.occurrences))
     return Mosaic(
@@ -91,4 +90,17 @@ def _mean(paid: Tensor) -> Floats:
 def _bin_errors(model: Model, ln_final: Tensor, continuation: Tensor) -> Floats:
     # NumPy's argmax is several times faster than torch's over a vocabulary on a CPU.
     guess = model.unembed(ln_final).float().cpu().numpy().argmax(-1)
-    return np.abs(guess - continuation.numpy()).astype(np.float64)
+    errors = np.abs(guess - continuation.numpy()).astype(np.float64)
+    # A special token is no number of bins away, however near its id.
+    if model.tokens_are_values:
+        errors[~model.vocabulary.are_values(torch.from_numpy(guess)).numpy()] = np.nan
+    return errors
+
+
+def _ends(model: Model, tokens: RepeatedTokens) -> Tensor | None:
+    """Where each row of the encoder's tokens ends with EOS, `[row]`; None where one does not."""
+    eos = model.vocabulary.eos if tokens.has_encoder else None
+    if eos is None:
+        return None
+    end = tokens.position(-1, "encoder")
+    return end if bool((tokens.input_ids[range(len(tokens)), end] == eos).all()) else None

@@ -68,12 +68,13 @@ class Mosaic:
         token_to_right: attention to the position after it.
         n_tokens: tokens that can be seen, EOS or, in a decoder alone, the query itself included: chance is
             `1 / n_tokens`.
-        eos: attention to EOS; None without an encoder and for published mosaics.
+        eos: attention to EOS; None where the model has none, without an encoder, and for published mosaics.
         occurrence_sum: attention to all earlier occurrences of the query's token, added; None for published mosaics.
         current_by_occurrence: attention to each earlier occurrence, `[layer, head, occurrence]`,
             occurrence 0 being the last; None for published mosaics.
         right_by_occurrence: the same one position to the right.
-        bin_errors: |predicted - continuation| in bins for each row; None for published mosaics.
+        bin_errors: |predicted - continuation| in bins for each row, NaN where a special token is predicted; None for
+            published mosaics.
         provenance: the model, its weights' digest, the stimulus, versions.
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2.

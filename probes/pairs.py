@@ -21,7 +21,8 @@ from torch import Tensor
 from interp import Batch, InvalidInput
 from interp.inputs import as_tensor, whole
 from interp.names import STACKS, Stack
-from probes.stimuli import ALL_VALUES, N_SPECIAL, RepeatedTokens, stimulus_of
+from interp.vocabulary import published
+from probes.stimuli import RepeatedTokens, stimulus_of
 
 Ids = NDArray[np.int64]
 
@@ -76,10 +77,8 @@ class Pair:
     @property
     def changed(self) -> dict[str, tuple[int, ...]]:
         """The positions at which the two differ in any row, of `encoder`, where there is one, and `decoder`."""
-        differ = {
-            stack: (self.clean.ids(stack) != self.corrupt.ids(stack)) & self.clean.mask(stack).bool()
-            for stack in stacks_of(self.clean)
-        }
+        clean, corrupt = self.clean, self.corrupt
+        differ = {s: (clean.ids(s) != corrupt.ids(s)) & (clean.mask(s) == 1) for s in stacks_of(clean)}
         return {stack: tuple(map(int, where.any(0).nonzero()[:, 0])) for stack, where in differ.items()}
 
 
@@ -147,26 +146,29 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
 
     Args:
         batch: what `repeated_random_tokens(...)` made, clean.
-        by: how many bins up, or down if negative. A bin is 30 / 4092 of the series' scale.
+        by: how many bins up, or down if negative; of the published models a bin is 30 / 4092 of the series' scale.
 
     Returns:
         The pair; `target` is the continuation, `against` the continuation moved likewise.
 
     Raises:
         InvalidInput: a batch that does not know its continuation, a shift of 0, or one by which a token would leave
-            the value tokens, 2 to 4095.
+            the value tokens.
     """
-    tokens, by = stimulus_of(batch, "shifted_values"), whole("by", by, -ALL_VALUES[1])
+    tokens = stimulus_of(batch, "shifted_values")
+    known = tokens.vocabulary or published(tokens.has_encoder)
+    first, last = known.value_range
+    by = whole("by", by, -last)
     every: dict[Stack, Tensor] = {stack: tokens.ids(stack) for stack in stacks_of(tokens)}
-    stays = {stack: (ids < N_SPECIAL) | (tokens.mask(stack) == 0) for stack, ids in every.items()}
-    values = torch.cat([ids[~stays[stack]] for stack, ids in every.items()])
+    moves = {stack: known.are_values(ids) & tokens.mask(stack).bool() for stack, ids in every.items()}
+    values = torch.cat([ids[moves[stack]] for stack, ids in every.items()])
     low, high = int(values.min()), int(values.max())
-    if not by or low + by < ALL_VALUES[0] or high + by > ALL_VALUES[1]:
+    if not by or low + by < first or high + by > last:
         raise InvalidInput(
-            f"by={by} moves tokens {low}-{high} to {low + by}-{high + by}: value tokens are {ALL_VALUES[0]}-"
-            f"{ALL_VALUES[1]}. Choose {ALL_VALUES[0] - low} to {ALL_VALUES[1] - high}, and not 0."
+            f"by={by} moves tokens {low}-{high} to {low + by}-{high + by}: value tokens are {first}-{last}. Choose "
+            f"{first - low} to {last - high}, and not 0."
         )
-    moved: dict[Stack, Tensor] = {stack: torch.where(stays[stack], ids, ids + by) for stack, ids in every.items()}
+    moved: dict[Stack, Tensor] = {stack: torch.where(moves[stack], ids + by, ids) for stack, ids in every.items()}
     return _pair("shifted_values", tokens, moved, {"by": by})
 
 
@@ -202,12 +204,13 @@ def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
             f"{start + size} are needed: choose a wider range."
         )
     drawn = torch.from_numpy(low + np.argsort(keys, axis=1)[:, : start + size])
-    motif, length = drawn[:, start:], ids.shape[1] - start - 1
+    # The sequences end a whole round after the last earlier occurrence.
+    motif, length = drawn[:, start:], batch.occurrences[-1] + size - start
     repeated = motif.repeat(1, -(-length // size))[:, :length]
     moved = (after.shape[1] + 1) // 2
     query = motif[:, int(after[0, 0]) - 1 - start + moved, None]
-    # An encoder's row ends with EOS, and the decoder has the query; a decoder alone has it there.
-    last = ids[:, -1:] if batch.has_encoder else query
+    # An encoder's row ends with EOS, if the model has one, and the decoder has the query; a decoder alone has it there.
+    last = ids[:, start + length :] if batch.has_encoder else query
     other: dict[Stack, Tensor] = {"decoder": torch.cat([batch.decoder_input_ids[:, :1], query], 1)}
     other |= {stacks_of(batch)[0]: torch.cat([drawn[:, :start], repeated, last], 1)}
     occurrences = tuple(occurrence + moved for occurrence in batch.occurrences)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from chronos import ChronosPipeline
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,7 +21,8 @@ class AttentionPatterns:
     Where no row has a token, at the query or at the key, there is padding, and values are NaN. `key_tokens` and
     `query_tokens` are the token ids along the axes, None at padding, and None altogether where the pattern is a mean
     over rows that differ; `key_values` and `query_values` are the scaled values they stand for, NaN at special tokens
-    and padding, and None too where a model's tokens are no values.
+    and padding, and None too where a model's tokens are no values. `key_names` and `query_names` are what special
+    tokens are called.
     """
 
     heads: tuple[Head, ...]
@@ -33,6 +33,8 @@ class AttentionPatterns:
     query_values: Floats | None
     row: int | None
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    key_names: dict[int, str] = field(default_factory=dict[int, str])
+    query_names: dict[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ class AttentionCurves:
 
 
 def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:
-    """The scaled values that tokens stand for: bin centres, NaN for special tokens.
+    """The scaled values that tokens stand for: bin centres, NaN for special tokens and for ids beyond the tokenizer's.
 
     Args:
         model: whose tokenizer to use.
@@ -59,10 +61,16 @@ def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"
     Raises:
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
-    tokenizer = model.pipeline.tokenizer
-    ids, ones = as_tensor(ids), torch.ones(1)
-    values = tokenizer.output_transform(ids.reshape(1, 1, -1).cpu(), ones).reshape(ids.shape)
-    return values.masked_fill(ids.cpu() < model.chronos_config.n_special_tokens, torch.nan)
+    return model.vocabulary.values_of(as_tensor(ids).cpu())
+
+
+def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "batch pos"]:
+    """The scaled values of a stack's tokens, NaN where they are none: a start token is none, whatever its id."""
+    values = token_values(model, batch.ids(stack))
+    if stack == "decoder" and batch.has_encoder:
+        starts = batch.decoder_input_ids[:, 0].cpu() == model.vocabulary.start
+        values[:, 0] = values[:, 0].masked_fill(starts, torch.nan)
+    return values
 
 
 def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | None = None) -> AttentionPatterns:
@@ -87,22 +95,25 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
         raise InvalidInput(f"row={row}: the batch has rows 0-{len(batch) - 1}.")
     patterns = _patterns(model, batch, found)
     patterns = patterns.cpu().double()
-    key, query = (batch.mask(stack).bool().cpu() for stack in _stacks(found[0]))
+    stacks = _stacks(found[0])
+    key, query = (batch.mask(stack).bool().cpu() for stack in stacks)
     if not bool(key.all() and query.all()):
         patterns = patterns.masked_fill(~(query[:, :, None] & key[:, None]), torch.nan)
-    values = (
-        (patterns.nanmean(1) if bool(patterns.isnan().any()) else patterns.mean(1)) if row is None else patterns[:, row]
-    )
-    axes = [_common(batch.ids(stack).cpu(), batch.mask(stack).bool().cpu(), row) for stack in _stacks(found[0])]
+    mean = patterns.nanmean if bool(patterns.isnan().any()) else patterns.mean
+    values = mean(1) if row is None else patterns[:, row]
+    ids = [_common(batch.ids(stack).cpu(), batch.mask(stack).bool().cpu(), row) for stack in stacks]
+    names = [model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks]
     return AttentionPatterns(
         heads=tuple(found),
         values=values.numpy(),
-        key_tokens=axes[0],
-        query_tokens=axes[1],
-        key_values=_values(model, axes[0]),
-        query_values=_values(model, axes[1]),
+        key_tokens=ids[0],
+        query_tokens=ids[1],
+        key_values=None if ids[0] is None else _values(model, batch, stacks[0], row),
+        query_values=None if ids[1] is None else _values(model, batch, stacks[1], row),
         row=row,
         provenance=provenance(model, name="attention_patterns", rows=len(batch)),
+        key_names=names[0],
+        query_names=names[1],
     )
 
 
@@ -125,7 +136,7 @@ def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 
     """
     found = _of_one_kind(as_heads(model, heads))
     (key, seen_key), (query, seen_query) = (
-        (token_values(model, batch.ids(stack)), _shown(model, batch, stack)) for stack in _stacks(found[0])
+        (batch_values(model, batch, stack), _shown(model, batch, stack)) for stack in _stacks(found[0])
     )
     gap = key[:, None, :] - query[:, :, None]
     keep = ~gap.isnan() & seen_key[:, None, :] & seen_query[:, :, None] & _reach(found[0], batch)
@@ -222,9 +233,7 @@ def _stacks(head: Head) -> tuple[Stack, Stack]:
 def _shown(model: Model, batch: Batch, stack: Stack) -> Tensor:
     """Which tokens of a stack are neither masked nor special, `[batch, pos]`; words have no special ones."""
     shown = batch.mask(stack).bool().cpu()
-    if not isinstance(model.source, ChronosPipeline):
-        return shown
-    return shown & (batch.ids(stack).cpu() >= model.chronos_config.n_special_tokens)
+    return shown & ~batch_values(model, batch, stack).isnan() if model.tokens_are_values else shown
 
 
 def _places(model: Model, batch: Batch, stack: Stack) -> Tensor:
@@ -241,12 +250,15 @@ def _reach(head: Head, batch: Batch) -> Tensor:
     return seen.tril() if (head.stack, head.kind) == ("decoder", "self") else seen
 
 
-def _values(model: Model, tokens: tuple[int | None, ...] | None) -> Floats | None:
-    """What tokens along an axis stand for, where they are the same in all rows and a tokenizer says what."""
-    if tokens is None or not isinstance(model.source, ChronosPipeline):
+def _values(model: Model, batch: Batch, stack: Stack, row: int | None) -> Floats | None:
+    """What the tokens of a row stand for, or of all rows, in which they are the same; None where they are words."""
+    if not model.tokens_are_values:
         return None
-    values = token_values(model, torch.tensor([token or 0 for token in tokens])).double()
-    return values.masked_fill(torch.tensor([token is None for token in tokens]), torch.nan).numpy()
+    shown = batch.mask(stack).bool().cpu()
+    values = batch_values(model, batch, stack).double().masked_fill(~shown, torch.nan)
+    # At each position those of the first row that has a token there.
+    rows = shown.long().argmax(0) if row is None else torch.full((shown.shape[1],), row)
+    return values[rows, range(shown.shape[1])].numpy()
 
 
 def _of_one_kind(heads: list[Head]) -> list[Head]:

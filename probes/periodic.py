@@ -5,7 +5,7 @@
 2. Each head's attention from one decoder position to the context, EOS left out, is a series of
    its own on the same time axis, and so has a spectrum and a spectrum of that. The heads are those of
    cross-attention or, in a decoder alone, its own.
-3. Combs in the spectrum are looked for against two nulls: the same attention permuted over positions,
+3. Combs in the spectrum are looked for against three nulls: the same attention permuted over positions, and in blocks,
    and the attention that the model pays to the series when its context is shuffled.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.
@@ -25,7 +25,7 @@ from interp.user_series import as_series
 from probes import comb
 from probes.series import as_time_series, check_series, series_batch
 from probes.spectrum import AttentionSpectrum, comb_candidates
-from probes.stimuli import N_SPECIAL, context_site
+from probes.stimuli import context_site
 
 ROWS = 64
 """Series in one forward pass."""
@@ -84,7 +84,7 @@ def attention_spectrum(
     with torch.no_grad():
         token = int(model.unembed(cache["decoder.ln_final"][0, place]).float().argmax())
     value = float("nan")
-    if token >= N_SPECIAL:
+    if bool(model.vocabulary.are_values(torch.tensor(token))):
         centre = model.pipeline.tokenizer.output_transform(torch.tensor([[[token]]]), torch.tensor([batch.scale]))
         value = float(centre)
 
@@ -108,7 +108,7 @@ def attention_spectrum(
         seed=seed,
         parameters=given.parameters,
     )
-    eos = paid[..., n] if batch.has_encoder else None
+    eos = paid[..., n] if batch.has_encoder and model.vocabulary.eos is not None else None
     step = int(batch.decoder_steps[place])
     return AttentionSpectrum(given, paid[..., :n], eos, at, step, value, scores, source, site)
 

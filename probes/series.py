@@ -259,7 +259,7 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
             they follow the context in one row.
 
     Returns:
-        The batch of one row; an encoder's tokens end with EOS.
+        The batch of one row; an encoder's tokens end with EOS where the tokenizer puts one.
 
     Raises:
         InvalidInput: a series that is constant or has missing values, a context longer than the
@@ -271,15 +271,15 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
     batch = Batch.from_series(model, given, num_decoder=num_decoder)
     n = len(given) - num_decoder
     context, rest, special = torch.arange(n), torch.arange(n, len(given)), torch.tensor([-1])
-    encoder_steps, decoder_steps = context[:0], torch.cat([context, rest])
-    if batch.has_encoder:
-        encoder_steps, decoder_steps = torch.cat([context, special]), torch.cat([special, rest])
+    encoder_steps = torch.cat([context, special])[: batch.input_ids.shape[1]]  # with EOS, or none, or no encoder
+    decoder_steps = torch.cat([special if batch.has_encoder else context, rest])
     tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
     scale = tokenizer.context_input_transform(as_series(given.values[:n]))[2]
     return SeriesBatch(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         decoder_input_ids=batch.decoder_input_ids,
+        vocabulary=batch.vocabulary,
         series=given,
         encoder_steps=encoder_steps,
         decoder_steps=decoder_steps,

@@ -30,7 +30,7 @@ class AttentionSpectrum:
     Attributes:
         series: that the model read, with its time axis.
         attention: `[layer, head, step]` over the context, EOS left out.
-        eos: attention to EOS, `[layer, head]`; None without an encoder.
+        eos: attention to EOS, `[layer, head]`; None where the model has none, as without an encoder.
         position: the decoder position that looks, counted from the end of the context: 0 is the start token or, in a
             decoder alone, the context's last value, 1 the first value after the context.
         query_step: the series' step that stands there; -1 for the start token.
@@ -133,12 +133,17 @@ class AttentionSpectrum:
         """The comb in each head's spectrum: the spacing of its peaks, how strong, how certain.
 
         Args:
-            permutations: of the attention over its positions, for the first null.
+            permutations: of the attention over its positions, for the first null, and of its blocks of 10 to 20
+                steps, for the second.
             seed: of them.
 
         Returns:
-            Spacing, strength, p against both nulls, and q over heads, `[layer, head]`. Phase
-            shuffling and circular shifts leave the spectrum as it is and are no null.
+            Spacing, strength, p against all nulls, and q over heads, `[layer, head]`. No p comes under
+            1 / (1 + permutations), nor, where the context was shuffled, under 1 / (1 + shuffles): with the defaults
+            0.002 and 0.01. So q cannot come under H times that if one head of H alone has a comb. The permuted
+            attention is a null for attention that is exchangeable over positions; attention in bumps looks periodic
+            to it in two of three cases, to the blocks in one of twenty (`docs/error_rates.md`). Phase shuffling and
+            circular shifts leave the spectrum as it is and are no null.
 
         Raises:
             InvalidInput: no permutations, or a context too short for a comb.
@@ -148,14 +153,16 @@ class AttentionSpectrum:
         draws = whole("permutations", permutations, 1)
         null = comb.permutation_null(self.attention, among, draws, whole("seed", seed, 0))
         permuted = comb.p_values(best.score, null)
+        blocks = comb.p_values(best.score, comb.block_null(self.attention, among, draws, seed))
         shuffled = np.full_like(permuted, np.nan)
         if len(self.shuffled):
             shuffled = comb.p_values(comb.over_null(best.score, null), self.shuffled)
-        p = np.fmax(permuted, shuffled)
+        p = np.fmax(np.maximum(permuted, blocks), shuffled)
         return HeadCombs(
             spacing=frozen(1 / (best.period * self.series.spacing)),
             strength=frozen(best.strength),
             p_permuted=frozen(permuted),
+            p_blocks=frozen(blocks),
             p_shuffled=frozen(shuffled),
             p=frozen(p),
             q=frozen(q_values(p)),

@@ -1,6 +1,5 @@
 """What the probes feed a model: repeated random tokens that know where they repeat."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
-from interp.inputs import whole
+from interp.inputs import as_tensor, whole
+from interp.masks import check_tokens
+from interp.model import as_model
 from interp.names import Stack
-from interp.zoo.series import NARROW
+from interp.vocabulary import PUBLISHED, Vocabulary, published
 
-EOS, START = 1, 0
-N_SPECIAL = 2
+NARROW = PUBLISHED.narrow
+"""The ids of scaled values within +-1.01 in the published models, inclusive; of any model `model.vocabulary.narrow`."""
 
-ALL_VALUES = (2, 4095)
-"""All ids that are not special, inclusive: part 1's range."""
+ALL_VALUES = PUBLISHED.value_range
+"""All ids that are values in the published models, inclusive: part 1's range; else `model.vocabulary.value_range`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,6 +38,10 @@ class RepeatedTokens(Batch):
     continuation: Int[Tensor, " batch"]
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "continuation", as_tensor(self.continuation))
+
     def check_occurrences(self) -> None:
         """See that all rows have a token at each earlier occurrence and after it.
 
@@ -44,22 +49,8 @@ class RepeatedTokens(Batch):
             InvalidInput: a row is padded there.
         """
         places = {place + after for place in self.occurrences for after in (0, 1)}
-        check_tokens(self, "encoder" if self.has_encoder else "decoder", sorted(places), "an earlier occurrence")
-
-
-def check_tokens(batch: Batch, stack: Stack, positions: Sequence[int], what: str) -> None:
-    """See that all rows have a token at the positions that a stimulus speaks of.
-
-    Raises:
-        InvalidInput: a row is padded there.
-    """
-    mask = batch.mask(stack)
-    padded = [place for place in positions if -mask.shape[1] <= place < mask.shape[1] and not mask[:, place].all()]
-    if padded:
-        raise InvalidInput(
-            f"{what} is at {stack} position {padded[0]}, which is padding in a row: the stimulus' positions hold for "
-            "all rows. Pad elsewhere, and move the positions with the tokens."
-        )
+        stack: Stack = "encoder" if self.has_encoder else "decoder"
+        check_tokens(self.mask(stack), stack, sorted(places), "an earlier occurrence")
 
 
 def context_site(model: Model) -> str:
@@ -77,23 +68,47 @@ def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
         raise InvalidInput(
             f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
         )
-    check_tokens(batch, "decoder", [batch.query], "the query")
+    check_tokens(batch.mask("decoder"), "decoder", [batch.query], "the query")
     return batch
+
+
+def tokens_for(model: Model | None, encoder: bool | None) -> tuple[Vocabulary | None, bool]:
+    """What a stimulus is made of: the tokens of a model, or the published ones, and whether an encoder reads them.
+
+    Args:
+        model: None for the published tokens.
+        encoder: None for what the model has; without a model an encoder.
+
+    Returns:
+        The vocabulary, None where a model's tokens are words; and whether there is an encoder.
+
+    Raises:
+        InvalidInput: an encoder for a model that has none, or the other way round.
+    """
+    if model is None:
+        return published(encoder is None or bool(encoder)), encoder is None or bool(encoder)
+    has_encoder = as_model(model).family.has_encoder
+    if encoder is not None and bool(encoder) != has_encoder:
+        raise InvalidInput(
+            f"encoder={encoder}: {model.name} has {'an' if has_encoder else 'no'} encoder. Leave encoder out."
+        )
+    return model.vocabulary if model.tokens_are_values else None, has_encoder
 
 
 def repeated_random_tokens(
     *,
+    model: Model | None = None,
     batch_size: int = 100,
     sequence_length: int = 10,
     repetitions: int = 2,
     num_unique_sequences: int = 1,
     extension: int = 0,
     sub_extension: int = 1,
-    vocab_range: tuple[int, int] = NARROW,
+    vocab_range: tuple[int, int] | None = None,
     unique: bool = False,
     min_gap: int = 0,
     prefix: int = 0,
-    encoder: bool = True,
+    encoder: bool | None = None,
     seed: int = 0,
 ) -> RepeatedTokens:
     """Random sequences S_0, S_1, ... repeated, then begun once more: `ABC...J ABC...J A <EOS> | <START> B`.
@@ -101,6 +116,8 @@ def repeated_random_tokens(
     For a decoder-only model the very same tokens come in one row, `ABC...J ABC...J A B`.
 
     Args:
+        model: for which it is made: its tokens, and its encoder or none. Without one it is for the published
+            tokens, and models of others refuse it.
         batch_size: rows, each with sequences of its own.
         sequence_length: tokens in one sequence.
         repetitions: how often (S_0 S_1 ...) is given; 1 is the control with one occurrence.
@@ -108,18 +125,19 @@ def repeated_random_tokens(
         extension: how many of them the encoder gets once more after the repetitions.
         sub_extension: how many tokens of the next one it gets after that; the decoder gets the
             token that comes then.
-        vocab_range: the ids to draw from, both included. Part 1 has `(2, 4095)` with
-            `sub_extension=0`.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default, which
+            are 1911 to 2187 in the published models. Part 1 has `(2, 4095)` with `sub_extension=0`.
         unique: draw without replacement within a row, over all its sequences.
         min_gap: draw so that any two tokens of a row's sequences differ by at least this many bins.
         prefix: random tokens in front, none of them one of the row's sequences: a longer context in
             which nothing else changes.
-        encoder: whether the model has an encoder to read them: `model.family.has_encoder`.
+        encoder: whether an encoder is to read them, where no model is given; it is by default.
         seed: of the tokens.
 
     Returns:
-        The batch: encoder ids `[batch, pos]` with EOS at the end, decoder ids `[batch, 2]`; without an encoder
-        decoder ids `[batch, pos]` alone, with no special tokens, whose last position is the query.
+        The batch: encoder ids `[batch, pos]` with EOS at the end, where the model has one, and decoder ids
+        `[batch, 2]`; without an encoder decoder ids `[batch, pos]` alone, with no special tokens, whose last position
+        is the query.
 
     Raises:
         InvalidInput: sizes that leave no earlier occurrence (no repetition) or nothing after it (a
@@ -128,8 +146,9 @@ def repeated_random_tokens(
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2; Olsson et al. 2022.
     """
-    low, high = token_range(vocab_range)
-    parameters = {
+    vocabulary, encoder = tokens_for(model, encoder)
+    low, high = token_range(vocab_range, vocabulary)
+    parameters: dict[str, Any] = {
         "batch_size": whole("batch_size", batch_size, 1),
         "sequence_length": whole("sequence_length", sequence_length, 2),
         "repetitions": whole("repetitions", repetitions, 1),
@@ -140,8 +159,9 @@ def repeated_random_tokens(
         "unique": bool(unique),
         "min_gap": whole("min_gap", min_gap, 0),
         "prefix": whole("prefix", prefix, 0),
-        "encoder": bool(encoder),
+        "encoder": encoder,
         "seed": whole("seed", seed, 0),
+        **unusual_tokens(vocabulary, encoder),
     }
     if extension >= num_unique_sequences:
         raise InvalidInput(
@@ -154,9 +174,7 @@ def repeated_random_tokens(
             f"choose 0 to {sequence_length - 1}."
         )
     rng = np.random.default_rng(seed)
-    tokens = random_tokens(
-        rng, batch_size, num_unique_sequences * sequence_length, vocab_range, max(min_gap, int(unique))
-    )
+    tokens = _drawn(rng, batch_size, num_unique_sequences * sequence_length, (low, high), max(min_gap, int(unique)))
     sequences = tokens.reshape(batch_size, num_unique_sequences, sequence_length)
     given = np.concatenate(
         [
@@ -173,7 +191,8 @@ def repeated_random_tokens(
     )
     continuation = np.concatenate([given, query], axis=1)[:, occurrences[-1] + 1]
     return RepeatedTokens(
-        **_stacks(given, query, bool(encoder)),
+        **_stacks(given, query, vocabulary, encoder),
+        vocabulary=vocabulary,
         query=1 if encoder else given.shape[1],
         occurrences=occurrences,
         continuation=torch.from_numpy(continuation),
@@ -181,15 +200,36 @@ def repeated_random_tokens(
     )
 
 
-def _stacks(given: NDArray[np.int64], query: NDArray[np.int64], encoder: bool) -> dict[str, Tensor]:
-    """What each stack reads: tokens and EOS in the encoder and the query after the start token, or all in one row."""
-    if not encoder:
-        return {"decoder_input_ids": torch.from_numpy(np.concatenate([given, query], axis=1))}
-    ends = np.full((len(given), 1), EOS), np.full((len(given), 1), START)
+def unusual_tokens(vocabulary: Vocabulary | None, encoder: bool) -> dict[str, Any]:
+    """What a stimulus' parameters say of its tokens: nothing where they are the published ones, or words."""
+    return {} if vocabulary in (None, published(encoder)) else {"tokens": vocabulary.to_dict()}
+
+
+def stacked(given: NDArray[np.int64], after: NDArray[np.int64], vocabulary: Vocabulary | None) -> dict[str, Tensor]:
+    """What each stack of an encoder-decoder reads: tokens `given` and EOS, if any; those `after` the start token.
+
+    Args:
+        given: the encoder's tokens `[row, pos]`.
+        after: the decoder's.
+        vocabulary: which says what the special tokens are.
+    """
+    known = vocabulary or PUBLISHED
+    ends, begins = (
+        np.full((len(given), int(token is not None)), token or 0, dtype=np.int64) for token in (known.eos, known.start)
+    )
     return {
-        "input_ids": torch.from_numpy(np.concatenate([given, ends[0]], axis=1)),
-        "decoder_input_ids": torch.from_numpy(np.concatenate([ends[1], query], axis=1)),
+        "input_ids": torch.from_numpy(np.concatenate([given, ends], axis=1)),
+        "decoder_input_ids": torch.from_numpy(np.concatenate([begins, after], axis=1)),
     }
+
+
+def _stacks(
+    given: NDArray[np.int64], query: NDArray[np.int64], vocabulary: Vocabulary | None, encoder: bool
+) -> dict[str, Tensor]:
+    """Tokens in the encoder and the query after the decoder's start token, or all in one row."""
+    if encoder:
+        return stacked(given, query, vocabulary)
+    return {"decoder_input_ids": torch.from_numpy(np.concatenate([given, query], axis=1))}
 
 
 def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: tuple[int, int]) -> NDArray[np.int64]:
@@ -206,19 +246,38 @@ def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: 
     return vocab_range[0] + np.take_along_axis(np.argsort(own, axis=1, kind="stable"), wanted, axis=1)
 
 
-def token_range(vocab_range: Any) -> tuple[int, int]:
+def token_range(vocab_range: Any, vocabulary: Vocabulary | None) -> tuple[int, int]:
     """The first and last id of a range, as plain ints.
 
+    Args:
+        vocab_range: None for the scaled values within +-1.01, of the published models where tokens are words.
+        vocabulary: what the tokens are; None for words.
+
     Raises:
-        InvalidInput: something else than two ids.
+        InvalidInput: something else than two ids, a range that is empty or reversed, or one that holds special tokens.
     """
+    if vocab_range is None:
+        return (vocabulary or PUBLISHED).narrow
     if not isinstance(vocab_range, list | tuple | np.ndarray) or len(vocab_range) != 2:
         raise InvalidInput(f"vocab_range={vocab_range!r} must be (first, last), both included.")
-    return whole("vocab_range[0]", vocab_range[0], 0), whole("vocab_range[1]", vocab_range[1], 0)
+    low, high = whole("vocab_range[0]", vocab_range[0], 0), whole("vocab_range[1]", vocab_range[1], 0)
+    if high < low:
+        raise InvalidInput(f"vocab_range={vocab_range} is reversed or empty: give (first, last), both included.")
+    if vocabulary is not None and low < vocabulary.n_special:
+        raise InvalidInput(
+            f"vocab_range={vocab_range} holds special tokens ({vocabulary}): begin at {vocabulary.n_special} or later."
+        )
+    return low, high
 
 
 def random_tokens(
-    rng: Generator, rows: int, length: int, vocab_range: tuple[int, int] = NARROW, min_gap: int = 0
+    rng: Generator,
+    rows: int,
+    length: int,
+    vocab_range: tuple[int, int] | None = None,
+    min_gap: int = 0,
+    *,
+    model: Model | None = None,
 ) -> NDArray[np.int64]:
     """Uniform random tokens `[row, pos]`, with replacement unless `min_gap` is 1 or more.
 
@@ -226,8 +285,9 @@ def random_tokens(
         rng: where the randomness comes from.
         rows: how many rows.
         length: tokens in one row.
-        vocab_range: the ids to draw from, both included.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
         min_gap: the least difference between two tokens of a row.
+        model: whose tokens they are; the published ones without.
 
     Returns:
         The ids.
@@ -235,21 +295,18 @@ def random_tokens(
     Raises:
         InvalidInput: a range that is empty, reversed, holds special tokens, or is too narrow.
     """
-    low, high = token_range(vocab_range)
-    whole("min_gap", min_gap, 0)
-    if high < low:
-        raise InvalidInput(f"vocab_range={vocab_range} is reversed or empty: give (first, last), both included.")
-    if low < N_SPECIAL:
-        raise InvalidInput(
-            f"vocab_range={vocab_range} holds special tokens (0 is padding and start, 1 is EOS): begin at "
-            f"{N_SPECIAL} or later."
-        )
+    vocabulary, _ = tokens_for(model, None)
+    return _drawn(rng, rows, length, token_range(vocab_range, vocabulary), whole("min_gap", min_gap, 0))
+
+
+def _drawn(rng: Generator, rows: int, length: int, among: tuple[int, int], min_gap: int) -> NDArray[np.int64]:
+    low, high = among
     if min_gap < 1:
         return rng.integers(low, high + 1, (rows, length))
     free = (high - low + 1) - (length - 1) * (min_gap - 1)
     if free < length:
         raise InvalidInput(
-            f"{length} tokens that differ by {min_gap} or more do not fit into vocab_range={vocab_range}: it "
+            f"{length} tokens that differ by {min_gap} or more do not fit into vocab_range={among}: it "
             f"must hold {(length - 1) * min_gap + 1} ids."
         )
     # Sorted draws without replacement from a shortened range, spread by the gap, then shuffled.

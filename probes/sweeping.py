@@ -18,7 +18,7 @@ from probes.induction import induction_mosaic
 from probes.stimuli import repeated_random_tokens
 
 VARIED = {"repetitions": "repetitions", "sequence_length": "sequence_lengths", "seed": "seeds"}
-OF_MODEL = ("encoder",)
+OF_MODEL = ("encoder", "model")
 """What each model says of itself, so that one sweep can hold models of both families."""
 
 

@@ -61,6 +61,6 @@ def dense_unembedding(module: Any, fold: bool) -> tuple[Tensor, Tensor]:
         return less_mean @ torch.diag(norm.weight.double()) @ weight, norm.bias.double() @ weight
 
 
-def divided(stream: Tensor, epsilon: float = 1e-5) -> Tensor:
+def divided(stream: Tensor, epsilon: float = 1e-5) -> Tensor:  # no tolerance: the norm's own
     """A stream divided by its deviation, its mean left in."""
     return stream / (stream.var(-1, unbiased=False, keepdim=True) + epsilon).sqrt()

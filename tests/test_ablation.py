@@ -17,6 +17,7 @@ from interp.edits import ablations
 from interp.names import Head, parse_address
 from interp.results import Floats, HeadScores
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
+from tests.tolerance import FORWARD, LAYER, close
 
 from .conftest import tiny_gpt2
 from .test_effects import log_probs, stimulus
@@ -47,7 +48,7 @@ def test_sets_equal_ordinary_edited_forwards(either: interp.Model) -> None:
             for index, members in enumerate(sets):
                 with interp.edited(model, ablations(members, **(options if members else {}))):  # type: ignore[arg-type]
                     wanted = log_probs(model, tokens)
-                np.testing.assert_allclose(found.log_prob[index], wanted, atol=1e-5)
+                close(found.log_prob[index], wanted, terms=LAYER)
 
 
 def test_the_strongest_heads(model: interp.Model) -> None:
@@ -92,10 +93,10 @@ def test_the_curve_holds_what_forwards_give(either: interp.Model) -> None:
     clean = log_probs(model, tokens)
     for point in curve.points:
         with interp.ablate(model, point.heads):
-            np.testing.assert_allclose(point.log_prob, log_probs(model, tokens) - clean, atol=1e-5)
+            close(point.log_prob, log_probs(model, tokens) - clean, of=8, terms=FORWARD)
         for members, row in zip(point.control_sets, point.control_log_prob, strict=True):
             with interp.ablate(model, members):
-                np.testing.assert_allclose(row, log_probs(model, tokens) - clean, atol=1e-5)
+                close(row, log_probs(model, tokens) - clean, of=8, terms=FORWARD)
     assert [h.address for h in scores.heads()[:2]] == list(curve.points[1].heads)
     weakest = circuits.ablation_curve(model, scores, tokens, counts=[1], ascending=True, controls=1, progress=False)
     assert weakest.points[0].heads[0] == scores.heads()[-1].address
@@ -155,7 +156,7 @@ def test_layers(model: interp.Model) -> None:
     clean = log_probs(model, tokens)
     for name, row in zip(found.layers, found.rows, strict=True):
         with interp.ablate(model, name):
-            np.testing.assert_allclose(row, log_probs(model, tokens) - clean, atol=1e-5)
+            close(row, log_probs(model, tokens) - clean, of=8, terms=FORWARD)
     assert {"effect", "low", "high", "control", "q"} <= set(found.to_frame())
 
 
@@ -187,20 +188,20 @@ def test_the_direct_part_is_what_an_intervention_measures(
     for index, (head, sites) in enumerate(later.items()):
         edit = Zero(head) if reference is None else Mean(head, reference)
         with interp.edited(model, [edit, *(Resample(site, tokens) for site in sites)]):
-            np.testing.assert_allclose(found.direct[index], log_probs(model, tokens) - clean, atol=1e-5)
+            close(found.direct[index], log_probs(model, tokens) - clean, of=8, terms=FORWARD)
         with interp.edited(model, edit):
-            np.testing.assert_allclose(found.total[index], log_probs(model, tokens) - clean, atol=1e-5)
+            close(found.total[index], log_probs(model, tokens) - clean, of=8, terms=FORWARD)
     with interp.ablate(model, list(later), method=method, reference=reference):  # type: ignore[arg-type]
         both = log_probs(model, tokens)
     with interp.ablate(model, list(later)[1], method=method, reference=reference):  # type: ignore[arg-type]
-        np.testing.assert_allclose(found.restored[0], log_probs(model, tokens) - both, atol=1e-5)
-    np.testing.assert_allclose(found.all_ablated, both - clean, atol=1e-5)
+        close(found.restored[0], log_probs(model, tokens) - both, of=8, terms=FORWARD)
+    close(found.all_ablated, both - clean, of=8, terms=FORWARD)
     # A control is taken away in addition: what keeping it brings when all chosen ones are gone.
     with interp.ablate(model, [*later, str(found.controls[0])], method=method, reference=reference):  # type: ignore[arg-type]
-        np.testing.assert_allclose(found.restored[2], both - log_probs(model, tokens), atol=1e-5)
+        close(found.restored[2], both - log_probs(model, tokens), of=8, terms=FORWARD)
     frame = found.to_frame()
     assert frame["role"].tolist() == ["chosen"] * 2 + ["control"] * 2
-    np.testing.assert_allclose(frame["repaired"], frame["total"] - frame["direct"])
+    close(frame["repaired"], frame["total"] - frame["direct"])
 
 
 @pytest.mark.parametrize("bad", [{"seed": -1}, {"controls": -1}, {"controls": 1.5}, {"counts": 3}])
@@ -230,7 +231,7 @@ def test_what_is_rewired(model: interp.Model) -> None:
         for kind in ("current_token", "token_to_right"):
             change = getattr(edited, kind).values - getattr(clean, kind).values
             assert not change[:first].any()
-            np.testing.assert_allclose(getattr(found, kind)[index].mean(-1)[first:], change[first:], atol=1e-6)
+            close(getattr(found, kind)[index].mean(-1)[first:], change[first:], of=1, terms=LAYER)
             assert np.isnan(getattr(found, kind)[index][:first]).all()
     frame = found.to_frame()
     assert len(frame) == 2 * (6 + 3 + 3)
@@ -261,7 +262,7 @@ def test_what_is_rewired_in_a_decoder_alone(causal: interp.Model) -> None:
             change = getattr(found, name)[index]
             np.testing.assert_array_equal(after[:first], before[:first])
             assert np.isnan(change[:first]).all()
-            np.testing.assert_allclose(change[first:], (after - before)[first:], atol=1e-6)
+            close(change[first:], (after - before)[first:], terms=LAYER)
             assert np.abs(change[first:]).max() > 1e-3
     frame = found.to_frame()
     assert len(frame) == 2 * (6 + 3)
@@ -295,7 +296,7 @@ def test_whole_layers(either: interp.Model) -> None:
     assert len(found.layers) == len(set(found.layers)) == len(either.layers()) + len(either.sites("*.*.mlp_out"))
     for place, row in zip(found.layers, found.rows, strict=True):
         with interp.ablate(either, place):
-            np.testing.assert_allclose(row, log_probs(either, tokens) - clean, atol=1e-5)
+            close(row, log_probs(either, tokens) - clean, of=8, terms=FORWARD)
 
 
 def test_heads_that_a_decoder_alone_does_not_have(causal: interp.Model, model: interp.Model) -> None:

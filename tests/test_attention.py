@@ -17,6 +17,9 @@ from interp.arguments import cache_name
 from interp.attention import NAME
 from interp.checks import check_hooks
 from tests.conftest import fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline, without_heads
+from tests.tolerance import FORWARD, close
+
+pytestmark = pytest.mark.versions
 
 SERIES = torch.sin(torch.arange(40.0) / 3) + 2
 
@@ -75,11 +78,11 @@ def test_positions_are_those_that_generate_counts(causal: interp.Model) -> None:
     made = causal.module.generate(**batch.inputs, **options, return_dict_in_generate=True)
     logits = interp.capture(causal, batch, "decoder.logits")["decoder.logits"]
     # One row of logits and fourteen are of matrices of other shapes, whose sums are added in another order.
-    torch.testing.assert_close(logits[:, -1], made.logits[0], atol=1e-5, rtol=1e-5)
+    close(logits[:, -1], made.logits[0], terms=FORWARD)
     # A row without its padding is the same sequence.
     alone = interp.Batch(decoder_input_ids=batch.decoder_input_ids[1:2, 3:])
     shorter = interp.capture(causal, alone, "decoder.logits")["decoder.logits"]
-    torch.testing.assert_close(logits[1:2, 3:], shorter, atol=1e-5, rtol=1e-5)
+    close(logits[1:2, 3:], shorter, terms=FORWARD)
     with torch.no_grad():
         uncounted = causal.module(**batch.inputs).logits
     assert not torch.allclose(uncounted[1, -1], logits[1, -1], atol=1e-2)
@@ -111,7 +114,7 @@ def test_variants_of_gpt2(changes: dict[str, Any], factor: float) -> None:
     c = interp.capture(model, batch, "decoder.self.2.*")
     q, k = (c[f"decoder.self.2.{name}"].transpose(1, 2) for name in "qk")
     scores = q @ k.transpose(-1, -2) * factor
-    torch.testing.assert_close(c["decoder.self.2.scores"][0].tril(), scores[0].tril())
+    close(c["decoder.self.2.scores"][0].tril(), scores[0].tril())
 
 
 @pytest.mark.parametrize("option", ["reorder_and_upcast_attn", "add_cross_attention"])

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 import interp
 from interp import Batch, Model, Site, capture
 from tests.conftest import context, fresh, masked_batch, without_heads
+from tests.tolerance import FORWARD, close
+
+pytestmark = pytest.mark.versions
 
 
 def everything(model: Model, batch: Batch) -> Any:
@@ -67,7 +70,7 @@ def test_the_parts_add_up(either: Model, either_batch: Batch) -> None:
             assert torch.equal(c[f"{stack}.{layer}.resid_post"], total + c[f"{stack}.{layer}.mlp_out"])
     for at in either.layers():
         heads = c[f"{at}.head_out"].sum(2) + either.weights(f"{at}.0").b_O
-        torch.testing.assert_close(heads, c[f"{at}.attn_out"], atol=2e-5, rtol=1e-5)
+        close(heads, c[f"{at}.attn_out"], terms=FORWARD)
     if not either.family.has_encoder:
         assert float(either.weights("decoder.self.0.0").b_O.abs().min()) > 0
 
@@ -78,9 +81,9 @@ def test_scores_pattern_z_by_hand(model: Model, batch: Batch) -> None:
     q, k, v = (c[f"decoder.cross.1.{name}"].transpose(1, 2) for name in "qkv")
     mask = torch.zeros(4, 1, 1, 9).masked_fill(batch.attention_mask[:, None, None] == 0, torch.finfo().min)
     scores = q @ k.transpose(-1, -2) + mask
-    torch.testing.assert_close(c["decoder.cross.1.scores"], scores)
-    torch.testing.assert_close(c["decoder.cross.1.pattern"], scores.softmax(-1))
-    torch.testing.assert_close(c["decoder.cross.1.z"], (scores.softmax(-1) @ v).transpose(1, 2))
+    close(c["decoder.cross.1.scores"], scores)
+    close(c["decoder.cross.1.pattern"], scores.softmax(-1))
+    close(c["decoder.cross.1.z"], (scores.softmax(-1) @ v).transpose(1, 2))
     assert float(c["decoder.cross.1.pattern"][1, :, :, :2].max()) == 0
 
 
@@ -93,15 +96,15 @@ def test_scores_pattern_z_of_gpt2_by_hand(causal: Model) -> None:
     q, k, v = ((x @ w + b).unflatten(-1, (3, 8)).transpose(1, 2) for w, b in zip(
         block.attn.c_attn.weight.split(24, 1), block.attn.c_attn.bias.split(24), strict=True))  # fmt: skip
     for name, value in zip("qkv", (q, k, v), strict=True):
-        torch.testing.assert_close(c[f"decoder.self.1.{name}"].transpose(1, 2), value, atol=1e-5, rtol=1e-5)
+        close(c[f"decoder.self.1.{name}"].transpose(1, 2), value, terms=FORWARD)
     seen = torch.ones(14, 14).tril().bool() & batch.decoder_attention_mask[:, None, None].bool()
     scores = (q @ k.transpose(-1, -2) * 8**-0.5).masked_fill(~seen, -torch.inf)
     shown = batch.decoder_attention_mask.bool()
     pattern = c["decoder.self.1.pattern"].transpose(1, 2)[shown]
-    torch.testing.assert_close(pattern, scores.softmax(-1).transpose(1, 2)[shown], atol=1e-5, rtol=1e-4)
+    close(pattern, scores.softmax(-1).transpose(1, 2)[shown], terms=FORWARD)
     assert float(pattern[~seen.expand(4, 3, 14, 14).transpose(1, 2)[shown]].max()) == 0
     z = (scores.softmax(-1) @ v).transpose(1, 2)
-    torch.testing.assert_close(c["decoder.self.1.z"][shown], z[shown], atol=1e-5, rtol=1e-4)
+    close(c["decoder.self.1.z"][shown], z[shown], terms=FORWARD)
 
 
 def test_one_forward_that_stops_after_the_last_site(either: Model, either_batch: Batch) -> None:
@@ -229,10 +232,10 @@ def test_views_of_one_module_are_assigned_side_by_side(either: Model, either_bat
     assert torch.equal(scores, again)
     mask = cache[f"{at}.scores"] <= torch.finfo(torch.float32).min / 2
     wanted = (2 * cache[f"{at}.scores"][:, [0, 2]]).masked_fill(mask[:, [0, 2]], torch.finfo(torch.float32).min)
-    torch.testing.assert_close(scores[:, [0, 2]].clamp(min=torch.finfo(torch.float32).min), wanted)
+    close(scores[:, [0, 2]].clamp(min=torch.finfo(torch.float32).min), wanted)
     assert not scores[:, 1][~mask[:, 1]].any()
     flipped = cache[f"{at}.v"].flip(2).transpose(1, 2)
-    torch.testing.assert_close(z, (scores.softmax(-1) @ flipped).transpose(1, 2))
+    close(z, (scores.softmax(-1) @ flipped).transpose(1, 2))
 
 
 def test_no_sites_is_an_error(model: Model, batch: Batch) -> None:

@@ -56,7 +56,7 @@ def test_the_other_columns_are_those_of_all_heads(
     every = circuits.head_summary(plant.model, mosaic=mosaic, scores=effects)
     frame = circuits.circuit_summary(plant.model, circuit, mosaic=mosaic, effects=effects)
     chosen = every[every["head"].isin(frame["head"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(frame[chosen.columns], chosen)
+    pd.testing.assert_frame_equal(frame[chosen.columns], chosen, check_exact=True)
     assert frame["effect"].notna().all()
     one = circuits.circuit_summary(plant.model, circuit, effects=effects[0])
     assert one["effect"].isna().tolist() == [True, True, False, False]

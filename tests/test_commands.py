@@ -43,6 +43,7 @@ def test_the_mosaic_command_writes_page_json_and_table(tmp_path: Path, pico: int
     assert "float32" in result.output
 
 
+@pytest.mark.versions
 def test_the_page_is_self_contained(tmp_path: Path) -> None:
     page = tmp_path / "induction_mosaic.html"
     assert probe("--model", "pico-t5", "--out", str(page), "--batch-size", "10").exit_code == 0

@@ -20,6 +20,7 @@ from interp.results import HeadScores
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head
 from tests.test_weights import scaled
+from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 
 def scores_of(model: interp.Model, **options: Any) -> circuits.CompositionScores:
@@ -53,7 +54,7 @@ def test_every_pair_equals_the_dense_formula_and_no_other_exists(fold: bool, siz
                 assert np.isnan(value) != runs_before, (writer, reader)
                 if runs_before:
                     wanted = dense_score(model, str(writer), str(reader), kind, fold)
-                    assert value == pytest.approx(wanted, abs=1e-10)
+                    close(value, wanted, terms=FORWARD, dtype=torch.float64)
 
 
 def test_float32_is_as_good_as_it_can_be(pico: interp.Model) -> None:
@@ -68,7 +69,7 @@ def test_float32_is_as_good_as_it_can_be(pico: interp.Model) -> None:
             "V": second.W_V.double() @ second.W_O.double(),
         }[e.kind]
         wanted = (OV1 @ second_map).norm() / OV1.norm() / second_map.norm()
-        assert edge.raw == pytest.approx(float(wanted), rel=3e-7)
+        close(edge.raw, float(wanted), terms=LAYER)
 
 
 def test_a_small_memory_budget_is_kept_and_changes_nothing(
@@ -89,7 +90,7 @@ def test_a_small_memory_budget_is_kept_and_changes_nothing(
     assert most == 8 * (2 * 3) * 8, "one head against the two layers of three readers that there are at most"
     assert max(sizes) == 3 * most
     for wire in WIRES:
-        np.testing.assert_allclose(small.raw[wire], large.raw[wire], rtol=1e-5)
+        close(small.raw[wire], large.raw[wire], terms=FORWARD)
 
 
 def test_scores_know_no_scale(model: interp.Model) -> None:
@@ -97,12 +98,12 @@ def test_scores_know_no_scale(model: interp.Model) -> None:
     before = scores_of(model)
     attention = model.module.get_submodule("encoder.block.0.layer.0.SelfAttention")
     with torch.no_grad():
-        for head, scale in ((0, 1e-12), (1, 1e12)):
+        for head, scale in ((0, 2.0**-40), (1, 2.0**40)):
             attention.v.weight[8 * head : 8 * head + 8] *= scale  # type: ignore[index, union-attr, operator]
             attention.o.weight[:, 8 * head : 8 * head + 8] *= scale  # type: ignore[index, union-attr, operator]
     after = scores_of(model)
     for wire in WIRES:
-        np.testing.assert_allclose(after.raw[wire], before.raw[wire], rtol=1e-5)
+        close(after.raw[wire], before.raw[wire], terms=FORWARD)
         np.testing.assert_allclose(after.z[wire], before.z[wire], rtol=1e-3, atol=1e-3)
 
 
@@ -118,17 +119,17 @@ def test_a_circuit_alike_in_all_directions_has_no_z() -> None:
     scores = scores_of(model)
     for kind in ("Q", "K", "V"):
         table = scores.between("encoder.self", "encoder.self", kind)
-        np.testing.assert_allclose(table[~np.isnan(table)], scores.baseline, rtol=1e-5)
+        close(table[~np.isnan(table)], scores.baseline, terms=FORWARD)
         assert np.isnan(scores.between("encoder.self", "encoder.self", kind, "z")).all()
     assert not scores.top(1).edges
-    assert scores.top(1, by="excess")[0].excess < 1e-5
+    assert scores.top(1, by="excess")[0].excess < tolerance(terms=LAYER)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_heads_wider_than_the_stream(seed: int) -> None:
     model = interp.wrap(tiny_pipeline(seed=seed, d_kv=21))
     found = scores_of(model).edge("encoder.self.0.1", "decoder.cross.1.2", "K")
-    assert found.raw == pytest.approx(dense_score(model, "encoder.self.0.1", "decoder.cross.1.2", "K"), rel=1e-5)
+    close(found.raw, dense_score(model, "encoder.self.0.1", "decoder.cross.1.2", "K"), terms=FORWARD)
 
 
 def test_columns_that_are_almost_the_same_lose_no_digits() -> None:
@@ -136,10 +137,12 @@ def test_columns_that_are_almost_the_same_lose_no_digits() -> None:
     attention = model.module.get_submodule("encoder.block.0.layer.0.SelfAttention")
     with torch.no_grad():
         weight = attention.v.weight  # type: ignore[union-attr]
-        weight[1] = weight[0] + 1e-8 * weight[1]  # type: ignore[index, operator]
+        weight[1] = weight[0] + 2.0**-27 * weight[1]  # type: ignore[index, operator]
         attention.o.weight[:, 0] = -attention.o.weight[:, 1]  # type: ignore[index, union-attr, operator]
     found = scores_of(model).edge("encoder.self.0.0", "decoder.cross.1.2", "K")
-    assert found.raw == pytest.approx(dense_score(model, "encoder.self.0.0", "decoder.cross.1.2", "K"), abs=1e-10)
+    close(
+        found.raw, dense_score(model, "encoder.self.0.0", "decoder.cross.1.2", "K"), terms=FORWARD, dtype=torch.float64
+    )
 
 
 def test_cross_heads_read_the_encoder_through_its_final_norm(model: interp.Model) -> None:
@@ -149,8 +152,8 @@ def test_cross_heads_read_the_encoder_through_its_final_norm(model: interp.Model
         model.module.encoder.final_layer_norm.weight.mul_(torch.linspace(0.1, 3, 20))
     after = scores_of(model)
     for wire in WIRES:
-        same = np.allclose(before.raw[wire], after.raw[wire], equal_nan=True, rtol=1e-5)
-        assert same == ("decoder.cross" not in wire), wire
+        check = not_close if "decoder.cross" in wire else close
+        check(after.raw[wire], before.raw[wire], str(wire), terms=LAYER)
 
 
 def test_baseline_and_z_are_those_of_sampled_rotations() -> None:
@@ -184,9 +187,9 @@ def test_idle_heads_have_no_score(model: interp.Model) -> None:
 def test_the_cursive_notebooks_score_is_the_plain_q_one(model: interp.Model) -> None:
     pair = ("decoder.self.0.1", "decoder.cross.1.2")
     found = circuits.cursive_composition(model, *pair)
-    assert found == pytest.approx(dense_score(model, *pair, "Q", fold=False), rel=1e-6)
+    close(found, dense_score(model, *pair, "Q", fold=False), terms=LAYER)
     plain = scores_of(model, fold_norm=False).edge(*pair, "Q")
-    assert found == pytest.approx(plain.raw, rel=1e-5)
+    close(found, plain.raw, terms=FORWARD)
     with pytest.raises(interp.InvalidInput, match="queries from the decoder"):
         circuits.cursive_composition(model, "encoder.self.0.1", "decoder.cross.1.2")
 
@@ -199,8 +202,8 @@ def test_a_planted_wire_ranks_first_until_it_is_cut(route: Any, kind: str) -> No
     first, second = scores.top(2)
     assert (str(first.edge),) == plant.edges
     assert first.edge.kind == kind
-    assert first.raw == pytest.approx(64**-0.5, rel=1e-5)
-    assert first.excess == pytest.approx(64**-0.5 - 192**-0.5, rel=1e-5)
+    close(first.raw, 64**-0.5, terms=FORWARD)
+    close(first.excess, 64**-0.5 - 192**-0.5, terms=FORWARD)
     assert first.z == pytest.approx((1 / 64 - 1 / 192) / np.sqrt(2 * 4 / (192**2 * 191 * 194)), rel=1e-4)
     assert first.excess > 10 * second.excess
     assert first.z > 10 * max(edge.z for edge in list(scores.top(50))[1:])
@@ -210,7 +213,7 @@ def test_a_planted_wire_ranks_first_until_it_is_cut(route: Any, kind: str) -> No
     cut = interp.zoo.planted(route, wired=False)
     assert cut.edges == ()
     after = scores_of(cut.model).edge(first.edge.writer, first.edge.reader, kind)
-    assert after.raw < 1e-5
+    close(after.raw, 0, of=1, terms=LAYER)
     assert after.z < -60
 
 
@@ -239,10 +242,10 @@ def test_candidates_are_what_was_planted() -> None:
         assert tuple(str(candidate.edge.edge) for candidate in found) == plant.edges
         (candidate,) = found
         assert candidate.route == route
-        assert candidate.token_score == pytest.approx(1, abs=1e-6), "the wire carries the token itself"
+        close(candidate.token_score, 1, "the wire carries the token itself", terms=LAYER)
         assert found.heads() == (Head.parse("encoder.self.0.1"), Head.parse("decoder.cross.1.2"))
         own = candidate.edge.excess * candidate.encoder_score * candidate.mosaic_score
-        assert found.to_frame()["strength"].item() == pytest.approx(own)
+        close(found.to_frame()["strength"].item(), own)
         cut = interp.zoo.planted(route, wired=False).model
         assert len(circuits.induction_candidates(cut, probes.induction_mosaic(cut), threshold=0, progress=False)) < 6
         assert not circuits.induction_candidates(cut, probes.induction_mosaic(cut), progress=False).candidates
@@ -311,12 +314,12 @@ def test_between_and_top(model: interp.Model) -> None:
     scores = scores_of(model)
     table = scores.between("encoder.self", "decoder.cross", "K")
     assert table.shape == (3, 3, 2, 3)
-    np.testing.assert_allclose(scores.between("encoder.self", "decoder.cross", "K", "excess"), table - 20**-0.5)
+    close(scores.between("encoder.self", "decoder.cross", "K", "excess"), table - 20**-0.5)
     assert not table.flags.writeable
     frame = scores.to_frame()
     assert len(frame) == sum(int((~np.isnan(table)).sum()) for table in scores.raw.values())
     ranked = frame.sort_values("z", ascending=False, ignore_index=True)
-    pd.testing.assert_frame_equal(scores.top(7).to_frame(), ranked.head(7))
+    pd.testing.assert_frame_equal(scores.top(7).to_frame(), ranked.head(7), check_exact=True)
     with pytest.raises(interp.InvalidInput, match="give a list"):
         scores.top(pairs=("encoder.self", "decoder.cross", "K"))  # type: ignore[arg-type]
     ranked = scores.top(10**6, by="excess", pairs=[("decoder.self", "decoder.cross", "Q")]).to_frame()
@@ -479,12 +482,12 @@ def test_every_pair_of_a_decoder_equals_the_dense_formula(fold: bool) -> None:
                 product = {"Q": one.OV @ two.QK, "K": two.QK @ one.OV.T, "V": one.OV @ two.OV}[kind]
                 norms = one.OV.norm() * (two.OV if kind == "V" else two.QK).norm()
                 if not np.isnan(value):
-                    assert value == pytest.approx(float(product.norm() / norms), abs=1e-10)
+                    close(value, float(product.norm() / norms), terms=FORWARD, dtype=torch.float64)
     assert scores.n_pairs == len(scores.to_frame()) == 3 * 9 * 3
     if not fold:
         plain = scores.edge("decoder.self.0.1", "decoder.self.2.2", "Q").raw
         found = circuits.cursive_composition(model, "decoder.self.0.1", "decoder.self.2.2")
-        assert found == pytest.approx(plain, abs=1e-10)
+        close(found, plain, terms=FORWARD, dtype=torch.float64)
 
 
 def test_scores_know_neither_biases_nor_the_factor_of_scores() -> None:
@@ -497,7 +500,7 @@ def test_scores_know_neither_biases_nor_the_factor_of_scores() -> None:
                 parameter.mul_(-3)
     after = scores_of(interp.wrap(module))
     for pair in ALONE:
-        np.testing.assert_allclose(after.raw[pair], before.raw[pair], rtol=1e-12)
+        close(after.raw[pair], before.raw[pair], terms=FORWARD, dtype=torch.float64)
 
 
 def test_what_a_decoder_writes_along_the_ones_is_read_by_none() -> None:
@@ -509,7 +512,7 @@ def test_what_a_decoder_writes_along_the_ones_is_read_by_none() -> None:
     scores = scores_of(model)
     for kind in "QKV":
         table = scores.between("decoder.self", "decoder.self", kind)
-        assert np.nanmax(table[0, 1]) < 1e-10
+        assert np.nanmax(table[0, 1]) < tolerance(terms=FORWARD, dtype=torch.float64)
         assert np.nanmin(np.delete(table[0, :, 1:], 1, 0)) > 0.01
 
 
@@ -564,11 +567,11 @@ def test_the_wire_planted_in_a_decoder_ranks_first_until_it_is_cut() -> None:
     plant = interp.zoo.planted_decoder()
     first, second = scores_of(plant.model).top(2)
     assert (str(first.edge),) == plant.edges
-    assert first.raw == pytest.approx(128**-0.5, rel=1e-5)
+    close(first.raw, 128**-0.5, terms=FORWARD)
     assert first.excess == pytest.approx(128**-0.5 - 640**-0.5, rel=1e-4)
     assert first.z > 10 * second.z
     cut = scores_of(interp.zoo.planted_decoder(wired=False).model)
-    assert cut.edge(first.edge.writer, first.edge.reader, "K").raw < 1e-5
+    close(cut.edge(first.edge.writer, first.edge.reader, "K").raw, 0, of=1, terms=LAYER)
 
 
 @pytest.fixture(scope="module")
@@ -584,7 +587,7 @@ def test_a_decoders_candidates_are_what_was_planted(behaviour: dict[str, HeadSco
     assert tuple(str(candidate.edge.edge) for candidate in found) == plant.edges
     (candidate,) = found
     assert candidate.route == "token_to_right"
-    assert candidate.token_score == pytest.approx(1, abs=1e-6), "the wire carries the token itself"
+    close(candidate.token_score, 1, "the wire carries the token itself", terms=LAYER)
     assert candidate.encoder_score == behaviour["decoder.self.previous_token"]["decoder.self.0.1"]
     assert candidate.mosaic_score == mosaic.token_to_right["decoder.self.1.2"]
     assert "first head 1.00, second head 0.49" in str(candidate)

@@ -10,6 +10,7 @@ import probes
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline
 from tests.dense_decoder import dense_head, dense_unembedding, divided
 from tests.test_weights import scaled
+from tests.tolerance import FORWARD, close
 
 
 @pytest.mark.parametrize(("kind", "head"), [("cross", 1), ("self", 2)])
@@ -39,12 +40,12 @@ def test_equal_to_the_formula_written_out(kind: str, head: int) -> None:
             own, total = own + float(raised[tokens[row] == token].detach()), total + float(raised.sum().detach())
         ratios.append(own / total)
     published = found[f"decoder.{kind}.copying_published"].values[1, head]
-    assert published == pytest.approx(2 * np.mean(ratios) - 1, abs=1e-10)
+    close(published, 2 * np.mean(ratios) - 1, terms=FORWARD, dtype=torch.float64)
     over = found[f"decoder.{kind}.copying_over_chance"]
-    assert over.values[1, head] == pytest.approx((np.mean(ratios) - 1 / 6) / (1 - 1 / 6), abs=1e-10)
+    close(over.values[1, head], (np.mean(ratios) - 1 / 6) / (1 - 1 / 6), terms=FORWARD, dtype=torch.float64)
     stderr = np.std(ratios, ddof=1) / 3**0.5 / (1 - 1 / 6)
     assert over.stderr is not None
-    assert over.stderr[1, head] == pytest.approx(stderr, rel=1e-8)
+    close(over.stderr[1, head], stderr, terms=FORWARD, dtype=torch.float64)
 
 
 def test_a_head_planted_to_copy_does_and_random_ones_do_not() -> None:
@@ -96,11 +97,11 @@ def test_equal_to_the_formula_written_out_for_a_decoder() -> None:
         among = torch.stack([row[:, own] for row, own in zip(raised, tokens, strict=True)])
         ratios = (among.diagonal(dim1=1, dim2=2).sum(1) / among.sum((1, 2))).numpy()
         over = found["decoder.self.copying_over_chance"]
-        assert over[head] == pytest.approx((ratios.mean() - 1 / 6) / (1 - 1 / 6), abs=1e-10)
-        assert found["decoder.self.copying_published"][head] == pytest.approx(2 * ratios.mean() - 1, abs=1e-10)
+        close(over[head], (ratios.mean() - 1 / 6) / (1 - 1 / 6), terms=FORWARD, dtype=torch.float64)
+        close(found["decoder.self.copying_published"][head], 2 * ratios.mean() - 1, terms=FORWARD, dtype=torch.float64)
         assert over.stderr is not None
         stderr = np.std(ratios, ddof=1) / 3**0.5 / (1 - 1 / 6)
-        assert over.stderr[head.layer, head.head] == pytest.approx(stderr, rel=1e-8)
+        close(over.stderr[head.layer, head.head], stderr, terms=FORWARD, dtype=torch.float64)
 
 
 def test_a_head_planted_to_copy_in_a_decoder_does_and_random_ones_do_not() -> None:

@@ -12,6 +12,8 @@ from interp.edits import ablations, as_address
 from interp.names import AttentionLayer, Head, Site
 from interp.results import ScoredHead
 
+pytestmark = pytest.mark.versions
+
 HEAD = Head("decoder", "cross", 1, 2)
 
 

@@ -15,6 +15,7 @@ from interp import Batch, InvalidInput, zoo
 from interp.results import Floats
 from interp.statistics import interval, p_values, q_values, rank_correlation
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
+from tests.tolerance import BUNDLED, FORWARD, LAYER, close
 
 from .conftest import tiny_causal_pipeline, tiny_pipeline
 
@@ -53,11 +54,11 @@ def test_equal_to_one_edited_forward_a_head(either: interp.Model, kind: str, met
         options["by_position"] = True
     found = circuits.head_effects(either, tokens, kind, progress=False, **options)
     wanted = one_by_one(either, tokens, kind, **options)
-    np.testing.assert_allclose(found.rows, wanted, atol=1e-5)
-    np.testing.assert_allclose(found.values, wanted.mean(-1), atol=1e-5)
+    close(found.rows, wanted, of=8, terms=FORWARD)
+    close(found.values, wanted.mean(-1), of=8, terms=FORWARD)
     assert np.abs(wanted).max() > 1e-3
     one_at_a_time = circuits.head_effects(either, tokens, kind, memory=1, progress=False, **options)
-    np.testing.assert_allclose(one_at_a_time.rows, found.rows, atol=1e-5)
+    close(one_at_a_time.rows, found.rows, of=8, terms=FORWARD)
 
 
 @pytest.mark.parametrize("make", [tiny_pipeline, tiny_causal_pipeline])
@@ -70,7 +71,7 @@ def test_with_padding_and_in_double_precision(make: Any) -> None:
     padded = type(tokens)(**(vars(tokens) | {name: mask}))
     for kind in ("encoder.self", "decoder.cross") if tokens.has_encoder else ("decoder.self",):
         found = circuits.head_effects(model, padded, kind, progress=False)
-        np.testing.assert_allclose(found.rows, one_by_one(model, padded, kind), atol=1e-9)
+        close(found.rows, one_by_one(model, padded, kind), terms=BUNDLED, dtype=torch.float64)
         assert np.abs(
             found.rows[..., 1] - circuits.head_effects(model, tokens, kind, progress=False).rows[..., 1]
         ).any()
@@ -109,12 +110,12 @@ def test_the_outcome_by_hand(either: interp.Model) -> None:
     tokens = stimulus(model=either)
     cache = interp.capture(either, tokens, ["decoder.ln_final", "decoder.logits"])
     right, others, hit = continuation_scores(either, cache["decoder.ln_final"][:, -1], tokens)
-    np.testing.assert_allclose(right, log_probs(either, tokens), atol=1e-5)
+    close(right, log_probs(either, tokens), of=8, terms=FORWARD)
     logits = cache["decoder.logits"][:, -1].double().log_softmax(-1).numpy()
     given = stimulus().input_ids  # what is repeated is the same, whichever stack reads it
     for row in range(len(tokens)):
         ids = [t for t in given[row].tolist() if t not in (0, 1, int(tokens.continuation[row]))]
-        assert others[row] == pytest.approx(np.mean([logits[row, t] for t in ids]), abs=1e-5)
+        close(others[row], np.mean([logits[row, t] for t in ids]), terms=LAYER)
         assert hit[row] == (logits[row].argmax() == tokens.continuation[row])
 
 
@@ -198,7 +199,7 @@ def test_statistics() -> None:
 
     scores = rng.random((4, 8))
     same = rank_correlation(scores, scores**3)
-    assert same["overall"] == pytest.approx(1) == same["within_layers"]
+    close([same["overall"], same["within_layers"]], 1)
     assert same["within_layers_p"] < 0.01
     by_layer = np.arange(4)[:, None] + rng.random((4, 8)) * 0.1  # all of it between layers
     apart = rank_correlation(by_layer, np.arange(4)[:, None] + rng.random((4, 8)) * 0.1)

@@ -254,6 +254,7 @@ def test_hostile_names_do_no_harm(browser_page: Any, tmp_path: Path) -> None:
     assert browser_page.locator("b, img").count() == 0
 
 
+@pytest.mark.versions
 def test_any_axis_gets_a_menu(browser_page: Any, tmp_path: Path) -> None:
     """No repetitions: no plot over them; another axis, of pairs and of nothing: a menu."""
     runs = [random_frame("m", (2, 3), draw=i, vocab_range=pair) for i, pair in enumerate([(2, 4095), (1911, 2187)])]

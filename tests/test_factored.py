@@ -1,5 +1,7 @@
 """Low-rank products against the dense formulas in float64."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from jaxtyping import jaxtyped
 
 import interp
 from interp import FactoredMatrix
+from tests.tolerance import FORWARD, LAYER, ROUTINE, close, tolerance
 
 sizes = st.integers(1, 9)
 
@@ -20,23 +23,28 @@ def factors(m: int, r: int, n: int, seed: int = 0, batch: tuple[int, ...] = ()) 
     return draw[0], draw[1]
 
 
+def magnitude(*factors: torch.Tensor) -> float:
+    """Return what no sum of a product of factors exceeds."""
+    return math.prod(float(factor.norm()) for factor in factors)
+
+
 @settings(max_examples=60, deadline=None)
 @given(m=sizes, r=sizes, n=sizes, seed=st.integers(0, 1000))
 def test_norm_spectrum_and_svd_equal_the_dense_ones(m: int, r: int, n: int, seed: int) -> None:
     A, B = factors(m, r, n, seed)
-    low, dense = FactoredMatrix(A, B), A @ B
+    low, dense, size = FactoredMatrix(A, B), A @ B, magnitude(A, B)
     assert low.shape == dense.shape
-    torch.testing.assert_close(low.full(), dense, rtol=0, atol=1e-10)
-    torch.testing.assert_close(low.norm(), dense.norm(), rtol=1e-10, atol=1e-10)
+    close(low.full(), dense, of=size, terms=FORWARD, dtype=torch.float64)
+    close(low.norm(), dense.norm(), of=size, terms=FORWARD, dtype=torch.float64)
     singular = torch.linalg.svdvals(dense)
     kept = min(len(singular), len(low.singular_values()))
-    torch.testing.assert_close(low.singular_values()[:kept], singular[:kept], rtol=0, atol=1e-10)
-    assert float(singular[kept:].sum()) < 1e-10
+    close(low.singular_values()[:kept], singular[:kept], of=size, terms=FORWARD, dtype=torch.float64)
+    close(singular[kept:], 0, of=size, terms=FORWARD, dtype=torch.float64)
     U, S, V = low.svd()
-    torch.testing.assert_close(U @ torch.diag(S) @ V.mT, dense, rtol=0, atol=1e-10)
-    torch.testing.assert_close(U.mT @ U, torch.eye(len(S), dtype=U.dtype), rtol=0, atol=1e-10)
+    close(U @ torch.diag(S) @ V.mT, dense, of=size, terms=FORWARD, dtype=torch.float64)
+    close(U.mT @ U, torch.eye(len(S), dtype=U.dtype), terms=FORWARD, dtype=torch.float64)
     rank = dense.norm() ** 2 / torch.linalg.matrix_norm(dense, 2) ** 2
-    torch.testing.assert_close(low.stable_rank(), rank, rtol=1e-10, atol=0)
+    close(low.stable_rank(), rank, terms=FORWARD, dtype=torch.float64)
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,11 +56,17 @@ def test_eigenvalues_and_trace_equal_the_dense_ones(m: int, r: int, seed: int) -
     assert len(found) == min(m, r)
     # As sets: sums of powers agree, whatever the order of equal absolute values.
     for power in (1, 2, 3):
-        torch.testing.assert_close((found**power).sum(), (dense**power).sum(), rtol=1e-9, atol=1e-8)
-    assert bool((found.abs().diff() <= 1e-12).all())
-    torch.testing.assert_close(low.trace(), (A @ B).trace(), rtol=1e-10, atol=1e-10)
+        close(
+            (found**power).sum(),
+            (dense**power).sum(),
+            of=magnitude(A, B) ** power,
+            terms=ROUTINE,
+            dtype=torch.float64,
+        )
+    assert bool((found.abs().diff() <= tolerance(of=magnitude(A, B), terms=ROUTINE, dtype=torch.float64)).all())
+    close(low.trace(), (A @ B).trace(), of=magnitude(A, B), terms=FORWARD, dtype=torch.float64)
     score = dense.real.sum() / dense.abs().sum()
-    torch.testing.assert_close(low.eigenvalue_score(), score, rtol=1e-6, atol=1e-6)
+    close(low.eigenvalue_score(), score, of=1, terms=LAYER)  # in float32: eigenvalues can be ill-conditioned
 
 
 @settings(max_examples=40, deadline=None)
@@ -62,10 +76,12 @@ def test_products_and_transposes(m: int, r: int, n: int, s: int, p: int) -> None
     first, second = FactoredMatrix(A, B), FactoredMatrix(C, D)
     product = first @ second
     assert product.A.shape[-1] == min(r, s)
-    torch.testing.assert_close(product.full(), A @ B @ C @ D, rtol=0, atol=1e-9)
-    torch.testing.assert_close(first.T.full(), (A @ B).mT, rtol=0, atol=1e-10)
-    torch.testing.assert_close((first @ (C @ D)).full(), A @ B @ C @ D, rtol=0, atol=1e-9)
-    torch.testing.assert_close(((A @ B).mT @ first).full(), (A @ B).mT @ (A @ B), rtol=0, atol=1e-9)
+    close(product.full(), A @ B @ C @ D, of=magnitude(A, B, C, D), terms=FORWARD, dtype=torch.float64)
+    close(first.T.full(), (A @ B).mT, of=magnitude(A, B), terms=FORWARD, dtype=torch.float64)
+    close((first @ (C @ D)).full(), A @ B @ C @ D, of=magnitude(A, B, C, D), terms=FORWARD, dtype=torch.float64)
+    close(
+        ((A @ B).mT @ first).full(), (A @ B).mT @ (A @ B), of=magnitude(A, B, A, B), terms=FORWARD, dtype=torch.float64
+    )
 
 
 def test_a_stack_of_products_is_worked_out_one_by_one() -> None:
@@ -75,7 +91,7 @@ def test_a_stack_of_products_is_worked_out_one_by_one() -> None:
     for at in ((0, 0), (1, 3)):
         one = FactoredMatrix(A[at], B[at])
         for name in ("norm", "trace", "stable_rank", "eigenvalue_score", "singular_values"):
-            torch.testing.assert_close(getattr(stacked, name)()[at], getattr(one, name)(), rtol=1e-12, atol=1e-12)
+            close(getattr(stacked, name)()[at], getattr(one, name)(), terms=FORWARD, dtype=torch.float64)
 
 
 def test_float32_factors_are_worked_out_in_float64() -> None:
@@ -88,10 +104,10 @@ def test_float32_factors_are_worked_out_in_float64() -> None:
 def test_scores_by_hand() -> None:
     """Eigenvalues 3 and -1: (3 - 1) / 4; squares 9 and 1: stable rank 10 / 9. A rotation's cancel."""
     diagonal = FactoredMatrix(torch.diag(torch.tensor([3.0, -1.0])), torch.eye(2))
-    assert float(diagonal.eigenvalue_score()) == pytest.approx(0.5)
-    assert float(diagonal.stable_rank()) == pytest.approx(10 / 9)
+    close(float(diagonal.eigenvalue_score()), 0.5)
+    close(float(diagonal.stable_rank()), 10 / 9)
     rotation = FactoredMatrix(torch.tensor([[0.0, -1.0], [1.0, 0.0]]), torch.eye(2))
-    assert float(rotation.eigenvalue_score()) == pytest.approx(0, abs=1e-12)
+    close(float(rotation.eigenvalue_score()), 0, of=1, terms=FORWARD, dtype=torch.float64)
     zero = FactoredMatrix(torch.zeros(4, 2), torch.zeros(2, 4))
     assert torch.isnan(zero.stable_rank())
     assert torch.isnan(zero.eigenvalue_score())
@@ -128,7 +144,7 @@ def test_half_precision_is_multiplied_in_single() -> None:
     product = FactoredMatrix(A, B) @ FactoredMatrix(A, B)
     assert product.A.dtype == torch.float32
     exact = A.double() @ B.double() @ A.double() @ B.double()
-    torch.testing.assert_close(product.norm(), exact.norm(), rtol=1e-6, atol=0)
+    close(product.norm(), exact.norm(), terms=LAYER)
     mixed = FactoredMatrix(A.float(), B.float()) @ torch.ones(30, 2, dtype=torch.float64)
     assert mixed.B.dtype == torch.float64
 

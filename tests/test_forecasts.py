@@ -16,6 +16,7 @@ from circuits.sampling import Ablated, Sampler, reading, sampling, split, unifor
 from interp import Batch, InvalidInput, zoo
 from interp.names import Head
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
+from tests.tolerance import FORWARD, LAYER, close, not_close, tolerance
 
 from .conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
@@ -124,15 +125,15 @@ def test_a_decoder_alone_goes_on_as_generate_does(ends: str, members: list[str])
     tokens = torch.cat([batch.decoder_input_ids[:, -1:], drawn[:, :-1]], 1)
     ablated = Ablated(model, [["decoder.self.2.0"], [model.head(head) for head in members]], "zero", None)
     found = ablated.run(batch, reading(model, tokens, lambda logits: logits))[0][1, :, 0]
-    torch.testing.assert_close(found.float(), wanted, atol=1e-4, rtol=1e-5)
+    close(found.float(), wanted, terms=FORWARD)
     # The likeliest token of each step, which a k of 1 leaves alone, drawn step by step by several samples.
     model.pipeline.model.config.top_k = 1
     sampled = ablated.run(batch, sampling(model, uniforms(0, 3, 2, 6)))[0][1]
-    torch.testing.assert_close(sampled, drawn[:, None].expand(-1, 2, -1))
+    close(sampled, drawn[:, None].expand(-1, 2, -1))
     with interp.ablate(model, members):
         own = model.pipeline.predict(torch.tensor(series), prediction_length=6, num_samples=2)
     scale = model.pipeline.tokenizer.context_input_transform(torch.tensor(series))[2]  # type: ignore[attr-defined]
-    torch.testing.assert_close(model.pipeline.tokenizer.output_transform(sampled, scale), own)
+    close(model.pipeline.tokenizer.output_transform(sampled, scale), own)
 
 
 def test_samples_are_distributed_as_the_pipelines_own(double: interp.Model) -> None:
@@ -154,7 +155,7 @@ def test_samples_are_distributed_as_the_pipelines_own(double: interp.Model) -> N
         for token in b.unique():
             share = [float((x == token).double().mean()) for x in (a, b)]
             spread = (share[1] * (1 - share[1]) * (1 / len(a) + 1 / len(b))) ** 0.5
-            assert abs(share[0] - share[1]) < 4 * spread + 1e-9
+            assert abs(share[0] - share[1]) < 4 * spread + tolerance()
 
 
 def following(ablated: Ablated, batch: Batch, steps: int = 7) -> torch.Tensor:
@@ -182,7 +183,7 @@ def test_teacher_forced_logits_are_huggingfaces(double: interp.Model, method: An
         options: dict[str, Any] = {"method": method, "reference": reference} if members else {}
         with interp.ablate(double, members, **options), torch.no_grad():
             wanted = double.module(**double.inputs(batch)).logits[:, -7:]
-        torch.testing.assert_close(found[index], wanted, atol=1e-9, rtol=1e-9)
+        close(found[index], wanted, terms=FORWARD, dtype=torch.float64)
 
 
 def test_the_prompt_is_read_once_a_set(causal: interp.Model) -> None:
@@ -211,7 +212,7 @@ def test_few_sets_at_once_give_the_same(double: interp.Model) -> None:
     jobs = reading(double, given, lambda logits: logits), sampling(double, uniforms(0, 3, 4, 6))
     ablated = Ablated(double, sets_of(double), "mean", reference)
     whole, one = (ablated.run(prompt, *jobs, at_once=at_once) for at_once in (None, 1))
-    torch.testing.assert_close(whole[0], one[0], atol=1e-9, rtol=1e-9)
+    close(whole[0], one[0], terms=FORWARD, dtype=torch.float64)
     assert torch.equal(whole[1], one[1])
 
 
@@ -236,7 +237,7 @@ def test_teacher_forced_logits_in_single_precision(pico: interp.Model) -> None:
     found = following(Ablated(pico, [[]] * 3, "zero", None), batch)
     with torch.no_grad():
         wanted = pico.module(**pico.inputs(batch)).logits
-    torch.testing.assert_close(found[2], wanted, atol=5e-5, rtol=1e-5)
+    close(found[2], wanted, terms=FORWARD)
 
 
 def test_crps_of_bins_by_its_definition() -> None:
@@ -246,10 +247,10 @@ def test_crps_of_bins_by_its_definition() -> None:
     shares = log_probs.softmax(-1)
     apart = (centers[:, None] - centers[None]).abs()
     wanted = [(p * (centers - y).abs()).sum() - 0.5 * (p @ apart @ p) for p, y in zip(shares, truth, strict=True)]
-    torch.testing.assert_close(bin_crps(log_probs, centers, truth), torch.stack(wanted))
+    close(bin_crps(log_probs, centers, truth), torch.stack(wanted))
     certain = torch.full((1, 40), -1e9, dtype=torch.float64)
     certain[0, 7] = 0
-    torch.testing.assert_close(bin_crps(certain, centers, truth[:1]), (centers[7] - truth[:1]).abs())
+    close(bin_crps(certain, centers, truth[:1]), (centers[7] - truth[:1]).abs())
 
 
 def test_errors_by_hand() -> None:
@@ -261,17 +262,17 @@ def test_errors_by_hand() -> None:
     for row in range(3):
         known = contexts[row][~np.isnan(contexts[row])]
         scale = np.abs(known[4:] - known[:-4]).mean()
-        assert seasonal_scale(contexts, 4)[row] == pytest.approx(scale)
+        close(seasonal_scale(contexts, 4)[row], scale)
         for name, fan in fans.items():
-            assert found["mase"][name][row] == pytest.approx(np.abs(truth[row] - fan[row, 4]).mean() / scale)
+            close(found["mase"][name][row], np.abs(truth[row] - fan[row, 4]).mean() / scale)
             losses = [
                 np.maximum(q * (truth[row] - f), (q - 1) * (truth[row] - f)).sum()
                 for q, f in zip(QUANTILES, fan[row], strict=True)
             ]
             wanted = 2 * np.mean(losses) / np.abs(truth[row]).sum()
-            assert found["wql"][name][row] == pytest.approx(wanted)
+            close(found["wql"][name][row], wanted)
     samples = RNG.normal(0, 1, (2, 20, 6))
-    np.testing.assert_allclose(quantiles(samples)[:, 4], np.median(samples, axis=1))
+    close(quantiles(samples)[:, 4], np.median(samples, axis=1))
 
 
 def test_baselines() -> None:
@@ -306,21 +307,21 @@ def test_what_forecast_effects_hold(double: interp.Model) -> None:
         logits = double.module(**double.inputs(batch)).logits[:, -7:-1, 2:]
     labels = batch.decoder_input_ids[:, -6:, None] - 2
     nll = -logits.log_softmax(-1).gather(-1, labels)[..., 0].mean(-1)
-    np.testing.assert_allclose(found.outcomes["nll"][1], nll.numpy(), atol=1e-5)
+    close(found.outcomes["nll"][1], nll.numpy(), terms=LAYER)
     tokenizer: Any = double.pipeline.tokenizer
     _, _, scale = tokenizer.context_input_transform(torch.tensor(SERIES[:, :-6]))
     centers = torch.cat([tokenizer.centers[:1], tokenizer.centers])
     crps = bin_crps(logits, centers, torch.tensor(SERIES[:, -6:]) / scale[:, None]).mean(-1).numpy() * scale.numpy()
-    np.testing.assert_allclose(found.outcomes["crps"][1], crps / seasonal_scale(SERIES[:, :-6], 3), atol=1e-5)
+    close(found.outcomes["crps"][1], crps / seasonal_scale(SERIES[:, :-6], 3), terms=LAYER)
     samples = tokenizer.output_transform(
         Ablated(double, [found_heads(found, "one")], "zero", None).run(
             Batch.from_series(double, SERIES[:, :-6]), sampling(double, uniforms(0, 3, 5, 6)))[0][0], scale,
     )  # fmt: skip
-    np.testing.assert_allclose(found.fans[1], quantiles(samples.double().numpy()), rtol=1e-6)
+    close(found.fans[1], quantiles(samples.double().numpy()), terms=LAYER)
     moved = np.abs(found.fans[1, :, 4] - found.fans[0, :, 4]).mean(-1) / seasonal_scale(SERIES[:, :-6], 3)
-    np.testing.assert_allclose(found.outcomes["distance"][1], moved)
+    close(found.outcomes["distance"][1], moved)
     missed = np.abs(parrot(SERIES[0, :-6], 6) - SERIES[0, -6:]).mean() / seasonal_scale(SERIES[:, :-6], 3)[0]
-    np.testing.assert_allclose(found.baselines["parroting"]["mase"][0], missed, rtol=1e-5)
+    close(found.baselines["parroting"]["mase"][0], missed, terms=FORWARD)
 
 
 def found_heads(found: circuits.ForecastEffects, name: str) -> list[Head]:
@@ -333,16 +334,16 @@ def test_runs_differ_by_the_edit_alone(either: interp.Model) -> None:
     first = effects(model)
     again = effects(model, ablations={"other": "decoder.self.1.1", "one": one}, controls=0)
     assert torch.equal(state, torch.get_rng_state())
-    np.testing.assert_allclose(first.fans[0], again.fans[0], rtol=1e-5)
-    np.testing.assert_allclose(first.fans[1], again.fans[2], rtol=1e-5)
+    close(first.fans[0], again.fans[0], terms=FORWARD)
+    close(first.fans[1], again.fans[2], terms=FORWARD)
     alone = effects(model, SERIES[:1])
-    np.testing.assert_allclose(first.fans[1, :1], alone.fans[1], rtol=1e-5)
+    close(first.fans[1, :1], alone.fans[1], terms=FORWARD)
     chunked = effects(model, memory=1)
-    np.testing.assert_allclose(first.outcomes["nll"], chunked.outcomes["nll"], atol=1e-5)
-    np.testing.assert_allclose(first.outcomes["mase"], chunked.outcomes["mase"], rtol=1e-5)
+    close(first.outcomes["nll"], chunked.outcomes["nll"], terms=LAYER)
+    close(first.outcomes["mase"], chunked.outcomes["mase"], terms=FORWARD)
     several = effects(model, memory=2**24)
-    np.testing.assert_allclose(first.outcomes["nll"], several.outcomes["nll"], atol=1e-5)
-    assert not np.allclose(first.fans[0], effects(model, seed=1).fans[0])
+    close(first.outcomes["nll"], several.outcomes["nll"], terms=LAYER)
+    not_close(first.fans[0], effects(model, seed=1).fans[0])
 
 
 def test_encoder_heads_layers_and_sites(model: interp.Model) -> None:
@@ -359,9 +360,9 @@ def test_the_summary_and_the_frame(model: interp.Model) -> None:
     found = effects(model)
     row = found.summary().set_index(["ablation", "outcome"]).loc[("one", "mase")]
     change = found.outcomes["mase"][1] - found.outcomes["mase"][0]
-    assert row["change"] == pytest.approx(change.mean())
+    close(row["change"], change.mean())
     assert row["low"] <= row["change"] <= row["high"]
-    assert row["control"] == pytest.approx((found.outcomes["mase"][2:] - found.outcomes["mase"][0]).mean())
+    close(row["control"], (found.outcomes["mase"][2:] - found.outcomes["mase"][0]).mean())
     frame = found.to_frame()
     assert len(frame) == 7 * 4 * 3 + 3 * 2 * 3
     assert np.isnan(effects(model, SERIES[:1]).summary()["low"]).all()
@@ -373,7 +374,7 @@ def test_missing_values_in_the_context(either: interp.Model) -> None:
     series[1, [2, 5, 6]] = np.nan
     found = effects(model, series, season=2)
     assert all(np.isfinite(values).all() for name, values in found.outcomes.items() if "parroting" not in name)
-    np.testing.assert_allclose(found.fans[:, 0], effects(model, season=2).fans[:, 0], rtol=1e-5)
+    close(found.fans[:, 0], effects(model, season=2).fans[:, 0], terms=FORWARD)
     uneven = [SERIES[0], SERIES[1, 8:]]
     assert np.isfinite(effects(model, uneven).outcomes["mase"]).all()
 

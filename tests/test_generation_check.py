@@ -12,6 +12,8 @@ import interp
 from interp.arguments import cache_name, named, names_of
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline
 
+pytestmark = pytest.mark.versions
+
 STACKS = {"t5": (modeling_t5.T5Stack, tiny_pipeline), "gpt2": (modeling_gpt2.GPT2Model, tiny_causal_pipeline)}
 
 

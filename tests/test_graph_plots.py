@@ -16,6 +16,7 @@ from circuits.nodes import LOGITS
 from circuits.plots.graph import FEEDS
 from circuits.plots.stacks import DOT, MLP, Plane, is_mlp
 from tests.test_plots import needs_browser, traces
+from tests.tolerance import LAYER, close
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_width_is_what_an_edge_adds(circuit: circuits.Circuit, report: circuits.
     figure = plots.circuit(circuit, report)
     drawn, weights = lines(figure), report.weights()
     widths = [drawn[str(edge)].line.width for edge in weights]
-    assert np.corrcoef(widths, np.abs(list(weights.values())))[0, 1] == pytest.approx(1)
+    close(np.corrcoef(widths, np.abs(list(weights.values())))[0, 1], 1)
     assert {text: trace.line.dash for text, trace in drawn.items()} == {
         str(edge): "dash" if adds < 0 else "solid" for edge, adds in weights.items()
     }
@@ -95,7 +96,7 @@ def test_negative_edges_are_dashed(circuit: circuits.Circuit, report: circuits.C
     drawn = lines(plots.circuit(circuit, changed))
     dashed = [text for text, trace in drawn.items() if trace.line.dash == "dash"]
     assert dashed == [report.edges[0]]
-    assert drawn[report.edges[0]].line.width == pytest.approx(6), "wide by its size, whatever its sign"
+    close(drawn[report.edges[0]].line.width, 6, "wide by its size, whatever its sign")
 
 
 @pytest.mark.parametrize("graph", [Graph(3, 2, 8), Graph(0, 3, 4)], ids=["two stacks", "one stack"])
@@ -117,9 +118,7 @@ def test_edges_end_at_the_rim_of_what_they_feed(graph: Graph) -> None:
         cut, cut_up, angle = plane.arrow(xs, ys, 10)
         ahead = np.array([(xs[-1] - cut[-1]) * across, (ys[-1] - cut_up[-1]) * up])
         assert np.hypot(*ahead) == pytest.approx(10, abs=1)
-        np.testing.assert_allclose(
-            [np.sin(np.radians(angle)), np.cos(np.radians(angle))], ahead / np.hypot(*ahead), atol=1e-6
-        )
+        close([np.sin(np.radians(angle)), np.cos(np.radians(angle))], ahead / np.hypot(*ahead), terms=LAYER)
         if edge.writer.stack == edge.reader.stack:
             assert plane.spot(edge.writer)[1] < y, "read upwards"
 
@@ -248,20 +247,21 @@ def test_what_does_not_belong_together_is_refused(
 def test_reports_beside_their_controls(circuit: circuits.Circuit, report: circuits.CircuitReport) -> None:
     figure = plots.circuit_report({"a": report, "b": report})
     bars = {trace.name: trace for trace in traces(figure, go.Bar)}
-    np.testing.assert_allclose(bars["circuit"].y, [report.faithfulness] * 2)
-    np.testing.assert_allclose(bars["model without it"].y, [1 - report.completeness] * 2)
+    close(bars["circuit"].y, [report.faithfulness] * 2)
+    close(bars["model without it"].y, [1 - report.completeness] * 2)
     low, high = report.interval(report.circuit)
-    assert bars["circuit"].error_y.array[0] == pytest.approx(high - report.faithfulness)
-    assert bars["circuit"].error_y.arrayminus[0] == pytest.approx(report.faithfulness - low)
+    close(bars["circuit"].error_y.array[0], high - report.faithfulness)
+    close(bars["circuit"].error_y.arrayminus[0], report.faithfulness - low)
     dots = {trace.name: trace for trace in traces(figure, go.Scatter)}
-    for name, values in (("same wiring, other heads", report.same_shape), ("random edges", report.random)):
+    for name, values in report.controls().items():
         found = report.normalised(values)
-        np.testing.assert_allclose(dots[f"control: {name}"].y, [*found, *found])
-        np.testing.assert_allclose(dots[f"{name}: mean"].y, [found.mean()] * 2)
+        close(dots[f"control: {name}"].y, [*found, *found])
+        close(dots[f"{name}: mean"].y, [found.mean()] * 2)
     assert list(figure.layout.xaxis.ticktext) == ["a<br>10 edges", "b<br>10 edges"]
     assert "outside the circuit: the corrupt run" in figure.layout.title.subtitle.text
     assert list(plots.circuit_report(report).layout.xaxis.ticktext) == ["10 edges"]
-    bare = circuits.CircuitReport(**(vars(report) | {"same_shape": report.same_shape[:0], "random": report.random[:0]}))
+    nothing = {name: getattr(report, name)[:0] for name in ("same_shape", "random", "connected")}
+    bare = circuits.CircuitReport(**(vars(report) | nothing))
     assert not traces(plots.circuit_report(bare), go.Scatter)
     assert "other heads none" in plots.circuit(circuit, bare).layout.title.subtitle.text
     with pytest.raises(interp.InvalidInput, match="at least one"):
@@ -281,7 +281,7 @@ def test_estimates_beside_patches(plant: interp.zoo.Planted) -> None:
     assert len(found) == 8
     for text, (x, y) in found.items():
         assert x == scores[text]
-        assert y == pytest.approx(patched[circuits.Edge.parse(text)], abs=1e-5)
+        close(y, patched[circuits.Edge.parse(text)], terms=LAYER)
         trace = next(trace for trace in points if text in trace.text)
         assert trace.marker.color == FEEDS[circuits.Edge.parse(text).kind or text.rsplit(".")[-1]][1]
     assert f"Pearson {scores.agreement['pearson']:.2f}" in figure.layout.title.subtitle.text

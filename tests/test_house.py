@@ -57,6 +57,19 @@ def test_every_import_is_a_declared_dependency() -> None:
     assert not {name for path in FILES for name in imported(path)} - declared - {"choreographer"}
 
 
+def test_the_oldest_constraints_are_the_declared_lower_bounds() -> None:
+    """Each lower bound is a promise: `make test-oldest` runs the suite with exactly these versions."""
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(line.split("==") for line in (ROOT / "constraints-oldest.txt").read_text().splitlines() if "==" in line)
+    declared = [Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"]["test"]]]
+    lowest = {r.name: next(s.version for s in r.specifier if s.operator in (">=", "==")) for r in declared}
+    assert pins.keys() == lowest.keys()
+    assert {name: Version(pin) for name, pin in pins.items()} == {n: Version(v) for n, v in lowest.items()}
+
+
 def test_constraints_satisfy_the_declared_ranges() -> None:
     from packaging.requirements import Requirement
 

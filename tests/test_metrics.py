@@ -11,7 +11,7 @@ import circuits
 import interp
 import probes
 from circuits.metrics import bin_centers, expected_value
-from probes.stimuli import N_SPECIAL
+from tests.tolerance import close
 
 
 def test_a_certain_forecast_is_worth_its_token(model: interp.Model) -> None:
@@ -19,9 +19,9 @@ def test_a_certain_forecast_is_worth_its_token(model: interp.Model) -> None:
     tokens = torch.tensor([2, 3, 1000, 2049, 4095])
     logits = torch.full((len(tokens), 1, model.d_vocab), -1e4)
     logits[torch.arange(len(tokens)), 0, tokens] = 0
-    torch.testing.assert_close(expected_value(model)(logits), probes.token_values(model, tokens))
-    everything = probes.token_values(model, torch.arange(N_SPECIAL, model.d_vocab)).double()
-    torch.testing.assert_close(bin_centers(model), everything)
+    close(expected_value(model)(logits), probes.token_values(model, tokens))
+    everything = probes.token_values(model, torch.arange(2, model.d_vocab)).double()
+    close(bin_centers(model), everything)
 
 
 def _pair(rows: int = 3) -> tuple[interp.Batch, interp.Batch]:

@@ -22,6 +22,7 @@ from interp.names import Site
 from interp.results import Floats
 from interp.statistics import interval, p_values, q_values
 from interp.zoo.planted import CROSS_HEADS, ENCODER_HEADS
+from tests.tolerance import BUNDLED, FORWARD, close, tolerance
 
 from .conftest import tiny_causal_pipeline, tiny_pipeline
 
@@ -212,13 +213,18 @@ def slow(
         return metric(logits(model, inputs[0])).double().numpy()
 
 
+NOTHING = tolerance(of=10, terms=FORWARD, dtype=torch.float64)
+LIVE = tolerance(of=0.1, terms=FORWARD)
+"""What rounding makes of logits of a float64 model, and what a patch must do that reaches them."""
+
+
 def plain(model: interp.Model, batch: Batch) -> Floats:
     return METRIC(logits(model, batch)).double().numpy()
 
 
-def relative(found: Floats, wanted: Floats) -> float:
-    """The largest difference where there is no padding, for which a result has no number."""
-    return float(np.nanmax(np.abs(found - wanted)) / np.abs(wanted).max())
+def tokens_at(batch: Batch, site: str) -> Any:
+    """Which positions of a site hold tokens, `[pos, row]`: padding has no number."""
+    return batch.mask("encoder" if circuits.patched.stack_of(site) == "encoder" else "decoder").T.bool().numpy()
 
 
 @pytest.mark.parametrize("of", ["z", "q", "k", "v", "pattern"])
@@ -228,27 +234,27 @@ def test_heads_of_a_decoder_alone_equal_one_hooked_forward_each(alone: interp.Mo
     wanted = np.array([
         [slow(alone, (clean, corrupt), site, head, True) for head in range(3)] for site in found.sites
     ])  # fmt: skip
-    assert relative(found.values, wanted) < 1e-12
-    assert (np.abs(found.effects).max((1, 2)) > 1e-6).all(), "every site is live"
+    close(found.values, wanted, terms=FORWARD, dtype=torch.float64)
+    assert (np.abs(found.effects).max((1, 2)) > LIVE).all(), "every site is live"
     one_by_one = circuits.patch_heads(alone, clean, corrupt, METRIC, f"decoder.self.*.{of}", memory=1, progress=False)
-    assert relative(one_by_one.values, found.values) < 1e-12
+    close(one_by_one.values, found.values, terms=FORWARD, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("of", ["z", "q", "k", "v", "pattern"])
 def test_heads_equal_one_hooked_forward_each(model: interp.Model, double: interp.Model, of: str) -> None:
     clean, corrupt = pair()
     sites = [f"{kind}.*.{of}" for kind in ("encoder.self", "decoder.self", "decoder.cross")]
-    for each, tolerance in ((model, 1e-5), (double, 1e-12)):
+    for each, dtype in ((model, torch.float32), (double, torch.float64)):
         found = circuits.patch_heads(each, clean, corrupt, METRIC, sites, progress=False)
         wanted = np.array([
             [slow(each, (clean, corrupt), site, head, True) for head in range(3)] for site in found.sites
         ])  # fmt: skip
-        assert relative(found.values, wanted) < tolerance
-        assert found.clean == pytest.approx(plain(each, clean), rel=tolerance)
-        assert found.corrupt == pytest.approx(plain(each, corrupt), rel=tolerance)
-        assert (np.abs(found.effects).max((1, 2)) > 1e-6).all(), "every site is live"
+        close(found.values, wanted, terms=FORWARD, dtype=dtype)
+        close(found.clean, plain(each, clean), terms=FORWARD, dtype=dtype)
+        close(found.corrupt, plain(each, corrupt), terms=FORWARD, dtype=dtype)
+        assert (np.abs(found.effects).max((1, 2)) > LIVE).all(), "every site is live"
     one_by_one = circuits.patch_heads(double, clean, corrupt, METRIC, sites, memory=1, progress=False)
-    assert relative(one_by_one.values, found.values) < 1e-12
+    close(one_by_one.values, found.values, terms=FORWARD, dtype=torch.float64)
 
 
 POSITIONED = [
@@ -268,11 +274,13 @@ def test_positions_equal_one_hooked_forward_each(double: interp.Model, sites: st
         in_encoder = site.startswith("encoder") or (".cross." in site and site[-1] in "kv")
         assert length == (6 if in_encoder else 4)
         wanted = np.array([slow(double, (clean, corrupt), site, at, False) for at in range(length)])
-        assert relative(found.values[index, :length], wanted) < 1e-12
+        there = tokens_at(clean, site)
+        close(found.values[index, :length][there], wanted[there], terms=FORWARD, dtype=torch.float64)
+        assert np.isnan(found.values[index, :length][~there]).all()
         assert np.isnan(found.values[index, length:]).all()
-        assert np.abs(wanted - plain(double, clean)).max() > 1e-6
+        assert np.abs(wanted - plain(double, clean)).max() > LIVE
     one_by_one = circuits.patch_positions(double, clean, corrupt, METRIC, sites, memory=1, progress=False)
-    np.testing.assert_allclose(one_by_one.values, found.values, rtol=1e-11, atol=1e-12)
+    close(one_by_one.values, found.values, terms=FORWARD, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", ["resid_pre", "resid_mid", "mlp_out", "resid_post", "self.q", "self.k", "self.v",
@@ -286,8 +294,10 @@ def test_positions_of_a_decoder_alone_equal_one_hooked_forward_each(alone: inter
     for index, (site, length) in enumerate(zip(found.sites, found.lengths, strict=True)):
         assert length == 10
         wanted = np.array([slow(alone, (clean, corrupt), site, at, False) for at in range(length)])
-        assert relative(found.values[index], wanted) < 1e-12
-        assert np.abs(wanted - plain(alone, clean)).max() > 1e-6
+        there = tokens_at(clean, site)
+        close(found.values[index][there], wanted[there], terms=FORWARD, dtype=torch.float64)
+        assert np.isnan(found.values[index][~there]).all()
+        assert np.abs(wanted - plain(alone, clean)).max() > LIVE
 
 
 def test_positions_in_single_precision(model: interp.Model) -> None:
@@ -297,7 +307,8 @@ def test_positions_in_single_precision(model: interp.Model) -> None:
     assert (found.sites, found.lengths) == (("encoder.1.resid_post", "decoder.0.resid_post", sites[2]), (6, 4, 6))
     for index, (site, length) in enumerate(zip(found.sites, found.lengths, strict=True)):
         wanted = np.array([slow(model, (clean, corrupt), site, at, False) for at in range(length)])
-        assert relative(found.values[index, :length], wanted) < 1e-5
+        there = tokens_at(clean, site)
+        close(found.values[index, :length][there], wanted[there], terms=FORWARD)
 
 
 def test_masked_positions_and_later_ones_carry_nothing(double: interp.Model) -> None:
@@ -308,9 +319,9 @@ def test_masked_positions_and_later_ones_carry_nothing(double: interp.Model) -> 
     )
     effects = np.abs(found.effects)
     assert np.isnan(effects[0, :2, 1]).all(), "row 1 has two masked positions"
-    assert effects[0, 2:, 1].min() > 1e-6
-    assert effects[0, :2, 0].min() > 1e-6
-    assert effects[1, 2:4].max() < 1e-12 < 1e-6 < effects[1, :2].min(), "the metric reads position 1"
+    assert effects[0, 2:, 1].min() > LIVE
+    assert effects[0, :2, 0].min() > LIVE
+    assert effects[1, 2:4].max() < NOTHING < LIVE < effects[1, :2].min(), "the metric reads position 1"
 
 
 EVERYTHING = [
@@ -340,7 +351,7 @@ def test_patching_everything_is_corrupt_and_nothing_clean_bit_for_bit(
         np.testing.assert_array_equal(found, plain(model, wanted))
     some = circuits.patch_sites(model, clean, corrupt, METRIC, "encoder.*.*.z")
     for wanted in (clean, corrupt):
-        assert np.abs(some - plain(model, wanted)).min() > 1e-7
+        assert np.abs(some - plain(model, wanted)).min() > LIVE
 
 
 @pytest.mark.parametrize("everything", [["decoder.0.resid_pre"], ["decoder.logits"], ["decoder.ln_final"],
@@ -352,7 +363,7 @@ def test_patching_everything_of_a_decoder_alone(alone: interp.Model, everything:
         np.testing.assert_array_equal(found, plain(alone, wanted))
     some = circuits.patch_sites(alone, clean, corrupt, METRIC, ["decoder.self.0.1", "decoder.self.2"])
     for wanted in (clean, corrupt):
-        assert np.abs(some - plain(alone, wanted)).min() > 1e-7
+        assert np.abs(some - plain(alone, wanted)).min() > LIVE
 
 
 def test_a_planted_decoder_is_taken_apart() -> None:
@@ -369,7 +380,7 @@ def test_a_planted_decoder_is_taken_apart() -> None:
     assert keys.share[0, 2] == pytest.approx(frame["decoder.self.0.1"], abs=0.01)
     where = circuits.patch_positions(model, *given, metric, "decoder.1.resid_post", progress=False)
     assert where.share[0, -1] == pytest.approx(1, abs=1e-4)
-    assert np.abs(where.share[0, :-1]).max() < 1e-6
+    close(where.share[0, :-1], 0, of=1, terms=BUNDLED)
 
 
 def test_what_a_decoder_alone_cannot_have_patched(alone: interp.Model) -> None:
@@ -386,14 +397,14 @@ def test_one_head_by_all_three_ways(double: interp.Model) -> None:
     clean, corrupt = pair()
     found = circuits.patch_heads(double, clean, corrupt, METRIC, progress=False)
     alone = circuits.patch_sites(double, clean, corrupt, METRIC, "decoder.cross.1.2")
-    np.testing.assert_allclose(found.values[1, 2], alone, rtol=1e-11)
+    close(found.values[1, 2], alone, terms=FORWARD, dtype=torch.float64)
     layer = circuits.patch_sites(double, clean, corrupt, METRIC, [f"decoder.cross.1.{head}" for head in range(3)])
-    np.testing.assert_allclose(layer, circuits.patch_sites(double, clean, corrupt, METRIC, "decoder.cross.1.z"))
+    close(layer, circuits.patch_sites(double, clean, corrupt, METRIC, "decoder.cross.1.z"))
     # A single decoder position: there a whole site is that position.
     short = [replace(batch, decoder_input_ids=batch.decoder_input_ids[:, :1]) for batch in (clean, corrupt)]
     where = circuits.patch_positions(double, *short, METRIC, "decoder.0.resid_post", progress=False)
     whole = circuits.patch_sites(double, *short, METRIC, "decoder.0.resid_post")
-    np.testing.assert_allclose(where.values[0, 0], whole, rtol=1e-11)
+    close(where.values[0, 0], whole, terms=FORWARD, dtype=torch.float64)
 
 
 def test_every_position_of_the_logits_reaches_the_metric(double: interp.Model) -> None:
@@ -406,7 +417,7 @@ def test_every_position_of_the_logits_reaches_the_metric(double: interp.Model) -
     for site in ("encoder.self.2.z", "decoder.self.0.q", "decoder.cross.1.v"):
         found = circuits.patch_heads(double, clean, corrupt, all_of_them, site, progress=False)
         wanted = np.array([slow(double, (clean, corrupt), site, head, True, all_of_them) for head in range(3)])
-        np.testing.assert_allclose(found.values[0], wanted, rtol=1e-11)
+        close(found.values[0], wanted, terms=FORWARD, dtype=torch.float64)
         assert found.metric == "all_of_them"
 
 
@@ -415,20 +426,20 @@ def test_the_formulas_of_the_result(double: interp.Model, tmp_path: Path) -> Non
     found = circuits.patch_heads(double, clean, corrupt, METRIC, "decoder.*.*.z", progress=False)
     assert found.sites == ("decoder.self.0.z", "decoder.cross.0.z", "decoder.self.1.z", "decoder.cross.1.z")
     effects = found.values - found.clean
-    np.testing.assert_allclose(found.effects, effects)
+    close(found.effects, effects)
     gap = found.corrupt.mean() - found.clean.mean()
-    np.testing.assert_allclose(found.share, effects.mean(-1) / gap)
+    close(found.share, effects.mean(-1) / gap)
     scores = found.scores("decoder.cross")
-    np.testing.assert_allclose(scores.values, found.share[[1, 3]])
+    close(scores.values, found.share[[1, 3]])
     frame = found.to_frame()
     assert len(frame) == 12
     assert list(frame["head"][3:6]) == ["decoder.cross.0.0", "decoder.cross.0.1", "decoder.cross.0.2"]
-    assert frame["share"][4] == pytest.approx(scores["decoder.cross.0.1"])
+    close(frame["share"][4], scores["decoder.cross.0.1"])
     low, high = interval(effects)
-    np.testing.assert_allclose(frame["low"], low.ravel())
-    np.testing.assert_allclose(frame["high"], high.ravel())
-    np.testing.assert_allclose(frame["p"], p_values(effects).ravel())
-    np.testing.assert_allclose(frame["q"], q_values(p_values(effects)).ravel())
+    close(frame["low"], low.ravel())
+    close(frame["high"], high.ravel())
+    close(frame["p"], p_values(effects).ravel())
+    close(frame["q"], q_values(p_values(effects)).ravel())
     assert found.metric == "logit_difference"
     assert found.provenance["stimulus"]["corrupt"] == {"shape": [3, 6]}
     part = circuits.patch_heads(double, clean, corrupt, METRIC, "decoder.self.1.k", progress=False)
@@ -446,9 +457,9 @@ def test_the_formulas_of_the_result(double: interp.Model, tmp_path: Path) -> Non
     assert list(table["site"]) == ["encoder.0.resid_post"] * 6 + ["decoder.0.resid_post"] * 4
     # Two rows are left where the third is padded, which give no interval.
     assert not table[table["position"] >= 2].isna().to_numpy().any()
-    np.testing.assert_allclose(table["effect"][6:], where.effects.mean(-1)[1, :4])
+    close(table["effect"][6:], where.effects.mean(-1)[1, :4])
     # What is not there takes no part in the false discovery rate.
-    np.testing.assert_allclose(table["q"], q_values(table["p"].to_numpy()))
+    close(table["q"], q_values(table["p"].to_numpy()))
     np.testing.assert_array_equal(where.differs("encoder"), (clean.input_ids != corrupt.input_ids).numpy().mean(0))
     for result in (found, where):
         loaded = type(result).load(result.save(tmp_path / "patched.json"))
@@ -471,8 +482,8 @@ def test_the_share_s_standard_error_is_that_of_the_bootstrap() -> None:
     shares = (values[0, 0] - clean)[draws].mean(1) / (corrupt - clean)[draws].mean(1)
     assert found.stderr[0, 0] == pytest.approx(shares.std(), rel=0.1)
     whole = replace(found, values=corrupt[None, None])
-    assert whole.share == pytest.approx(1)
-    assert whole.stderr == pytest.approx(0, abs=1e-12)
+    close(whole.share, 1)
+    close(whole.stderr, 0, of=1, dtype=torch.float64)
     for bad in ({"values": values[0]}, {"corrupt": corrupt[:5]}, {"sites": ("a", "b")}):
         with pytest.raises(InvalidInput, match="site, cell, row"):
             replace(found, **bad)  # type: ignore[arg-type]
@@ -499,8 +510,8 @@ def test_permuting_heads_permutes_the_values(kind: str) -> None:
             circuits.patch_heads(interp.wrap(p), clean, corrupt, METRIC, f"{kind}.*.{of}", progress=False)
             for p in (mixed, tiny_pipeline(dtype=torch.float64))
         )
-        np.testing.assert_allclose(found.values, wanted.values[:, order], rtol=1e-9)
-        assert np.abs(found.effects - wanted.effects).max() > 1e-6
+        close(found.values, wanted.values[:, order], terms=FORWARD, dtype=torch.float64)
+        assert np.abs(found.effects - wanted.effects).max() > LIVE
 
 
 def minimal_pair(route: str) -> tuple[probes.RepeatedTokens, Batch]:
@@ -617,7 +628,7 @@ def test_one_row_and_bfloat16(pico: interp.Model) -> None:
     assert rough.provenance["dtype"] == "bfloat16"
     single = [Batch(b.input_ids[:1], None, b.decoder_input_ids[:1]) for b in inputs]
     one = circuits.patch_heads(pico, *single, metric, "decoder.cross.1.z", progress=False)
-    np.testing.assert_allclose(one.values[..., 0], exact.values[..., 0], atol=1e-5)
+    close(one.values[..., 0], exact.values[..., 0], terms=FORWARD)
     assert one.scores("decoder.cross").stderr is None
     assert one.to_frame()[["low", "high", "stderr", "p", "q"]].isna().all(axis=None)
 
@@ -631,4 +642,4 @@ def test_what_onward_needs_is_what_it_reads(either: interp.Model) -> None:
             continue
         cache, context = clean_run(model, clean, list({str(site) for site in (name, *needs(model, name))}))
         found = logits_after(model, clean, cache, context, name, cache[name][:, None])
-        torch.testing.assert_close(found[:, 0], logits(model, clean), atol=1e-5, rtol=1e-5)
+        close(found[:, 0], logits(model, clean), terms=FORWARD)

@@ -13,6 +13,7 @@ import probes
 from circuits import PatchedHeads, PatchedPositions, plots
 from interp import InvalidInput
 from tests.test_plots import needs_browser, traces
+from tests.tolerance import close
 
 RNG = np.random.default_rng(0)
 CLEAN, CORRUPT = RNG.normal(3, 0.2, 5), RNG.normal(-1, 0.2, 5)
@@ -45,9 +46,9 @@ def test_a_panel_a_kind_and_site() -> None:
         "z of encoder.self", "z of decoder.cross", "k of decoder.cross",
     ]  # fmt: skip
     first, second, third = traces(figure, go.Heatmap)
-    np.testing.assert_allclose(first.z, found.share[:2])
+    close(first.z, found.share[:2])
     for trace, row in ((second, 2), (third, 3)):
-        np.testing.assert_allclose(trace.z, [[np.nan] * 4, found.share[row]])
+        close(trace.z, [[np.nan] * 4, found.share[row]])
     frame = found.to_frame()
     told = frame[(frame["head"] == "decoder.cross.1.3") & (frame["site"] == "decoder.cross.1.k")].iloc[0]
     hover = third.customdata[1][3]
@@ -70,9 +71,9 @@ def test_red_is_towards_corrupt_and_white_is_nothing() -> None:
         assert axis.cmin == -axis.cmax < 0
         assert axis.colorscale[-red_end][1] == "rgb(103,0,31)"
         shown = result.share if show == "share" else result.effects.mean(-1)
-        assert axis.cmax == pytest.approx(np.abs(shown).max())
+        close(axis.cmax, np.abs(shown).max())
     still = replace(found, values=np.tile(CLEAN, (1, 4, 1)))
-    assert plots.patched_heads(still).layout.coloraxis.cmax == pytest.approx(0.1)
+    close(plots.patched_heads(still).layout.coloraxis.cmax, 0.1)
     figure = plots.patched_heads(still)
     assert set(np.ravel(traces(figure, go.Heatmap)[0].text)) == {""}
 
@@ -87,8 +88,8 @@ def test_large_models_are_not_annotated() -> None:
 def test_positions_by_stack(positions: PatchedPositions) -> None:
     figure = plots.patched_positions(positions)
     encoder, decoder = traces(figure, go.Heatmap)
-    np.testing.assert_allclose(encoder.z, positions.share[:2])
-    np.testing.assert_allclose(decoder.z, positions.share[2:, :2])
+    close(encoder.z, positions.share[:2])
+    close(decoder.z, positions.share[2:, :2])
     assert list(encoder.y) == ["encoder.0.resid_post", "encoder.1.resid_post"]
     assert list(figure.layout.xaxis.ticktext) == [
         "0<br>2000", "1<br>2001", "<b>2<br>2002</b>", "3<br>2003", "<b>4</b>", "5<br>EOS",
@@ -99,7 +100,7 @@ def test_positions_by_stack(positions: PatchedPositions) -> None:
     assert "token 1 in both" in encoder.customdata[0][5]
     assert f"share {positions.share[2, 1]:.3f}" in decoder.customdata[0][1]
     (alone,) = traces(plots.patched_positions(positions, show="effect"), go.Heatmap)[1:]
-    np.testing.assert_allclose(alone.z, positions.effects.mean(-1)[2:, :2])
+    close(alone.z, positions.effects.mean(-1)[2:, :2])
 
 
 def test_words_have_no_special_tokens(positions: PatchedPositions) -> None:

@@ -8,6 +8,7 @@ import interp
 from interp import Batch, Model
 from probes import attention_by_lag, attention_by_value, attention_patterns, repeated_random_tokens, token_values
 from tests.planted import content_matcher
+from tests.tolerance import FORWARD, LAYER, close
 
 
 def test_patterns_are_those_of_the_heads_asked_for(model: Model, batch: Batch) -> None:
@@ -15,7 +16,7 @@ def test_patterns_are_those_of_the_heads_asked_for(model: Model, batch: Batch) -
     cache = interp.capture(model, batch, "decoder.cross.*.pattern")
     mean, row = attention_patterns(model, batch, heads), attention_patterns(model, batch, heads, row=2)
     paid = cache["decoder.cross.1.pattern"][:, 2].masked_fill(batch.attention_mask[:, None] == 0, torch.nan)
-    np.testing.assert_allclose(mean.values[0], paid.nanmean(0), atol=1e-7)
+    close(mean.values[0], paid.nanmean(0), terms=LAYER)
     np.testing.assert_array_equal(row.values[1], cache["decoder.cross.0.pattern"][2, 1])
     assert mean.key_tokens is None
     assert row.key_tokens == tuple(batch.input_ids[2].tolist())
@@ -46,7 +47,7 @@ def test_lag_in_self_attention_against_loops(model: Model, batch: Batch) -> None
     assert list(curves.x) == [0, 1, 2, 3, 4]
     for lag in range(5):
         expected = np.mean([pattern[:, i, i - lag].numpy() for i in range(lag, 5)])
-        assert curves.values[0, lag] == pytest.approx(expected, rel=1e-5)
+        close(curves.values[0, lag], expected, terms=FORWARD)
 
 
 def test_lag_in_cross_attention_counts_from_the_end(model: Model) -> None:
@@ -54,7 +55,7 @@ def test_lag_in_cross_attention_counts_from_the_end(model: Model) -> None:
     pattern = interp.capture(model, batch, "decoder.cross.1.pattern")["decoder.cross.1.pattern"]
     curves = attention_by_lag(model, batch, "decoder.cross.1.0")
     assert list(curves.x) == list(range(1, 12))
-    np.testing.assert_allclose(curves.values[0], pattern[0, 0, :, :11].mean(0).numpy()[::-1], rtol=1e-5)
+    close(curves.values[0], pattern[0, 0, :, :11].mean(0).numpy()[::-1], terms=FORWARD)
 
 
 def test_pairs_on_the_edges_are_counted(model: Model) -> None:
@@ -63,7 +64,7 @@ def test_pairs_on_the_edges_are_counted(model: Model) -> None:
     curves = attention_by_value(model, batch, "encoder.self.0.0", bins=5)
     assert not np.isnan(curves.values[0, [0, 2, 4]]).any()
     pattern = interp.capture(model, batch, "encoder.self.0.pattern")["encoder.self.0.pattern"][0, 0]
-    assert curves.values[0, 0] == pytest.approx(float(pattern[0:16:2, 1:16:2].mean()), rel=1e-5)
+    close(curves.values[0, 0], float(pattern[0:16:2, 1:16:2].mean()), terms=FORWARD)
     with pytest.raises(interp.InvalidInput, match="constant series"):
         attention_by_value(model, Batch.from_series(model, [2.0] * 8), "encoder.self.0.0")
 

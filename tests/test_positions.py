@@ -13,6 +13,7 @@ import interp
 from interp import Batch, Model, zoo
 from probes import PositionLoss, plots, position_loss, repeated_sequences
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.tolerance import FORWARD, close
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_losses_are_those_of_the_model_itself(either: Model) -> None:
     with torch.no_grad():
         own = either.module(**either.inputs(batch), labels=batch.decoder_input_ids)
     if not either.family.has_encoder:  # Hugging Face shifts the labels of a decoder alone by itself
-        assert found.rows.mean() == pytest.approx(float(own.loss), rel=1e-5)
+        close(found.rows.mean(), float(own.loss), terms=FORWARD)
 
 
 def test_padding_is_left_out(either: Model, either_batch: Batch) -> None:
@@ -53,7 +54,7 @@ def test_padding_is_left_out(either: Model, either_batch: Batch) -> None:
     np.testing.assert_allclose(found.rows[there], expected[there], atol=1e-4)
     frame = found.to_frame()
     means = [column[known].mean() for column, known in zip(expected.T, there.T, strict=True)]
-    np.testing.assert_allclose(frame["loss"], means, rtol=1e-5)
+    close(frame["loss"], means, terms=FORWARD)
     np.testing.assert_array_equal(frame["n"], there.sum(0))
     # A row by itself is as it was among the others.
     alone = position_loss(either, either_batch.rows(torch.tensor([1])))
@@ -110,18 +111,18 @@ def test_a_decoder_beside_an_encoder_knows_from_the_start(pico: Model) -> None:
 def test_halves_summary_and_intervals() -> None:
     rows = np.array([[4.0, 3.0, 1.0, 0.0], [5.0, np.nan, 2.0, 1.0], [np.nan, np.nan, 0.5, 0.5]])
     found = PositionLoss(rows, 2)
-    np.testing.assert_allclose(found.halves, [[3.5, 5.0, np.nan], [0.5, 1.5, 0.5]])
-    assert found.drop == pytest.approx(3.25)
+    close(found.halves, [[3.5, 5.0, np.nan], [0.5, 1.5, 0.5]])
+    close(found.drop, 3.25)
     summary = found.summary().set_index("part")
     assert list(summary["n"]) == [2, 3, 2, 1]
     assert summary.loc["drop at once", "loss"] == 2
-    assert list(summary["loss"])[:3] == pytest.approx([4.25, 2.5 / 3, 3.25])
+    close(list(summary["loss"])[:3], [4.25, 2.5 / 3, 3.25])
     assert summary.loc["second half", "low"] < 2.5 / 3 < summary.loc["second half", "high"]
-    np.testing.assert_allclose(found.mean, [4.5, 3, 3.5 / 3, 0.5])
+    close(found.mean, [4.5, 3, 3.5 / 3, 0.5])
     low, high = found.bounds
     assert np.isnan(low[[0, 1]]).all()  # two rows and one have no interval
-    np.testing.assert_allclose(high[2:] - found.mean[2:], stats.t.ppf(0.975, 2) * stats.sem(rows[:, 2:]))
-    np.testing.assert_allclose(found.mean[2:] - low[2:], high[2:] - found.mean[2:])
+    close(high[2:] - found.mean[2:], stats.t.ppf(0.975, 2) * stats.sem(rows[:, 2:]))
+    close(found.mean[2:] - low[2:], high[2:] - found.mean[2:])
     assert list(found.to_frame()["half"]) == [1, 1, 2, 2]
 
 
@@ -212,7 +213,7 @@ def test_the_figure_holds_the_numbers() -> None:
     np.testing.assert_array_equal(bands[1].y, own.bounds[1])
     across, dotted = figure.layout.shapes
     assert (across.x0, across.x1) == (7.5, 7.5)
-    assert dotted.y0 == pytest.approx(np.log(277))
+    close(dotted.y0, np.log(277))
     twice = [trace.name for trace in plots.position_loss([own, own]).data if trace.name]
     assert twice == ["words", "words (2)"]
     for wrong in ([], [3], 3):

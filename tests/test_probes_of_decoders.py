@@ -18,6 +18,7 @@ import probes.__main__ as probes_command
 from interp import Batch, Model, zoo
 from probes import attention_spectrum, context_attention, multisine, plots, series_batch
 from tests.conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2
+from tests.tolerance import FORWARD, LAYER, close
 
 SERIES = multisine([2, 6], [1, 0.5], [0.2, 1.4], steps=40)
 
@@ -48,7 +49,7 @@ def test_each_token_is_the_value_at_its_step(causal: Model, num_decoder: int) ->
     assert not batch.has_encoder
     assert batch.decoder_steps.tolist() == list(range(40))
     assert batch.encoder_steps.tolist() == []
-    assert batch.scale == pytest.approx(float(scale))
+    close(batch.scale, float(scale))
 
 
 @pytest.mark.parametrize(("num_decoder", "position"), [(0, 0), (2, 0), (2, 1), (2, 2)])
@@ -61,14 +62,14 @@ def test_the_spectrum_of_a_decoder_alone(causal: Model, num_decoder: int, positi
     with torch.no_grad():
         out = tiny_causal_pipeline().model.model(**batch.inputs, output_attentions=True)
     expected = torch.stack([layer[0, :, at, :n] for layer in out.attentions]).double().numpy()
-    np.testing.assert_allclose(found.attention, expected, atol=1e-6)
+    close(found.attention, expected, terms=LAYER)
     assert found.eos is None
     assert found.site == found.amplitude.site == "decoder.self"
     assert (found.query_step, found.next_step) == (at, at + 1)
     token = out.logits[0, at].argmax()
     ids = torch.tensor([[[int(token)]]])
     scale = torch.tensor([series_batch(causal, SERIES, num_decoder=num_decoder).scale])
-    assert found.prediction == pytest.approx(float(causal.pipeline.tokenizer.output_transform(ids, scale)), rel=1e-5)
+    close(found.prediction, float(causal.pipeline.tokenizer.output_transform(ids, scale)), terms=FORWARD)
     again = probes.AttentionSpectrum.load(found.save(tmp_path / "s.json"))
     assert again.eos is None
     assert again.site == "decoder.self"
@@ -94,7 +95,7 @@ def test_many_series_are_single_runs(causal: Model) -> None:
     assert at_once.shape == (5, 3, 3, 28)
     for row in (0, 4):
         alone = attention_spectrum(causal, values[row], num_decoder=2, shuffles=0)
-        np.testing.assert_allclose(at_once[row], alone.attention, atol=1e-6)
+        close(at_once[row], alone.attention, terms=LAYER)
 
 
 def test_a_planted_induction_head_follows_a_period() -> None:
@@ -134,21 +135,21 @@ def test_patterns_and_curves(causal: Model, words: Model) -> None:
     places = shown.cumsum(1)  # as GPT-2 counts them: padding between tokens is no step
     distance = np.where(shown[:, :, None] & shown[:, None], places[:, :, None] - places[:, None], -1)
     for lag in range(14):
-        assert found.values[0, lag] == pytest.approx(pattern[distance == lag].mean(), rel=1e-6)
+        close(found.values[0, lag], pattern[distance == lag].mean(), terms=LAYER)
     assert text.values.shape == found.values.shape
     # A masked token has no value: what is paid to and from it is not counted.
     ids = batch.decoder_input_ids.masked_fill(~batch.decoder_attention_mask.bool(), 2000)
     other = Batch(decoder_input_ids=ids, decoder_attention_mask=batch.decoder_attention_mask)
     curves = [probes.attention_by_value(causal, given, head, bins=5) for given in (batch, other)]
-    np.testing.assert_allclose(curves[0].x, curves[1].x)
-    np.testing.assert_allclose(curves[0].values, curves[1].values, atol=1e-6)
+    close(curves[0].x, curves[1].x)
+    close(curves[0].values, curves[1].values, terms=LAYER)
     row = probes.attention_patterns(words, batch, head, row=0)
     assert row.key_tokens == row.query_tokens == tuple(batch.decoder_input_ids[0].tolist())
     assert row.key_values is None
     ticks = plots.attention(row).layout.xaxis.ticktext
     assert ticks[0] == str(batch.decoder_input_ids[0, 0].item())
     values = probes.attention_patterns(causal, batch, head, row=0).key_values
-    np.testing.assert_allclose(values, probes.token_values(causal, batch.decoder_input_ids[0]))  # type: ignore[arg-type]
+    close(values, probes.token_values(causal, batch.decoder_input_ids[0]))  # type: ignore[arg-type]
 
 
 SERIES_DOORS: dict[str, Callable[[Model], Any]] = {
@@ -191,7 +192,7 @@ def test_a_sweep_over_both_families(causal: Model, model: Model, tmp_path: Path)
     }
     own = probes.induction_mosaic(causal, repetitions=3, sequence_length=4, batch_size=3).to_frame()
     rows = frame[(frame["model"] == "tiny-causal") & (frame["repetitions"] == 3)]
-    np.testing.assert_allclose(rows["either"], own["either"])
+    close(rows["either"], own["either"])
     assert set(rows["n_tokens"]) == {4 * 3 + 2}
     assert "decoder attention heads" in plots.sweep_lines(found).layout.title.subtitle.text
     runs = json.loads(plots.mosaic_explorer(found).data)["runs"]
@@ -253,7 +254,7 @@ def test_the_losses_command(folder: Path, tmp_path: Path) -> None:
     stored = probes.PositionLoss.load(tmp_path / "loss-planted.json")
     table = pd.read_csv(tmp_path / "losses.csv")
     own = table[table["tokens"] == "repeated"]
-    np.testing.assert_allclose(own["loss"], stored.mean)
+    close(own["loss"], stored.mean)
     page = (tmp_path / "losses.html").read_text()
     assert 'src="http' not in page
     assert page.count("Plotly.newPlot") == 2 + page.split("<body>")[0].count("Plotly.newPlot")

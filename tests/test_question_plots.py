@@ -16,6 +16,7 @@ from probes.questions.agreement import MEASURES, Agreement
 from probes.questions.lengths import CONDITIONS, LengthEffect
 from probes.questions.origin import HYPOTHESES, CombOrigin
 from probes.questions.repetitions import RepetitionEffect
+from tests.tolerance import close
 
 
 @pytest.fixture
@@ -50,13 +51,13 @@ def test_repetitions_by_occurrence_beside_equal_shares(repetitions: RepetitionEf
     figure = plots.repetition_effect(repetitions)
     found = on(figure, "x")
     assert set(found) == {"2", "4", "1/R"}
-    np.testing.assert_allclose(found["4"].y, [1 / 15, 1 / 16, 1 / 17, 1 / 18])
-    np.testing.assert_allclose(found["4"].error_y.array, 0.02)
-    np.testing.assert_allclose(found["4"].error_y.arrayminus, 0.01)
+    close(found["4"].y, [1 / 15, 1 / 16, 1 / 17, 1 / 18])
+    close(found["4"].error_y.array, 0.02)
+    close(found["4"].error_y.arrayminus, 0.01)
     assert [list(t.y) for t in figure.data if t.name == "1/R"] == [[0.5, 0.5], [0.25, 0.25]]
     below = on(figure, "x3")
-    np.testing.assert_allclose(below["last"].y, [1 / 13, 1 / 15])
-    np.testing.assert_allclose(below["sum"].error_y.array, 0.1)
+    close(below["last"].y, [1 / 13, 1 / 15])
+    close(below["sum"].error_y.array, 0.1)
     assert list(below["evenness"].x) == [2, 4]
     assert figure.layout.yaxis3.range[1] > 1.2
     # The other model has heads of neither panel, and says so.
@@ -71,7 +72,7 @@ def test_repetitions_by_occurrence_beside_equal_shares(repetitions: RepetitionEf
 
 def test_repetitions_at_one_length(repetitions: RepetitionEffect) -> None:
     shorter = plots.repetition_effect(repetitions, sequence_length=5)
-    np.testing.assert_allclose(on(shorter, "x")["2"].y, [1 / 8, 1 / 9])
+    close(on(shorter, "x")["2"].y, [1 / 8, 1 / 9])
     with pytest.raises(interp.InvalidInput, match=r"sequence_length=7: the result has 5, 10"):
         plots.repetition_effect(repetitions, sequence_length=7)
 
@@ -120,11 +121,11 @@ def test_lengths_by_condition_and_outcome(lengths: LengthEffect) -> None:
         found = on(figure, axis)
         assert tuple(found) == CONDITIONS
         for c, line in enumerate(found.values()):
-            np.testing.assert_allclose(line.y, [0.1 * o + 0.01 * c + n / 100 for n in (2, 8)])
+            close(line.y, [0.1 * o + 0.01 * c + n / 100 for n in (2, 8)])
             assert [row[0] for row in line.customdata] == [2, 8]
             np.testing.assert_allclose(line.x, [2, 8], rtol=0.035)
-            np.testing.assert_allclose(line.error_y.array, 0.2)
-            np.testing.assert_allclose(line.error_y.arrayminus, 0.1)
+            close(line.error_y.array, 0.2)
+            close(line.error_y.arrayminus, 0.1)
     assert not on(figure, "x4")
     texts = [note.text for note in figure.layout.annotations]
     assert texts[0] == "<b>one</b>, last<br>+0.500 (+0.250 to +0.750): collisions"
@@ -182,7 +183,7 @@ def test_origin_of_combs_strongest_first_and_the_control_apart(origin: CombOrigi
     ]  # fmt: skip
     assert (gcd, difference, least) == ([0, 0, 0.75, 0], [1, 0, 0.25, 0], [0, 1, 0, 0])
     places = list(figure.data[0].y)
-    np.testing.assert_allclose(np.diff(places), [1.7, 1, 1])
+    close(np.diff(places), [1.7, 1, 1])
     dots = figure.data[3]
     assert list(dots.x) == [1, 1, 1, 0]
     assert [text.split(maxsplit=1)[1] for text in dots.text] == [

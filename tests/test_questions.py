@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import interp
 import probes
@@ -14,6 +15,7 @@ from probes.questions import agreement as agreement_module
 from probes.questions import origin
 from probes.series import multisine
 from tests.conftest import tiny_pipeline
+from tests.tolerance import BUNDLED, FORWARD, LAYER, close
 
 CASES = ((9, 15, 24), (10, 16, 26), (12, 20, 30))
 SPACINGS = {(9, 15, 24): (3, 6, 9), (10, 16, 26): (2, 6, 10), (12, 20, 30): (2, 8, 12)}
@@ -60,7 +62,7 @@ def test_a_planted_comb_gets_its_verdict(planted: probes.CombOrigin) -> None:
         # By hand: the winner's score over the better of the others.
         scores = planted.scores[:, :, :, 0, row].reshape(3, -1)
         others = np.delete(scores, row, axis=0).max(0)
-        assert frame.loc[row, "margin"] == pytest.approx((scores[row] - others).mean())
+        close(frame.loc[row, "margin"], (scores[row] - others).mean())
     assert planted.spacings == tuple(SPACINGS.values())
     assert planted.scores.shape == (3, 3, 10, 1, 3 + NOISE)
 
@@ -96,7 +98,7 @@ def test_matching_by_value_has_the_gcd(planted: probes.CombOrigin) -> None:
     assert np.isnan(control["over_control"])
     first = planted.to_frame().iloc[0]
     difference = planted.strength[..., 0, 0] - planted.control_strength
-    assert first["over_control"] == pytest.approx(difference.mean())
+    close(first["over_control"], difference.mean())
     assert first["over_control_low"] < difference.mean() < first["over_control_high"]
 
 
@@ -137,7 +139,7 @@ def test_strength_is_that_of_the_gcds_lags(planted: probes.CombOrigin) -> None:
     pairs = {lag: 300 - lag for lag in range(4, 300)}
     chance = sum(pairs[lag] for lag in lags) / sum(pairs.values())
     share = energy[:, sorted(lags)].sum(1)
-    np.testing.assert_allclose(planted.control_strength[0], (share - chance) / (1 - chance), atol=1e-5)
+    close(planted.control_strength[0], (share - chance) / (1 - chance), terms=BUNDLED)
 
 
 def test_most_heads_of_a_trained_model_have_the_gcd(pico: interp.Model) -> None:
@@ -186,8 +188,8 @@ def test_what_cannot_tell_apart_is_refused(pico: interp.Model, values: dict[str,
 def test_value_matching_is_its_kernel() -> None:
     values = np.array([[1.0, -2.0, 3.0, 2.0], [4.0, 4.0, -4.0, 4.0]])
     paid = np.exp(-np.abs(values[:, :3] / [[2], [4]] - values[:, 3:] / [[2], [4]]) / 0.5)
-    np.testing.assert_allclose(value_matching(values, width=0.5), paid / paid.sum(1, keepdims=True))
-    np.testing.assert_allclose(value_matching(7 * values), value_matching(values))
+    close(value_matching(values, width=0.5), paid / paid.sum(1, keepdims=True))
+    close(value_matching(7 * values), value_matching(values))
     assert value_matching(values, num_decoder=2).shape == (2, 2)
     for bad, num_decoder in ((values[0, 0], 1), (0 * values, 1), (values * np.nan, 1), (values, 4), (values, -1)):
         with pytest.raises(interp.InvalidInput):
@@ -208,17 +210,17 @@ def test_phases_are_read_where_the_period_says(model: interp.Model, monkeypatch:
     monkeypatch.setattr(agreement_module, "context_attention", planted_attention)
     found = multisine_scores(model, [10, 5], 1.0, draws=2, steps=301, duration=3.01)
     # 301 steps, of which the last looks: steps 280, 260, ..., 0 are of its phase.
-    np.testing.assert_allclose(found.same_phase.values, [[0, 1, 0.25, 15 / 300]], atol=1e-12)
-    np.testing.assert_allclose(found.next_phase.values, [[0, 0, 0, 15 / 300]], atol=1e-12)
+    close(found.same_phase.values, [[0, 1, 0.25, 15 / 300]], terms=FORWARD, dtype=torch.float64)
+    close(found.next_phase.values, [[0, 0, 0, 15 / 300]], terms=FORWARD, dtype=torch.float64)
     assert found.same_phase.stderr is not None
-    np.testing.assert_allclose(found.same_phase.stderr, [[0, 0, 0.25, 0]], atol=1e-12)
-    np.testing.assert_allclose(found.amplitude.values[0, 3], 0, atol=1e-12)
-    np.testing.assert_allclose(found.amplitude.values[0, 2], (0.25 + 0.5) / 2)
+    close(found.same_phase.stderr, [[0, 0, 0.25, 0]], terms=FORWARD, dtype=torch.float64)
+    close(found.amplitude.values[0, 3], 0, of=1, terms=LAYER, dtype=torch.float64)
+    close(found.amplitude.values[0, 2], (0.25 + 0.5) / 2)
     assert found.comb.values[0, 0] > 0.9
     earlier = multisine_scores(model, [10, 5], 1.0, draws=2, steps=300, duration=3)
     # Now 299 looks, at 279, ..., 19; the next phase are 280, ..., 20.
-    np.testing.assert_allclose(earlier.same_phase.values, [[14 / 15, 0, 0.125, 14 / 300]], atol=1e-12)
-    np.testing.assert_allclose(earlier.next_phase.values, [[0, 1, 0.25, 14 / 300]], atol=1e-12)
+    close(earlier.same_phase.values, [[14 / 15, 0, 0.125, 14 / 300]], terms=FORWARD, dtype=torch.float64)
+    close(earlier.next_phase.values, [[0, 1, 0.25, 14 / 300]], terms=FORWARD, dtype=torch.float64)
 
 
 def test_the_control_has_its_context_shuffled_and_nothing_else(
@@ -272,10 +274,10 @@ def test_the_table_is_that_of_the_scores(pico_agreement: probes.Agreement) -> No
     for name in ("same_phase", "next_phase", "amplitude", "comb"):
         scores: HeadScores = getattr(pico_agreement.multisine, name)
         np.testing.assert_array_equal(heads[name], scores.values.ravel())
-        assert frame.loc[name, "rho"] == pytest.approx(spearmanr(either.ravel(), scores.values.ravel()).statistic)
+        close(frame.loc[name, "rho"], spearmanr(either.ravel(), scores.values.ravel()).statistic)
         high, low = (scores.values[either >= 0.3], scores.values[either < 0.3])
         pairs = (high[:, None] > low) + 0.5 * (high[:, None] == low)
-        assert frame.loc[name, "auc"] == pytest.approx(pairs.mean())
+        close(frame.loc[name, "auc"], pairs.mean())
     none = agreement(pico_agreement.mosaic, pico_agreement.multisine, threshold=1.0).to_frame()
     assert none["auc"].isna().all()
 

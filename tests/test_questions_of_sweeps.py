@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 import interp
 import probes
 from probes import induction_sweep, length_effect, repetition_effect
 from probes.questions.lengths import CONDITIONS, _verdicts, length_rows
+from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 REPETITIONS, SEEDS = (2, 4, 8), (0, 1, 2, 3)
 
@@ -36,7 +38,7 @@ def made_up(attention: Any, *, right: bool = True, heads: int = 2, weak: float =
     return pd.DataFrame(rows)
 
 
-def evenly(total: float, wobble: float = 1e-9) -> Any:
+def evenly(total: float, wobble: float = 2.0**-30) -> Any:
     """Equal shares of a total that grows a little with the seed; the shares differ by next to nothing."""
 
     def attention(r: int, seed: int) -> Any:
@@ -52,26 +54,26 @@ def test_equal_shares_of_a_steady_sum_are_spreading(right: bool) -> None:
     verdict = found.verdicts.iloc[0]
     assert verdict["verdict"] == "spread over occurrences"
     assert (verdict["from"], verdict["to"], verdict["heads"]) == (2, 8, 1)
-    assert verdict["last_ratio"] == pytest.approx(1 / 4)
-    assert verdict["sum_ratio"] == pytest.approx(1)
-    assert verdict["spreading"] == pytest.approx(1)
+    close(verdict["last_ratio"], 1 / 4)
+    close(verdict["sum_ratio"], 1)
+    close(verdict["spreading"], 1)
     sums = found.sums[found.sums["group"] == "induction"].set_index("repetitions")
-    np.testing.assert_allclose(sums["evenness"], 1)
+    close(sums["evenness"], 1)
     # Seed 0 chose; seeds 1 to 3 are measured.
-    np.testing.assert_allclose(sums["sum"], 0.92)
-    np.testing.assert_allclose(sums["last"], [0.92 / 2, 0.92 / 4, 0.92 / 8])
+    close(sums["sum"], 0.92)
+    close(sums["last"], [0.92 / 2, 0.92 / 4, 0.92 / 8])
     assert list(sums["heads"]) == [1, 0, 0]
     half = stats.t.ppf(0.975, 2) * 0.01 / 3**0.5
-    np.testing.assert_allclose(sums["sum_high"] - sums["sum"], half)
-    np.testing.assert_allclose(sums["sum"] - sums["sum_low"], half)
+    close(sums["sum_high"] - sums["sum"], half)
+    close(sums["sum"] - sums["sum_low"], half)
     paid = found.occurrences[found.occurrences["group"] == "induction"]
     assert list(paid["occurrence"]) == [1, 2, 1, 2, 3, 4, *range(1, 9)]
-    np.testing.assert_allclose(paid["attention"] * paid["repetitions"], 0.92)
+    close(paid["attention"] * paid["repetitions"], 0.92)
 
 
 def test_seeds_that_are_all_the_same_decide_nothing() -> None:
     verdict = repetition_effect(made_up(evenly(0.9, wobble=0))).verdicts.iloc[0]
-    assert verdict["spreading"] == pytest.approx(1)
+    close(verdict["spreading"], 1)
     assert np.isnan(verdict["spreading_low"])
     assert verdict["verdict"] == "undecided"
 
@@ -84,11 +86,11 @@ def test_a_falling_sum_at_a_steady_share_is_less_attention_to_all() -> None:
     found = repetition_effect(made_up(attention))
     verdict = found.verdicts.iloc[0]
     assert verdict["verdict"] == "less attention to all"
-    assert verdict["last_ratio"] == pytest.approx(1 / 4)
-    assert verdict["sum_ratio"] == pytest.approx(1 / 4)
-    assert verdict["spreading"] == pytest.approx(0, abs=1e-12)
+    close(verdict["last_ratio"], 1 / 4)
+    close(verdict["sum_ratio"], 1 / 4)
+    close(verdict["spreading"], 0, of=1, dtype=torch.float64)
     sums = found.sums[found.sums["group"] == "induction"]
-    np.testing.assert_allclose(sums["evenness"], 0.2 / (1 - 1 / sums["repetitions"]))
+    close(sums["evenness"], 0.2 / (1 - 1 / sums["repetitions"]))
 
 
 def test_half_of_each_is_undecided() -> None:
@@ -112,7 +114,7 @@ def test_a_last_that_stays_does_not_fall(jitter: float) -> None:
 
     verdict = repetition_effect(made_up(attention)).verdicts.iloc[0]
     assert verdict["verdict"] == "does not fall"
-    assert verdict["last_ratio"] == pytest.approx(1, abs=3 * jitter + 1e-9)
+    close(verdict["last_ratio"], 1, terms=FORWARD, dtype=torch.float64)
 
 
 def test_no_head_at_the_threshold_is_said() -> None:
@@ -133,7 +135,7 @@ def test_heads_and_their_sides_are_chosen_on_the_first_seed_at_the_fewest_repeti
     frame.loc[grown, "current_1"] = 0.5
     found = repetition_effect(frame)
     assert found.verdicts.iloc[0]["heads"] == 1
-    assert found.verdicts.iloc[0]["last_ratio"] == pytest.approx(1 / 4)
+    close(found.verdicts.iloc[0]["last_ratio"], 1 / 4)
 
 
 def test_sweeps_that_cannot_answer_are_refused() -> None:
@@ -184,7 +186,7 @@ def test_the_heads_of_a_trained_model_spread() -> None:
             rows = frame[(frame["seed"] == seed) & (frame["repetitions"] == count)].set_index("head")
             ends.append(np.mean([rows.loc[h, "right_1" if side else "current_1"] for h, side in ahead.items()]))
         ratios.append(ends[0] / ends[1])
-    assert verdict["last_ratio"] == pytest.approx(np.mean(ratios))
+    close(verdict["last_ratio"], np.mean(ratios))
 
 
 LENGTHS, RUN = (3, 6), {"repetitions": 3, "batch_size": 12, "min_gap": 5}
@@ -243,16 +245,15 @@ def test_scores_and_slopes_are_those_of_the_runs(pico: interp.Model, lengths: tu
                 values[name].append([outcome(run, name, chosen, ahead) for run in runs])
         for name, by_seed in values.items():
             rows = found.scores[(found.scores["condition"] == condition) & (found.scores["outcome"] == name)]
-            np.testing.assert_allclose(rows["value"], np.mean(by_seed, axis=0), rtol=1e-9)
+            close(rows["value"], np.mean(by_seed, axis=0), terms=LAYER)
             slopes = [np.polyfit(np.log2(LENGTHS), row, 1)[0] for row in by_seed]
             at = (found.slopes["condition"] == condition) & (found.slopes["outcome"] == name)
             row = found.slopes[at].iloc[0]
-            assert row["slope"] == pytest.approx(np.mean(slopes))
+            close(row["slope"], np.mean(slopes))
             half = stats.t.ppf(0.975, 2) * stats.sem(slopes)
             # Numbers of heads that are the same in all seeds say nothing of how much they vary.
-            half = half if np.ptp(slopes) > 1e-12 or not np.any(slopes) else np.nan
-            assert row["high"] - row["slope"] == pytest.approx(half, nan_ok=True)
-            assert row["slope"] - row["low"] == pytest.approx(half, nan_ok=True)
+            half = half if np.ptp(slopes) > tolerance() or not np.any(slopes) else np.nan
+            close([row["high"] - row["slope"], row["slope"] - row["low"]], half, terms=LAYER)
 
 
 def outcome(mosaic: probes.Mosaic, name: str, chosen: Any, ahead: Any) -> float:
@@ -268,8 +269,8 @@ def outcome(mosaic: probes.Mosaic, name: str, chosen: Any, ahead: Any) -> float:
 def test_a_store_gives_the_same_again(pico: interp.Model, lengths: tuple[probes.LengthEffect, Path]) -> None:
     found, store = lengths
     again = length_effect(pico, sequence_lengths=LENGTHS, seeds=(0, 1, 2, 3), store=store, progress=False, **RUN)
-    pd.testing.assert_frame_equal(again.scores, found.scores)
-    pd.testing.assert_frame_equal(again.verdicts, found.verdicts)
+    pd.testing.assert_frame_equal(again.scores, found.scores, check_exact=True)
+    pd.testing.assert_frame_equal(again.verdicts, found.verdicts, check_exact=True)
     assert set(found.verdicts["outcome"]) == {"heads", "last", "sum"}
 
 
@@ -292,11 +293,11 @@ def test_a_cause_explains_the_part_of_the_slope_that_goes_with_it(
     (row,) = _verdicts(slopes)
     assert row["direction"] == (direction if size > 0 else "fewer")
     assert row["verdict"] == verdict
-    assert (row["collisions"], row["context"]) == (pytest.approx(1 - apart), pytest.approx(1 - context))
+    close([row["collisions"], row["context"]], [1 - apart, 1 - context])
     # Fieller, seeds paired: at both ends of 1 - r the t value of apart - r * plain is that of 97.5 %.
     for end in ("collisions_low", "collisions_high"):
         left = (apart + wobble) - (1 - row[end]) * (1 + wobble)
-        assert abs(left.mean()) == pytest.approx(stats.t.ppf(0.975, 2) * abs(stats.sem(left)), abs=1e-12)
+        close(abs(left.mean()), stats.t.ppf(0.975, 2) * abs(stats.sem(left)), of=1)
     assert row["collisions_low"] <= row["collisions"] <= row["collisions_high"]
 
 

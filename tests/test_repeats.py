@@ -14,6 +14,7 @@ from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
 from probes import InductionScores, head_scores, induction_scores, plots, repeated_sequences
 from probes.repeats import REPEAT_SCORES
 from tests.conftest import tiny_gpt2
+from tests.tolerance import FORWARD, LAYER, close, not_close
 
 
 def test_the_diagonal_is_the_tutorials() -> None:
@@ -25,11 +26,11 @@ def test_the_diagonal_is_the_tutorials() -> None:
         attentions = module(batch.decoder_input_ids, output_attentions=True).attentions
     expected = torch.stack([a.diagonal(-(seq_len - 1), dim1=-2, dim2=-1).mean((0, -1)) for a in attentions])
     found = induction_scores(interp.wrap(module, name="words"), batch)
-    np.testing.assert_allclose(found.induction_diagonal.values, expected, atol=1e-6, rtol=0)
+    close(found.induction_diagonal.values, expected, terms=FORWARD)
     assert expected.std() > 1e-4  # heads differ
     own = torch.stack([a.diagonal(-(seq_len - 1), dim1=-2, dim2=-1)[..., 1:].mean((0, -1)) for a in attentions])
-    np.testing.assert_allclose(found.induction.values, own, atol=1e-6, rtol=0)
-    assert np.abs(found.induction.values - found.induction_diagonal.values).max() > 1e-5
+    close(found.induction.values, own, terms=FORWARD)
+    not_close(found.induction.values, found.induction_diagonal.values)
 
 
 @pytest.mark.parametrize("bos", [None, 9])
@@ -59,8 +60,8 @@ def test_scores_against_loops(either: Model, bos: int | None) -> None:
         ):
             paid = torch.stack([a[..., q, q - back] for q in queries]).mean(0)  # [layer, row, head]
             panel = getattr(found, name)
-            np.testing.assert_allclose(panel.values, paid.mean(1), atol=1e-7, err_msg=f"{site} {name}")
-            np.testing.assert_allclose(panel.stderr, paid.std(1) / rows**0.5, atol=1e-7)
+            close(panel.values, paid.mean(1), f"{site} {name}", terms=LAYER)
+            close(panel.stderr, paid.std(1) / rows**0.5, terms=LAYER)
 
 
 def test_a_pattern_made_by_hand(causal: Model) -> None:
@@ -80,11 +81,11 @@ def test_a_pattern_made_by_hand(causal: Model) -> None:
         found = induction_scores(causal, sequence_length=n, batch_size=3)
     finally:
         handle.remove()
-    np.testing.assert_allclose(found.induction.values[1], [1, 1, 0])
+    close(found.induction.values[1], [1, 1, 0])
     # The diagonal has n + 1 queries, the first of which is no repeat.
-    np.testing.assert_allclose(found.induction_diagonal.values[1], [1, n / (n + 1), 0], atol=1e-7)
-    np.testing.assert_allclose(found.previous_token.values[1], [0, 0, 1])
-    np.testing.assert_allclose(found.duplicate_token.values[1], [0, 0, 0])
+    close(found.induction_diagonal.values[1], [1, n / (n + 1), 0], terms=LAYER)
+    close(found.previous_token.values[1], [0, 0, 1])
+    close(found.duplicate_token.values[1], [0, 0, 0])
     assert str(found.heads()[0].address).startswith("decoder.self.1.")
     assert found.induction.values[0].max() < 0.5
 

@@ -21,6 +21,7 @@ from probes import (
     repeated_random_tokens,
     series_batch,
 )
+from tests.tolerance import FORWARD, LAYER, close
 
 PUBLISHED = ([5, 10, 20, 40], [1, 0.75, 0.5, 0.5])
 
@@ -31,8 +32,9 @@ def test_the_published_multisine_is_its_formula() -> None:
         sum(a * np.sin(2 * np.pi * k * i * 3 / 301) for k, a in zip(*PUBLISHED, strict=True)) for i in range(301)
     ]
     assert series.values.dtype == np.float64
-    np.testing.assert_allclose(series.values, expected, atol=1e-12)
-    assert (len(series), series.duration, series.spacing, series.unit) == (301, pytest.approx(3), 3 / 301, "s")
+    close(series.values, expected, of=1000, dtype=torch.float64)
+    assert (len(series), series.spacing, series.unit) == (301, 3 / 301, "s")
+    close(series.duration, 3, dtype=torch.float64)
     assert series.frequencies == (5.0, 10.0, 20.0, 40.0)
 
 
@@ -47,9 +49,9 @@ def test_every_component_has_its_own_amplitude_and_phase(
     k, a, phi = zip(*parts, strict=True)
     series = multisine(k, a, phi, duration=duration, steps=steps)
     alone = [multisine(*part, duration=duration, steps=steps).values for part in parts]
-    np.testing.assert_allclose(series.values, np.sum(alone, axis=0), atol=1e-9)
+    close(series.values, np.sum(alone, axis=0), terms=FORWARD, dtype=torch.float64)
     t = np.linspace(0, duration, steps, endpoint=False)
-    np.testing.assert_allclose(alone[0], a[0] * np.imag(np.exp(1j * (2 * np.pi * k[0] * t + phi[0]))), atol=1e-9)
+    close(alone[0], a[0] * np.imag(np.exp(1j * (2 * np.pi * k[0] * t + phi[0]))), terms=FORWARD, dtype=torch.float64)
 
 
 def test_one_amplitude_and_one_phase_hold_for_all() -> None:
@@ -228,8 +230,8 @@ def test_each_token_is_the_bin_of_the_value_at_its_step(model: interp.Model, num
     n = 40 - num_decoder
     ids, _, scale = model.pipeline.tokenizer.context_input_transform(torch.tensor(series.values[None, :n]).float())
     assert batch.input_ids.tolist() == ids.tolist()
-    assert batch.scale == pytest.approx(float(scale))
-    assert batch.scale == pytest.approx(np.abs(series.values[:n]).mean(), rel=1e-6)
+    close(batch.scale, float(scale))
+    close(batch.scale, np.abs(series.values[:n]).mean(), terms=LAYER)
     assert batch.encoder_steps.tolist() == [*range(n), -1]
     assert batch.decoder_steps.tolist() == [-1, *range(n, 40)]
     # At the border of two bins float32 may take the other.

@@ -12,6 +12,7 @@ import probes
 import probes.__main__ as command
 from interp.sweeps import read
 from probes.reports import spectra as spectra_report
+from tests.tolerance import BUNDLED, close
 
 runner = CliRunner()
 SMALL = ["--batch-size", "10", "--no-images"]
@@ -21,6 +22,7 @@ def run(*arguments: Any) -> Result:
     return runner.invoke(command.app, [str(a) for a in arguments])
 
 
+@pytest.mark.versions
 def test_multisine_writes_page_spectra_and_combs(tmp_path: Path, pico: interp.Model) -> None:
     options = ["--frequencies", "9,15,24", "--num-decoder", 1, "--shuffles", 5, "--no-images"]
     result = run("multisine", "--model", "pico-t5", *options, "--out", tmp_path)
@@ -28,7 +30,7 @@ def test_multisine_writes_page_spectra_and_combs(tmp_path: Path, pico: interp.Mo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["combs.csv", "multisine.html", "spectrum-pico-t5.json"]
     stored = probes.AttentionSpectrum.load(tmp_path / "spectrum-pico-t5.json")
     expected = probes.attention_spectrum(pico, probes.multisine([9, 15, 24]), num_decoder=1, shuffles=0)
-    assert abs(stored.attention - expected.attention).max() < 1e-6
+    close(stored.attention, expected.attention, of=1, terms=BUNDLED)
     table = pd.read_csv(tmp_path / "combs.csv")
     assert len(table) == 24
     assert table["head"].iloc[0] in result.output
@@ -58,12 +60,12 @@ def test_sweep_writes_the_explorer_and_goes_on_from_its_store(tmp_path: Path) ->
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["counts.csv", "mosaics.html", "sweep.parquet"]
     frame = pd.read_parquet(tmp_path / "out" / "sweep.parquet")
-    pd.testing.assert_frame_equal(frame, read(tmp_path / "store").to_frame())
+    pd.testing.assert_frame_equal(frame, read(tmp_path / "store").to_frame(), check_exact=True)
     assert set(frame["sequence_length"]) == {4, 5}
     assert set(frame["seed"]) == {0, 3}
     counts = pd.read_csv(tmp_path / "out" / "counts.csv")
     by_hand = (frame["either"] >= 0.3).groupby([frame["repetitions"], frame["sequence_length"], frame["seed"]]).sum()
-    assert counts["either"].tolist() == pytest.approx(by_hand.groupby(level=[0, 1]).mean().tolist())
+    close(counts["either"].tolist(), by_hand.groupby(level=[0, 1]).mean().tolist())
 
 
 def test_questions_answers_all_on_one_page(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What goes wrong without an error, in other tools or by hand, does not here: one test each."""
 
 import copy
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 import interp
 from interp import Batch, FreezePatterns, Mean, Zero
 from interp.editing import check_unhooked
+from tests.tolerance import FORWARD, close, not_close
 
 from .conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline
 
@@ -57,7 +59,7 @@ def test_a_mean_is_not_over_a_heads_own_features(either: interp.Model, either_ba
     with interp.edited(either, Mean(f"{context(either)}.1", either_batch)):
         z = interp.capture(either, either_batch, site)[site][:, :, 1]
     assert z.std(-1).min() > 0
-    torch.testing.assert_close(z.std((0, 1)), torch.zeros(8), atol=1e-6, rtol=0)
+    close(z.std((0, 1)), torch.zeros(8), of=1)
 
 
 def test_the_stack_is_read(model: interp.Model, batch: Batch) -> None:
@@ -66,7 +68,8 @@ def test_the_stack_is_read(model: interp.Model, batch: Batch) -> None:
         with interp.ablate(model, head):
             found[head] = logits(model, batch)
     values = [*found.values(), logits(model, batch)]
-    assert all(not torch.allclose(a, b) for i, a in enumerate(values) for b in values[:i])
+    for one, other in combinations(values, 2):
+        not_close(one, other)
 
 
 def test_edited_patterns_are_the_ones_used(either: interp.Model, either_batch: Batch) -> None:
@@ -111,7 +114,7 @@ def test_keys_and_values_of_the_first_step_serve_all(model: interp.Model, batch:
     with interp.edited(model, Zero("decoder.cross.0.v")):
         cached = model.module.generate(**inputs, **options, use_cache=True)
         whole = model.module.generate(**inputs, **options, use_cache=False)
-    torch.testing.assert_close(torch.stack(cached.scores), torch.stack(whole.scores), atol=1e-5, rtol=1e-4)
+    close(torch.stack(cached.scores), torch.stack(whole.scores), terms=FORWARD)
 
 
 def test_encoder_edits_reach_generation(model: interp.Model, batch: Batch) -> None:
@@ -168,14 +171,14 @@ def test_the_original_pipeline_under_sdpa_is_not_what_is_edited(make: Any) -> No
     batch = masked_batch(model.family.has_encoder)
     clean = logits(model, batch)
     with interp.edited(model, Zero(f"{first_stack(model)}.self.0.pattern")):
-        assert not torch.allclose(logits(model, batch), clean)
+        not_close(logits(model, batch), clean)
 
 
 def test_a_copied_model_carries_no_edit(either: interp.Model, either_batch: Batch) -> None:
     clean = logits(either, either_batch)
     with interp.ablate(either, [context(either), "decoder.0.resid_mid"]):
         copied = copy.deepcopy(either.module)
-        assert not torch.allclose(logits(either, either_batch), clean)
+        not_close(logits(either, either_batch), clean)
     with torch.no_grad():
         assert torch.equal(either.module(**either.inputs(either_batch)).logits, clean)
         assert torch.equal(copied(**either.inputs(either_batch)).logits, clean)
@@ -184,7 +187,7 @@ def test_a_copied_model_carries_no_edit(either: interp.Model, either_batch: Batc
     again = interp.wrap(pipeline)
     check_unhooked(again, "this")
     with interp.ablate(again, [context(again), "decoder.0.resid_mid"]):
-        assert not torch.allclose(logits(again, either_batch), clean)
+        not_close(logits(again, either_batch), clean)
     with interp.edited(either, FreezePatterns(either_batch)):
         logits(either, either_batch)
         thawed = copy.deepcopy(either.module)
@@ -224,7 +227,7 @@ def test_heads_are_permuted_with_their_weights(either: interp.Model, either_batc
             attention.c_proj.weight.copy_(permuted(attention.c_proj.weight, 1))
     other = interp.wrap(pipeline)
     assert other.digest != either.digest
-    torch.testing.assert_close(logits(other, either_batch), logits(either, either_batch), atol=2e-5, rtol=1e-4)
+    close(logits(other, either_batch), logits(either, either_batch), terms=FORWARD)
     ours, theirs = (interp.capture(m, either_batch, f"{at}.*") for m in (either, other))
     for name in ("scores", "pattern"):
         torch.testing.assert_close(theirs[f"{at}.{name}"], ours[f"{at}.{name}"][:, order], atol=1e-4, rtol=1e-4)
@@ -233,7 +236,7 @@ def test_heads_are_permuted_with_their_weights(either: interp.Model, either_batc
     for place, head in enumerate(order.tolist()):
         for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_V"):
             mine, its = (getattr(m.weights(f"{at}.{h}"), name) for m, h in ((either, head), (other, place)))
-            torch.testing.assert_close(mine, its)
+            close(mine, its)
         with interp.ablate(either, f"{at}.{head}"), interp.ablate(other, f"{at}.{place}"):
             ablated = logits(either, either_batch), logits(other, either_batch)
-        torch.testing.assert_close(*ablated, atol=2e-5, rtol=1e-4)
+        close(*ablated, terms=FORWARD)

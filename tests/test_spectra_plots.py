@@ -12,6 +12,7 @@ import interp
 import probes
 from probes import plots
 from probes.spectrum import AttentionSpectrum, HeadCombs
+from tests.tolerance import close
 
 TONES = (5, 10, 20, 40)
 
@@ -44,24 +45,24 @@ def test_two_panels_hold_series_attention_and_their_spectra(waves: AttentionSpec
         ("series", "y3"), ("attention", "y4"),
     }  # fmt: skip
     values, steps = waves.series.values, waves.series.times
-    np.testing.assert_allclose(found["series", "y"].y, values[:281])
-    np.testing.assert_allclose(found["series, at the decoder", "y"].y, values[280:])
-    np.testing.assert_allclose(found["series, at the decoder", "y"].x, steps[280:])
+    close(found["series", "y"].y, values[:281])
+    close(found["series, at the decoder", "y"].y, values[280:])
+    close(found["series, at the decoder", "y"].x, steps[280:])
     # The last value stands at the decoder: what is predicted comes one step after the series.
-    assert list(found["prediction", "y"].x) == pytest.approx([301 * waves.series.spacing])
+    close(list(found["prediction", "y"].x), [301 * waves.series.spacing])
     assert list(found["prediction", "y"].y) == [waves.prediction]
-    np.testing.assert_allclose(found["attention", "y2"].y, waves.attention[2, 1])
-    np.testing.assert_allclose(found["attention", "y2"].x, steps[:281])
-    np.testing.assert_allclose(found["attention", "y4"].y, np.abs(np.fft.rfft(waves.attention[2, 1])))
-    np.testing.assert_allclose(found["series", "y3"].y, np.abs(np.fft.rfft(values[:281])))
-    np.testing.assert_allclose(found["series", "y3"].x, np.fft.rfftfreq(281, waves.series.spacing))
+    close(found["attention", "y2"].y, waves.attention[2, 1])
+    close(found["attention", "y2"].x, steps[:281])
+    close(found["attention", "y4"].y, np.abs(np.fft.rfft(waves.attention[2, 1])))
+    close(found["series", "y3"].y, np.abs(np.fft.rfft(values[:281])))
+    close(found["series", "y3"].x, np.fft.rfftfreq(281, waves.series.spacing))
 
 
 def test_the_constant_part_is_there_but_does_not_scale(waves: AttentionSpectrum) -> None:
     figure = plots.attention_spectrum(waves, heads="decoder.cross.0.0")
     magnitudes = shown(figure)["attention", "y4"].y
-    assert magnitudes[0] == pytest.approx(waves.attention[0, 0].sum())
-    assert figure.layout.yaxis4.range[1] == pytest.approx(1.06 * magnitudes[1:].max())
+    close(magnitudes[0], waves.attention[0, 0].sum())
+    close(figure.layout.yaxis4.range[1], 1.06 * magnitudes[1:].max())
     assert figure.layout.yaxis4.range[1] < magnitudes[0]
 
 
@@ -120,7 +121,7 @@ def test_dates_are_drawn_where_they_are_known(passengers: AttentionSpectrum) -> 
     # What was cut off is not known: its dates would be another part's.
     cut = replace(passengers, series=passengers.series.last(100), attention=passengers.attention[..., :100])
     figure = plots.attention_spectrum(cut, heads="decoder.cross.0.0")
-    np.testing.assert_allclose(shown(figure)["series", "y"].x, np.arange(100) / 12)
+    close(shown(figure)["series", "y"].x, np.arange(100) / 12)
     assert (figure.layout.xaxis.type, figure.layout.xaxis.title.text) == ("linear", "time (year)")
 
 
@@ -128,9 +129,9 @@ def test_the_second_spectrum_over_periods_with_marks(waves: AttentionSpectrum) -
     figure = plots.second_spectrum(waves, "decoder.cross.2.0", spacings=(5, 10))
     found = shown(figure)
     once = np.abs(np.fft.rfft(waves.attention[2, 0]))
-    np.testing.assert_allclose(found["attention", "y2"].y, np.abs(np.fft.rfft(once)))
-    np.testing.assert_allclose(found["series", "y"].y, waves.second_series)
-    np.testing.assert_allclose(found["attention", "y2"].x, waves.periods)
+    close(found["attention", "y2"].y, np.abs(np.fft.rfft(once)))
+    close(found["series", "y"].y, waves.second_series)
+    close(found["attention", "y2"].x, waves.periods)
     assert [shape.x0 for shape in figure.layout.shapes] == [0.1, 0.2]
     assert [note.text for note in figure.layout.annotations] == ["10 Hz", "5 Hz"]
     strongest = waves.amplitude.heads()[0].address
@@ -146,7 +147,7 @@ def test_one_head_of_every_layer_over_the_series(passengers: AttentionSpectrum) 
     paid = [trace for trace in figure.data if trace.name == "attention"]
     assert [trace.yaxis for trace in paid] == ["y2", "y4", "y6"]
     for layer, trace in enumerate(paid):
-        np.testing.assert_allclose(trace.y, passengers.attention[layer, 3])
+        close(trace.y, passengers.attention[layer, 3])
         assert trace.x[-1] == "1960-12"
     assert [note.text for note in figure.layout.annotations] == [f"decoder.cross.{i}.3" for i in range(3)]
     assert [trace.showlegend for trace in paid] == [True, False, False]
@@ -214,15 +215,15 @@ def test_the_menu_changes_everything_in_a_browser(
         at, found = (head.layer, head.head), {(n, y): v for n, y, v in drawn["traces"]}
         assert drawn["title"] == name
         assert spectrum.series.name in drawn["below"]
-        np.testing.assert_allclose(found["attention", "y2"], spectrum.attention[at])
-        np.testing.assert_allclose(found["attention", "y4"], spectrum.spectrum[at])
-        np.testing.assert_allclose(found["series", "y3"], spectrum.series_spectrum)
-        np.testing.assert_allclose(found["series", "y"], spectrum.context.values)
+        close(found["attention", "y2"], spectrum.attention[at])
+        close(found["attention", "y4"], spectrum.spectrum[at])
+        close(found["series", "y3"], spectrum.series_spectrum)
+        close(found["series", "y"], spectrum.context.values)
         assert ("series, at the decoder", "y") in found or spectrum is passengers
         _, frequencies, _, attention, _, magnitude = drawn["axes"]
-        assert frequencies == pytest.approx([0, spectrum.frequencies[-1]])
-        assert attention[1] == pytest.approx(1.06 * spectrum.attention[at].max())
-        assert magnitude[1] == pytest.approx(1.06 * spectrum.spectrum[at][1:].max())
+        close(frequencies, [0, spectrum.frequencies[-1]])
+        close(attention[1], 1.06 * spectrum.attention[at].max())
+        close(magnitude[1], 1.06 * spectrum.spectrum[at][1:].max())
         dated = spectrum is passengers
         assert (drawn["type"], drawn["marks"]) == (("date", 0) if dated else ("linear", 4))
         assert drawn["unit"] == f"frequency ({'cycles per year' if dated else 'Hz'})"

@@ -10,6 +10,7 @@ import pytest
 import interp
 from probes import plots
 from tests.swept import made_up, random_frame, real_frame
+from tests.tolerance import tolerance
 
 LOW, HIGH = 0.1, 0.8
 
@@ -64,7 +65,7 @@ def test_lines_of_one_kind(counted: pd.DataFrame, kind: Any, expected: list[floa
 
 def test_the_threshold_is_reached_by_scores_equal_to_it(counted: pd.DataFrame) -> None:
     at = lines(plots.sweep_lines(counted, threshold=HIGH))
-    over = lines(plots.sweep_lines(counted, threshold=HIGH + 1e-6))
+    over = lines(plots.sweep_lines(counted, threshold=HIGH + tolerance()))
     under = lines(plots.sweep_lines(counted, threshold=LOW))
     assert [list(found["x2", "3"].y) for found in (at, over, under)] == [[7], [0], [12]]
 

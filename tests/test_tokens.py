@@ -13,6 +13,7 @@ from circuits.tokens import as_tokens, normed
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head, dense_unembedding, divided
 from tests.test_weights import scaled
+from tests.tolerance import FORWARD, LAYER, ROUTINE, close, not_close
 
 SAMPLE = [5, 900, 17, 2050, 1911]
 
@@ -42,14 +43,14 @@ def test_the_first_layers_maps_are_exact(model: interp.Model, address: str) -> N
     seen, made = first_scores(scaled(model), address)
     live = seen > -1e4
     assert int(live.sum()) == (14 * 14 if address.startswith("encoder") else 14 * 15 / 2)
-    torch.testing.assert_close(made[live], seen[live], rtol=0, atol=1e-6)
-    torch.testing.assert_close(made.softmax(-1), seen.softmax(-1), rtol=0, atol=2e-7)
+    close(made[live], seen[live], terms=LAYER)
+    close(made.softmax(-1), seen.softmax(-1), terms=LAYER)
 
 
 def test_on_the_bundled_model_too(pico: interp.Model) -> None:
     for address in ("encoder.self.0.4", "decoder.self.0.1"):
         seen, made = first_scores(pico, address)
-        torch.testing.assert_close(made.softmax(-1), seen.softmax(-1), rtol=0, atol=2e-6)
+        close(made.softmax(-1), seen.softmax(-1), terms=LAYER)
 
 
 def dense(model: interp.Model, head: interp.Head, name: str, fold: bool) -> torch.Tensor:
@@ -65,7 +66,7 @@ def dense(model: interp.Model, head: interp.Head, name: str, fold: bool) -> torc
     one = torch.ones(20, dtype=torch.float64)
     gamma_q = layer.layer_norm.weight.double() if fold else one
     gamma_k = gamma_q if head.kind == "self" or not fold else m.encoder.final_layer_norm.weight.double()
-    read = E / (E.square().mean(-1, keepdim=True) + 1e-6).sqrt() if fold else E
+    read = E / (E.square().mean(-1, keepdim=True) + 1e-6).sqrt() if fold else E  # no tolerance: the norm's own
     if name == "QK":
         return (read * gamma_q) @ q.T @ k @ (read * gamma_k).T
     written = (read * gamma_k) @ v.T @ o.T
@@ -84,7 +85,7 @@ def test_every_map_equals_the_dense_formula(fold: bool) -> None:
                 circuit = make(model, head, fold_norm=fold)
                 assert circuit.shape == (20, 20)
                 made = circuits.token_circuit(circuit, SAMPLE)
-                torch.testing.assert_close(made.full(), dense(model, head, name, fold), rtol=0, atol=1e-10)
+                close(made.full(), dense(model, head, name, fold), terms=FORWARD, dtype=torch.float64)
                 assert torch.equal(made.tokens, torch.tensor(SAMPLE))
 
 
@@ -92,9 +93,9 @@ def test_plain_circuits_are_the_cursive_notebooks(model: interp.Model) -> None:
     """W_Q @ W_K.T and W_V @ W_O, the heads cut by rows of q, k, v: cutting input features gives another."""
     w = scaled(model).weights("decoder.self.1.2", fold_norm=False)
     qk = circuits.qk_circuit(model, "decoder.self.1.2", fold_norm=False)
-    torch.testing.assert_close(qk.full(), w.W_Q @ w.W_K.T)
-    torch.testing.assert_close(circuits.ov_circuit(model, w.head, fold_norm=False).full(), w.W_V @ w.W_O)
-    assert not torch.allclose(circuits.qk_circuit(model, "decoder.self.1.2").full(), qk.full())
+    close(qk.full(), w.W_Q @ w.W_K.T)
+    close(circuits.ov_circuit(model, w.head, fold_norm=False).full(), w.W_V @ w.W_O)
+    not_close(circuits.qk_circuit(model, "decoder.self.1.2").full(), qk.full())
     assert circuits.ov_circuit(model, "decoder.self.1.2").position_bias is None
     assert circuits.qk_circuit(model, "decoder.cross.1.2").position_bias is None
     assert "OV of decoder.self.1.2" in repr(circuits.ov_circuit(model, "decoder.self.1.2"))
@@ -122,14 +123,14 @@ def test_composed_maps_equal_the_dense_formula(kind: str) -> None:
     found = circuits.token_composition(model, text, SAMPLE)
     axes = {"Q": ("writer's key", "key"), "K": ("query", "writer's key"), "V": ("writer's key", "output")}
     assert (found.rows, found.columns) == axes[kind]
-    torch.testing.assert_close(found.full(), wanted.detach(), rtol=0, atol=1e-10)
+    close(found.full(), wanted.detach(), terms=FORWARD, dtype=torch.float64)
     assert found.of == edge
 
 
 def test_centring_leaves_softmax_and_takes_the_mean(model: interp.Model) -> None:
     made = circuits.token_circuit(circuits.qk_circuit(model, "decoder.cross.1.0"), (100, 140))
-    torch.testing.assert_close(made.centred.full().mean(-1), torch.zeros(41), rtol=0, atol=1e-6)
-    torch.testing.assert_close(made.centred.full().softmax(-1), made.full().softmax(-1), rtol=0, atol=1e-6)
+    close(made.centred.full().mean(-1), 0, of=made.full().abs().max(), terms=LAYER)
+    close(made.centred.full().softmax(-1), made.full().softmax(-1), terms=LAYER)
 
 
 def test_values_are_on_the_tokens(pico: interp.Model) -> None:
@@ -151,11 +152,11 @@ def test_mean_encoder_output_by_token(model: interp.Model) -> None:
     assert means.tokens.tolist() == [1, 7, 9]
     assert means.counts.tolist() == [4, 6, 4]
     wanted = torch.stack([out[:, 3].mean(0), torch.stack([out[0, 0], out[0, 2], out[1, 2]]).mean(0), out[:, 1].mean(0)])
-    torch.testing.assert_close(means.means.float(), wanted.detach(), rtol=0, atol=1e-5)
+    close(means.means.float(), wanted.detach(), terms=LAYER)
     made = circuits.token_circuit(circuits.qk_circuit(model, "decoder.cross.0.1"), [7, 9], keys=means)
     w = model.weights("decoder.cross.0.1")
     E = normed(model, model.module.shared.weight.detach()[[7, 9]])
-    torch.testing.assert_close(made.full(), E @ w.W_Q @ w.W_K.T @ means.means[1:].float().T, rtol=0, atol=1e-5)
+    close(made.full(), E @ w.W_Q @ w.W_K.T @ means.means[1:].float().T, terms=FORWARD)
 
 
 def test_induction_heads_copy_and_others_do_not(pico: interp.Model) -> None:
@@ -226,10 +227,10 @@ def test_a_summary_has_one_row_a_head(pico: interp.Model) -> None:
         circuit = circuits.qk_circuit(pico, head)
         assert circuit.position_bias is not None
         assert frame.loc[head, "preferred_distance"] == circuit.position_bias.preferred[0]
-        assert frame.loc[head, "qk_norm"] == pytest.approx(float(circuit.norm()))
-        assert frame.loc[head, "ov_stable_rank"] == pytest.approx(float(circuits.ov_circuit(pico, head).stable_rank()))
+        close(frame.loc[head, "qk_norm"], float(circuit.norm()))
+        close(frame.loc[head, "ov_stable_rank"], float(circuits.ov_circuit(pico, head).stable_rank()))
         score = circuits.token_circuit(circuit).centred.eigenvalue_score()
-        assert frame.loc[head, "matching"] == pytest.approx(float(score))
+        close(frame.loc[head, "matching"], float(score))
 
 
 def test_a_summary_of_other_weights_or_twice(pico: interp.Model, model: interp.Model) -> None:
@@ -251,11 +252,11 @@ def test_every_column_of_the_summary_is_its_own(pico: interp.Model, head: str) -
     for name, score, make in (("ov", "copying", circuits.ov_circuit), ("qk", "matching", circuits.qk_circuit)):
         circuit = make(pico, head)
         dense = circuit.full().double()
-        assert row[f"{name}_norm"] == pytest.approx(float(dense.norm()), rel=1e-6)
+        close(row[f"{name}_norm"], float(dense.norm()), terms=LAYER)
         rank = dense.norm() ** 2 / torch.linalg.matrix_norm(dense, 2) ** 2
-        assert row[f"{name}_stable_rank"] == pytest.approx(float(rank), rel=1e-5)
+        close(row[f"{name}_stable_rank"], float(rank), terms=FORWARD)
         own = circuits.token_circuit(circuit, (1900, 1960)).centred.eigenvalue_score()
-        assert row[score] == pytest.approx(float(own), abs=1e-6)
+        close(row[score], float(own), terms=LAYER)
     assert (row["stack"], row["kind"], row["layer"], row["index"]) == (
         *head.split(".")[:2],
         *map(int, head.split(".")[2:]),
@@ -288,14 +289,14 @@ def test_a_decoders_maps_equal_the_dense_formula(decoder: interp.Model, fold: bo
     for head in decoder.heads():
         h = dense_head(module, head, fold)
         qk, ov = (make(decoder, head, fold_norm=fold) for make in (circuits.qk_circuit, circuits.ov_circuit))
-        torch.testing.assert_close(qk.full(), h.QK, rtol=0, atol=1e-12)
-        torch.testing.assert_close(ov.full(), h.OV, rtol=0, atol=1e-12)
+        close(qk.full(), h.QK, terms=FORWARD, dtype=torch.float64)
+        close(ov.full(), h.OV, terms=FORWARD, dtype=torch.float64)
         assert qk.position_bias is None
         scores, logits = circuits.token_circuit(qk, SAMPLE), circuits.token_circuit(ov, SAMPLE)
         assert scores.position_bias is None
         assert scores.A.shape[-1] == logits.A.shape[-1] == 8, "the biases cost no rank"
-        torch.testing.assert_close(scores.full(), (e @ h.Q + h.q) @ (e @ h.K + h.k).T, rtol=0, atol=1e-10)
-        torch.testing.assert_close(logits.full(), (e @ h.V + h.v) @ h.O @ W_U, rtol=0, atol=1e-10)
+        close(scores.full(), (e @ h.Q + h.q) @ (e @ h.K + h.k).T, terms=FORWARD, dtype=torch.float64)
+        close(logits.full(), (e @ h.V + h.v) @ h.O @ W_U, terms=FORWARD, dtype=torch.float64)
         assert float((scores.full() - e @ h.QK @ e.T).abs().max()) > 0.01, "the biases are not nothing here"
 
 
@@ -314,10 +315,14 @@ def test_centred_maps_have_the_eigenvalues_of_the_linear_part(decoder: interp.Mo
             wanted = dense[dense.abs().argsort(descending=True)][:8]
             eigenvalues = found.centred.eigenvalues()
             for power in (1, 2, 3):
-                torch.testing.assert_close((eigenvalues**power).sum(), (wanted**power).sum(), rtol=1e-8, atol=1e-8)
-            assert float(found.centred.eigenvalue_score()) == pytest.approx(
-                float(dense.real.sum() / dense.abs().sum()), abs=1e-8
-            )
+                close(
+                    (eigenvalues**power).sum(),
+                    (wanted**power).sum(),
+                    of=float((wanted.abs() ** power).sum()),
+                    terms=ROUTINE,
+                    dtype=torch.float64,
+                )
+            close(float(found.centred.eigenvalue_score()), float(dense.real.sum() / dense.abs().sum()), terms=LAYER)
             whole = found.full() - found.full().mean(1, keepdim=True)
             assert float((whole - linear + linear.mean(1, keepdim=True)).abs().max()) > 0.01, "cells have the biases"
 
@@ -330,7 +335,7 @@ def test_a_decoders_first_layer_is_exact_without_positions(decoder: interp.Model
     for head in range(3):
         made = circuits.token_circuit(circuits.qk_circuit(decoder, f"decoder.self.0.{head}"), ids).full()
         wanted = seen["decoder.self.0.scores"][0, head]
-        torch.testing.assert_close(made[wanted > -1e30], wanted[wanted > -1e30], rtol=0, atol=1e-10)
+        close(made[wanted > -1e30], wanted[wanted > -1e30], terms=FORWARD, dtype=torch.float64)
 
 
 def test_the_map_of_positions_is_exact_without_tokens(decoder: interp.Model) -> None:
@@ -346,16 +351,16 @@ def test_the_map_of_positions_is_exact_without_tokens(decoder: interp.Model) -> 
             h = dense_head(decoder.module, interp.Head("decoder", "self", 0, head), fold)
             circuit = circuits.qk_circuit(decoder, f"decoder.self.0.{head}", fold_norm=fold)
             found = circuits.position_circuit(circuit, range(14))
-            torch.testing.assert_close(found.full(), (rows @ h.Q + h.q) @ (rows @ h.K + h.k).T, rtol=0, atol=1e-10)
+            close(found.full(), (rows @ h.Q + h.q) @ (rows @ h.K + h.k).T, terms=FORWARD, dtype=torch.float64)
             if fold:
                 pattern = seen["decoder.self.0.pattern"][0, head]
-                torch.testing.assert_close(found.pattern(), pattern, rtol=0, atol=1e-10)
-                assert found.previous_token == pytest.approx(float(pattern.diagonal(-1).mean()), abs=1e-10)
+                close(found.pattern(), pattern, terms=FORWARD, dtype=torch.float64)
+                close(found.previous_token, float(pattern.diagonal(-1).mean()), terms=FORWARD, dtype=torch.float64)
     every = circuits.position_circuit(circuit)  # type: ignore[possibly-undefined]
     assert every.shape == (96, 96)
     backwards = circuits.position_circuit(circuit, [9, 4, 3])  # type: ignore[possibly-undefined]
     assert float(backwards.pattern()[2, :2].sum()) == 0, "position 3 sees none of 4 and 9"
-    assert backwards.previous_token == pytest.approx(float(backwards.pattern()[1, 2]))
+    close(backwards.previous_token, float(backwards.pattern()[1, 2]))
     assert np.isnan(circuits.position_circuit(circuit, [9, 3]).previous_token)  # type: ignore[possibly-undefined]
     assert "14 positions" in repr(found)  # type: ignore[possibly-undefined]
 
@@ -394,7 +399,7 @@ def test_a_decoders_composed_maps_equal_the_dense_formula(decoder: interp.Model,
     else:
         wanted = written @ two.V @ two.O @ dense_unembedding(decoder.module, True)[0][:, SAMPLE]
     found = circuits.token_composition(decoder, edge, SAMPLE)
-    torch.testing.assert_close(found.full(), wanted, rtol=0, atol=1e-10)
+    close(found.full(), wanted, terms=FORWARD, dtype=torch.float64)
     with pytest.raises(interp.UnknownHead, match="has no encoder and no cross-attention"):
         circuits.token_composition(decoder, "encoder.self.0.0 -> decoder.cross.1.0:k")
 
@@ -424,11 +429,11 @@ def test_a_decoders_summary_is_of_the_linear_part(decoder: interp.Model) -> None
             ("qk", "matching", h.QK, circuits.qk_circuit),
             ("ov", "copying", h.OV, circuits.ov_circuit),
         ):
-            assert row[f"{name}_norm"] == pytest.approx(float(dense.norm()), rel=1e-9)
+            close(row[f"{name}_norm"], float(dense.norm()), terms=FORWARD, dtype=torch.float64)
             rank = dense.norm() ** 2 / torch.linalg.matrix_norm(dense, 2) ** 2
-            assert row[f"{name}_stable_rank"] == pytest.approx(float(rank), rel=1e-9)
+            close(row[f"{name}_stable_rank"], float(rank), terms=FORWARD, dtype=torch.float64)
             own = circuits.token_circuit(make(decoder, head), (1900, 1960)).centred.eigenvalue_score()
-            assert row[score] == pytest.approx(float(own), abs=1e-8)
+            close(row[score], float(own), terms=LAYER)
 
 
 def test_a_planted_induction_head_copies_by_its_weights() -> None:

@@ -19,6 +19,7 @@ import interp
 from interp.names import AttentionLayer
 from interp.weights import layer_weights, unembedding, unembedding_bias
 from tests.conftest import masked_batch, tiny_gpt2, tiny_pipeline
+from tests.tolerance import FORWARD, ROUTINE, close
 
 HOW = "optional: pip install 'transformer-lens>=4.3,<5' (in an environment of its own)"
 pytest.importorskip("transformer_lens", reason=HOW)
@@ -62,9 +63,9 @@ def test_weights_and_circuits_are_theirs(pair: tuple[interp.Model, Any], stack: 
             assert torch.equal(getattr(ours, name)[0], getattr(attention, name).detach())
         for made, factors in ((ours.OV, (attention.W_V, attention.W_O)), (ours.QK, (attention.W_Q, attention.W_K.mT))):
             wanted = FactoredMatrix(*factors)
-            torch.testing.assert_close(made.norm()[0].float(), wanted.norm().detach(), rtol=1e-5, atol=1e-6)
+            close(made.norm()[0].float(), wanted.norm().detach(), terms=FORWARD)
             theirs_sorted = wanted.eigenvalues.detach().abs().sort(descending=True).values
-            torch.testing.assert_close(made.eigenvalues()[0].abs().float(), theirs_sorted, rtol=1e-3, atol=1e-5)
+            close(made.eigenvalues()[0].abs().float(), theirs_sorted, terms=ROUTINE)
             assert torch.equal(made.full()[0], wanted.AB.detach())
 
 
@@ -121,14 +122,14 @@ def test_a_decoders_weights_are_theirs(tmp_path: Any, fold: bool) -> None:
     factor = model.d_head**0.5 if fold else 1
     for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"):
         found = getattr(ours, name) * (factor if name in ("W_Q", "b_Q") else 1)
-        torch.testing.assert_close(found, getattr(bridge, name).detach(), rtol=0, atol=1e-6)
+        close(found, getattr(bridge, name).detach(), terms=FORWARD)
     for made, theirs, scale in ((ours.QK, bridge.QK, factor), (ours.OV, bridge.OV, 1)):
         assert isinstance(theirs, FactoredMatrix)
-        torch.testing.assert_close(made.full() * scale, theirs.AB.detach(), rtol=0, atol=1e-5)
-        torch.testing.assert_close(made.norm().float() * scale, theirs.norm().detach(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(unembedding(model, fold_norm=fold), bridge.W_U.detach(), rtol=0, atol=1e-6)
+        close(made.full() * scale, theirs.AB.detach(), terms=FORWARD)
+        close(made.norm().float() * scale, theirs.norm().detach(), terms=FORWARD)
+    close(unembedding(model, fold_norm=fold), bridge.W_U.detach(), terms=FORWARD)
     if fold:
-        torch.testing.assert_close(unembedding_bias(model), bridge.b_U.detach(), rtol=0, atol=1e-6)
+        close(unembedding_bias(model), bridge.b_U.detach(), terms=FORWARD)
         assert float(bridge.b_U.detach().abs().max()) > 0.1
 
 
@@ -139,10 +140,10 @@ def test_a_decoders_logits_and_patterns_are_theirs(tmp_path: Any, fold: bool) ->
     cache = interp.capture(model, interp.Batch(decoder_input_ids=ids), ["decoder.self.*.pattern", "decoder.logits"])
     with torch.no_grad():
         logits, theirs = bridge.run_with_cache(ids)
-    torch.testing.assert_close(cache["decoder.logits"], logits, rtol=0, atol=2e-5)
+    close(cache["decoder.logits"], logits, terms=FORWARD)
     for layer in range(3):
         pattern = theirs[f"blocks.{layer}.attn.hook_pattern"]
-        torch.testing.assert_close(cache[f"decoder.self.{layer}.pattern"], pattern, rtol=0, atol=5e-6)
+        close(cache[f"decoder.self.{layer}.pattern"], pattern, terms=FORWARD)
 
 
 @pytest.mark.parametrize("kind", ["Q", "K", "V"])
@@ -159,5 +160,5 @@ def test_all_composition_scores_are_theirs(tmp_path: Any, kind: Any, centred: bo
     wanted = bridge.all_composition_scores(kind).scores.detach().numpy()
     there = ~np.isnan(found)
     assert there.sum() == 9 * 3
-    np.testing.assert_allclose(found[there], wanted[there], rtol=1e-5)
+    close(found[there], wanted[there], terms=FORWARD)
     assert not wanted[~there].any()

@@ -24,6 +24,7 @@ import probes
 from interp import Batch, InvalidInput
 from interp.user_series import as_series, read_series
 from tests.conftest import tiny_pipeline
+from tests.tolerance import close
 
 HEAD = {"one": ["decoder.cross.1.0"]}
 VALUES = 20 + 5 * np.sin(np.arange(40) * 0.7)
@@ -123,7 +124,7 @@ def test_a_mask_is_kept_out_of_the_scale(pico: interp.Model) -> None:
     values = 50 + 10 * np.sin(2 * np.pi * np.arange(40) / 12)
     masked = np.ma.array(np.where(hidden, -9999.0, values), mask=hidden)
     scale = pico.pipeline.tokenizer.context_input_transform(as_series(masked))[2]
-    assert scale.item() == pytest.approx(np.abs(values[~hidden]).mean(), rel=1e-6)
+    close(scale, np.abs(values[~hidden]).mean(), terms=40)
     batch = Batch.from_series(pico, [masked, VALUES])
     assert batch.attention_mask[0, :40].tolist() == (~hidden).astype(int).tolist()
 
@@ -221,6 +222,7 @@ def test_arrays_with_labels_of_xarray() -> None:
         series[::-1],
         series.drop_isel(time=2),
         xarray.DataArray(np.ones((2, 3))),
+        series.variable,
         xarray.Dataset({"y": series}),
     ):
         with pytest.raises(InvalidInput):
@@ -405,10 +407,17 @@ def test_token_ids_of_any_integer_type(either: interp.Model, dtype: Any) -> None
     metric = circuits.logit_difference(target, against)
     assert torch.equal(metric(logits), circuits.logit_difference([200, 201], [5, 9])(logits))
     assert torch.equal(probes.token_values(either, typed[0]), probes.token_values(either, torch.tensor(ids)))
+    circuit = circuits.ov_circuit(either, ".".join((*either.family.context, "1", "0")))
+    assert circuits.token_circuit(circuit, tokens=typed[0][0]).tokens.tolist() == [5, 6, 200]
     attribution = circuits.direct_attribution(either, batch, target=target)
     np.testing.assert_array_equal(
         attribution.values, circuits.direct_attribution(either, batch, target=[200, 201]).values
     )
+
+
+def test_rows_by_unsigned_index(batch: Batch) -> None:
+    for dtype in (torch.uint8, torch.uint16):
+        assert torch.equal(batch.rows(torch.tensor([2, 0]).to(dtype)).input_ids, batch.input_ids[[2, 0]])
 
 
 def test_the_lowest_values_of_unsigned_ids(model: interp.Model) -> None:
@@ -434,3 +443,11 @@ def test_the_lowest_values_of_unsigned_ids(model: interp.Model) -> None:
 def test_token_ids_that_cannot_be(ids: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         Batch(input_ids=ids)
+
+
+def test_a_long_frame_is_read_as_the_documentation_says() -> None:
+    dates = pd.date_range("2020", periods=3, freq="MS")
+    frame = pd.DataFrame({"id": list("aabbab"), "ds": [*dates[:2], *dates[:2], *dates[2:], *dates[2:]], "y": range(6)})
+    found = read_series([y for _, y in frame.set_index("ds").groupby("id")["y"]])
+    assert found.values.tolist() == [[0, 1, 4], [2, 3, 5]]
+    assert [str(index[0].date()) for index in found.indexes if index is not None] == ["2020-01-01"] * 2

@@ -17,6 +17,7 @@ from interp.names import KINDS, Head
 from interp.weights import Projections, embedding, layer_weights, position_embedding, unembedding, unembedding_bias
 from tests.conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head, dense_unembedding, divided
+from tests.tolerance import FORWARD, LAYER, close
 
 SITES = [f"{stack}.{kind}" for stack, kind in KINDS]
 
@@ -32,7 +33,7 @@ def scaled(model: interp.Model) -> interp.Model:
 
 
 def rms(stream: torch.Tensor) -> torch.Tensor:
-    return stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + 1e-6)
+    return stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + 1e-6)  # no tolerance: the norm's own
 
 
 def inputs_of(model: interp.Model, batch: interp.Batch, head: Head) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,10 +55,8 @@ def test_folded_weights_act_on_the_residual_stream(model: interp.Model, batch: i
     site = f"{head.stack}.{head.kind}.{head.layer}"
     cache = interp.capture(model, batch, [f"{site}.{name}" for name in ("q", "k", "v", "scores", "z", "head_out")])
     for name, made in (("q", query @ w.W_Q), ("k", key @ w.W_K), ("v", key @ w.W_V)):
-        torch.testing.assert_close(made, cache[f"{site}.{name}"][:, :, head.head], rtol=0, atol=2e-6)
-    torch.testing.assert_close(
-        cache[f"{site}.z"][:, :, head.head] @ w.W_O, cache[f"{site}.head_out"][:, :, head.head], rtol=0, atol=2e-6
-    )
+        close(made, cache[f"{site}.{name}"][:, :, head.head], terms=LAYER)
+    close(cache[f"{site}.z"][:, :, head.head] @ w.W_O, cache[f"{site}.head_out"][:, :, head.head], terms=LAYER)
     scores = query @ w.QK.full() @ key.mT
     seen = cache[f"{site}.scores"][:, head.head]
     if head.kind == "self":
@@ -72,7 +71,7 @@ def test_folded_weights_act_on_the_residual_stream(model: interp.Model, batch: i
                     scores[:, q, k] += float(table.values[head.head, at[k - q]])
     live = seen > -1e4
     assert int(live.sum()) > 20
-    torch.testing.assert_close(scores[live], seen[live], rtol=0, atol=1e-5)
+    close(scores[live], seen[live], terms=LAYER)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -86,7 +85,7 @@ def test_stacked_weights_are_those_of_each_head(model: interp.Model, site: str) 
         norms = stacked.OV.norm()
         assert norms.shape == (model.n_layers[head.stack], model.n_heads)  # type: ignore[possibly-undefined]
         last = stacked[str(head)]  # type: ignore[possibly-undefined]
-        torch.testing.assert_close(norms[-1, -1], (last.W_V @ last.W_O).double().norm(), rtol=1e-6, atol=0)
+        close(norms[-1, -1], (last.W_V @ last.W_O).double().norm(), terms=LAYER)
 
 
 def test_unfolded_weights_are_rows_of_q_k_v_and_columns_of_o(model: interp.Model) -> None:
@@ -107,11 +106,11 @@ def test_cross_heads_read_keys_through_the_encoders_final_norm(model: interp.Mod
     with torch.no_grad():
         model.module.encoder.final_layer_norm.weight.mul_(2)
         after = model.weights("decoder.cross.1.2")
-        torch.testing.assert_close(after.W_K, 2 * folded.W_K)
-        torch.testing.assert_close(after.W_V, 2 * folded.W_V)
+        close(after.W_K, 2 * folded.W_K)
+        close(after.W_V, 2 * folded.W_V)
         assert torch.equal(after.W_Q, folded.W_Q)
         model.module.get_submodule("decoder.block.1.layer.1.layer_norm").weight.mul_(3)  # type: ignore[operator, union-attr]
-    torch.testing.assert_close(model.weights("decoder.cross.1.2").W_Q, 3 * folded.W_Q)
+    close(model.weights("decoder.cross.1.2").W_Q, 3 * folded.W_Q)
     assert torch.equal(model.weights("decoder.cross.1.2", fold_norm=False).W_K, plain.W_K)
 
 
@@ -127,9 +126,9 @@ def test_the_unembedding_gives_the_models_logits(batch: interp.Batch, tied: bool
     model = scaled(interp.wrap(tiny_pipeline(tie_word_embeddings=tied)))
     last = f"decoder.{model.n_layers['decoder'] - 1}.resid_post"
     cache = interp.capture(model, batch, [last, "decoder.ln_final", "decoder.logits"])
-    torch.testing.assert_close(rms(cache[last]) @ unembedding(model), cache["decoder.logits"], rtol=0, atol=3e-6)
+    close(rms(cache[last]) @ unembedding(model), cache["decoder.logits"], terms=LAYER)
     plain = cache["decoder.ln_final"] @ unembedding(model, fold_norm=False)
-    torch.testing.assert_close(plain, cache["decoder.logits"], rtol=0, atol=3e-6)
+    close(plain, cache["decoder.logits"], terms=LAYER)
     first = interp.capture(model, batch, ["encoder.0.resid_pre", "decoder.0.resid_pre"])
     assert torch.equal(embedding(model, "encoder")[batch.input_ids], first["encoder.0.resid_pre"])
     assert torch.equal(embedding(model, "decoder")[batch.decoder_input_ids], first["decoder.0.resid_pre"])
@@ -222,14 +221,21 @@ def test_meta_and_quantised_weights(model: interp.Model) -> None:
         with pytest.raises(interp.UnsupportedModel, match="quantised"):
             moved.weights("decoder.cross.0.0")
     attention.v = torch.nn.Identity()
-    with pytest.raises(interp.UnsupportedModel, match="quantised"):
+    with pytest.raises(interp.UnsupportedModel, match="puts out rows of 20, and its heads need 24"):
         moved.weights("decoder.cross.0.0")
 
 
-def test_a_config_that_ties_what_is_not_tied(model: interp.Model) -> None:
-    model.module.lm_head.weight = torch.nn.Parameter(torch.randn(4096, 20))
-    with pytest.raises(interp.UnsupportedModel, match="tie_word_embeddings=False"):
-        unembedding(model)
+@pytest.mark.parametrize("scales", [True, False])
+def test_what_is_tied_is_seen_by_the_weights(model: interp.Model, scales: bool) -> None:
+    """Whatever the config says of ties, which transformers 5 sets by itself: what is read is what the logits are of."""
+    model.module.config.scale_decoder_outputs = scales
+    stream = torch.eye(20)
+    equal = torch.nn.Parameter(model.module.lm_head.weight.detach().clone())
+    for weight in (model.module.lm_head.weight, equal, torch.nn.Parameter(torch.randn(4096, 20))):
+        model.module.lm_head.weight = weight
+        assert model.module.config.tie_word_embeddings
+        with torch.no_grad():
+            torch.testing.assert_close(unembedding(model, fold_norm=False), model.unembed(stream))
 
 
 def test_heads_are_taken_as_scored(pico: interp.Model) -> None:
@@ -270,11 +276,11 @@ def test_a_decoders_weights_are_cut_and_folded_as_written_out(decoder: interp.Mo
     for head in decoder.heads():
         wanted, found = dense_head(decoder.module, head, fold), stacked[head]
         for name in "QKV":
-            torch.testing.assert_close(getattr(found, f"W_{name}"), getattr(wanted, name), rtol=0, atol=1e-12)
-            torch.testing.assert_close(getattr(found, f"b_{name}"), getattr(wanted, name.lower()), rtol=0, atol=1e-12)
+            close(getattr(found, f"W_{name}"), getattr(wanted, name), terms=FORWARD, dtype=torch.float64)
+            close(getattr(found, f"b_{name}"), getattr(wanted, name.lower()), terms=FORWARD, dtype=torch.float64)
         assert torch.equal(found.W_O, wanted.O)
-        torch.testing.assert_close(found.QK.full(), wanted.QK, rtol=0, atol=1e-12)
-        torch.testing.assert_close(found.OV.full(), wanted.OV, rtol=0, atol=1e-12)
+        close(found.QK.full(), wanted.QK, terms=FORWARD, dtype=torch.float64)
+        close(found.OV.full(), wanted.OV, terms=FORWARD, dtype=torch.float64)
         own = decoder.weights(head, fold_norm=fold)
         assert all(torch.equal(getattr(own, f"b_{name}"), getattr(found, f"b_{name}")) for name in "QKVO")
     if not fold:
@@ -298,22 +304,22 @@ def test_a_decoders_scores_and_logits_are_its_folded_weights(decoder: interp.Mod
                 # What is captured as q is without the factor of the scores.
                 factor = 8**0.5 if name == "q" else 1
                 made = (read @ W + b) * factor
-                torch.testing.assert_close(made, cache[f"{site}.{name}"][:, :, head.head], rtol=0, atol=1e-10)
+                close(made, cache[f"{site}.{name}"][:, :, head.head], terms=FORWARD, dtype=torch.float64)
             made = (read @ w.W_Q + w.b_Q) @ (read @ w.W_K + w.b_K).mT
             own = live[:, head.head]
-            torch.testing.assert_close(made[own], scores[:, head.head][own], rtol=0, atol=1e-10)
-            torch.testing.assert_close(
+            close(made[own], scores[:, head.head][own], terms=FORWARD, dtype=torch.float64)
+            close(
                 cache[f"{site}.z"][:, :, head.head] @ w.W_O,
                 cache[f"{site}.head_out"][:, :, head.head],
-                rtol=0,
-                atol=1e-10,
+                terms=FORWARD,
+                dtype=torch.float64,
             )
-            torch.testing.assert_close(written, w.b_O.expand_as(written), rtol=0, atol=1e-10)
+            close(written, w.b_O.expand_as(written), terms=FORWARD, dtype=torch.float64)
     last, logits = divided(cache["decoder.2.resid_post"]), cache["decoder.logits"]
-    torch.testing.assert_close(last @ unembedding(decoder) + unembedding_bias(decoder), logits, rtol=0, atol=1e-10)
+    close(last @ unembedding(decoder) + unembedding_bias(decoder), logits, terms=FORWARD, dtype=torch.float64)
     W_U, b_U = dense_unembedding(decoder.module, True)
-    torch.testing.assert_close(unembedding(decoder), W_U, rtol=0, atol=1e-12)
-    torch.testing.assert_close(unembedding_bias(decoder), b_U, rtol=0, atol=1e-12)
+    close(unembedding(decoder), W_U, terms=FORWARD, dtype=torch.float64)
+    close(unembedding_bias(decoder), b_U, terms=FORWARD, dtype=torch.float64)
     assert float(b_U.abs().max()) > 0.1, "the norm's shift is not nothing here"
 
 
@@ -340,7 +346,7 @@ def test_scores_are_scaled_as_the_config_says() -> None:
         read, w = divided(cache["decoder.2.resid_pre"]), model.weights("decoder.self.2.1")
         seen = cache["decoder.self.2.scores"][:, 1]
         made = (read @ w.W_Q + w.b_Q) @ (read @ w.W_K + w.b_K).mT
-        torch.testing.assert_close(made[seen > -1e30], seen[seen > -1e30], rtol=0, atol=1e-10)
+        close(made[seen > -1e30], seen[seen > -1e30], terms=FORWARD, dtype=torch.float64)
 
 
 def test_half_precision_biases_are_folded_in_float32() -> None:

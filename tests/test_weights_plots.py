@@ -19,6 +19,7 @@ from circuits.plots.stacks import WIRE, spot
 from circuits.reports import composition
 from probes.reports.page import write_page
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.tolerance import FORWARD, close
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def induction() -> interp.Model:
 def test_a_circuit_is_drawn_as_it_is(model: interp.Model) -> None:
     found = circuits.ov_circuit(model, "decoder.cross.1.2")
     figure = plots.head_circuit(found)
-    np.testing.assert_allclose(figure.data[0].z, found.full().numpy())
+    close(figure.data[0].z, found.full().numpy())
     assert "OV circuit of decoder.cross.1.2" in figure.layout.title.text
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax == -np.abs(figure.data[0].z).max()
 
@@ -43,9 +44,9 @@ def test_a_token_map_has_values_on_its_axes(pico: interp.Model) -> None:
     made = circuits.token_circuit(circuits.ov_circuit(pico, "decoder.cross.1.2"))
     figure = plots.token_circuit(made)
     cells = figure.data[0]
-    np.testing.assert_allclose(cells.x, made.scaled_values)
+    close(cells.x, made.scaled_values)
     assert (cells.x[0], cells.x[-1]) == pytest.approx((-1.01, 1.01), abs=0.01)
-    np.testing.assert_allclose(cells.z, made.centred.full().numpy(), rtol=1e-5)
+    close(cells.z, made.centred.full().numpy(), terms=FORWARD)
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("output value", "attended value")
     assert figure.layout.coloraxis.colorbar.title.text == "logit"
     assert "+0.99" in figure.layout.title.subtitle.text, "copying"
@@ -77,8 +78,8 @@ def test_eigenvalues_and_spectra(pico: interp.Model) -> None:
     ]
     figure = plots.eigenvalues(found)
     for trace, one in zip(figure.data, found, strict=True):
-        np.testing.assert_allclose(trace.customdata, one.centred.eigenvalues().abs().numpy())
-        assert max(np.hypot(trace.x, trace.y)) == pytest.approx(1)
+        close(trace.customdata, one.centred.eigenvalues().abs().numpy())
+        close(max(np.hypot(trace.x, trace.y)), 1)
         assert f"({float(one.centred.eigenvalue_score()):+.2f})" in trace.name
     spectra = plots.singular_values(circuits.qk_circuit(pico, "decoder.cross.1.2"))
     assert spectra.data[0].y[0] == 1
@@ -119,7 +120,7 @@ def test_a_sample_in_any_order_is_drawn_by_value(pico: interp.Model) -> None:
     made = circuits.token_circuit(circuits.ov_circuit(pico, "decoder.cross.1.2"), [2100, 1950, 2000, 1911])
     cells = plots.token_circuit(made).data[0]
     assert list(cells.x) == sorted(cells.x)
-    assert cells.z[0][3] == pytest.approx(float(made.centred.full()[3, 0])), "1911 attended, 2100 put out"
+    close(cells.z[0][3], float(made.centred.full()[3, 0]), "1911 attended, 2100 put out")
 
 
 def test_axes_say_what_they_are(pico: interp.Model, induction: interp.Model) -> None:
@@ -175,7 +176,7 @@ def test_wiring_draws_each_edge_by_its_kind_and_width(
     by_text = {trace.text[0].split("<br>")[0]: trace for trace in lines}
     assert set(by_text) == {str(scored.edge) for scored in edges}
     widths = [by_text[str(scored.edge)].line.width for scored in edges]
-    assert np.corrcoef(widths, [scored.excess for scored in edges])[0, 1] == pytest.approx(1)
+    close(np.corrcoef(widths, [scored.excess for scored in edges])[0, 1], 1)
     ringed = next(trace for trace in figure.data if trace.name == "token to right")
     assert {text.split("<br>")[0] for text in ringed.customdata} == {str(head.address) for head in mosaic.heads()}
     names = {
@@ -313,7 +314,7 @@ def test_a_map_of_positions_is_its_pattern_with_what_is_ahead_blank(alone: inter
     assert list(cells.x) == list(cells.y) == [2, 3, 4, 6, 7]
     assert np.isnan(cells.z[np.triu_indices(5, 1)]).all()
     assert cells.z[1][0] == cells.z[2][1] == pytest.approx(1, abs=1e-3), "3 to 2, and 4 to 3"
-    assert cells.z[4][3] == pytest.approx(float(found.pattern()[0, 4])), "7 to 6"
+    close(cells.z[4][3], float(found.pattern()[0, 4]), "7 to 6")
     assert "attention to the position before: 1.00" in figure.layout.title.subtitle.text
     large = interp.wrap(tiny_gpt2(n_positions=1300))
     with pytest.raises(interp.InvalidInput, match="at most 1200"):

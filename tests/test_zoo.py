@@ -18,6 +18,7 @@ from interp.zoo.monitor import induction_snapshot
 from interp.zoo.recipe import HORIZON, Recipe, batch, learning_rate, motif_fraction
 from interp.zoo.series import SERIES, varied_motifs
 from interp.zoo.training import snapshot_steps, train
+from tests.tolerance import LAYER, close
 
 TINY = Recipe(
     layers=2,
@@ -120,9 +121,9 @@ def test_the_instrument_agrees_with_the_training_record(
     last = snapshots[-1]
     now = induction_snapshot(bundled.module)
     for kind in ("current_token", "token_to_right"):
-        np.testing.assert_allclose(getattr(mosaic, kind).values, now[kind], atol=1e-6)
+        close(getattr(mosaic, kind).values, now[kind], terms=LAYER)
         np.testing.assert_allclose(getattr(mosaic, kind).values, last[kind], atol=1e-4)
-    assert mosaic.accuracy() == pytest.approx(now["accuracy"])
+    close(mosaic.accuracy(), now["accuracy"])
 
 
 def test_it_forecasts(any_name: str, pipeline: ChronosPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +209,9 @@ def test_naive_errors_by_hand() -> None:
     """MASE of naive and seasonal naive on a series of period 4, worked out by hand."""
     past, future = np.array([1.0, 3, 5, 7, 2, 4, 6, 8]), np.array([3.0, 5, 7, 9])
     errors = evaluation._mase([past], [future], [np.full(4, 8.0)], 4)
-    assert errors[0] == pytest.approx((5 + 3 + 1 + 1) / 4 / 1.0)
+    close(errors[0], (5 + 3 + 1 + 1) / 4 / 1.0)
     errors = evaluation._mase([past], [future], [past[-4:]], 4)
-    assert errors[0] == pytest.approx(1.0)
+    close(errors[0], 1.0)
 
 
 def test_air_passengers_are_the_published_series() -> None:
@@ -239,9 +240,9 @@ def test_a_step_always_gives_the_same_batch() -> None:
 
 def test_the_schedule() -> None:
     assert motif_fraction(TINY, 0) == 1
-    assert motif_fraction(TINY, TINY.steps) == pytest.approx(TINY.motif_share)
+    close(motif_fraction(TINY, TINY.steps), TINY.motif_share)
     assert learning_rate(Recipe(), 499) == Recipe().learning_rate
-    assert learning_rate(Recipe(), Recipe().steps - 1) < 1e-6
+    assert learning_rate(Recipe(), Recipe().steps - 1) < Recipe().learning_rate / 1000
     steps = snapshot_steps(Recipe())
     assert steps[0] == 0
     assert steps[-1] == Recipe().steps

@@ -22,6 +22,7 @@ from interp.zoo.recipe import HORIZON, Recipe, batch
 from interp.zoo.series import NARROW
 from interp.zoo.training import train
 from tests.test_zoo import GPT2S, TINY_GPT2
+from tests.tolerance import BUNDLED, close
 
 NATS = math.log(NARROW[1] - NARROW[0] + 1)
 """What a random token of the narrow range costs at best: ln 277."""
@@ -166,14 +167,17 @@ def test_the_training_record_is_of_these_weights(module: GPT2LMHeadModel, record
     ids = torch.from_numpy(np.concatenate([tokens, tokens], axis=1))
     by_position, found = lost(module, ids), scores(module, ids, length)
     now = causal_snapshot(module)
-    for shot, near in ((now, 1e-5), (last, 1e-3)):
-        assert shot["first_half"] == pytest.approx(by_position[: length - 1].mean(), abs=near)
-        assert shot["second_half"] == pytest.approx(by_position[length:].mean(), abs=near)
-        np.testing.assert_allclose(shot["induction"], found.induction, atol=near)
-        np.testing.assert_allclose(shot["previous_token"], found.previous, atol=near)
+    close(now["first_half"], by_position[: length - 1].mean(), of=NATS, terms=BUNDLED)
+    close(now["second_half"], by_position[length:].mean(), of=NATS, terms=BUNDLED)
+    close(now["induction"], found.induction, of=1, terms=BUNDLED)
+    close(now["previous_token"], found.previous, of=1, terms=BUNDLED)
+    assert last["first_half"] == pytest.approx(by_position[: length - 1].mean(), abs=1e-3)
+    assert last["second_half"] == pytest.approx(by_position[length:].mean(), abs=1e-3)
+    np.testing.assert_allclose(last["induction"], found.induction, atol=1e-3)
+    np.testing.assert_allclose(last["previous_token"], found.previous, atol=1e-3)
     with torch.no_grad():
         guess = module(ids).logits[:, length:-1].argmax(-1)
-    assert now["accuracy"] == pytest.approx(float((guess == ids[:, length + 1 :]).double().mean()))
+    close(now["accuracy"], float((guess == ids[:, length + 1 :]).double().mean()))
 
 
 def test_the_first_layer_looks_one_two_and_three_back(module: GPT2LMHeadModel, card: str) -> None:

@@ -1,7 +1,8 @@
 """Is a circuit the one? Faithfulness, completeness and minimality, against random circuits of its size.
 
 With m the mean of a metric, M the model, C the circuit, and everything outside a circuit carrying the corrupt run (or
-its mean, or nothing), F(C) = (m(C) - m(none)) / (m(M) - m(none)): 1 for the model, 0 for the empty circuit.
+its mean, or nothing), F(C) = (m(C) - m(none)) / (m(M) - m(none)): 1 for the model, 0 for the empty circuit. Where the
+difference of the two cannot be told from 0, F means nothing; its intervals over rows, Fieller's, do not exist there.
 
 * Faithfulness is F(C).
 * Completeness is 1 - F(M - C), what the model loses without the circuit; and, on random parts K of the circuit, how far
@@ -11,8 +12,8 @@ its mean, or nothing), F(C) = (m(C) - m(none)) / (m(M) - m(none)): 1 for the mod
 Source: Wang et al. 2023, "Interpretability in the Wild" (the three criteria); Hanna et al. 2024 (the normalisation).
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -23,15 +24,21 @@ from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.layout import Graph, Mask
 from circuits.graph.outputs import Outside
 from circuits.graph.patching import Subject, off_outside
-from circuits.metrics import Metric
+from circuits.graph.random_circuits import random_connected, random_edges
+from circuits.metrics import Metric, warn_of_gap
 from circuits.nodes import Node
 from circuits.saved import Saved
 from interp import Batch, Head, InvalidInput, Model
 from interp.inputs import whole
 from interp.results import Floats
+from interp.statistics import LEAST_ROWS, band, band_words, interval, ratio_interval
 
-DRAWS = 1000
-"""Bootstrap draws of rows."""
+GAP = "model minus nothing"
+"""In the summary: what F is in parts of, in the metric's unit."""
+
+
+CONTROLS = ("same wiring, other heads", "random edges", "random edges on paths")
+"""The kinds of random circuits."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,8 +47,8 @@ class CircuitReport(Saved):
 
     `without` is the circuit without each of its `edges`; `complement` the model without the circuit; `parts_circuit`
     and `parts_model` are both without the same random halves of the circuit; `same_shape` is the circuit with its heads
-    exchanged for others of their layers, and `random` as many edges of the model at random. Draws
-    of `same_shape` that are the circuit again are left out.
+    exchanged for others of their layers, `random` as many edges of the model at random, and `connected` as many that
+    all lie on a path from the input to the logits. Draws that are the circuit again are left out.
     """
 
     KIND = "circuit-report"
@@ -57,21 +64,40 @@ class CircuitReport(Saved):
     same_shape: Floats
     random: Floats
     provenance: dict[str, Any]
+    connected: Floats = field(default_factory=lambda: np.empty((0, 1)))
+
+    @classmethod
+    def _made(cls, values: dict[str, Any]) -> Self:
+        # Files of before there were connected controls hold none.
+        return super()._made({"connected": np.empty((0, 1)), **values})
 
     def __repr__(self) -> str:
         low, high = self.interval(self.circuit)
+        means = [f"{_mean(self.normalised(each)):.2f}" for each in (self.same_shape, self.random, self.connected)]
+        note = "" if self.decided else "; model minus nothing is not told from 0"
         return (
             f"CircuitReport({len(self.edges)} edges: faithfulness {self.faithfulness:.2f} ({low:.2f} to {high:.2f}), "
-            f"controls {_mean(self.normalised(self.same_shape)):.2f} and {_mean(self.normalised(self.random)):.2f}, "
-            f"completeness {self.completeness:.2f})"
+            f"controls {', '.join(means[:2])} and {means[2]}, completeness {self.completeness:.2f}{note})"
         )
+
+    @property
+    def gap(self) -> tuple[float, float, float]:
+        """m(M) - m(none), mean over rows in the metric's unit, with Student's 95 % interval; NaN under three rows."""
+        low, high = interval(self.model - self.empty)
+        return float((self.model - self.empty).mean()), float(low), float(high)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval of the gap leaves out 0: otherwise F and all that is made of it mean nothing."""
+        _, low, high = self.gap
+        return low > 0 or high < 0
 
     def normalised(self, values: Floats) -> Floats:
         """F of some values `[..., row]`: 1 for the model, 0 for nothing."""
         return normalised(values, self.empty, self.model)
 
     def interval(self, values: Floats) -> tuple[float, float]:
-        """The 95 % bootstrap interval over rows of F of some values `[row]`."""
+        """Fieller's 95 % interval over rows of F of some values `[row]`; NaN under three rows or if not `decided`."""
         return normalised_interval(values, self.empty, self.model)
 
     @property
@@ -116,18 +142,30 @@ class CircuitReport(Saved):
         return frame.sort_values("adds", ascending=False, ignore_index=True)
 
     def summary(self) -> pd.DataFrame:
-        """One row a number: `what, value, low, high`; intervals over rows, of controls over draws."""
-        rows: list[tuple[str, float, float, float]] = []
+        """One row a number: `what, value, low, high, bounds`, where bounds says what low and high are.
+
+        The last row, `model minus nothing`, is in the metric's unit, all others in parts of it. Where its interval
+        holds 0, no F has one.
+        """
+        n = len(self.model)
+        over_rows = f"95 % over {n} rows" if n >= LEAST_ROWS else f"none: {n} rows"
+        of_parts = over_rows if self.decided or n < LEAST_ROWS else f"none: {GAP} is not told from 0"
+        rows: list[tuple[str, float, float, float, str]] = []
         for name, values in (("model", self.model), ("circuit", self.circuit), ("model without it", self.complement)):
-            rows.append((name, float(self.normalised(values)), *self.interval(values)))
-        for name, values in (("same wiring, other heads", self.same_shape), ("random edges", self.random)):
+            rows.append((name, float(self.normalised(values)), *self.interval(values), of_parts))
+        for name, values in self.controls().items():
             found = self.normalised(values)
-            ends = np.quantile(found, (0.025, 0.975)) if len(found) else (np.nan, np.nan)
-            rows.append((name, _mean(found), float(ends[0]), float(ends[1])))
-        rows.append(("|F(C-K) - F(M-K)|", self.incompleteness, np.nan, np.nan))
+            low, high = band(found)
+            rows.append((name, _mean(found), float(low), float(high), band_words([len(found)], "circuits")))
+        rows.append(("|F(C-K) - F(M-K)|", self.incompleteness, np.nan, np.nan, ""))
         least = self.minimality.min() if len(self.edges) else np.nan
-        rows.append(("least that an edge adds", float(least), np.nan, np.nan))
-        return pd.DataFrame(rows, columns=["what", "value", "low", "high"])
+        rows.append(("least that an edge adds", float(least), np.nan, np.nan, ""))
+        rows.append((GAP, *self.gap, over_rows))
+        return pd.DataFrame(rows, columns=["what", "value", "low", "high", "bounds"])
+
+    def controls(self) -> dict[str, Floats]:
+        """The metric on the random circuits, `[draw, row]`, by the name of their kind."""
+        return dict(zip(CONTROLS, (self.same_shape, self.random, self.connected), strict=True))
 
 
 def evaluate(
@@ -154,8 +192,8 @@ def evaluate(
         metric: from logits `[row, pos, token]` to `[row]`.
         outside: `resample` (the corrupt run, row by row), `mean` (its mean over rows, by position) or `zero`, which
             takes the embedded positions of a GPT-2 too: a circuit that only finds its way by them is not faithful then.
-        controls: random circuits of either kind: the same wiring with other heads of the same layers, and as many
-            edges drawn from all.
+        controls: random circuits of each kind: the same wiring with other heads of the same layers, as many edges
+            drawn from all, and as many that are connected, each on a path from the input to the logits.
         parts: random halves of the circuit that are taken from it and from the model.
         seed: of controls and parts.
         memory: bytes that the variants of one run may take.
@@ -163,6 +201,9 @@ def evaluate(
 
     Returns:
         The metric of all these, row by row, and the three criteria.
+
+    Warns:
+        UnclearGap: the metric on the model minus that on nothing has an interval that holds 0.
 
     Raises:
         InvalidInput: a circuit of another model, another `outside`; and as `patch_edges`.
@@ -191,6 +232,11 @@ def evaluate(
         # The circuit itself, where all heads of its layers are in it, is no control.
         "same_shape": [one for one in (_exchanged(graph, mask, rng) for _ in range(controls)) if (one != mask).any()],
         "random": [random_edges(graph, int(mask.sum()), rng) for _ in range(controls)],
+        "connected": [
+            one
+            for one in (random_connected(graph, int(mask.sum()), rng) for _ in range(controls))
+            if (one != mask).any()
+        ],
     }
     every = [one for several in kept.values() for one in several]
     values = subject.measure(off_outside(graph, every), memory=memory, progress=progress, what="evaluate a circuit")
@@ -202,6 +248,7 @@ def evaluate(
         raise InvalidInput(
             f"the metric is the same on the model and with everything outside: outside={outside!r} explains nothing."
         )
+    warn_of_gap(found["model"] - found["empty"], "the model with all edges and with none")
     return CircuitReport(
         edges=tuple(str(graph.edge(int(row), int(column))) for row, column in cells),
         **found,
@@ -215,11 +262,8 @@ def normalised(values: Floats, empty: Floats, model: Floats) -> Floats:
 
 
 def normalised_interval(values: Floats, empty: Floats, model: Floats) -> tuple[float, float]:
-    """The 95 % bootstrap interval over rows of F of some values `[row]`."""
-    rows = np.random.default_rng(0).integers(0, len(model), (DRAWS, len(model)))
-    one, none, whole_model = (x[rows].mean(1) for x in (values, empty, model))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = np.quantile((one - none) / (whole_model - none), (0.025, 0.975))
+    """Fieller's 95 % interval over rows of F of some values `[row]`; NaN where the model's may be the empty one's."""
+    low, high = ratio_interval(values - empty, model - empty)
     return float(low), float(high)
 
 
@@ -231,14 +275,6 @@ def _half(mask: Mask, rng: np.random.Generator) -> Mask:
     cells = np.argwhere(mask)
     chosen = np.zeros_like(mask)
     chosen[tuple(rng.permutation(cells)[: len(cells) // 2].T)] = True
-    return chosen
-
-
-def random_edges(graph: Graph, count: int, rng: np.random.Generator) -> Mask:
-    """So many edges of all, each as likely."""
-    cells = np.argwhere(graph.exists)
-    chosen = np.zeros_like(graph.exists)
-    chosen[tuple(rng.permutation(cells)[:count].T)] = True
     return chosen
 
 

@@ -19,7 +19,7 @@ from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.layout import Graph, Mask
 from circuits.graph.outputs import Outputs, Outside, check_outside, gathered, sites
 from circuits.graph.running import chunks, run
-from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name
+from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
 from circuits.nodes import LOGITS
 from circuits.outcomes import told
 from circuits.saved import Saved
@@ -115,6 +115,9 @@ def patch_edges(
     Returns:
         The effects, in the order of the edges.
 
+    Warns:
+        UnclearGap: the metric on corrupt minus that on clean, which shares are parts of, may be 0.
+
     Raises:
         UnknownHead, UnknownSite: an edge of a part that this model does not have.
         InvalidInput: no edges, a circuit of another model, edges that cannot exist, edits in force; clean and corrupt
@@ -134,6 +137,7 @@ def patch_edges(
     for variant, cell in enumerate(cells):
         off[variant][cell] = True
     values = subject.measure(off, memory=memory, progress=progress, what="patch edges")
+    warn_of_gap(subject.corrupt_values - subject.clean_values, "the corrupt and the clean input")
     return EdgeEffects(
         tuple(map(str, found)), values, subject.clean_values, subject.corrupt_values, subject.source("patch_edges")
     )

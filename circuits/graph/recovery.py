@@ -126,9 +126,9 @@ METHODS: dict[str, tuple[str, Callable[[Model, Pair, Metric, Circuit], Scores]]]
 """By name, over what a method gives scores, and how; `reading` heads are those that read the past."""
 
 
-def _pair(encoder: bool, batch_size: int, seed: int) -> tuple[Pair, Metric]:
+def _pair(model: Model, batch_size: int, seed: int) -> tuple[Pair, Metric]:
     """Repeated random tokens against other sequences."""
-    clean = repeated_random_tokens(batch_size=batch_size, unique=True, encoder=encoder, seed=seed)
+    clean = repeated_random_tokens(batch_size=batch_size, unique=True, model=model, seed=seed)
     pair = another_sequence(clean, seed=seed)
     assert pair.against is not None
     return pair, logit_difference(pair.target, pair.against)
@@ -156,7 +156,7 @@ def recovery(
     if empty := [name for name, plant in given.items() if not plant.circuit]:
         raise InvalidInput(f"{', '.join(empty)}: nothing was built into it, so that there is nothing to recover.")
     whole("batch_size", batch_size, 2)
-    inputs = {name: _pair(plant.model.family.has_encoder, batch_size, seed) for name, plant in given.items()}
+    inputs = {name: _pair(plant.model, batch_size, seed) for name, plant in given.items()}
     reading = " or ".join(sorted({plant.model.family.context[1] for plant in given.values()}))
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(METHODS) * len(given), disable=not progress, desc="recover", unit="run", leave=False)

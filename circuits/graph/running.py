@@ -31,7 +31,7 @@ from interp.families import Point, part_of
 from interp.names import AttentionLayer, Site, Stack
 from interp.scopes import Scope, entered
 from interp.states import evaluating
-from interp.weights import Projection, projection
+from interp.weights import Projection, projection, projection_bias
 
 Off = Bool[Tensor, "variant reader writer"]
 
@@ -54,9 +54,7 @@ def projected(
     assert isinstance(port.at, AttentionLayer)
     W = projection(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
     made = einsum(normed(model, port, x), W, "... head row pos d_model, head d_model d_head -> ... row pos head d_head")
-    point = made_at(model, port)
-    bias: Tensor | None = getattr(model.module.get_submodule(point.path), "bias", None)
-    return made if bias is None else made + part_of(point, bias).unflatten(0, (model.n_heads, -1))[heads]
+    return made + projection_bias(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
 
 
 def normed(model: Model, port: Port, x: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:

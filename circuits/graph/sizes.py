@@ -8,19 +8,20 @@ Source: Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Di
 in Faithfulness" (faithfulness over the number of edges).
 """
 
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
 
 from circuits.effects import MEMORY
 from circuits.graph.circuit import check_circuit
-from circuits.graph.evaluation import normalised, normalised_interval, random_edges
+from circuits.graph.evaluation import normalised, normalised_interval
 from circuits.graph.outputs import Outside
 from circuits.graph.patching import Subject, off_outside
+from circuits.graph.random_circuits import random_connected, random_edges
 from circuits.graph.scores import EdgeScores
-from circuits.metrics import Metric
+from circuits.metrics import Metric, warn_of_gap
 from circuits.saved import Saved
 from interp import Batch, InvalidInput, Model
 from interp.inputs import whole
@@ -34,7 +35,8 @@ SMALLEST = 10
 class SizeCurve(Saved):
     """A metric with only so many edges left: the strongest `[size, row]`, or as many random ones `[size, draw, row]`.
 
-    `model` is with all edges, `empty` with none, both `[row]`.
+    `random` are any edges, `connected` such as all lie on a path from the input to the logits. `model` is with all
+    edges, `empty` with none, both `[row]`.
     """
 
     KIND = "size-curve"
@@ -45,6 +47,12 @@ class SizeCurve(Saved):
     model: Floats
     empty: Floats
     provenance: dict[str, Any]
+    connected: Floats = field(default_factory=lambda: np.empty((0, 0, 1)))
+
+    @classmethod
+    def _made(cls, values: dict[str, Any]) -> Self:
+        # Files of before there were connected controls hold none.
+        return super()._made({"connected": np.empty((len(values["sizes"]), 0, 1)), **values})
 
     @property
     def faithfulness(self) -> Floats:
@@ -52,18 +60,21 @@ class SizeCurve(Saved):
         return normalised(self.strongest, self.empty, self.model)
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a size: `edges, faithfulness, low, high, random, random_low, random_high`.
+        """One tidy row a size: `edges, faithfulness, low, high`, then `random`, `connected`, each with `_low`, `_high`.
 
-        `low` and `high` are 95 % over rows; `random` is the mean over draws of as many random edges, and its bounds
-        are the least and the largest draw.
+        `low` and `high` are Fieller's 95 % over rows, NaN where the model cannot be told from nothing; `random` and
+        `connected` are means over draws of as many random edges, and their bounds the least and the largest draw.
         """
         bounds = np.array([normalised_interval(rows, self.empty, self.model) for rows in self.strongest])
         frame = pd.DataFrame({"edges": self.sizes, "faithfulness": self.faithfulness})
         frame = frame.assign(low=bounds[:, 0], high=bounds[:, 1])
-        drawn = normalised(self.random, self.empty, self.model)
-        if not drawn.shape[1]:
-            return frame.assign(random=np.nan, random_low=np.nan, random_high=np.nan)
-        return frame.assign(random=drawn.mean(1), random_low=drawn.min(1), random_high=drawn.max(1))
+        for name, values in (("random", self.random), ("connected", self.connected)):
+            ends = np.full((3, len(self.sizes)), np.nan)
+            if values.shape[1]:
+                drawn = normalised(values, self.empty, self.model)
+                ends = np.stack([drawn.mean(1), drawn.min(1), drawn.max(1)])
+            frame = frame.assign(**dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)))
+        return frame
 
 
 def faithfulness_by_size(
@@ -88,13 +99,16 @@ def faithfulness_by_size(
         corrupt: what the other edges carry.
         metric: from logits `[row, pos, token]` to `[row]`.
         outside: as in `evaluate`.
-        draws: random sets of edges of each size.
+        draws: random sets of edges of each size, and as many that are connected.
         seed: of them.
         memory: bytes that the variants of one run may take.
         progress: whether to show a progress bar.
 
     Returns:
         The metric by size, row by row.
+
+    Warns:
+        UnclearGap: the metric on the model minus that on nothing has an interval that holds 0.
 
     Raises:
         InvalidInput: something else than scores, scores of another model; and as `patch_edges`.
@@ -115,12 +129,16 @@ def faithfulness_by_size(
     masks = [graph.exists, np.zeros_like(graph.exists)]
     masks += [graph.mask(scores.top(size).edges) for size in sizes]
     masks += [random_edges(graph, size, rng) for size in sizes for _ in range(draws)]
+    masks += [random_connected(graph, size, rng) for size in sizes for _ in range(draws)]
     values = subject.measure(off_outside(graph, masks), memory=memory, progress=progress, what="edges by number")
+    warn_of_gap(values[0] - values[1], "the model with all edges and with none")
+    drawn = values[2 + len(sizes) :].reshape(2, len(sizes), draws, len(clean))
     return SizeCurve(
         sizes=tuple(sizes),
         strongest=values[2 : 2 + len(sizes)],
-        random=values[2 + len(sizes) :].reshape(len(sizes), draws, len(clean)),
+        random=drawn[0],
         model=values[0],
         empty=values[1],
         provenance=subject.source("faithfulness_by_size", draws=draws, seed=seed),
+        connected=drawn[1],
     )

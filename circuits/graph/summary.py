@@ -12,7 +12,6 @@ from circuits.tokens import Tokens
 from interp import Head, Model
 from interp.model import as_model
 from interp.results import HeadScores
-from probes import NARROW
 from probes.mosaic import Mosaic
 
 READS: dict[str, Composition] = {"queries_from": "Q", "keys_from": "K", "values_from": "V"}
@@ -23,7 +22,7 @@ def circuit_summary(
     model: Model,
     circuit: Circuit,
     *,
-    tokens: Tokens = NARROW,
+    tokens: Tokens | None = None,
     mosaic: Mosaic | None = None,
     effects: HeadScores | Mapping[str, HeadScores] | Sequence[HeadScores] = (),
 ) -> pd.DataFrame:
@@ -32,7 +31,7 @@ def circuit_summary(
     Args:
         model: the model, whose circuit it is.
         circuit: the circuit.
-        tokens: which tokens the scores in token space are over.
+        tokens: which tokens the scores in token space are over; by default the values within +-1.01.
         mosaic: adds `current_token, token_to_right, either`.
         effects: of `head_effects`, or several, such as one for each kind of heads; other scores of heads, too.
 

@@ -7,17 +7,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuits.edges import Edge
-from circuits.graph.evaluation import CircuitReport
+from circuits.graph.evaluation import CONTROLS, CircuitReport
 from circuits.graph.scores import EdgeScores
-from circuits.plots.graph import CONTROLS, FEEDS, OUTSIDE
+from circuits.plots.graph import FEEDS, OUTSIDE
 from interp import InvalidInput, Site
 from interp.results import Floats
 from probes.plots.style import expected, short, styled
 
 CIRCUIT, COMPLEMENT = "#b3312c", "#1f6f8b"
-SHADES: dict[str, str] = dict(zip(CONTROLS, ("#7a7a7a", "#b0b0b0"), strict=True))
-PLACES: dict[str, float] = dict(zip(("circuit", "without", *CONTROLS), (-0.3, -0.1, 0.1, 0.3), strict=True))
-"""Where in a report's place each of its four columns stands."""
+SHADES: dict[str, str] = dict(zip(CONTROLS, ("#7a7a7a", "#b0b0b0", "#8a7fa8"), strict=True))
+PLACES: dict[str, float] = dict(zip(("circuit", "without", *CONTROLS), (-0.34, -0.17, 0.0, 0.17, 0.34), strict=True))
+"""Where in a report's place each of its five columns stands."""
 
 
 def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.Figure:
@@ -28,7 +28,8 @@ def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.F
 
     Returns:
         The figure: F is 1 on the model and 0 on nothing, dotted. Bars of the circuit and of its complement have 95 %
-        intervals over rows; of the controls every one is a dot, with a line at their mean.
+        intervals over rows (none where the model is not told from nothing); of the controls every one is a dot, with a
+        line at their mean.
 
     Raises:
         InvalidInput: something else, or no report.
@@ -46,7 +47,7 @@ def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.F
             go.Bar(
                 x=[index + PLACES[at] for index in range(len(found))],
                 y=values,
-                width=0.18,
+                width=0.15,
                 name=title,
                 marker_color=color,
                 error_y={
@@ -83,10 +84,10 @@ def _strip(figure: go.Figure, name: str, reports: list[CircuitReport]) -> None:
     drawn: list[tuple[float, float]] = []
     means: list[tuple[float, float]] = []
     for index, report in enumerate(reports):
-        values: Floats = report.normalised(report.same_shape if name == CONTROLS[0] else report.random)
+        values: Floats = report.normalised(report.controls()[name])
         middle = index + PLACES[name]
         # Spread by rank of drawing: where a dot stands in its column means nothing.
-        aside = 0.07 * np.cos(2.4 * np.arange(len(values)))
+        aside = 0.06 * np.cos(2.4 * np.arange(len(values)))
         drawn += [(middle + float(d), float(value)) for d, value in zip(aside, values, strict=True)]
         if len(values):
             means.append((middle, float(values.mean())))

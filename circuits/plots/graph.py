@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from circuits.edges import Edge
 from circuits.graph.circuit import Circuit
-from circuits.graph.evaluation import CircuitReport
+from circuits.graph.evaluation import CONTROLS, CircuitReport
 from circuits.graph.layout import Graph
 from circuits.nodes import EMBEDDINGS, LOGITS, Node
 from circuits.plots.hovering import node_words
@@ -38,8 +38,6 @@ FEEDS: dict[str, tuple[str, str]] = {
 """Name and colour of an edge, by the input of a head that it feeds, or by the part."""
 
 OUTSIDE = {"resample": "the corrupt run", "mean": "the corrupt run's mean", "zero": "nothing"}
-
-CONTROLS = ("same wiring, other heads", "random edges")
 
 
 def circuit(
@@ -253,11 +251,12 @@ def _subtitle(circuit: Circuit, report: CircuitReport | None, edges: dict[Edge, 
     if report is None:
         return words
     low, high = report.interval(report.circuit)
+    bounds = f"{low:.2f} to {high:.2f}" if report.decided else "model minus nothing is not told from 0"
     means = cast(dict[str, float], report.summary().set_index("what")["value"].to_dict())
     controls = [f"{name} {_two_places(means[name])}" for name in CONTROLS]
     largest = max((adds for adds, _ in edges.values()), default=0.0)
     return (
-        f"{words}; faithfulness {report.faithfulness:.2f} ({low:.2f} to {high:.2f}); {', '.join(controls)}<br>"
+        f"{words}; faithfulness {report.faithfulness:.2f} ({bounds}); {', '.join(controls)}<br>"
         f"width: what an edge adds, at most {largest:.2f}; dashed: less than nothing; outside the circuit: "
         f"{OUTSIDE[report.provenance['stimulus']['outside']]}"
     )

@@ -85,7 +85,7 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
     if len(found.tokens) > LARGEST:
         raise InvalidInput(
             f"a map of {len(found.tokens)} tokens has too many cells to draw: give at most {LARGEST}, such as every "
-            "fourth, tokens=list(range(2, 4095, 4))."
+            "fourth, tokens=list(range(first, last, 4))."
         )
     cells = found.centred.full().double().cpu().numpy()
     plain = bool(found.scaled_values.isnan().any())

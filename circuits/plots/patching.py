@@ -10,6 +10,7 @@ from circuits.patched import Patched, PatchedHeads, PatchedPositions, stack_of
 from interp import InvalidInput
 from interp.names import Site
 from interp.results import Floats, row_mean
+from interp.vocabulary import PUBLISHED
 from probes.plots.mosaics import ticks
 from probes.plots.style import label, short, styled
 
@@ -17,9 +18,6 @@ Show = Literal["share", "effect"]
 
 SMALL = 160
 """Up to how many cells are annotated with their number."""
-
-SPECIAL = {0: "start", 1: "EOS"}
-"""What tokens beside an encoder are; a decoder alone has no start token, and words may have these ids."""
 
 
 def patched_heads(patched: PatchedHeads, *, show: Show = "share") -> go.Figure:
@@ -108,7 +106,7 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
     for column, (stack, width) in enumerate(zip(stacks, widths, strict=True), start=1):
         names, length = [patched.sites[i] for i in of[stack]], lengths[stack]
         tokens, differs = _tokens(patched, stack), patched.differs(stack)
-        special = SPECIAL if "encoder" in patched.tokens else {}
+        special = _special(patched, stack)
         hover = np.array(
             [
                 [
@@ -215,6 +213,15 @@ def _tokens(patched: PatchedPositions, stack: str) -> list[list[int | None]]:
     return [[shared(ids[:, at]) for at in range(ids.shape[1])] for ids in patched.tokens[stack]]
 
 
+def _special(patched: PatchedPositions, stack: str) -> dict[str, str]:
+    """What special tokens are called, by id."""
+    if "special" in patched.provenance:
+        return patched.provenance["special"].get(stack, {})
+    # Results of 0.6 do not say; theirs were the published tokens, or words.
+    names = PUBLISHED.names("encoder" if stack == "encoder" else "decoder") if "encoder" in patched.tokens else {}
+    return {str(token): name for token, name in names.items()}
+
+
 def _tokens_told(clean: int | None, corrupt: int | None, differs: float) -> str:
     if np.isnan(differs):
         return "padding in all rows"
@@ -223,6 +230,6 @@ def _tokens_told(clean: int | None, corrupt: int | None, differs: float) -> str:
     return f"token {clean} in both" if clean == corrupt else f"token {clean} in clean, {corrupt} in corrupt"
 
 
-def _tick(at: int, token: int | None, differs: float, special: dict[int, str]) -> str:
-    text = str(at) if token is None else f"{at}<br>{special.get(token, token)}"
+def _tick(at: int, token: int | None, differs: float, special: dict[str, str]) -> str:
+    text = str(at) if token is None else f"{at}<br>{special.get(str(token), token)}"
     return f"<b>{text}</b>" if differs > 0 else text

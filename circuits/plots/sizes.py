@@ -2,11 +2,11 @@
 
 import plotly.graph_objects as go
 
-from circuits.graph.evaluation import CircuitReport
+from circuits.graph.evaluation import CONTROLS, CircuitReport
 from circuits.graph.sizes import SizeCurve
 from circuits.plots.attribution import model_of
 from circuits.plots.evaluation import CIRCUIT, SHADES
-from circuits.plots.graph import CONTROLS, OUTSIDE
+from circuits.plots.graph import OUTSIDE
 from interp import InvalidInput
 from probes.plots.style import expected, label, styled
 
@@ -20,7 +20,7 @@ def faithfulness_by_size(curve: SizeCurve, report: CircuitReport | None = None) 
             for its size.
 
     Returns:
-        The figure: bars are 95 % over rows, and of random edges the least and the largest draw.
+        The figure: bars are 95 % over rows, and of random edges, and of those on paths, the least and the largest draw.
 
     Raises:
         InvalidInput: another result, or a report of another model or with something else outside.
@@ -29,8 +29,9 @@ def faithfulness_by_size(curve: SizeCurve, report: CircuitReport | None = None) 
     frame, about = curve.to_frame(), curve.provenance["stimulus"]
     figure = go.Figure()
     lines = {"the strongest edges by attribution": ("#2f6ea5", "faithfulness", "low", "high")}
-    if curve.random.shape[1]:
-        lines[CONTROLS[1]] = (SHADES[CONTROLS[1]], "random", "random_low", "random_high")
+    for title, name, drawn in ((CONTROLS[1], "random", curve.random), (CONTROLS[2], "connected", curve.connected)):
+        if drawn.shape[1]:
+            lines[title] = (SHADES[title], name, f"{name}_low", f"{name}_high")
     for name, (color, value, low, high) in lines.items():
         bars = {"array": frame[high] - frame[value], "arrayminus": frame[value] - frame[low], "thickness": 1.2}
         figure.add_trace(

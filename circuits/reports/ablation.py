@@ -80,8 +80,7 @@ def run_report(
     if method not in ("zero", "mean"):
         raise InvalidInput(f"method={method!r}: the report takes 'zero' or 'mean'.")
     whole("top", top, 1)
-    encoder = model.family.has_encoder
-    tokens, fresh, other = (repeated_random_tokens(encoder=encoder, seed=seed + i) for i in range(3))
+    tokens, fresh, other = (repeated_random_tokens(model=model, seed=seed + i) for i in range(3))
     mosaic = induction_mosaic(model, tokens)
     reference = other if method == "mean" else None
     ranked = [found.address for found in mosaic.either.heads()]

@@ -51,7 +51,7 @@ def run_report(model: Model, *, batch_size: int = 100, seed: int = 0) -> Attribu
         InvalidInput: no rows, a negative seed, or a model in float16.
         UnsupportedModel: weights that cannot be read, or a model without a tokenizer for series.
     """
-    batch = repeated_random_tokens(batch_size=batch_size, unique=True, encoder=model.family.has_encoder, seed=seed)
+    batch = repeated_random_tokens(model=model, batch_size=batch_size, unique=True, seed=seed)
     other = swapped_continuation(batch, seed=seed).against
     assert other is not None
     series = datasets.air_passengers()
@@ -117,7 +117,10 @@ def _held(batch: RepeatedTokens) -> list[str]:
     held = ["another token"] * batch.ids(stacks_of(batch)[0]).shape[1]
     for at in batch.occurrences:
         held[at : at + 2] = ["query's token", "continuation"]
-    held[-1] = "EOS" if batch.has_encoder else "the query"
+    if not batch.has_encoder:
+        held[-1] = "the query"
+    elif batch.vocabulary is not None and batch.vocabulary.eos is not None:
+        held[-1] = "EOS"
     return held
 
 

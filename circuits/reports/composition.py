@@ -1,14 +1,15 @@
 """The composition report: what `python -m circuits composition` runs, prints and writes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from circuits import plots
 from circuits.candidates import ROUTES, InductionCandidates, fitting_scores, induction_candidates
-from circuits.composition import composition_scores
+from circuits.composition import composition_scores, largest_by_chance
 from circuits.composition_scores import CompositionScores
 from circuits.edges import Edges
 from circuits.matrices import ov_circuit, qk_circuit
@@ -18,13 +19,16 @@ from circuits.tokens import TokenCircuit, token_circuit, token_composition
 from interp import Model
 from interp.files import write_text
 from interp.inputs import whole
-from interp.results import HeadScores
+from interp.results import Floats, HeadScores
 from probes import induction_mosaic
 from probes.mosaic import Mosaic
 from probes.reports.page import write_page
 
 SHOWN = 4
 """How many of the mosaic's strongest heads have their circuits drawn."""
+
+WIRINGS = 19
+"""Random wirings that the edges are held against: over the largest of them p is 0.05."""
 
 JOINED = ("encoder.self.previous_token", "decoder.self.previous_token", "encoder.self.next_token")
 """Which scores of heads, where there are such heads, stand in the table."""
@@ -38,7 +42,7 @@ class CompositionReport:
     """Everything the page shows.
 
     `circuits` are maps of the strongest heads and of the strongest candidate, `positions` that of the strongest
-    previous-token head where positions are embedded.
+    previous-token head where positions are embedded; `largest` the largest z of random wirings.
     """
 
     mosaic: Mosaic
@@ -48,6 +52,7 @@ class CompositionReport:
     summary: pd.DataFrame
     circuits: dict[str, TokenCircuit]
     positions: PositionCircuit | None = None
+    largest: Floats = field(default_factory=lambda: np.empty(0))
 
 
 def run_report(model: Model, *, top: int = 20, seed: int = 0, progress: bool = True) -> CompositionReport:
@@ -56,7 +61,7 @@ def run_report(model: Model, *, top: int = 20, seed: int = 0, progress: bool = T
     Args:
         model: the model.
         top: how many edges are listed and drawn.
-        seed: of the mosaic's and the head scores' tokens.
+        seed: of the mosaic's and the head scores' tokens, and of the random wirings.
         progress: whether to show a progress bar.
 
     Returns:
@@ -85,6 +90,7 @@ def run_report(model: Model, *, top: int = 20, seed: int = 0, progress: bool = T
         summary=head_summary(model, mosaic=mosaic, scores=joined),
         circuits=circuits,
         positions=_positions(model, behaviour["decoder.self.previous_token"]),
+        largest=largest_by_chance(model, draws=WIRINGS, seed=seed, progress=progress),
     )
 
 
@@ -209,7 +215,16 @@ _ALONE = {
 
 def words(report: CompositionReport) -> dict[str, tuple[str, str]]:
     """Headings and words of the report's figures and tables, by their names."""
-    return _WORDS if report.mosaic.either.site == "decoder.cross" else _WORDS | _ALONE
+    found = _WORDS if report.mosaic.either.site == "decoder.cross" else _WORDS | _ALONE
+    if not len(report.largest):
+        return found
+    beyond = report.scores.discoveries(report.largest)
+    chance = (
+        f" A z over 3 alone is no discovery among {report.scores.n_pairs} pairs: with the same heads wired at random "
+        f"{len(report.largest)} times the largest z was {report.largest.max():.1f}, and {len(beyond)} edges of the "
+        "model lie over it."
+    )
+    return found | {name: (found[name][0], found[name][1] + chance) for name in ("wiring", "edges")}
 
 
 def write_report(out: str | Path, report: CompositionReport, drawn: dict[str, go.Figure]) -> list[Path]:

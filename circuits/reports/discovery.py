@@ -59,7 +59,7 @@ def run_report(
         model: the model.
         pair: how the corrupt input differs, one of `circuits.reports.stimulus.PAIRS`.
         edges: how many are wanted.
-        controls: random circuits of either kind.
+        controls: random circuits of each kind.
         batch_size: rows that it is found on, and as many others that it is tested on.
         seed: of the tokens and corruption that it is found on; it is tested on those of the next.
         progress: whether to show progress bars.
@@ -72,8 +72,7 @@ def run_report(
             pair that this model answers alike, so that there is nothing to explain.
     """
     whole("controls", controls, 0)
-    encoder = model.family.has_encoder
-    found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i, encoder=encoder) for i in range(2))
+    found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i, model=model) for i in range(2))
     (clean, corrupt), metric = found_on
     circuit = discover(model, clean, corrupt, metric, edges=edges, progress=progress)
     scores = attribution_patching(model, clean, corrupt, metric, integrated=INTEGRATED, seed=seed, progress=progress)
@@ -115,7 +114,7 @@ def tables(report: DiscoveryReport) -> dict[str, pd.DataFrame]:
     )
     agreement = {"edges": len(report.scores.sampled), **report.scores.agreement}
     return {
-        "evaluation": evaluation[["outside", "what", "value", "low", "high"]],
+        "evaluation": evaluation[["outside", "what", "value", "low", "high", "bounds"]],
         "circuit_edges": report.evaluations["resample"].to_frame(),
         "sizes": report.sizes.to_frame(),
         "agreement": pd.DataFrame([agreement]),
@@ -136,9 +135,11 @@ _WORDS = {
         "outside carry the corrupt run (resample), its mean over rows (mean), or nothing (zero), not even a position "
         "where positions are embedded. The circuit's value "
         "is its faithfulness; 'model without it' is what is left when it is cut, 0 for a complete one. The controls "
-        "are circuits of its size: the same wiring of other heads of the same layers, and edges drawn at random. "
+        "are circuits of its size: the same wiring of other heads of the same layers, edges drawn at random, and edges "
+        "drawn at random that all lie on a path from the input to the logits. "
         "|F(C-K) - F(M-K)| is how differently circuit and model break when random halves K of the circuit are cut, "
-        "also 0 for a complete one. Intervals are over rows, those of controls over draws.",
+        "also 0 for a complete one. The column of bounds says what low and high are; 'model minus nothing', in the "
+        "metric's unit, is what all others are parts of, and where its interval holds 0 they mean nothing.",
     ),
     "circuit_heads": (
         "Its heads",
@@ -154,8 +155,9 @@ _WORDS = {
     "sizes": (
         "How many edges it takes",
         "The same with only so many of the strongest edges by attribution left, up to all, on the rows it is tested "
-        "on, beside as many at random; and the circuit itself, which was pruned from more. Where the curve rises late "
-        "the behaviour is spread over many edges, and a circuit of few is a part of it.",
+        "on, beside as many at random, and as many at random on paths; and the circuit itself, which was pruned from "
+        "more. Where the curve rises late the behaviour is spread over many edges, and a circuit of few is a part of "
+        "it.",
     ),
     "agreement": (
         "Attribution patching held against patching",

@@ -58,7 +58,7 @@ def run_report(
             alike, so that there is nothing to explain.
     """
     family = model.family
-    (clean, corrupt), metric = pair_of(pair, batch_size=batch_size, seed=seed, encoder=family.has_encoder)
+    (clean, corrupt), metric = pair_of(pair, batch_size=batch_size, seed=seed, model=model)
     z = [f"{stack}.{kind}.*.z" for stack, kind in family.kinds]
     inputs = [f"{'.'.join(family.context)}.*.{name}" for name in "qkv"]
     streams = {

@@ -98,14 +98,16 @@ def run_one(job: Job, point: Configuration) -> Outcome:
 
 
 def _result(job: Job, point: Configuration) -> pa.Table:
-    values = dict(point)
     try:
         if MODEL in point:
             name, digest = point[MODEL], job.digests[point[MODEL]]
             model = job.open_models.get(name) or models.opened(name, job.dtype, job.device, digest)
             models.check(model, digest)
-            values[MODEL] = model
-        return table_of(job.function(**values, **job.fixed), point)
+            table = table_of(job.function(**{**point, MODEL: model}, **job.fixed), point)
+            # What the function did to the weights is not what the store says it is of.
+            models.check(model, digest)
+            return table
+        return table_of(job.function(**point, **job.fixed), point)
     except Exception as error:
         error.add_note(f"in the configuration {label(point)} of a sweep: {canonical(point)}")
         raise

@@ -22,7 +22,7 @@ def model_config(recipe: Recipe) -> GPT2Config:
     chronos = replace(chronos_config(), model_type="causal", use_eos_token=False, context_length=recipe.longest_context)
     make: Any = GPT2Config
     return make(
-        vocab_size=4096,
+        vocab_size=chronos.n_tokens,
         n_positions=recipe.longest_context + HORIZON,
         n_embd=recipe.d_model,
         n_layer=recipe.layers,
@@ -33,8 +33,8 @@ def model_config(recipe: Recipe) -> GPT2Config:
         attn_pdrop=0.0,
         initializer_range=INITIAL,
         tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
+        pad_token_id=chronos.pad_token_id,
+        eos_token_id=chronos.eos_token_id,
         bos_token_id=None,
         chronos_config=asdict(chronos),
         architectures=["GPT2LMHeadModel"],

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
+from interp.vocabulary import PUBLISHED_START, published_config
 from interp.zoo.series import NARROW
 
 
@@ -33,9 +34,9 @@ def induction_snapshot(
         lists `[layer][head]`.
     """
     tokens = np.random.default_rng(seed).integers(NARROW[0], NARROW[1] + 1, (rows, length))
-    end = np.full((rows, 1), 1)
+    end, start = (np.full((rows, 1), special) for special in (published_config().eos_token_id, PUBLISHED_START))
     encoder = torch.from_numpy(np.concatenate([tokens, tokens, tokens[:, :1], end], axis=1))
-    decoder = torch.from_numpy(np.stack([np.zeros(rows, int), tokens[:, 1]], axis=1))
+    decoder = torch.from_numpy(np.concatenate([start, tokens[:, 1:2]], axis=1))
     out = module(
         input_ids=encoder.to(module.device),
         decoder_input_ids=decoder.to(module.device),

@@ -70,9 +70,9 @@ def planted_decoder(*, wired: bool = True, seed: int = 0) -> Planted:
         n_layer=LAYERS,
         n_head=HEADS,
         n_inner=8,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=0,
+        bos_token_id=chronos.pad_token_id,
+        eos_token_id=chronos.eos_token_id,
+        pad_token_id=chronos.pad_token_id,
         tie_word_embeddings=False,
     )
     config.chronos_config = asdict(chronos)

@@ -20,7 +20,7 @@ with the very batches it would have seen.
 """
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import cos, pi
 from typing import Any, Literal, Self, cast
 
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from interp.errors import InvalidInput
 from interp.inputs import whole
+from interp.vocabulary import published_config
 from interp.zoo.series import SERIES, motifs, varied_motifs
 
 HORIZON = 24
@@ -130,22 +131,7 @@ class Recipe:
 
 def chronos_config() -> ChronosConfig:
     """The Chronos settings of a bundled model: 4096 tokens over +-15, EOS, as Amazon's."""
-    return ChronosConfig(
-        tokenizer_class="MeanScaleUniformBins",
-        tokenizer_kwargs={"low_limit": -15.0, "high_limit": 15.0},
-        context_length=512,
-        prediction_length=HORIZON,
-        n_tokens=4096,
-        n_special_tokens=2,
-        pad_token_id=0,
-        eos_token_id=1,
-        use_eos_token=True,
-        model_type="seq2seq",
-        num_samples=20,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-    )
+    return replace(published_config(), prediction_length=HORIZON)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -183,7 +169,7 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
         tokens = _mixed(rng, recipe, step, context, int(rng.integers(8, HORIZON + 1)))
     if recipe.architecture == "gpt2":
         return tokens, tokens
-    end = torch.ones(len(tokens), 1, dtype=torch.long)
+    end = torch.full((len(tokens), 1), chronos_config().eos_token_id)
     return torch.cat([tokens[:, :context], end], dim=1), tokens[:, context:].contiguous()
 
 

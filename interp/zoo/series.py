@@ -12,11 +12,13 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from interp.vocabulary import PUBLISHED
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-NARROW = (1911, 2187)
-"""The ids that scaled values within +-1.01 fall on: inclusive, as published."""
+NARROW = PUBLISHED.narrow
+"""The ids that scaled values within +-1.01 fall on, 1911 to 2187: inclusive, as published."""
 
 
 def _log_uniform(rng: Generator, low: float, high: float, size: int) -> Floats:
@@ -59,7 +61,7 @@ def varied_motifs(rng: Generator, rows: int, length: int, longest: int = 12) -> 
     tokens = np.where((variant == 3) & (step < change // 2), noise, tokens)
     tokens = tokens + (variant == 4) * rng.integers(-3, 4, (rows, length))
     tokens = tokens + (variant == 5) * rng.integers(-6, 7, rows)[:, None] * turn
-    return np.clip(tokens, 2, 4095)
+    return np.clip(tokens, *PUBLISHED.value_range)
 
 
 def _waves(rng: Generator, rows: int, length: int, periods: Floats, harmonics: int) -> Floats:

@@ -9,14 +9,16 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from interp.vocabulary import PUBLISHED_START
 from interp.zoo.recipe import Recipe, chronos_config
 
 
 def model_config(recipe: Recipe) -> T5Config:
     """The T5 of a recipe, with its `chronos_config`, so that plain Chronos opens it."""
     make: Any = T5Config
+    chronos = chronos_config()
     return make(
-        vocab_size=4096,
+        vocab_size=chronos.n_tokens,
         d_model=recipe.d_model,
         d_kv=recipe.d_kv,
         d_ff=recipe.d_ff,
@@ -27,11 +29,11 @@ def model_config(recipe: Recipe) -> T5Config:
         initializer_factor=1.0,
         feed_forward_proj="relu",
         tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-        n_positions=512,
-        chronos_config=asdict(chronos_config()),
+        pad_token_id=chronos.pad_token_id,
+        eos_token_id=chronos.eos_token_id,
+        decoder_start_token_id=PUBLISHED_START,
+        n_positions=chronos.context_length,
+        chronos_config=asdict(chronos),
         architectures=["T5ForConditionalGeneration"],
     )
 

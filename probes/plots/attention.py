@@ -11,15 +11,16 @@ from probes.patterns import AttentionCurves, AttentionPatterns
 from probes.plots.style import SCALE, short, styled
 
 
-def _axis(tokens: tuple[int | None, ...] | None, values: Floats | None, size: int, as_ids: bool) -> list[str]:
+def _axis(
+    tokens: tuple[int | None, ...] | None, values: Floats | None, size: int, as_ids: bool, special: dict[int, str]
+) -> list[str]:
     """Tick texts of one axis: position, and the value or the special token there."""
     if tokens is None:
         return [str(i) for i in range(size)]
     if as_ids or values is None:
         return ["padding" if token is None else str(token) for token in tokens]
-    special = {0: "start", 1: "EOS", None: "padding"}
     return [
-        special.get(token, f"{value:.2f}") if np.isnan(value) else f"{value:.2f}"
+        ("padding" if token is None else special.get(token, str(token))) if np.isnan(value) else f"{value:.2f}"
         for token, value in zip(tokens, values, strict=True)
     ]
 
@@ -49,8 +50,8 @@ def attention(
         vertical_spacing=min(0.12, 0.5 / rows),
     )
     as_ids = ticks == "tokens"
-    keys = _axis(patterns.key_tokens, patterns.key_values, n_keys, as_ids)
-    queries = _axis(patterns.query_tokens, patterns.query_values, n_queries, as_ids)
+    keys = _axis(patterns.key_tokens, patterns.key_values, n_keys, as_ids, patterns.key_names)
+    queries = _axis(patterns.query_tokens, patterns.query_values, n_queries, as_ids, patterns.query_names)
     for i, head in enumerate(patterns.heads):
         figure.add_trace(
             go.Heatmap(

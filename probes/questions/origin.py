@@ -5,8 +5,8 @@
 2. A comb of spacing D is attention that repeats at lags of 1/D. Every multiple of d and of s is one of
    g, so the lags of g are among those of d and of s: the hypotheses are nested, and the one whose
    lags hold the energy at the least cost of lags wins (see `probes.comb`).
-3. In each draw the best of the three stands against the same attention permuted over positions, and
-   so it does where the context was shuffled, which has no period left.
+3. In each draw the best of the three stands against the same attention permuted over positions and in blocks that
+   change places, the larger p counting, and so it does where the context was shuffled, which has no period left.
 4. Over draws a head has a verdict if its combs are beyond chance more often than with the context
    shuffled (McNemar's exact test, false discovery controlled over heads: attention that is the same
    whatever the series is has none), and one hypothesis wins more than half of those.
@@ -54,7 +54,7 @@ class CombOrigin:
         cases: the frequencies, by case, and their three `spacings` in Hz.
         scores: of the three hypotheses, in nats, `[hypothesis, case, draw, layer, head]`.
         strength: share of the energy at the lags of the gcd, beyond chance, `[case, draw, layer, head]`.
-        p: of the best of the three against permuted attention, `[case, draw, layer, head]`.
+        p: of the best of the three against permuted attention, whole and in blocks, `[case, draw, layer, head]`.
         shuffled_p: the same with the context shuffled.
         control_scores, control_strength, control_p, control_shuffled_p: all of it for matching by
             value, without heads.
@@ -147,7 +147,7 @@ def comb_origin(
         model: the model.
         cases: sets of whole frequencies in Hz that tell the three apart.
         draws: of phases (uniform) and amplitudes (0.5 to 1) a case.
-        permutations: of each draw's attention over positions.
+        permutations: of each draw's attention over positions, and of its blocks.
         num_decoder: how many of the last values go to the decoder; the last of them looks.
         duration: of the series in seconds.
         steps: of the series.
@@ -255,9 +255,13 @@ def _compared(
 ) -> tuple[Floats, Floats, Floats]:
     """Scores `[hypothesis, draw, ...]`, strength at the gcd and p of the best, `[draw, ...]`."""
     share, score = comb.comb_scores(comb.lag_energy(paid), among)
-    null = comb.permutation_null(paid, among, whole("permutations", permutations, 19), int(rng.integers(2**31)))
+    draws, seed = whole("permutations", permutations, 19), int(rng.integers(2**31))
+    p = [
+        comb.p_values(score.max(-1), null(paid, among, draws, seed))
+        for null in (comb.permutation_null, comb.block_null)
+    ]
     strength = (share[..., 0] - among.chance[0]) / (1 - among.chance[0])
-    return np.moveaxis(score, -1, 0), strength, comb.p_values(score.max(-1), null)
+    return np.moveaxis(score, -1, 0), strength, np.maximum(*p)
 
 
 def _spacings(case: tuple[int, ...]) -> tuple[int, int, int]:

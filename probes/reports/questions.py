@@ -19,7 +19,6 @@ from probes.questions.lengths import LengthEffect, length_effect
 from probes.questions.origin import CombOrigin, comb_origin
 from probes.questions.repetitions import RepetitionEffect, repetition_effect
 from probes.reports.page import check_out, write_page
-from probes.stimuli import ALL_VALUES
 from probes.sweeping import induction_sweep
 
 
@@ -85,7 +84,7 @@ def answer(
     # A seed of its own: heads are chosen and measured on different stimuli.
     fresh = max(seeds) + 1
     narrow = [induction_mosaic(model, seed=fresh) for model in models]
-    wide = [induction_mosaic(model, seed=fresh, vocab_range=ALL_VALUES) for model in models]
+    wide = [induction_mosaic(model, seed=fresh, vocab_range=model.vocabulary.value_range) for model in models]
     agreements = [agreement(m, multisine_scores(model, draws=draws)) for m, model in zip(narrow, models, strict=True)]
     return Answers(
         names=unique([model.name for model in models]),

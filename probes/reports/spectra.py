@@ -23,7 +23,7 @@ def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs])
         for spectrum, found in zip(spectra, combs, strict=True)
     ]
     table: Any = pd.concat(tables, ignore_index=True)
-    return table[["model", "head", "spacing", "period", "strength", "p_permuted", "p_shuffled", "p", "q"]]
+    return table[["model", "head", "spacing", "period", "strength", "p_permuted", "p_blocks", "p_shuffled", "p", "q"]]
 
 
 def figures(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> dict[str, go.Figure]:
@@ -69,7 +69,7 @@ def write_report(out: str | Path, spectra: Sequence[AttentionSpectrum], combs: S
         "second": "The FFT of the one-sided magnitudes: a comb of peaks at even distances shows at one over them.",
         "combs": "Strength of the best comb: 1 if the spectrum is periodic and nothing else, 0 as by chance; its "
         "spacing stands in the cell where it is beyond chance over heads (q of at most 5 %), against the attention "
-        "permuted over positions and against the model on the shuffled context.",
+        "permuted over positions, permuted in blocks, and against the model on the shuffled context.",
         "attention": "One head of each layer over the series.",
     }
     parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = [

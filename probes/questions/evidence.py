@@ -1,0 +1,115 @@
+"""What a claim rests on, and its intervals where heads are alike: within layers, and within models.
+
+Heads of a layer, and of a model, are alike, so that ten heads are less than ten independent ones. Clusters are what is
+drawn: the models where there are three or more, otherwise the layers of the one or two that there are.
+
+* A share of heads, or the chance that a head of one kind beats one of another, has Wilson's interval of an effective
+  number of heads: so many as would vary as the clusters do, and never more than there are.
+* Other statistics have the jackknife over clusters.
+* Depth is permuted by whole layers; kinds of heads by whole layers and within them.
+
+Source: Korn & Graubard 1998 (the effective number); Tukey 1958 (jackknife).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from scipy import stats
+
+from interp.results import Floats
+from interp.statistics import LEAST_ROWS, wilson
+from probes.mosaic import Mosaic
+
+LEAST_MODELS = 3
+"""From how many models on the models are the clusters."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a claim rests on: a statistic with its interval, the value of no effect, and the verdict.
+
+    `covers` says what the interval is over: what else could have been drawn. The claim's side is the upper one, unless
+    the verdict is given.
+    """
+
+    on: str
+    statistic: str
+    value: float
+    low: float
+    high: float
+    none: float
+    n: int
+    covers: str
+    verdict: str = ""
+
+    def __post_init__(self) -> None:
+        # Rounding alone decides nothing, as where all seeds give the same.
+        above, below = self.low > self.none + 1e-9, self.high < self.none - 1e-9
+        verdict = self.verdict or ("supported" if above else "contradicted" if below else "undecided")
+        object.__setattr__(self, "verdict", verdict)
+
+
+Counts = list[Floats]
+"""Of each model, how many heads each layer has, `[layer]`."""
+
+
+def covered(mosaics: Sequence[Mosaic]) -> str:
+    """What an interval over the clusters of some models covers, in words."""
+    if len(mosaics) >= LEAST_MODELS:
+        return f"{len(mosaics)} models, as if drawn from many like them"
+    return f"layers of {'this model' if len(mosaics) == 1 else 'these two models'}"
+
+
+def without_each(counts: Sequence[Counts]) -> list[list[Counts]]:
+    """Some counts without each cluster in turn that has any of these heads: whole models, or layers."""
+    found: list[list[Counts]] = []
+    for i, size in enumerate(len(layers) for layers in counts[0]):
+        for place in [slice(None)] if len(counts[0]) >= LEAST_MODELS else range(size):
+            if any(np.any(kind[i][place]) for kind in counts):
+                left = [[layers.copy() for layers in kind] for kind in counts]
+                for kind in left:
+                    kind[i][place] = 0
+                found.append(left)
+    return found
+
+
+def proportion_over_clusters(value: float, left_out: Floats, most: float) -> tuple[float, float]:
+    """Wilson's interval of a proportion that varies between clusters.
+
+    Args:
+        value: the proportion.
+        left_out: the proportion without each cluster in turn.
+        most: the number of heads it is of, which the effective number does not exceed.
+
+    Returns:
+        Low and high; NaN for fewer than three clusters, and where the proportion does not exist without one.
+    """
+    n = len(left_out)
+    if n < LEAST_ROWS or np.isnan(left_out).any():
+        return float("nan"), float("nan")
+    variance = (n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum())
+    alone = value * (1 - value)
+    effective = min(most, alone / variance) if variance > 0 and alone > 0 else most
+    # Few clusters know their own spread badly.
+    effective *= float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, n - 1)) ** 2
+    low, high = wilson(value * effective, effective)
+    return float(low), float(high)
+
+
+def slope_interval(x: Floats, y: Floats) -> tuple[float, float, float]:
+    """The slope of y on x with Student's 95 % interval, as a regression's: NaN under three points, or on a line."""
+    found = cast(Any, stats.linregress(x, y))
+    slope, error = float(found.slope), float(found.stderr)
+    if len(x) < LEAST_ROWS or not error > 1e-9 * abs(slope):
+        return slope, float("nan"), float("nan")
+    half = float(stats.t.ppf(0.975, len(x) - 2)) * error
+    return slope, slope - half, slope + half
+
+
+def chance_of_higher(ours: Floats, others: Floats) -> float:
+    """How often one of ours is higher than one of the others, ties by half: the area under the ROC curve."""
+    if not min(len(ours), len(others)):
+        return float("nan")
+    return float(((ours[:, None] > others) + 0.5 * (ours[:, None] == others)).mean())
