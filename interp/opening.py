@@ -24,6 +24,7 @@ from interp.families import FAMILIES, Family
 from interp.generation_check import check_generation
 from interp.hooking import follow
 from interp.model import Model
+from interp.release_check import check_names, check_tokenizer
 from interp.sources import (
     SUPPORTED,
     WEIGHTS,
@@ -178,9 +179,12 @@ def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") ->
 
     Raises:
         UnsupportedModel: another architecture, or weights that cannot be read.
-        BrokenHook: the forward pass does not go through the hook points.
+        BrokenHook: the forward pass does not go through the hook points, or the installed release of transformers
+            or chronos names or does things otherwise.
     """
     model = Model(name, source, check_source(source))
+    check_names(model)
+    check_tokenizer(model)
     follow(model, check_generation)
     return model
 
