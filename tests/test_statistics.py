@@ -19,6 +19,8 @@ from interp.statistics import (
     ratio_interval,
 )
 
+from .tolerance import close
+
 
 @pytest.mark.parametrize("n", [3, 5, 30])
 def test_intervals_and_p_are_those_of_scipy_and_agree(n: int) -> None:
@@ -26,10 +28,10 @@ def test_intervals_and_p_are_those_of_scipy_and_agree(n: int) -> None:
     low, high = interval(rows)
     expected = stats.ttest_1samp(rows, 0, axis=1)
     wanted = expected.confidence_interval(0.95)
-    np.testing.assert_allclose(low, wanted.low)
-    np.testing.assert_allclose(high, wanted.high)
+    close(low, wanted.low)
+    close(high, wanted.high)
     p = p_values(rows)
-    np.testing.assert_allclose(p, expected.pvalue)
+    close(p, expected.pvalue)
     np.testing.assert_array_equal((low <= 0) & (high >= 0), p > 0.05)
     assert 0 < (p <= 0.05).sum() < 200
 
@@ -43,7 +45,7 @@ def test_under_three_rows_there_is_nothing(n: int) -> None:
         assert np.isnan(found).all()
 
 
-@pytest.mark.parametrize("value", [0.1, -3.0, 1e-30, 1e30])
+@pytest.mark.parametrize("value", [0.1, -3.0, 2.0**-99, 2.0**99])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_that_are_all_the_same_tell_nothing_unless_they_are_zero(value: float, dtype: type) -> None:
     same = np.full((1, 7), value, dtype=dtype)
@@ -62,18 +64,18 @@ def test_rows_that_are_missing_are_left_out_cell_by_cell() -> None:
     low, high = interval(rows)
     for test in ("t", "sign flips"):
         p = p_values(rows, test)
-        np.testing.assert_allclose(p[[0, 2]], [p_values(rows[:1, :5], test)[0], p_values(rows[2:], test)[0]])
+        close(p[[0, 2]], [p_values(rows[:1, :5], test)[0], p_values(rows[2:], test)[0]])
         assert np.isnan(p[1])
-    np.testing.assert_allclose([low[0], high[0]], np.ravel(interval(rows[0, :5])))
+    close([low[0], high[0]], np.ravel(interval(rows[0, :5])))
     assert np.isnan([low[1], high[1]]).all()
     hits = np.array([[1, 1, 0, np.nan, np.nan]])
-    np.testing.assert_allclose(proportion_interval(hits), proportion_interval(hits[:, :3]))
+    close(proportion_interval(hits), proportion_interval(hits[:, :3]))
 
 
 def test_signs_flipped_by_hand() -> None:
     """Of the eight sums of +-1 +-2 +-4 two are as far from 0 as 7, four as 5, six as 3."""
     rows = np.array([[1.0, 2, 4], [-1, 2, 4], [1, -2, 4], [-1, -2, 4]])
-    np.testing.assert_allclose(p_values(rows, "sign flips"), [2 / 8, 4 / 8, 6 / 8, 1])
+    close(p_values(rows, "sign flips"), [2 / 8, 4 / 8, 6 / 8, 1])
     n = 12
     assert p_values(np.arange(1.0, n + 1), "sign flips") == 2 / 2**n
     assert p_values(np.arange(1.0, 41), "sign flips") == 1 / 4096
@@ -86,14 +88,14 @@ def test_signs_flipped_by_hand() -> None:
 
 
 def test_false_discovery_by_hand() -> None:
-    np.testing.assert_allclose(q_values(np.array([0.01, np.nan, 0.04, 0.03])), [0.03, np.nan, 0.04, 0.04])
+    close(q_values(np.array([0.01, np.nan, 0.04, 0.03])), [0.03, np.nan, 0.04, 0.04])
 
 
 @pytest.mark.parametrize(("hits", "n"), [(10, 10), (0, 10), (3, 7), (50, 100)])
 def test_accuracies_have_wilsons_interval(hits: int, n: int) -> None:
     rows = np.arange(n) < hits
     wanted = stats.binomtest(hits, n).proportion_ci(method="wilson")
-    np.testing.assert_allclose(np.ravel(proportion_interval(rows)), [wanted.low, wanted.high], atol=1e-12)
+    close(np.ravel(proportion_interval(rows)), [wanted.low, wanted.high])
     low, high = proportion_change_interval(rows, rows)
     assert low < 0 < high  # no row changed, and the next one may
     assert high == pytest.approx(1.96 * 2**0.5 / (n + 2), abs=1e-4)
@@ -105,7 +107,7 @@ def test_changes_of_accuracy_by_hand() -> None:
     clean[:6] = hits[6] = 1
     up, down = 2 / 22, 7 / 22
     half = 1.959964 * ((up + down - (up - down) ** 2) / 22) ** 0.5
-    np.testing.assert_allclose(np.ravel(proportion_change_interval(hits, clean)), [up - down - half, up - down + half])
+    close(np.ravel(proportion_change_interval(hits, clean)), [up - down - half, up - down + half])
 
 
 def test_ratios_have_fiellers_interval_and_none_over_what_may_be_zero() -> None:
@@ -114,8 +116,8 @@ def test_ratios_have_fiellers_interval_and_none_over_what_may_be_zero() -> None:
     top = np.stack([0.4 * bottom + rng.normal(0, 0.3, 10), bottom, 0 * bottom])
     low, high = ratio_interval(top, bottom)
     for end in (low[0], high[0]):  # at both ends the difference is just significant
-        assert stats.ttest_1samp(top[0] - end * bottom, 0).pvalue == pytest.approx(0.05)
-    np.testing.assert_allclose([low[1:], high[1:]], [[1, 0], [1, 0]], atol=1e-12)
+        close(stats.ttest_1samp(top[0] - end * bottom, 0).pvalue, 0.05)
+    close([low[1:], high[1:]], [[1, 0], [1, 0]])
     for shift in np.linspace(-1, 3, 9):
         ends = [float(x) for x in interval(bottom - shift)]
         assert np.isnan(ratio_interval(top[0], bottom - shift)[0]) == (ends[0] <= 0 <= ends[1])
@@ -124,7 +126,7 @@ def test_ratios_have_fiellers_interval_and_none_over_what_may_be_zero() -> None:
 def test_the_jackknife_of_a_mean_is_students_interval() -> None:
     rows = np.random.default_rng(2).normal(size=9)
     left_out = np.array([np.delete(rows, i).mean() for i in range(9)])
-    np.testing.assert_allclose(jackknife_interval(float(rows.mean()), left_out), np.ravel(interval(rows)))
+    close(jackknife_interval(float(rows.mean()), left_out), np.ravel(interval(rows)))
     assert np.isnan(jackknife_interval(1.0, np.array([1.0, 1.0]))).all()
     assert np.isnan(jackknife_interval(1.0, np.ones(5))).all()
     assert np.isnan(jackknife_interval(1.0, np.array([1.0, np.nan, 2.0]))).all()
