@@ -4,8 +4,8 @@
    attention, and the keys and values that cross-attention reads, if there is any.
 2. Ablating head h of layer l changes the residual stream after that attention by (z' - z) W_O[h];
    everything below stays as it was, and so does an encoder if the head is the decoder's.
-3. From there all heads of a layer go on together, as variants of one run, and only the last
-   position is carried through the last layer.
+3. From there all heads of a layer go on together, as variants of one run, and only the query is
+   carried through the last layer.
 
 Source: total effects, as Heimersheim & Nanda 2024; Benjamini & Hochberg 1995.
 """
@@ -30,6 +30,7 @@ from interp.names import AttentionLayer, Site, Stack
 from interp.results import provenance
 from interp.run import Run
 from interp.weights import projection
+from probes.stimuli import RepeatedTokens
 
 MEMORY = 2**28
 """How many bytes the variants of one run may take, by default."""
@@ -61,7 +62,7 @@ def head_effects(
         progress: whether to show a progress bar.
 
     Returns:
-        The change in log-probability (nats) of the continuation at the last decoder position,
+        The change in log-probability (nats) of the continuation at the query, the last decoder token,
         edited minus clean, mean over rows: negative where the head helps. With it the same change
         at the same position for the row's other tokens, as the control.
 
@@ -80,9 +81,9 @@ def head_effects(
     middle = "resid_mid_cross" if of == "cross" else "resid_mid"
     layers = model.layers(kind)
     edits = ablations(layers, method, reference, by_position)
-    acts = actions(model, edits, Run(rows=len(tokens)))
+    acts = actions(model, edits, Run.of(tokens))
     cache, context = clean_run(model, tokens, [f"{kind}.*.z", f"{stack}.*.{middle}", "decoder.ln_final"])
-    clean = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)
+    clean = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)
 
     size = max(1, memory // variant_bytes(model, tokens, stack))
     found = [np.zeros((len(layers), model.n_heads, len(tokens))) for _ in range(2)]
@@ -96,11 +97,11 @@ def head_effects(
         for heads, change in _chunks(changes, size):
             x = stream[:, None] + change
             ln_final = (
-                resume(model, context, x, at.layer, of, last=True)
+                resume(model, context, x, at.layer, of, only=tokens.query)
                 if stack == "decoder"
                 else _through_decoder(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer))
             )
-            after = continuation_scores(model, ln_final[:, :, -1], tokens)
+            after = continuation_scores(model, ln_final[:, :, 0], tokens)
             for effects, edited, plain in zip(found, after[:2], clean[:2], strict=True):
                 effects[at.layer, heads] = (edited - plain[:, None]).T
             bar.update(change.shape[1])
@@ -131,11 +132,11 @@ def written(model: Model, at: AttentionLayer, z: Tensor) -> Tensor:
     return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row head pos d_model")
 
 
-def _through_decoder(model: Model, batch: Batch, hidden: Tensor) -> Tensor:
+def _through_decoder(model: Model, tokens: RepeatedTokens, hidden: Tensor) -> Tensor:
     """The decoder on variants of the encoder's output, which share nothing."""
     rows, variants = hidden.shape[:2]
     flat = hidden.flatten(0, 1)
-    mask = batch.attention_mask.repeat_interleave(variants, 0)
-    embedded = embed(model, batch.decoder_input_ids.repeat_interleave(variants, 0)[:, None])
-    made = resume(model, Context.of(flat, mask), embedded, last=True)
+    mask = tokens.attention_mask.repeat_interleave(variants, 0)
+    embedded = embed(model, tokens.decoder_input_ids.repeat_interleave(variants, 0)[:, None])
+    made = resume(model, Context.of(flat, mask), embedded, only=tokens.query)
     return made.reshape(rows, variants, 1, -1)

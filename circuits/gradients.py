@@ -17,6 +17,7 @@ from circuits.nodes import EMBEDDINGS
 from interp import Batch, Cache, InvalidInput, Model, Site
 from interp.capture import by_head, trace
 from interp.families import Point, part_of
+from interp.knockouts import keys_of
 from interp.model import as_model
 from interp.names import Stack
 from interp.scopes import entered
@@ -42,7 +43,8 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
 
     Returns:
         Values and gradients; a site's gradient has the site's shape. Rows do not see each other, so that the gradient
-        at a row is that of its own metric.
+        at a row is that of its own metric. At padding it is 0, since nothing reads it, and the value is what the model
+        has there.
 
     Raises:
         UnknownSite: a name or pattern that matches no site of this model.
@@ -82,7 +84,15 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         pairs = zip(wanted, parts, strict=True)
         return Cache({str(site): by_head(model, site, points[site], value.detach()) for site, value in pairs})
 
+    slopes = [_at_tokens(batch, site, slope) for site, slope in zip(wanted, slopes, strict=True)]
     return Gradients(cache(raw), cache(slopes), found.detach())
+
+
+def _at_tokens(batch: Batch, site: Site, slope: Tensor) -> Tensor:
+    """A gradient without that by attention to padding, which depends on what padding is; others are 0 there as is."""
+    if site.name != "pattern" or bool((shown := batch.mask(keys_of(site)).bool()).all()):
+        return slope
+    return slope * shown[:, None, None].to(slope)
 
 
 def _whole(point: Point) -> Point:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from interp import Batch, Model
 from interp.edits import Method, Reference
+from interp.names import Stack
 from interp.results import Floats
 from probes.stimuli import RepeatedTokens
 from probes.stimuli import stimulus_of as stimulus_of
@@ -45,10 +46,11 @@ def continuation_scores(model: Model, ln_final: Tensor, tokens: RepeatedTokens) 
     target = tokens.continuation.to(logits.device)
     right = logits.gather(-1, target.reshape(shape).expand(*logits.shape[:-1], 1))[..., 0]
     # What the query can look back at, whichever stack reads it.
-    before = tokens.input_ids if tokens.has_encoder else tokens.decoder_input_ids[:, : tokens.query]
-    ids = before.to(logits.device)
+    stack: Stack = "encoder" if tokens.has_encoder else "decoder"
+    before = slice(None) if tokens.has_encoder else slice(tokens.query)
+    ids, shown = (x[:, before].to(logits.device) for x in (tokens.ids(stack), tokens.mask(stack)))
     values = model.vocabulary.are_values(ids) if model.tokens_are_values else torch.ones_like(ids, dtype=torch.bool)
-    others = ((ids != target[:, None]) & values).to(logits.dtype)
+    others = ((ids != target[:, None]) & values & (shown == 1)).to(logits.dtype)
     among = ids.reshape(*shape[:-1], ids.shape[1]).expand(*logits.shape[:-1], ids.shape[1])
     weights = others.reshape(*shape[:-1], ids.shape[1])
     rest = (logits.gather(-1, among) * weights).sum(-1) / weights.sum(-1)

@@ -10,7 +10,7 @@ from circuits.saved import Saved
 from interp import InvalidInput, UnknownSite
 from interp.actions import in_encoder_positions
 from interp.names import Site, parse_kind
-from interp.results import Floats, HeadScores
+from interp.results import Floats, HeadScores, row_mean
 from interp.statistics import Test, interval, p_values, q_values
 
 
@@ -57,9 +57,19 @@ class Patched(Saved):
         return float(self.corrupt.mean() - self.clean.mean())
 
     @property
+    def _gaps(self) -> Floats:
+        """The gap over the rows that each cell has, `[site, cell]`: all of them where none is padding."""
+        known = ~np.isnan(self.values)
+        if known.all():
+            return np.full(self.values.shape[:2], self.gap)
+        corrupt, clean = (np.where(known, rows, np.nan) for rows in (self.corrupt, self.clean))
+        return row_mean(corrupt) - row_mean(clean)
+
+    @property
     def share(self) -> Floats:
         """The mean effect over the gap, `[site, cell]`: 1 where this patch alone does what the corruption does."""
-        return self.effects.mean(-1) / self.gap
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return row_mean(self.effects) / self._gaps
 
     @property
     def stderr(self) -> Floats:
@@ -68,14 +78,20 @@ class Patched(Saved):
         if n < 2:
             return np.full(self.values.shape[:2], np.nan)
         left = self.effects - self.share[..., None] * (self.corrupt - self.clean)
-        return left.std(-1, ddof=1) / n**0.5 / abs(self.gap)
+        known = ~np.isnan(self.values)
+        if known.all():
+            return left.std(-1, ddof=1) / n**0.5 / abs(self.gap)
+        count, away = known.sum(-1), np.where(known, left - row_mean(left)[..., None], 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.sqrt((away**2).sum(-1) / (count - 1) / count) / np.abs(self._gaps)
+        return np.where(count < 2, np.nan, error)
 
     def columns(self, test: Test = "t") -> dict[str, Floats]:
         """By cell: the effect with Student's 95 % interval over rows, share, test, false discovery."""
         low, high = interval(self.effects)
         p = p_values(self.effects, test)
         return {
-            "effect": self.effects.mean(-1),
+            "effect": row_mean(self.effects),
             "low": low,
             "high": high,
             "share": self.share,
@@ -155,11 +171,12 @@ class PatchedPositions(Patched):
     """Whole sites patched at one position at a time: `values` are `[site, pos, row]`.
 
     Sites have the positions of one stack, the encoder's or the decoder's; past a site's own
-    positions its values are NaN.
+    positions its values are NaN, as they are at padding, and rows that are padded do not count there.
 
     Attributes:
         lengths: how many positions each site has.
-        tokens: what stood there, by stack that there is: `[input, row, pos]`, the inputs being clean and corrupt.
+        tokens: what stood there, by stack that there is: `[input, row, pos]`, the inputs being clean and corrupt; NaN
+            at padding.
     """
 
     KIND = "patched-positions"
@@ -173,9 +190,9 @@ class PatchedPositions(Patched):
             raise InvalidInput("each site needs as many positions as its stack has tokens.")
 
     def differs(self, stack: str) -> Floats:
-        """The share of rows whose token is another in corrupt than in clean, `[pos]` of a stack."""
+        """The share of rows whose token is another in corrupt than in clean, `[pos]` of a stack; NaN at padding."""
         clean, corrupt = self.tokens[stack]
-        return (clean != corrupt).mean(0)
+        return row_mean(np.where(np.isnan(clean), np.nan, clean != corrupt).T)
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """One tidy row a site and position: `site, position, stack, differs, effect, low, high, share, stderr, p, q`.

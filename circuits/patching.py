@@ -26,7 +26,7 @@ from circuits.effects import MEMORY, variant_bytes
 from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
 from circuits.onward import logits_after, needs
 from circuits.outcomes import told
-from circuits.patched import PatchedHeads, PatchedPositions
+from circuits.patched import PatchedHeads, PatchedPositions, stack_of
 from interp import Batch, InvalidInput, Model
 from interp.capture import capture
 from interp.editing import check_unhooked, edited
@@ -124,7 +124,7 @@ def patch_positions(
         progress: whether to show a progress bar.
 
     Returns:
-        The metric of every patched run, `[site, pos, row]`; NaN past a site's own positions, which
+        The metric of every patched run, `[site, pos, row]`; NaN at padding and past a site's own positions, which
         are the encoder's in the encoder and for keys and values of cross-attention.
 
     Raises:
@@ -139,9 +139,13 @@ def patch_positions(
         model, clean, corrupt, metric, dict.fromkeys(chosen, 1), memory, "positions" if progress else ""
     )
     values = np.full((len(cells), max(map(len, cells)), len(clean)), np.nan)
-    for padded, found in zip(values, cells, strict=True):
-        padded[: len(found)] = found
-    tokens = {stack: [batch.ids(stack) for batch in (clean, corrupt)] for stack in stacks_of(clean)}
+    for padded, found, site in zip(values, cells, chosen, strict=True):
+        hidden = clean.mask(cast(Stack, stack_of(site))).T.cpu().numpy() == 0
+        padded[: len(found)] = np.where(hidden, np.nan, found)
+    tokens = {
+        stack: [batch.ids(stack).double().masked_fill(batch.mask(stack) == 0, torch.nan) for batch in (clean, corrupt)]
+        for stack in stacks_of(clean)
+    }
     warn_of_gap(after - before, "the corrupt and the clean input")
     return PatchedPositions(
         metric_name(metric),

@@ -145,15 +145,15 @@ def _direct(
     layers = list(dict.fromkeys(layer_of(h) for h in heads))
     last = model.n_layers["decoder"] - 1
     cache = capture(model, tokens, [*(f"{at}.z" for at in layers), f"decoder.{last}.resid_post", "decoder.ln_final"])
-    acts = actions(model, ablations(layers, method, reference), Run(rows=len(tokens)))
-    clean = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)[0]
-    stream = cache[f"decoder.{last}.resid_post"][:, -1]
+    acts = actions(model, ablations(layers, method, reference), Run.of(tokens))
+    clean = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)[0]
+    stream = cache[f"decoder.{last}.resid_post"][:, tokens.query]
     found = []
     for head in heads:
         at = layer_of(head)
         made = acts[layers.index(at)].act(cache[f"{at}.z"])
         assert made is not None
-        change = written(model, at, (made - cache[f"{at}.z"])[:, -1:])[:, head.head, -1]
+        change = written(model, at, (made - cache[f"{at}.z"])[:, tokens.query, None])[:, head.head, 0]
         ln_final = last_norm(model, "decoder", stream + change)
         found.append(continuation_scores(model, ln_final, tokens)[0] - clean)
     return np.stack(found)

@@ -121,6 +121,7 @@ def mosaic_effects(
         InvalidInput: no heads, one twice; and as `head_effects`.
     """
     tokens = stimulus_of(batch, "mosaic_effects")
+    tokens.check_occurrences()
     check_unhooked(model, "mosaic_effects")
     chosen = as_heads(model, heads)
     whole("controls", controls, 0)

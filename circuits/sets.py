@@ -76,7 +76,7 @@ def set_outcomes(
         touched = layers_of([sets[i] for i in folded])
         cache, context = clean_run(model, tokens, [*(f"{at}.z" for at in touched), "decoder.ln_final"])
         edits = ablations(touched, method, reference, by_position) if touched else []
-        acts = actions(model, edits, Run(rows=len(tokens)))
+        acts = actions(model, edits, Run.of(tokens))
         fill: dict[AttentionLayer, Tensor] = {}
         for at, action in zip(touched, acts, strict=True):
             made = action.act(cache[f"{at}.z"])
@@ -89,13 +89,15 @@ def set_outcomes(
             ids = tokens.decoder_input_ids[:, None].expand(-1, len(part), -1)
             with variant_heads(model, keep, fill):
                 ln_final = decode(model, context, ids)
-            for outcome, values in zip(found, continuation_scores(model, ln_final[:, :, -1], tokens), strict=True):
+            for outcome, values in zip(
+                found, continuation_scores(model, ln_final[:, :, tokens.query], tokens), strict=True
+            ):
                 outcome[part] = values.T
             bar.update(len(part))
     for i in others:
         with edited(model, ablations(list(sets[i]), method, reference, by_position)):
             cache = capture(model, tokens, "decoder.ln_final")
-        scores = continuation_scores(model, cache["decoder.ln_final"][:, -1], tokens)
+        scores = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)
         for outcome, values in zip(found, scores, strict=True):
             outcome[i] = values
         bar.update()

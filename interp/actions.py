@@ -9,14 +9,15 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.batch import Batch
 from interp.capture import capture
 from interp.edits import Add, Address, Edit, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
 from interp.errors import InvalidInput
+from interp.knockouts import Cut, keys_of, keys_seen
 from interp.model import Model
-from interp.names import AttentionLayer, Head, Site
+from interp.names import AttentionLayer, Head, Site, Stack
 from interp.run import Run
 
 
@@ -90,7 +91,8 @@ def _act(
     if isinstance(edit, Scale):
         return partial(torch.mul, other=edit.factor)
     if isinstance(edit, Add):
-        return partial(torch.add, other=_addend(model, edit, site, head))
+        value = _addend(model, edit, site, head)
+        return partial(_added, value, site, run) if site.name == "pattern" else partial(torch.add, other=value)
     if isinstance(edit, Knockout):
         return Cut(edit, site, run)
     value = references.value(edit, site)
@@ -114,6 +116,16 @@ def _addend(model: Model, edit: Add, site: Site, head: int | None) -> Tensor:
         raise InvalidInput(f"{edit}: value is {list(value.shape)}; what fits there is a number or {list(fits)}.")
     value = value.to(model.device, model.dtype)
     return value[:, None, None] if layout == "square" and value.ndim else value
+
+
+def _added(value: Tensor, site: Site, run: Run, part: Tensor) -> Tensor:
+    """A pattern with attention added, but to padding."""
+    count, shown = keys_seen(site, part, run)
+    if shown is None:
+        return part + value
+    shown = nn.functional.pad(shown, (0, part.shape[-1] - count)).to(part.device)
+    shown = shown.reshape(len(part), *[1] * (part.ndim - 2), -1)
+    return torch.where(shown, part + value, part)
 
 
 def in_encoder_positions(site: Site) -> bool:
@@ -155,8 +167,8 @@ class _References:
         """1 for what counts in a mean, along the axes of rows and positions; padding does not."""
         if site.name not in ("scores", "pattern"):
             return batch.mask("encoder" if in_encoder_positions(site) else "decoder")
-        # Padding of an encoder looks at the same keys as all; that of a decoder alone has none to look at.
-        return torch.ones(len(batch), 1) if site.stack == "encoder" else batch.mask("decoder")[:, None]
+        # Keys that are padding get no attention: what a query pays goes on summing to 1.
+        return batch.mask(site.stack)[:, None]
 
 
 def _batches(edit: Edit) -> tuple[Batch, ...]:
@@ -173,6 +185,7 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         axes = {-2: site.stack == "decoder", -1: (site.stack, site.kind) == ("decoder", "self")}
     else:
         axes = {1: not in_encoder_positions(site)}
+    spans = dict[int, tuple[int, int]]()
     for axis, grows in axes.items():
         wanted, there = part.shape[axis], value.shape[axis]
         if grows and axis == -1:
@@ -189,19 +202,65 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
         value = value.narrow(axis, start, wanted)
         if axis != -1 and bool(value.isnan().any()):
             value = _known(value, axis, start, edit, site, run)
+        spans[axis] = start, wanted
     rows = len(part)
     inputs = run.inputs_of(rows, len(value))
     if len(value) not in (1, inputs):
         raise InvalidInput(
             f"{edit}: the reference has {len(value)} rows and the run {inputs}: give as many, or one for all."
         )
+    for axis, span in spans.items() if isinstance(edit, Resample) else ():
+        stack = keys_of(site) if axis == -1 else _positions_of(site)
+        _check_tokens(cast(Resample, edit), stack, axis, span, rows, run)
     if len(value) > 1:
         value = value.repeat_interleave(rows // inputs, 0)
+    if isinstance(edit, Mean) and site.name == "pattern":
+        _check_attended(value, part, edit, site, run)
     value = value.to(part)
     if value.shape[-1] < part.shape[-1]:
         # Slots of a static cache that no token has filled stay as they are, masked.
         return torch.cat([value.expand(*part.shape[:-1], -1), part[..., value.shape[-1] :]], -1)
     return value.expand_as(part)
+
+
+def _positions_of(site: Site) -> Stack:
+    """The stack whose positions a site's are; of its queries, where it has queries and keys."""
+    square = site.name in ("scores", "pattern")
+    return "encoder" if site.stack == "encoder" or (in_encoder_positions(site) and not square) else "decoder"
+
+
+def _check_tokens(edit: Resample, stack: Stack, axis: int, span: tuple[int, int], rows: int, run: Run) -> None:
+    """See that a source has tokens where the run has some; and keys where it has some, which it may attend to."""
+    start, count = span
+    there = edit.source.mask(stack)[:, start : start + count].bool()
+    there = there.repeat_interleave(rows // len(there), 0) if rows % len(there) == 0 else there[:1]
+    shown = run.tokens(stack, rows, start, count)
+    shown = torch.ones_like(there) if shown is None else shown.to(there.device)
+    off = (shown & ~there) if axis != -1 else shown != there
+    if bool(off.any()):
+        position = start + int(off.any(0).int().argmax())
+        raise InvalidInput(
+            f"{edit}: {stack} position {position} is padding in a row of the source or of the run, and a token in the "
+            "other: rows are matched position by position, so pad both alike."
+        )
+
+
+def _check_attended(value: Tensor, part: Tensor, edit: Mean, site: Site, run: Run) -> None:
+    """See that a mean pattern pays nothing to what is padding in the run."""
+    offset = run.offset if site.stack == "decoder" else 0
+    queries = run.tokens(site.stack, len(part), offset, part.shape[-2])
+    _, keys = keys_seen(site, part, run)
+    if keys is None:
+        return
+    square = value if value.ndim == 3 else value.abs().amax(1)
+    paid = (square != 0) & ~keys.to(value.device)[:, None]
+    paid = paid if queries is None else paid & queries.to(value.device)[:, :, None]
+    if bool(paid.any()):
+        position = int(paid.any(1).any(0).int().argmax())
+        raise InvalidInput(
+            f"{edit}: the mean pays attention to position {position}, which is padding in a row of the run: take the "
+            "mean over rows that are padded alike."
+        )
 
 
 def _known(value: Tensor, axis: int, start: int, edit: Edit, site: Site, run: Run) -> Tensor:
@@ -217,61 +276,3 @@ def _known(value: Tensor, axis: int, start: int, edit: Edit, site: Site, run: Ru
             "run has a token: give a reference with tokens there, or take the mean over positions."
         )
     return value.nan_to_num() if isinstance(edit, Mean) else value
-
-
-class Cut:
-    """A knockout at work: it knows which of its positions have been met."""
-
-    def __init__(self, edit: Knockout, site: Site, run: Run) -> None:
-        self.edit, self.site, self.run = edit, site, run
-        self.left = {"query": set(edit.query or ()), "key": set(edit.key or ())}  # type: ignore[arg-type]
-        self.ran = False
-
-    def missing(self) -> str:
-        """Which positions no step had."""
-        if not self.ran:
-            return "nothing ran inside that has it"
-        return ", ".join(f"no step had {name} {sorted(left)}" for name, left in self.left.items() if left)
-
-    def __call__(self, part: Tensor) -> Tensor | None:
-        self.ran = True
-        offset = self.run.offset if self.site.stack == "decoder" else 0
-        grows = (self.site.stack, self.site.kind) == ("decoder", "self")
-        queries = self._here("query", part.shape[-2], offset, self.site.stack == "decoder", part)
-        keys = self._here("key", self.run.keys(part.shape[-1]) if grows else part.shape[-1], 0, grows, part)
-        if not len(queries) or not len(keys):
-            return None
-        value = part.clone()
-        if not self.edit.renormalise:
-            value[:, queries[:, None], keys] = 0
-            return value
-        # Padding of a decoder alone sees no key at all: there is nothing to cut.
-        cut = value[:, queries].index_fill(-1, keys, -torch.inf)
-        looks = self._seen(value[:, queries])
-        if not bool((self._seen(cut) | ~looks).all()):
-            raise InvalidInput(
-                f"{self.edit}: a query is left without any key, so there is nothing to renormalise: give fewer keys, "
-                "or renormalise=False."
-            )
-        value[:, queries] = torch.where(looks, cut, value[:, queries])
-        return value
-
-    @staticmethod
-    def _seen(scores: Tensor) -> Tensor:
-        """Whether a query has a key: masked ones have the lowest finite score, which a softmax of them alone shows."""
-        return scores.amax(-1, keepdim=True) > torch.finfo(scores.dtype).min / 2
-
-    def _here(self, name: str, length: int, offset: int, grows: bool, part: Tensor) -> Tensor:
-        """The asked positions as indices into the step's own."""
-        asked = cast(tuple[int, ...] | None, getattr(self.edit, name))
-        if asked is None:
-            return torch.arange(length, device=part.device)
-        places = {p: p + length if p < 0 else p - offset for p in asked}
-        inside = {p: index for p, index in places.items() if 0 <= index < length}
-        if not grows and len(inside) < len(asked):
-            raise InvalidInput(
-                f"{self.edit}: {self.site.stack} has {length} positions there, so {name} "
-                f"{sorted(set(asked) - set(inside))} is outside the sequence."
-            )
-        self.left[name] -= set(inside)
-        return torch.tensor(sorted(inside.values()), device=part.device, dtype=torch.long)

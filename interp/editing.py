@@ -157,8 +157,10 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
         check_attention(model)
     _check_conflicts(model, made)
     with ExitStack() as stack, entered(model.module) as scope, eager():
-        # Zero, Scale and Add need not know where in a run they are.
-        if not all(isinstance(edit, Zero | Scale | Add) for edit in items):
+        # Zero and Scale need not know where in a run they are, nor does Add, but at a pattern, which has padding.
+        if any(not isinstance(action.edit, Zero | Scale | Add) for action in made) or any(
+            isinstance(action.edit, Add) and action.site.name == "pattern" for action in made
+        ):
             _watch(model, run, scope, stack)
         hooked = dict(_place(model, action, scope, stack) for action in made)
         yield

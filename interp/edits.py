@@ -112,7 +112,7 @@ class Add(_Edit):
         at: head, attention layer (its output `attn_out`) or site.
         value: a number, or what fits one position: `[d_head]` at a head, `[d_model]` in the
             residual stream and at what is added to it, `[head, d_head]` at q, k, v, z,
-            `[head]` at scores and pattern, `[token]` at logits.
+            `[head]` at scores and pattern, `[token]` at logits. No attention is added to keys that are padding.
 
     Raises:
         UnknownHead, UnknownSite: a malformed address.
@@ -138,7 +138,8 @@ class Mean(_Edit):
         reference: a batch, or several as a data set. Masked positions do not count.
         by_position: a mean of its own at each position, over rows; over rows and positions
             otherwise. By position the reference must have the encoder length of what runs, and at
-            least its decoder length; positions are those of the tensor, padding counted.
+            least its decoder length; positions are those of the tensor, padding counted, and one that is padding in
+            all rows of the reference must be so in the run. A mean pattern may pay nothing to the run's padding.
 
     Raises:
         UnknownHead, UnknownSite: a malformed address.
@@ -172,7 +173,7 @@ class Resample(_Edit):
     Args:
         at: head, attention layer or site.
         source: the other input, with as many rows as what runs (or one, for all), the same
-            encoder length and at least the same decoder length.
+            encoder length and at least the same decoder length; padded where that is.
 
     Raises:
         UnknownHead, UnknownSite: a malformed address.
@@ -196,7 +197,8 @@ class Knockout:
         head: the head.
         query: positions that look, or None for all. Positions from 0 are those of the whole
             sequence, padding counted, whichever step of a generation reaches them. Negative ones count from the end
-            of the step's own queries: -1 is the last position of a plain forward, and in
+            of the step's own queries, over a row's tokens without padding: -1 is a row's last token in a plain
+            forward, and in
             generation with a cache, where a step has one query, every step's. (Without a cache each
             step runs all positions again, and -1 is the newest one alone: the earlier ones, cut at
             their own step, are not cut when they are run again.)

@@ -111,7 +111,7 @@ def resume(
     layer: int = 0,
     after: str | None = None,
     cache: EncoderDecoderCache | DynamicCache | None = None,
-    last: bool = False,
+    only: int | None = None,
 ) -> Float[Tensor, "row variant last d_model"]:
     """The decoder's last norm, of variants of its residual stream at some layer.
 
@@ -123,7 +123,7 @@ def resume(
         after: at which point of that layer: None for its start, `self` or `cross` for after that
             attention.
         cache: of earlier positions, for new positions alone; it is written to.
-        last: whether only the last position is wanted, and so the last layer runs on it alone.
+        only: the one position that is wanted, on which alone the last layer then runs; all by default.
 
     Returns:
         `decoder.ln_final` of the variants, `[row, variant, pos, d_model]`.
@@ -141,8 +141,8 @@ def resume(
             flat = x.reshape(rows * variants, x.shape[2], d_model)
             flat = attend(model, AttentionLayer("decoder", "self", index), flat, mask, cache, bias=bias)
             x = flat.reshape(rows, variants, -1, d_model)
-        if last and index == layers - 1:
-            x = x[:, :, -1:]
+        if only is not None and index == layers - 1:
+            x = x[:, :, only, None]
         if done != "cross" and context.hidden is not None:
             flat = x.reshape(rows, -1, d_model)
             at = AttentionLayer("decoder", "cross", index)
@@ -166,7 +166,7 @@ def decode(
 def read(model: Model, context: Context, ids: Int[Tensor, "row variant pos"]) -> DynamicCache:
     """What the decoder's own attention keeps of tokens that it has read: keys and values, rows by variants."""
     own = DynamicCache()
-    resume(model, context, embed(model, ids, context.shown), cache=context.cache(own), last=True)
+    resume(model, context, embed(model, ids, context.shown), cache=context.cache(own), only=-1)
     return own
 
 

@@ -1,5 +1,6 @@
 """Positions of rows that are padded: the last one is the last that holds a token."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -71,3 +72,23 @@ def position_words(shown: NDArray[np.bool_], position: int) -> str:
     """
     columns = set(row_positions("position", position, torch.from_numpy(shown)).tolist())
     return str(columns.pop()) if len(columns) == 1 else f"{position} of each row's tokens"
+
+
+def check_tokens(mask: Int[Tensor, "row pos"], stack: str, positions: Iterable[int], what: str) -> None:
+    """See that all rows have a token at the positions that a stimulus speaks of.
+
+    Args:
+        mask: 1 where there is a token.
+        stack: whose mask it is.
+        positions: that all rows need.
+        what: stands there.
+
+    Raises:
+        InvalidInput: a row is padded there.
+    """
+    padded = [place for place in positions if place < mask.shape[1] and not bool(mask[:, place].all())]
+    if padded:
+        raise InvalidInput(
+            f"{what} is at {stack} position {padded[0]}, which is padding in a row: the stimulus' positions hold for "
+            "all rows. Pad elsewhere, and move the positions with the tokens."
+        )

@@ -8,11 +8,9 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
-from chronos import ChronosPipeline
-from chronos.chronos import MeanScaleUniformBins
 from transformers import PreTrainedModel
 
-from interp.errors import BrokenHook, release
+from interp.errors import BrokenHook, UnsupportedModel, release
 from interp.names import AttentionLayer
 
 if TYPE_CHECKING:
@@ -56,11 +54,15 @@ def check_tokenizer(model: "Model") -> None:
 
     Raises:
         BrokenHook: it does not, or lacks what is called.
+        UnsupportedModel: it cannot by its config, whatever the release.
     """
-    if not isinstance(model.source, ChronosPipeline) or not isinstance(model.source.tokenizer, MeanScaleUniformBins):
+    if not model.tokens_are_values:
         return
     try:
-        right = _encodes_what_it_decodes(model.source.tokenizer)
+        _ = model.vocabulary
+        right = _encodes_what_it_decodes(model.pipeline.tokenizer)
+    except UnsupportedModel:
+        raise
     except (AttributeError, TypeError, ValueError, RuntimeError):
         right = False
     if not right:

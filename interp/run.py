@@ -6,15 +6,16 @@ by side, and with the cache only the newest positions. Without an encoder the to
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from interp.arguments import named
 from interp.batch import Batch
 from interp.errors import InvalidInput
-from interp.names import Stack
+from interp.names import STACKS, Stack
 
 
 @dataclass(eq=False)
@@ -34,6 +35,30 @@ class Run(threading.local):
     _ids: Tensor | None = None
     _mask: Tensor | None = None
 
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        """A teacher-forced run of a batch, whose values are at hand without the model being run."""
+        run = cls(rows=len(batch), length=batch.decoder_input_ids.shape[1])
+        run.shown = {stack: batch.mask(stack) for stack in STACKS if batch.ids(stack).numel()}
+        return run
+
+    def tokens(self, stack: Stack, rows: int, start: int, count: int) -> Bool[Tensor, "row pos"] | None:
+        """Which positions of a stack are no padding, of so many from `start` on; None where all are, or it is unknown.
+
+        Args:
+            stack: whose positions.
+            rows: of the tensor they are those of.
+            start: the first position.
+            count: how many.
+        """
+        mask = self.shown.get(stack)
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            return None
+        mask = mask[:, start : start + count].bool()
+        if mask.shape[1] != count or rows % len(mask) or bool(mask.all()):
+            return None
+        return mask.repeat_interleave(rows // len(mask), 0)
+
     def see_encoder(self, _: nn.Module, __: Any, kwargs: dict[str, Any], output: Any) -> None:
         self._encoded, self._read = output[0], None
 
@@ -43,8 +68,9 @@ class Run(threading.local):
         self.rows = None if given is None else len(given)
         mask = self.shown["encoder"] = kwargs.get("attention_mask")
         if self.frozen is not None:
-            self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids)
-            self._same("attention_mask", torch.ones_like(cast(Tensor, given)) if mask is None else mask.long(), None)
+            self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids, self.frozen.attention_mask)
+            mask = torch.ones_like(cast(Tensor, kwargs.get("input_ids"))) if mask is None else mask.long()
+            self._same("attention_mask", mask, self.frozen.attention_mask)
 
     def enter_decoder(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = named(stack, args, kwargs)
@@ -57,6 +83,8 @@ class Run(threading.local):
         if not self.offset:
             self._ids, self._mask = ids, mask
         hidden = kwargs.get("encoder_hidden_states")
+        if hidden is not None:
+            self.shown["encoder"] = kwargs.get("encoder_attention_mask")
         if hidden is not None and hidden is not self._read:
             self._read, self.rows = hidden, self._inputs(hidden)
         if self.frozen is not None:
@@ -65,10 +93,11 @@ class Run(threading.local):
                     "patterns are frozen for a teacher-forced run; this is a later step of a generation, where tokens "
                     "part ways. Run the model on the batch itself."
                 )
-            self._same("decoder_input_ids", ids, self.frozen.decoder_input_ids)
+            shown = self.frozen.decoder_attention_mask
+            self._same("decoder_input_ids", ids, self.frozen.decoder_input_ids, shown)
             if not self.frozen.has_encoder:
                 mask = torch.ones_like(cast(Tensor, ids)) if mask is None else mask.long()
-                self._same("attention_mask", mask, self.frozen.decoder_attention_mask)
+                self._same("attention_mask", mask, shown)
 
     def keys(self, there: int) -> int:
         """How many keys of the decoder's own attention are of tokens; a static cache has room for more.
@@ -119,10 +148,12 @@ class Run(threading.local):
             )
         return len(hidden)
 
-    def _same(self, name: str, found: Tensor | None, wanted: Tensor | None) -> None:
-        assert self.frozen is not None
-        wanted = self.frozen.attention_mask if wanted is None else wanted
-        if found is None or found.shape != wanted.shape or not bool((found.cpu() == wanted.cpu()).all()):
+    def _same(self, name: str, found: Tensor | None, wanted: Tensor, where: Tensor | None = None) -> None:
+        """See that what runs is the frozen batch: everywhere, or where it has tokens."""
+        off = None if found is None or found.shape != wanted.shape else found.cpu() != wanted.cpu()
+        if off is not None and where is not None:
+            off &= where.cpu() == 1
+        if off is None or bool(off.any()):
             raise InvalidInput(
                 f"patterns are frozen for one batch, and other {name} came: run the model on that very batch "
                 "(teacher-forced; not in generation)."

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp import InvalidInput, Model, capture
+from interp.masks import check_tokens
 from interp.model import as_model
 from interp.results import HeadScores, over_rows, provenance
 from probes.sequences import RepeatedSequences, sequences_for
@@ -160,10 +161,15 @@ def self_attention(model: Model) -> list[str]:
 
 
 def token_patterns(model: Model, stimulus: RepeatedSequences, site: str) -> Tensor:
-    """Patterns among the repeated tokens alone, `[layer, batch, head, query, key]`."""
+    """Patterns among the repeated tokens alone, `[layer, batch, head, query, key]`.
+
+    Raises:
+        InvalidInput: a row is padded among them.
+    """
+    stack, places = model.kind(site)[0], stimulus.places(model.kind(site)[0])
+    check_tokens(stimulus.mask(stack), stack, range(places.start, places.stop), "a repeated token")
     cache = capture(model, stimulus, f"{site}.*.pattern")
-    tokens = stimulus.places(model.kind(site)[0])
-    return torch.stack([pattern[:, :, tokens, tokens] for pattern in cache.values()])
+    return torch.stack([pattern[:, :, places, places] for pattern in cache.values()])
 
 
 def score(

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from interp import Batch, InvalidInput, Model, capture
 from interp.model import as_model
+from interp.names import Stack
 from interp.results import Floats, over_rows, provenance
 from probes.mosaic import Mosaic
-from probes.stimuli import RepeatedTokens, context_site, repeated_random_tokens
+from probes.stimuli import RepeatedTokens, context_site, repeated_random_tokens, stimulus_of
 
 
 def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) -> Mosaic:
@@ -35,8 +36,8 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
         The mosaic, with standard errors over the rows of the batch.
 
     Raises:
-        InvalidInput: a batch that does not know its query and occurrences, or both a batch and
-            parameters.
+        InvalidInput: a batch that does not know its query and occurrences, rows of different numbers of tokens, or
+            both a batch and parameters.
 
     Source: the published procedure; scores are read at the positions of the stimulus' formula.
     """
@@ -48,6 +49,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
         raise InvalidInput(
             "this batch does not know where its tokens repeat: make it with probes.repeated_random_tokens(...)."
         )
+    stimulus_of(tokens, "induction_mosaic").check_occurrences()
     site = context_site(model)
     cache = capture(model, tokens, [f"{site}.*.pattern", "decoder.ln_final"])
     patterns = [cache[f"{layer}.pattern"] for layer in model.layers(site)]
@@ -55,13 +57,22 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     paid = torch.stack([pattern[:, :, tokens.query] for pattern in patterns]).float()
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
 
+    stack: Stack = "encoder" if has_encoder else "decoder"
+    shown = tokens.mask(stack)[:, : None if has_encoder else tokens.query + 1]
+    counts = sorted(set(shown.sum(1).tolist()))
+    if len(counts) > 1:
+        raise InvalidInput(
+            f"the rows hold {counts[0]} to {counts[-1]} tokens to look at, the rest is padding: chance is then another "
+            "one in each. Pad all rows alike."
+        )
+    end = _ends(model, tokens)
     last = tokens.occurrences[-1]
     earlier = list(reversed(tokens.occurrences))
     return Mosaic(
         current_token=over_rows("current_token", site, paid[..., last], source),
         token_to_right=over_rows("token_to_right", site, paid[..., last + 1], source),
-        n_tokens=tokens.input_ids.shape[1] if has_encoder else tokens.query + 1,
-        eos=over_rows("eos", site, paid[..., -1], source) if _ends(model, tokens) else None,
+        n_tokens=int(counts[0]),
+        eos=None if end is None else over_rows("eos", site, paid[:, range(len(tokens)), :, end].movedim(0, 1), source),
         occurrence_sum=over_rows("occurrence_sum", site, paid[..., earlier].sum(-1), source),
         current_by_occurrence=_mean(paid[..., earlier]),
         right_by_occurrence=_mean(paid[..., [position + 1 for position in earlier]]),
@@ -86,7 +97,10 @@ def _bin_errors(model: Model, ln_final: Tensor, continuation: Tensor) -> Floats:
     return errors
 
 
-def _ends(model: Model, tokens: RepeatedTokens) -> bool:
-    """Whether the encoder's tokens end with EOS."""
+def _ends(model: Model, tokens: RepeatedTokens) -> Tensor | None:
+    """Where each row of the encoder's tokens ends with EOS, `[row]`; None where one does not."""
     eos = model.vocabulary.eos if tokens.has_encoder else None
-    return eos is not None and bool((tokens.input_ids[:, -1] == eos).all())
+    if eos is None:
+        return None
+    end = tokens.position(-1, "encoder")
+    return end if bool((tokens.input_ids[range(len(tokens)), end] == eos).all()) else None

@@ -77,7 +77,8 @@ class Pair:
     @property
     def changed(self) -> dict[str, tuple[int, ...]]:
         """The positions at which the two differ in any row, of `encoder`, where there is one, and `decoder`."""
-        differ = {stack: self.clean.ids(stack) != self.corrupt.ids(stack) for stack in stacks_of(self.clean)}
+        clean, corrupt = self.clean, self.corrupt
+        differ = {s: (clean.ids(s) != corrupt.ids(s)) & (clean.mask(s) == 1) for s in stacks_of(clean)}
         return {stack: tuple(map(int, where.any(0).nonzero()[:, 0])) for stack, where in differ.items()}
 
 
@@ -105,8 +106,8 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
         The pair; `target` is the continuation, `against` the token that then follows, never the same.
 
     Raises:
-        InvalidInput: a batch that does not know its sequences, a row in which a token is there twice, or fewer than
-            two tokens after the query's in a repetition.
+        InvalidInput: a batch that does not know its sequences or is padded, a row in which a token is there twice, or
+            fewer than two tokens after the query's in a repetition.
     """
     after, rng = _after(batch, "shuffled_occurrences"), np.random.default_rng(whole("seed", seed, 0))
     keys = rng.random((len(batch), after.shape[1]))
@@ -159,16 +160,15 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
     first, last = known.value_range
     by = whole("by", by, -last)
     every: dict[Stack, Tensor] = {stack: tokens.ids(stack) for stack in stacks_of(tokens)}
-    values = torch.cat([ids[known.are_values(ids)] for ids in every.values()])
+    moves = {stack: known.are_values(ids) & tokens.mask(stack).bool() for stack, ids in every.items()}
+    values = torch.cat([ids[moves[stack]] for stack, ids in every.items()])
     low, high = int(values.min()), int(values.max())
     if not by or low + by < first or high + by > last:
         raise InvalidInput(
             f"by={by} moves tokens {low}-{high} to {low + by}-{high + by}: value tokens are {first}-{last}. Choose "
             f"{first - low} to {last - high}, and not 0."
         )
-    moved: dict[Stack, Tensor] = {
-        stack: torch.where(known.are_values(ids), ids + by, ids) for stack, ids in every.items()
-    }
+    moved: dict[Stack, Tensor] = {stack: torch.where(moves[stack], ids + by, ids) for stack, ids in every.items()}
     return _pair("shifted_values", tokens, moved, {"by": by})
 
 
@@ -226,6 +226,11 @@ def _after(batch: Any, what: str) -> Ids:
     """The positions after the query's token in each repetition, `[repetition, pos]`."""
     tokens = stimulus_of(batch, what)
     known = tokens.parameters
+    if not all(bool(tokens.mask(stack).all()) for stack in stacks_of(tokens)):
+        raise InvalidInput(
+            f"{what}: the batch is padded, and where its sequences are follows from how it was made: make the pair of "
+            "the batch without padding, and pad both."
+        )
     if missing := sorted({"sequence_length", "num_unique_sequences", "prefix"} - set(known)):
         raise InvalidInput(f"{what}: the batch's parameters have no {', '.join(missing)}: make it with {MAKE}.")
     length, start = known["sequence_length"] * known["num_unique_sequences"], known["prefix"]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp import Batch, Head, InvalidInput, Model, capture
 from interp.inputs import as_tensor, whole
+from interp.model import positions_of
 from interp.names import Stack
 from interp.results import Floats, Heads, as_heads, provenance
 
@@ -17,16 +18,17 @@ from interp.results import Floats, Heads, as_heads, provenance
 class AttentionPatterns:
     """Patterns of heads of one stack and kind, `[head, query, key]`.
 
-    `key_tokens` and `query_tokens` are the token ids along the axes, and None where the pattern is
-    a mean over rows that differ; `key_values` and `query_values` are the scaled values they stand
-    for, NaN at special tokens, and None too where a model's tokens are no values. `key_names` and
-    `query_names` are what special tokens are called.
+    Where no row has a token, at the query or at the key, there is padding, and values are NaN. `key_tokens` and
+    `query_tokens` are the token ids along the axes, None at padding, and None altogether where the pattern is a mean
+    over rows that differ; `key_values` and `query_values` are the scaled values they stand for, NaN at special tokens
+    and padding, and None too where a model's tokens are no values. `key_names` and `query_names` are what special
+    tokens are called.
     """
 
     heads: tuple[Head, ...]
     values: Floats
-    key_tokens: tuple[int, ...] | None
-    query_tokens: tuple[int, ...] | None
+    key_tokens: tuple[int | None, ...] | None
+    query_tokens: tuple[int | None, ...] | None
     key_values: Floats | None
     query_values: Floats | None
     row: int | None
@@ -81,7 +83,9 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
         row: which row of the batch; the mean over all rows by default.
 
     Returns:
-        The patterns, with tokens and values along the axes.
+        The patterns, with tokens and values along the axes. A mean is over the rows that have a token at the query and
+        at the key; where rows are padded differently, those are others for other keys, and a query's mean attention
+        need not sum to 1.
 
     Raises:
         InvalidInput: heads of more than one stack or kind, or a row that is not there.
@@ -91,15 +95,19 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
         raise InvalidInput(f"row={row}: the batch has rows 0-{len(batch) - 1}.")
     patterns = _patterns(model, batch, found)
     patterns = patterns.cpu().double()
-    values = patterns.mean(1) if row is None else patterns[:, row]
     stacks = _stacks(found[0])
-    ids = [_common(batch.ids(stack), row) for stack in stacks]
+    key, query = (batch.mask(stack).bool().cpu() for stack in stacks)
+    if not bool(key.all() and query.all()):
+        patterns = patterns.masked_fill(~(query[:, :, None] & key[:, None]), torch.nan)
+    mean = patterns.nanmean if bool(patterns.isnan().any()) else patterns.mean
+    values = mean(1) if row is None else patterns[:, row]
+    ids = [_common(batch.ids(stack).cpu(), batch.mask(stack).bool().cpu(), row) for stack in stacks]
     names = [model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks]
     return AttentionPatterns(
         heads=tuple(found),
         values=values.numpy(),
-        key_tokens=None if ids[0] is None else tuple(ids[0].tolist()),
-        query_tokens=None if ids[1] is None else tuple(ids[1].tolist()),
+        key_tokens=ids[0],
+        query_tokens=ids[1],
         key_values=None if ids[0] is None else _values(model, batch, stacks[0], row),
         query_values=None if ids[1] is None else _values(model, batch, stacks[1], row),
         row=row,
@@ -155,24 +163,28 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
 
     Returns:
         The curves, one bin a lag. In self-attention the lag is query minus key, in
-        cross-attention it is counted from the end of the context, 1 being its last value.
+        cross-attention it is counted from the end of the context, 1 being its last value. Padding between tokens
+        counts as the model counts it: in T5, which adds scores by distance, a missing value is a step of its own; where
+        positions are embedded, as in GPT-2, they are those of the tokens alone.
 
     Raises:
         InvalidInput: heads of more than one stack or kind.
     """
     found = _of_one_kind(as_heads(model, heads))
     key, query = (_shown(model, batch, stack) for stack in _stacks(found[0]))
-    n_keys, n_queries = key.shape[1], query.shape[1]
+    n_queries = query.shape[1]
+    places = _places(model, batch, _stacks(found[0])[0])
     if found[0].kind == "cross":
-        places = torch.arange(n_keys)
         last = places.masked_fill(~key, -1).amax(1)
-        lag = (1 + last[:, None, None] - places).expand(-1, n_queries, -1)
+        lag = (1 + last[:, None, None] - places[:, None]).expand(-1, n_queries, -1)
     else:
-        lag = (torch.arange(n_queries)[:, None] - torch.arange(n_keys)).expand(len(batch), -1, -1)
+        lag = places[:, :, None] - places[:, None]
     # A decoder looks from its start token too.
     looking = query if found[0].stack == "encoder" else batch.mask("decoder").bool().cpu()
     keep = key[:, None, :] & looking[:, :, None] & _reach(found[0], batch)
-    low, high = int(lag.min()), int(lag.max())
+    shown = [batch.mask(stack).bool().cpu() for stack in _stacks(found[0])]
+    among = lag[(shown[0][:, None] & shown[1][:, :, None]).expand_as(lag)]
+    low, high = int(among.min()), int(among.max())
     if found[0].stack == "decoder":
         low = 1 if found[0].kind == "cross" else 0
     edges = torch.arange(low, high + 2) - 0.5
@@ -224,6 +236,13 @@ def _shown(model: Model, batch: Batch, stack: Stack) -> Tensor:
     return shown & ~batch_values(model, batch, stack).isnan() if model.tokens_are_values else shown
 
 
+def _places(model: Model, batch: Batch, stack: Stack) -> Tensor:
+    """Where each token is as the model counts positions, `[batch, pos]`."""
+    if model.family.position_embedding is not None:
+        return positions_of(batch.mask(stack).cpu())
+    return torch.arange(batch.ids(stack).shape[1]).expand(batch.ids(stack).shape)
+
+
 def _reach(head: Head, batch: Batch) -> Tensor:
     """Which queries reach which keys `[query, key]`: all, but in a decoder's own attention none that come later."""
     keys, queries = (batch.ids(stack).shape[1] for stack in _stacks(head))
@@ -233,7 +252,13 @@ def _reach(head: Head, batch: Batch) -> Tensor:
 
 def _values(model: Model, batch: Batch, stack: Stack, row: int | None) -> Floats | None:
     """What the tokens of a row stand for, or of all rows, in which they are the same; None where they are words."""
-    return batch_values(model, batch, stack)[row or 0].double().numpy() if model.tokens_are_values else None
+    if not model.tokens_are_values:
+        return None
+    shown = batch.mask(stack).bool().cpu()
+    values = batch_values(model, batch, stack).double().masked_fill(~shown, torch.nan)
+    # At each position those of the first row that has a token there.
+    rows = shown.long().argmax(0) if row is None else torch.full((shown.shape[1],), row)
+    return values[rows, range(shown.shape[1])].numpy()
 
 
 def _of_one_kind(heads: list[Head]) -> list[Head]:
@@ -243,8 +268,11 @@ def _of_one_kind(heads: list[Head]) -> list[Head]:
     return heads
 
 
-def _common(ids: Tensor, row: int | None) -> Tensor | None:
-    """The tokens along an axis: of one row, or of all if they are the same."""
-    if row is not None:
-        return ids[row]
-    return ids[0] if bool((ids == ids[0]).all()) else None
+def _common(ids: Tensor, shown: Tensor, row: int | None) -> tuple[int | None, ...] | None:
+    """The tokens along an axis, None at padding: of one row, or of all if they are the same where they are any."""
+    chosen = slice(None) if row is None else slice(row, row + 1)
+    ids, shown = ids[chosen], shown[chosen]
+    first = ids[shown.long().argmax(0), range(ids.shape[1])]
+    if not bool(((ids == first) | ~shown).all()):
+        return None
+    return tuple(token if there else None for token, there in zip(first.tolist(), shown.any(0).tolist(), strict=True))

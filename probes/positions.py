@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from interp import Batch, DamagedFile, InvalidInput, Model, capture
 from interp.files import load_json, save_json
@@ -34,7 +35,7 @@ class PositionLoss:
     """Cross-entropy of each next token by position, in nats.
 
     Attributes:
-        rows: `[row, pos]`, where `pos` t is the prediction of token t + 1; NaN at padding.
+        rows: `[row, pos]`, where `pos` t is the prediction of the token after t; NaN at padding.
         split: the half-way point, the first position of the second half: the first at which a repeated sequence can
             be continued, or the middle of tokens that repeat nothing.
         provenance: the model, its weights' digest, the stimulus, versions.
@@ -144,12 +145,13 @@ def position_loss(model: Model, batch: Batch | None = None, **stimulus: Any) -> 
     Args:
         model: the model; of an encoder-decoder the decoder's tokens are read, teacher-forced.
         batch: any tokens; with what `repeated_sequences` made, the halves are before and after repeats can be
-            predicted, else they part in the middle; or
+            predicted, else they part in the middle of the columns, padding counted; or
         stimulus: parameters of `repeated_sequences`, such as `sequence_length=50, seed=0`; `repetitions=1` is the
             control, in which no loss should drop.
 
     Returns:
-        The losses `[row, pos]`. Where the current token or the next is padding there is none.
+        The losses `[row, pos]`, of the token that comes next in the row, padding between the two left out. At padding,
+        and at a row's last token, there is none.
 
     Raises:
         InvalidInput: one decoder token a row, which leaves nothing to predict, or both a batch and parameters.
@@ -162,19 +164,29 @@ def position_loss(model: Model, batch: Batch | None = None, **stimulus: Any) -> 
     if ids.shape[1] < 2:
         raise InvalidInput("one decoder token a row leaves no next one to predict: give two or more.")
     logits = capture(model, tokens, "decoder.logits")["decoder.logits"]
+    following, known = _next(ids, shown)
     # Row by row: a vocabulary of words times all positions is large in float32.
     wide = torch.promote_types(logits.dtype, torch.float32)
     rows = [
-        torch.nn.functional.cross_entropy(row[:-1].to(wide), target[1:].to(row.device), reduction="none").cpu().double()
-        for row, target in zip(logits, ids, strict=True)
+        torch.nn.functional.cross_entropy(row[:-1].to(wide), target.to(row.device), reduction="none").cpu().double()
+        for row, target in zip(logits, following, strict=True)
     ]
-    losses = torch.stack(rows).masked_fill(~(shown[:, :-1] & shown[:, 1:]), torch.nan)
+    losses = torch.stack(rows).masked_fill(~known, torch.nan)
     source = (
         provenance(model, name="repeated_sequences", **tokens.parameters)
         if isinstance(tokens, RepeatedSequences)
         else provenance(model, name="batch", rows=len(tokens), tokens=ids.shape[1])
     )
     return PositionLoss(losses.numpy(), _split(tokens), source)
+
+
+def _next(ids: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's next one of its row, padding between them left out, and where there is one: `[row, pos - 1]`."""
+    size = ids.shape[1]
+    places = torch.where(shown, torch.arange(size), size)
+    # The smallest place from each position on, of those that come after it.
+    after = places.flip(1).cummin(1).values.flip(1)[:, 1:]
+    return ids.gather(1, after.clamp(max=size - 1)), shown[:, :-1] & (after < size)
 
 
 def _split(tokens: Batch) -> int:

@@ -126,7 +126,7 @@ def induction_scores(
 
     Raises:
         InvalidInput: cross-attention, a batch that does not know the sequence it repeats, one in which nothing
-            repeats, or both a batch and parameters.
+            repeats or which is padded among the repeated tokens, or both a batch and parameters.
         UnknownSite: a kind of attention that the model does not have.
 
     Source: nnsight's tutorial on induction heads in GPT-2, `pattern.diagonal(-(seq_len - 1)).mean()`.

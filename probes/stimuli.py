@@ -12,7 +12,9 @@ from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
 from interp.inputs import as_tensor, whole
+from interp.masks import check_tokens
 from interp.model import as_model
+from interp.names import Stack
 from interp.vocabulary import PUBLISHED, Vocabulary, published
 
 NARROW = PUBLISHED.narrow
@@ -40,6 +42,16 @@ class RepeatedTokens(Batch):
         super().__post_init__()
         object.__setattr__(self, "continuation", as_tensor(self.continuation))
 
+    def check_occurrences(self) -> None:
+        """See that all rows have a token at each earlier occurrence and after it.
+
+        Raises:
+            InvalidInput: a row is padded there.
+        """
+        places = {place + after for place in self.occurrences for after in (0, 1)}
+        stack: Stack = "encoder" if self.has_encoder else "decoder"
+        check_tokens(self.mask(stack), stack, sorted(places), "an earlier occurrence")
+
 
 def context_site(model: Model) -> str:
     """The kind of attention that reads the past: `decoder.cross`, or `decoder.self` without an encoder."""
@@ -50,12 +62,13 @@ def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
     """The batch, if it knows its query and continuation.
 
     Raises:
-        InvalidInput: it does not.
+        InvalidInput: it does not, or a row is padded at the query.
     """
     if not isinstance(batch, RepeatedTokens):
         raise InvalidInput(
             f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
         )
+    check_tokens(batch.mask("decoder"), "decoder", [batch.query], "the query")
     return batch
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 import interp
 from interp import Add, Batch, FreezePatterns, InertEdit, InvalidInput, Knockout, Mean, Resample, Scale, Site, Zero
 from interp.editing import check_unhooked
+from interp.knockouts import keys_of
 from tests.tolerance import FORWARD, LAYER, close, not_close
 
 from .conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
@@ -72,6 +74,8 @@ def test_every_site_is_live(either: interp.Model, either_batch: Batch) -> None:
         with interp.edited(either, Add(site, value)):
             found = interp.capture(either, either_batch, [site, "decoder.logits"])
         added = value[:, None, None] if site.name in ("scores", "pattern") else value
+        if site.name == "pattern":  # padding gets no attention
+            added = added * either_batch.mask(keys_of(site))[:, None, None]
         close(found[site], clean[site] + added)
         if site.name == "k":  # the same for all keys falls out of the softmax, and a factor does not
             with interp.edited(either, Scale(site, 0.5)):
@@ -336,8 +340,11 @@ def test_means_by_position_do_not_count_padding(causal: interp.Model) -> None:
         found = read(causal, batch, "decoder.1.resid_pre")
     wanted = ((stream * weights).sum(0) / weights.sum(0)).float()
     close(found, wanted.expand_as(found), terms=LAYER)
+    full = batch.rows(torch.tensor([0, 2]))
     with interp.edited(causal, Mean("decoder.self.1.pattern", batch, by_position=True)):
-        found = read(causal, batch, "decoder.self.1.pattern")
+        found = read(causal, full, "decoder.self.1.pattern")
+        with pytest.raises(InvalidInput, match="pays attention to position 0, which is padding in a row of the run"):
+            read(causal, batch, "decoder.self.1.pattern")
     weights = shown[:, None, :, None].double()
     wanted = ((pattern * weights).sum(0) / weights.sum(0)).float()
     close(found, wanted.expand_as(found), terms=LAYER)
@@ -419,8 +426,14 @@ def test_resampling_matches_rows_when_predict_multiplies_them(either: interp.Mod
     places = [at, "decoder.logits", "decoder.0.resid_mid"] + [first] * either.family.has_encoder
     with interp.edited(either, [Resample(place, source) for place in places]):
         assert torch.equal(run(), clean)
-    with interp.edited(either, Resample(at, Batch.from_series(either, contexts.flip(0)))):
+    with interp.edited(either, Resample(at, Batch.from_series(either, -contexts))):
         assert not torch.equal(run(), clean)
+    if not either.family.has_encoder:  # in an encoder-decoder it is the encoder that is padded, which z is not of
+        with (
+            pytest.raises(InvalidInput, match="decoder position 0 is padding in a row of the source or of the run"),
+            interp.edited(either, Resample(at, Batch.from_series(either, contexts.flip(0)))),
+        ):
+            run()
 
 
 @pytest.mark.parametrize(
@@ -439,7 +452,10 @@ def test_positions_in_generation_are_those_of_the_whole_sequence(
     else:
         mask = torch.cat([inputs["attention_mask"], torch.ones(4, 4, dtype=torch.long)], 1)
         whole = Batch(decoder_input_ids=greedy, decoder_attention_mask=mask)
-    other = whole.rows(torch.tensor([1, 0, 3, 2]))
+    order = torch.tensor([1, 0, 3, 2])
+    # A decoder alone is padded as it is: rows are matched position by position.
+    alone = replace(whole, decoder_input_ids=whole.decoder_input_ids[order])
+    other = whole.rows(order) if either.family.has_encoder else alone
     with interp.edited(either, Resample(site, whole)):
         steps = _greedy(either, either_batch, 4, use_cache=cache)
     torch.testing.assert_close(steps, _greedy(either, either_batch, 4, use_cache=cache), atol=1e-4, rtol=1e-4)
@@ -504,10 +520,12 @@ def test_rows_that_differ_in_their_padding_alone_are_other_inputs(causal: interp
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
     source = Batch(decoder_input_ids=ids[:2], decoder_attention_mask=mask[:2])
-    with interp.edited(causal, Resample("decoder.self.1", source)):
-        logits(causal, Batch(decoder_input_ids=ids))
-        with pytest.raises(InvalidInput, match="2 rows and the run 4"):
-            logits(causal, Batch(decoder_input_ids=ids, decoder_attention_mask=mask))
+    for run, match in (
+        (Batch(decoder_input_ids=ids), "decoder position 0 is padding in a row of the source"),
+        (Batch(decoder_input_ids=ids, decoder_attention_mask=mask), "2 rows and the run 4"),
+    ):
+        with pytest.raises(InvalidInput, match=match), interp.edited(causal, Resample("decoder.self.1", source)):
+            logits(causal, run)
 
 
 def test_an_interrupt_while_hooks_are_put_on(either: interp.Model, monkeypatch: pytest.MonkeyPatch) -> None:

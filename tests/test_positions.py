@@ -44,8 +44,12 @@ def test_padding_is_left_out(either: Model, either_batch: Batch) -> None:
     found = position_loss(either, either_batch)
     expected = reference(either, either_batch)
     shown = either_batch.decoder_attention_mask.bool().numpy()
-    there = shown[:, :-1] & shown[:, 1:]
+    there = shown[:, :-1].copy()
     assert there.all() == either.family.has_encoder
+    if not either.family.has_encoder:  # one token is missing between two others: the next one is that after it
+        with torch.no_grad():
+            logits = either.module(**either.inputs(either_batch)).logits.double()
+        expected[3, 3] = -logits[3, 3].log_softmax(-1)[either_batch.decoder_input_ids[3, 5]]
     np.testing.assert_array_equal(np.isnan(found.rows), ~there)
     np.testing.assert_allclose(found.rows[there], expected[there], atol=1e-4)
     frame = found.to_frame()

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from circuits.patched import Patched, PatchedHeads, PatchedPositions, stack_of
 from interp import InvalidInput
 from interp.names import Site
-from interp.results import Floats
+from interp.results import Floats, row_mean
 from interp.vocabulary import PUBLISHED
 from probes.plots.mosaics import ticks
 from probes.plots.style import label, short, styled
@@ -152,7 +152,7 @@ def _check(patched: object, kind: type[Patched], show: object) -> None:
 
 
 def _shown(patched: Patched, show: Show) -> Floats:
-    return patched.share if show == "share" else patched.effects.mean(-1)
+    return patched.share if show == "share" else row_mean(patched.effects)
 
 
 def _texts(patched: Patched) -> list[list[str]]:
@@ -205,10 +205,12 @@ def _about(patched: Patched) -> str:
 
 def _tokens(patched: PatchedPositions, stack: str) -> list[list[int | None]]:
     """The token at each position in clean and in corrupt, where all rows share it."""
-    return [
-        [int(ids[0, at]) if (ids[:, at] == ids[0, at]).all() else None for at in range(ids.shape[1])]
-        for ids in patched.tokens[stack]
-    ]
+
+    def shared(ids: Floats) -> int | None:
+        known = ids[~np.isnan(ids)]
+        return int(known[0]) if known.size and (known == known[0]).all() else None
+
+    return [[shared(ids[:, at]) for at in range(ids.shape[1])] for ids in patched.tokens[stack]]
 
 
 def _special(patched: PatchedPositions, stack: str) -> dict[str, str]:
@@ -221,6 +223,8 @@ def _special(patched: PatchedPositions, stack: str) -> dict[str, str]:
 
 
 def _tokens_told(clean: int | None, corrupt: int | None, differs: float) -> str:
+    if np.isnan(differs):
+        return "padding in all rows"
     if clean is None or corrupt is None:
         return f"tokens differ in {differs:.0%} of rows"
     return f"token {clean} in both" if clean == corrupt else f"token {clean} in clean, {corrupt} in corrupt"
@@ -228,4 +232,4 @@ def _tokens_told(clean: int | None, corrupt: int | None, differs: float) -> str:
 
 def _tick(at: int, token: int | None, differs: float, special: dict[str, str]) -> str:
     text = str(at) if token is None else f"{at}<br>{special.get(str(token), token)}"
-    return f"<b>{text}</b>" if differs else text
+    return f"<b>{text}</b>" if differs > 0 else text

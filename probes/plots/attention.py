@@ -12,15 +12,15 @@ from probes.plots.style import SCALE, short, styled
 
 
 def _axis(
-    tokens: tuple[int, ...] | None, values: Floats | None, size: int, as_ids: bool, special: dict[int, str]
+    tokens: tuple[int | None, ...] | None, values: Floats | None, size: int, as_ids: bool, special: dict[int, str]
 ) -> list[str]:
     """Tick texts of one axis: position, and the value or the special token there."""
     if tokens is None:
         return [str(i) for i in range(size)]
     if as_ids or values is None:
-        return [str(token) for token in tokens]
+        return ["padding" if token is None else str(token) for token in tokens]
     return [
-        special.get(token, str(token)) if np.isnan(value) else f"{value:.2f}"
+        ("padding" if token is None else special.get(token, str(token))) if np.isnan(value) else f"{value:.2f}"
         for token, value in zip(tokens, values, strict=True)
     ]
 
