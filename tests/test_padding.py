@@ -21,11 +21,12 @@ import interp
 import probes
 from interp import Batch, InvalidInput, Model
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline
+from tests.tolerance import FORWARD, tolerance
 
 LENGTHS = (7, 4, 6)
 COLUMNS = 9
 SIDES = ("left", "right", "middle")
-CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+CLOSE = {"rtol": 2e-4, "atol": float(tolerance(of=2, terms=FORWARD))}
 
 TAKE_BATCHES = {"batch", "batches", "clean", "corrupt", "reference", "source", "series", "values"}
 NOT_BATCHES = {
@@ -342,7 +343,7 @@ def same(one: Any, other: Any) -> None:
         if isinstance(x, np.ndarray):
             np.testing.assert_allclose(x, y, **CLOSE)  # type: ignore[arg-type]
         elif isinstance(x, float):
-            assert x == pytest.approx(y, rel=1e-3, abs=1e-5, nan_ok=True)
+            assert x == pytest.approx(y, rel=1e-3, abs=CLOSE["atol"], nan_ok=True)
         else:
             assert x == y
 
@@ -395,7 +396,7 @@ def known(found: Any) -> list[Any]:
     kept: list[Any] = []
     for x in listed(found):
         if isinstance(x, np.ndarray):
-            x = x[~np.isnan(x) & (np.abs(x) > 1e-9)]
+            x = x[~np.isnan(x) & (np.abs(x) > 2.0**-30)]
         if x is not None:
             kept.append(x)
     return kept
@@ -418,7 +419,7 @@ def test_a_padded_row_gives_what_the_row_alone_gives(model: Model, name: str, si
             if isinstance(x, np.ndarray):
                 np.testing.assert_allclose(x, y, **CLOSE)  # type: ignore[arg-type]
             elif isinstance(x, float):
-                assert x == pytest.approx(y, rel=1e-3, abs=1e-5, nan_ok=True)
+                assert x == pytest.approx(y, rel=1e-3, abs=CLOSE["atol"], nan_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -268,12 +268,8 @@ def removed(_: Any) -> nn.Module:
 class Shrunk(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps, self.variance_epsilon = (
-            base.weight,
-            None,
-            1e-6,
-            1e-6,
-        )  # no tolerance: the norm's own
+        self.weight, self.bias = base.weight, None
+        self.eps = self.variance_epsilon = 1e-6  # no tolerance: the norm's own
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.mul(x, cast(Tensor, self.weight))

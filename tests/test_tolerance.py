@@ -26,7 +26,7 @@ def bare(source: str) -> list[str]:
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             said = {keyword.arg for keyword in node.keywords}
-            if (name in COMPARE and not said & {"atol", "rtol", "abs", "rel"}) or (
+            if (name in COMPARE and not said & {"atol", "rtol", "abs", "rel", None}) or (
                 name in FRAMES and "check_exact" not in said
             ):
                 found.add(node.lineno)

@@ -19,6 +19,7 @@ from interp.vocabulary import PUBLISHED
 from probes import pairs
 from tests.conftest import tiny_gpt2
 from tests.odd_tokens import CASES, ODD, new_pipeline, odd, odd_pipeline
+from tests.tolerance import FORWARD, LAYER, close
 
 cases = pytest.mark.parametrize(("name", "encoder"), CASES, ids=[f"{n}, {'T5' if e else 'GPT-2'}" for n, e in CASES])
 SERIES = 20 * np.sin(np.arange(17)) + np.arange(17) * 3.0
@@ -74,7 +75,7 @@ def test_series_are_read_as_generate_reads_them(name: str, encoder: bool) -> Non
     )  # fmt: skip
     batch = interp.Batch.from_series(model, SERIES)
     found = model.module(**model.inputs(batch)).logits[:, -1]
-    torch.testing.assert_close(found, out.logits[0], rtol=1e-5, atol=1e-5 * float(found.abs().max()))
+    close(found, out.logits[0], terms=FORWARD)
     assert batch.input_ids.shape[1] == (17 + (plain.model.config.use_eos_token) if encoder else 0)
 
 
@@ -102,7 +103,7 @@ def test_steps_are_those_of_the_series(name: str, encoder: bool) -> None:
     assert (spectrum.eos is None) == (model.vocabulary.eos is None)
     rest = 1 - spectrum.attention.sum(-1) - (0 if spectrum.eos is None else spectrum.eos)
     if encoder:
-        np.testing.assert_allclose(rest, 0, atol=1e-5)
+        close(rest, 0, of=1, terms=LAYER)
 
 
 @torch.no_grad()
@@ -188,10 +189,10 @@ def test_the_stimulus_is_the_models(name: str, encoder: bool) -> None:
     out = module(**batch.inputs, output_attentions=True, use_cache=False)
     patterns = torch.stack(out.cross_attentions if encoder else out.attentions)[:, :, :, -1].mean(1)
     for scores, place in ((mosaic.current_token, 11), (mosaic.token_to_right, 12)):
-        np.testing.assert_allclose(scores.values, patterns[:, :, place], atol=1e-5)
+        close(scores.values, patterns[:, :, place], of=1, terms=LAYER)
     assert (mosaic.eos is None) == (model.vocabulary.eos is None)
     if mosaic.eos is not None:
-        np.testing.assert_allclose(mosaic.eos.values, patterns[:, :, 21], atol=1e-5)
+        close(mosaic.eos.values, patterns[:, :, 21], of=1, terms=LAYER)
     assert mosaic.n_tokens == (21 + config.use_eos_token if encoder else 22)
     assert mosaic.provenance["stimulus"]["vocab_range"] == list(model.vocabulary.narrow)
     if model.vocabulary != probes.stimuli.published(encoder):
@@ -302,7 +303,7 @@ def test_a_special_token_is_no_number_of_bins_away(monkeypatch: pytest.MonkeyPat
     errors = probes.induction_mosaic(model, batch).bin_errors
     assert errors is not None
     assert np.isnan(errors).tolist() == [True, False, False]
-    assert probes.induction_mosaic(model, batch).accuracy(within=1) == pytest.approx(2 / 3)
+    close(probes.induction_mosaic(model, batch).accuracy(within=1), 2 / 3)
 
 
 def test_claims_find_the_ranges_of_other_tokens() -> None:
