@@ -35,7 +35,7 @@ def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
             handle.remove()
 
 
-def _forward(model: "Model") -> None:
+def _forward(model: "Model") -> Tensor:
     first, last = model.vocabulary.value_range if model.tokens_are_values else (0, model.d_vocab - 1)
     ids = first + torch.tensor([[3, 4, 5, 0], [7, 3, 7, 0]]) % (last - first + 1)
     encoder: dict[str, Any] = {"input_ids": ids} if model.family.has_encoder else {}

@@ -53,7 +53,7 @@ def check_generation(model: "Model") -> None:
                 f"{release('transformers')} is not supported. Install another release of it."
             )
     tokens = torch.tensor([[5, 6, 7], [9, 5, 9]]) % model.d_vocab
-    encoder = {"input_ids": tokens} if model.family.has_encoder else {}
+    encoder: dict[str, Any] = {"input_ids": tokens} if model.family.has_encoder else {}
     batch = Batch(**encoder, decoder_input_ids=tokens)
     # The second step's only position is the third of the sequence.
     edit = Knockout(model.heads("decoder.self")[0], query=PROMPT, key=0, renormalise=False)

@@ -121,6 +121,6 @@ def embed(
         return x
     total = past + ids.shape[-1]
     places = positions_of(torch.ones(1, total, dtype=torch.long) if shown is None else shown)
-    after = places.amax(1, keepdim=True) + torch.arange(1, max(0, total - places.shape[1]) + 1, device=places.device)
+    after = places[:, -1:] + torch.arange(1, max(0, total - places.shape[1]) + 1, device=places.device)
     places = torch.cat([places, after], 1)[:, past:total]
     return x + modules(family.position_embedding)(places[:, None].to(model.device))

@@ -87,7 +87,8 @@ def affine(
     x = _probe(width)
     actual = run(x)[0].double()
     x = x[0].to(weight)
-    expected = (x @ weight if bias is None else x @ weight + bias).double()
+    with torch.autocast(model.device.type, enabled=False):
+        expected = (x @ weight if bias is None else x @ weight + bias).double()
     size = x.double().norm(dim=1, keepdim=True) * weight.norm(dim=0, dtype=torch.float64)
     allowed = _rounding(weight, width) * (size if bias is None else size + bias.double().abs())
     if actual.shape != expected.shape or bool(((actual - expected).abs() > allowed).any()):

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from interp import scopes
-from interp.attention import NAME
+from interp import attention, scopes
 from interp.errors import BrokenHook, InvalidInput, UnsupportedModel
 from interp.tracing import is_traced
 
@@ -134,10 +133,11 @@ def check_attention(model: "Model") -> None:
     """
     for stack, path in model.family.stacks.items():
         name = model.module.get_submodule(path).config._attn_implementation
-        if name != NAME:
+        if name != attention.NAME:
             raise BrokenHook(
                 f"{model.name}: the attention implementation of the {stack} was changed to {name!r}, which keeps "
-                f"scores and patterns to itself: model.module.set_attn_implementation({NAME!r}), or open it again."
+                f"scores and patterns to itself: model.module.set_attn_implementation({attention.NAME!r}), or open it "
+                "again."
             )
 
 

@@ -108,6 +108,12 @@ def masked_batch(encoder: bool) -> interp.Batch:
     return interp.Batch(decoder_input_ids=ids, decoder_attention_mask=shown)
 
 
+def other_tokens(batch: interp.Batch) -> interp.Batch:
+    """A batch that is padded alike, with the tokens of each row in reverse."""
+    ids = batch.input_ids.flip(1) if batch.has_encoder else batch.input_ids
+    return interp.Batch(ids, batch.attention_mask, batch.decoder_input_ids.flip(1), batch.decoder_attention_mask)
+
+
 def fresh(model: interp.Model, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> ChronosPipeline:
     """A plain pipeline of a model's family; with seed 0, of the weights that `either` has."""
     return (tiny_pipeline if model.family.has_encoder else tiny_causal_pipeline)(seed, dtype, **changes)

@@ -47,11 +47,19 @@ class Case:
         return self.run(np.random.default_rng([seed, crc32(self.name.encode())]), draws)
 
 
-ROWS: dict[str, Callable[[Rng, Any], Any]] = {
-    "normal": lambda rng, shape: rng.normal(size=shape),
-    "t3": lambda rng, shape: rng.standard_t(3, size=shape),
-    "exponential": lambda rng, shape: np.asarray(rng.exponential(size=shape)) - 1,
-}
+def normal(rng: Rng, shape: Any) -> Any:
+    return rng.normal(size=shape)
+
+
+def t3(rng: Rng, shape: Any) -> Any:
+    return rng.standard_t(3, size=shape)
+
+
+def exponential(rng: Rng, shape: Any) -> Any:
+    return rng.exponential(size=shape) - 1
+
+
+ROWS: dict[str, Callable[[Rng, Any], Any]] = {"normal": normal, "t3": t3, "exponential": exponential}
 
 
 def holds(ends: Any, value: Any) -> Outcomes:

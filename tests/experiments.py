@@ -16,7 +16,7 @@ from circuits.graph.attribution import edge_attributions
 from circuits.graph.patching import Subject
 from interp.edits import FreezePatterns
 
-from .conftest import context, first_stack, masked_batch
+from .conftest import context, first_stack, masked_batch, other_tokens
 
 
 def numbers(result: Any) -> list[Any]:
@@ -55,7 +55,7 @@ def _edited(model: interp.Model, batch: interp.Batch) -> Any:
     at, other = context(model), batch.rows(torch.tensor([1, 2, 3, 0]))  # its rows, in another order
     edits: list[list[Any]] = [
         [interp.Mean(f"{at}.0", other), interp.Scale("decoder.1.mlp_out", 2.0)],
-        [interp.Resample(f"{at}.1", other)],
+        [interp.Resample(f"{at}.1", other_tokens(batch))],
         [FreezePatterns(batch), interp.Zero("decoder.0.resid_mid")],
         [interp.Knockout(f"{at}.2", key=-1)],
     ]
@@ -70,13 +70,7 @@ def experiments(model: interp.Model) -> dict[str, Callable[[], Any]]:
     """Each experiment by name, ready to run; all of them have one answer."""
     encoder = model.family.has_encoder
     batch, kind, at = masked_batch(encoder), ".".join(model.family.context), context(model)
-    # The same padding, other tokens.
-    corrupt = interp.Batch(
-        batch.input_ids.flip(1) if encoder else batch.input_ids,
-        batch.attention_mask,
-        batch.decoder_input_ids.flip(1),
-        batch.decoder_attention_mask,
-    )
+    corrupt = other_tokens(batch)
     tokens = probes.repeated_random_tokens(seed=0, batch_size=3, sequence_length=5, repetitions=2, encoder=encoder)
     fresh = probes.repeated_random_tokens(seed=1, batch_size=3, sequence_length=5, repetitions=2, encoder=encoder)
     metric, heads = circuits.log_prob(5), model.heads(kind)[:2]

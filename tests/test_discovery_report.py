@@ -113,10 +113,11 @@ def test_how_many_edges_it_takes(planted: zoo.Planted, report: DiscoveryReport, 
     close(again.to_frame()["faithfulness"].tolist(), table["faithfulness"].tolist())
     assert again.to_frame()["random"].isna().all()
     figure = plots.faithfulness_by_size(report.sizes, report.evaluations["resample"])
-    strongest, random, found = traces(figure, go.Scatter)
+    strongest, random, connected, found = traces(figure, go.Scatter)
     close(strongest.y, table["faithfulness"])
     close(strongest.error_y.array, table["high"] - table["faithfulness"])
     close(random.y, table["random"])
+    close(connected.y, table["connected"])
     assert (list(found.x), list(found.y)) == ([5], [report.evaluations["resample"].faithfulness])
     assert len(traces(plots.faithfulness_by_size(again), go.Scatter)) == 1
 
@@ -153,7 +154,7 @@ def test_the_folder(report: DiscoveryReport, made: dict[str, Any], tmp_path: Pat
     np.testing.assert_array_equal(scores.values, report.scores.values)
     page = written[0].read_text()
     assert page.count('class="plotly-graph-div"') == len(drawn)
-    assert page.count("<tr") < SHOWN + len(report.circuit) + 40
+    assert page.count("<tr") < SHOWN + len(report.circuit) + 50
     assert "5 edges, another sequence" in page
     headings = [part.split("</h2>")[0] for part in page.split("<h2>")[1:]]
     assert headings[:4] == ["The circuit", "Its heads", "Is it the circuit?", "Is it the circuit: the numbers"]

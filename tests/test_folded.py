@@ -96,8 +96,9 @@ def test_resuming_the_decoder(double: interp.Model, batch: Batch, layer: int, af
     cache, context = clean_run(double, batch, [site])
     stream = cache[site]
     other = stream + torch.linspace(-1, 1, double.d_model, dtype=torch.float64)
+    only = batch.decoder_input_ids.shape[1] - 1 if last else None
     with torch.no_grad():
-        found = double.unembed(resume(double, context, torch.stack([stream, other], 1), layer, after, last=last))
+        found = double.unembed(resume(double, context, torch.stack([stream, other], 1), layer, after, only=only))
     kept = slice(-1, None) if last else slice(None)
     same(found[:, 0], logits(double, batch)[:, kept])
     with interp.edited(double, interp.Add(site, torch.linspace(-1, 1, double.d_model, dtype=torch.float64))):

@@ -76,7 +76,7 @@ def test_folded_runs(model: interp.Model, batch: interp.Batch) -> None:
     with torch.no_grad():
         assert checked(folded.decode)(model, context, ids).shape == (4, 3, 5, 20)
         x = torch.zeros(4, 2, 5, 20)
-        assert checked(folded.resume)(model, context, x, 1, "cross", last=True).shape == (4, 2, 1, 20)
+        assert checked(folded.resume)(model, context, x, 1, "cross", only=-1).shape == (4, 2, 1, 20)
         x = torch.zeros(4, 2, 9, 20)
         assert checked(folded.resume_encoder)(model, x, batch.attention_mask, 1).shape == (4, 2, 9, 20)
         with pytest.raises(TypeCheckError):

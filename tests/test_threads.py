@@ -17,7 +17,7 @@ import interp
 from interp import Batch, InertEdit, Knockout, Mean, Resample, Zero, scopes, states
 from interp.editing import check_unhooked
 
-from .conftest import context, first_stack
+from .conftest import context, first_stack, other_tokens
 from .experiments import experiments, numbers, same
 
 THREADS, TIMES = 4, 8
@@ -51,7 +51,7 @@ def four_edits(model: interp.Model, batch: Batch) -> list[Any]:
     return [
         Zero(f"{at}.0"),
         Mean(f"{at}.1", batch),
-        [Resample(f"{at}.2", batch.rows(torch.tensor([1]))), Zero(f"{at}.0")],
+        [Resample(f"{at}.2", other_tokens(batch)), Zero(f"{at}.0")],
         Knockout(f"{at}.0", key=-1),
     ]
 
