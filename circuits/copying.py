@@ -84,7 +84,9 @@ def _ratios(model: Model, batch: Batch, ids: Tensor, at: AttentionLayer) -> Tens
     """r of each head of a layer by row, `[row, head]`."""
     # Cross heads read the tokens before EOS, self heads those after the start token, if there is one.
     first = 0 if at.kind == "cross" else batch.decoder_input_ids.shape[1] - ids.shape[1]
-    W_O, out = projection(model, at, "O"), unembedding(model)
+    # A padded vocabulary ends with rows that no token has.
+    n_tokens = batch.vocabulary.n_tokens if batch.vocabulary is not None else model.d_vocab
+    W_O, out = projection(model, at, "O"), unembedding(model)[:, :n_tokens]
     values = capture(model, batch, [f"{at}.v"])[f"{at}.v"][:, first : first + ids.shape[1]].to(W_O.dtype)
     written = torch.einsum("bphd,hdm->bhpm", values, W_O)
     # The final norm's deviation scales all logits alike, so that it leaves the ratio as it is.

@@ -140,7 +140,8 @@ class Batch:
 
         Raises:
             InvalidInput: an empty series, one without any value, a ragged nested list, a table, an index that is not
-                in order or not evenly spaced, or a series that `num_decoder` leaves nothing of.
+                in order or not evenly spaced, a series that `num_decoder` leaves nothing of, or in a decoder alone
+                values that follow a context whose end is missing.
             UnsupportedModel: a model without a tokenizer for series.
         """
         values = as_series(series)
@@ -165,6 +166,11 @@ class Batch:
         if num_decoder:
             if bool(rest.isnan().any()):
                 raise InvalidInput("the values that go to the decoder must not be NaN.")
+            if not model.family.has_encoder and not bool(mask[:, -1].all()):
+                raise InvalidInput(
+                    f"the context ends in missing values, after which {model.name} numbers positions anew when it "
+                    "generates: what follows in one batch would not be what it forecasts. Leave these steps out."
+                )
             after, _, _ = tokenizer._input_transform(context=rest, scale=scale)
             decoder = torch.cat([decoder, after], dim=1)
         if not model.family.has_encoder:

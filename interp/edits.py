@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor
 
 from interp.batch import Batch
 from interp.errors import InvalidInput, UnknownSite
-from interp.inputs import positions
+from interp.inputs import as_tensor, positions
 from interp.names import AttentionLayer, Head, Site, parse_address
 from interp.results import ScoredHead
 
@@ -309,7 +308,7 @@ def ablations(
 
 def _finite(edit: Any, name: str, value: Any, axes: int) -> Any:
     try:
-        tensor = torch.as_tensor(value).detach().clone()
+        tensor = as_tensor(value).detach().clone()
         good = bool(tensor.isfinite().all()) and tensor.ndim <= axes and not tensor.is_complex() and tensor.numel() > 0
     except (TypeError, ValueError, RuntimeError):
         good, tensor = False, None

@@ -16,7 +16,7 @@ from interp.arguments import cache_name, names_of
 from interp.batch import Batch
 from interp.editing import edited
 from interp.edits import Knockout
-from interp.errors import BrokenHook, InertEdit, release
+from interp.errors import BrokenHook, InertEdit, InterpError, UnsupportedModel, release
 from interp.names import Stack
 from interp.states import evaluated
 
@@ -42,6 +42,7 @@ def check_generation(model: "Model") -> None:
     Raises:
         BrokenHook: the installed release of transformers names arguments otherwise, or an edit of the second step
             does not act there.
+        UnsupportedModel: the model's own two steps with the cache fail.
     """
     for stack, path in model.family.stacks.items():
         missing = set(READ[stack]) - set(names_of(model.module.get_submodule(path)))
@@ -65,6 +66,13 @@ def check_generation(model: "Model") -> None:
             f"{model.name}: in generation with the cache the second step is not known to be the second, so edits by "
             f"position would be wrong: {release('transformers')} is not supported. Install another release of it."
         ) from None
+    except InterpError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{model.name}: its own two steps with the cache fail with {type(error).__name__}: {error}. A stack with "
+            "more layers than its config says, or layers that share a place in the cache, are such."
+        ) from error
 
 
 def _two_steps(model: "Model", batch: Batch) -> None:

@@ -90,7 +90,7 @@ def as_tensor(values: Any) -> Tensor:
     """
     parts = values if isinstance(values, list | tuple) else [values]
     if any(isinstance(part, MaskedTensor) or np.ma.is_masked(part) for part in parts):
-        raise TypeError("masked entries were found, and tokens have no missing values: give the mask as attention_mask")
+        raise TypeError("masked entries were found; give tokens' mask as attention_mask")
     if not isinstance(values, Tensor) and hasattr(values, "__array__"):
         array = np.asarray(values)
         # A copy in native byte order and without negative strides, which torch does not take.

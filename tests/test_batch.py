@@ -95,7 +95,7 @@ def test_series_of_different_lengths_are_padded_on_the_left(either: Model) -> No
 
 def test_series_of_a_decoder_alone(causal: Model) -> None:
     """What the pipeline itself would give `generate`; values that go to the decoder follow in the same row."""
-    series = torch.tensor([[1.0, 2.0, float("nan"), 4.0, 3.0], [-3.0, 0.5, 2.0, 1.0, 7.0]])
+    series = torch.tensor([[1.0, float("nan"), 2.0, 4.0, 3.0], [-3.0, 0.5, 2.0, 1.0, 7.0]])
     ids, mask, scale = causal.pipeline.tokenizer.context_input_transform(series.clone())
     batch = Batch.from_series(causal, series)
     assert not batch.has_encoder
@@ -116,7 +116,7 @@ def test_series_of_a_decoder_alone(causal: Model) -> None:
     split = Batch.from_series(causal, series, num_decoder=2)
     shorter, _, scale = causal.pipeline.tokenizer.context_input_transform(series[:, :3])
     assert torch.equal(split.decoder_input_ids[:, :3], shorter)
-    assert split.decoder_attention_mask.tolist() == [[1, 1, 0, 1, 1], [1] * 5]
+    assert split.decoder_attention_mask.tolist() == [[1, 0, 1, 1, 1], [1] * 5]
     values = causal.pipeline.tokenizer.output_transform(split.decoder_input_ids[:, None, 3:], scale)
     torch.testing.assert_close(values[:, 0], series[:, 3:], atol=0.05, rtol=0)
 

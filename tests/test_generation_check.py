@@ -85,3 +85,13 @@ def test_arguments_are_known_by_name_however_they_are_given(model: interp.Model)
     assert named(decoder, (), {"past_key_values": cache})["cache"] is cache
     assert named(decoder, (), {"cache": cache})["cache"] is cache
     assert named(decoder, (), {})["cache"] is None
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_a_stack_with_more_layers_than_its_config_says_is_refused(family: str) -> None:
+    pipeline = STACKS[family][1]()
+    module: Any = pipeline.model.model
+    config = module.config if family == "gpt2" else module.decoder.config
+    config.num_hidden_layers -= 1
+    with pytest.raises(interp.UnsupportedModel, match="two steps with the cache fail with IndexError"):
+        interp.wrap(pipeline)

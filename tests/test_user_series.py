@@ -451,3 +451,12 @@ def test_a_long_frame_is_read_as_the_documentation_says() -> None:
     found = read_series([y for _, y in frame.set_index("ds").groupby("id")["y"]])
     assert found.values.tolist() == [[0, 1, 4], [2, 3, 5]]
     assert [str(index[0].date()) for index in found.indexes if index is not None] == ["2020-01-01"] * 2
+
+
+def test_nothing_follows_a_missing_end_in_a_decoder_alone(model: interp.Model, causal: interp.Model) -> None:
+    """transformers counts positions from 1 on after it, so that one batch would not be what is forecast."""
+    series = [1.0, 2.0, 4.0, np.nan, 3.0]
+    with pytest.raises(interp.InvalidInput, match="ends in missing values"):
+        interp.Batch.from_series(causal, series, num_decoder=1)
+    assert len(interp.Batch.from_series(model, series, num_decoder=1)) == 1
+    assert len(interp.Batch.from_series(causal, series[:4])) == 1

@@ -240,6 +240,21 @@ def test_another_sequence_ends_as_the_clean_one(name: str, encoder: bool) -> Non
     assert encoder is False or ends.shape[1] == 1 + (model.vocabulary.eos is not None)
 
 
+@pytest.mark.parametrize("encoder", [True, False], ids=["t5", "gpt2"])
+def test_rows_of_the_unembedding_that_no_token_has_count_for_nothing(encoder: bool) -> None:
+    """A padded vocabulary: copying is held against the mean over the tokens, not over what fills up the matrix."""
+    pipeline = new_pipeline("few values", encoder)
+    model = interp.wrap(pipeline)
+    before = circuits.copying_scores(model, sequence_length=6, batch_size=3)
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight[model.vocabulary.n_tokens :] = 50
+    after = circuits.copying_scores(model, sequence_length=6, batch_size=3)
+    assert before
+    assert before.keys() == after.keys()
+    for name in before:
+        assert np.array_equal(before[name].values, after[name].values), name
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_a_batch_of_other_tokens_is_refused(name: str, pico: interp.Model) -> None:
     model = odd(name, True)
