@@ -1,39 +1,45 @@
 """How heads do it: what their weights compute, how they are wired, and which ones cause what."""
 
 from circuits import plots
-from circuits.ablation import ablation_curve, layer_effects
-from circuits.attribution import DirectAttribution, direct_attribution, direct_value_attribution
-from circuits.candidates import InductionCandidate, InductionCandidates, induction_candidates
-from circuits.composition import composition_scores, cursive_composition, largest_by_chance
-from circuits.composition_scores import CompositionScores
+from circuits.ablation.curve import ablation_curve, layer_effects
+from circuits.ablation.effect_results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
+from circuits.ablation.forecast_effects import forecast_effects
+from circuits.ablation.head_effects import head_effects
+from circuits.ablation.mosaic_effects import MosaicEffects, mosaic_effects
+from circuits.ablation.self_repair import SelfRepair, self_repair
+from circuits.attribution.by_position import PastAttribution, past_attribution, past_value_attribution
+from circuits.attribution.direct import DirectAttribution, direct_attribution, direct_value_attribution
+from circuits.attribution.gradients import Gradients, gradients
+from circuits.attribution.logit_lens import LogitLens, logit_lens
 from circuits.controls import Controls, random_controls
-from circuits.copying import copying_scores
 from circuits.edges import Edge, Edges, ScoredEdge
-from circuits.effects import head_effects
-from circuits.forecasts import forecast_effects
-from circuits.gradients import Gradients, gradients
-from circuits.graph.attribution import attribution_patching
+from circuits.graph.attribution_patching import attribution_patching
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_summary import circuit_summary
 from circuits.graph.discovery import discover, prune
+from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.evaluation import CircuitReport, evaluate
-from circuits.graph.patching import EdgeEffects, patch_edges
+from circuits.graph.faithfulness_by_size import SizeCurve, faithfulness_by_size
+from circuits.graph.path_patching import EdgeEffects, patch_edges
 from circuits.graph.recovery import recovery
-from circuits.graph.scores import EdgeScores
-from circuits.graph.sizes import SizeCurve, faithfulness_by_size
-from circuits.graph.summary import circuit_summary
-from circuits.lens import LogitLens, logit_lens
-from circuits.matrices import HeadCircuit, ov_circuit, qk_circuit
 from circuits.metrics import expected_value, log_prob, logit_difference
-from circuits.past import PastAttribution, past_attribution, past_value_attribution
 from circuits.patched import PatchedHeads, PatchedPositions
 from circuits.patching import patch_heads, patch_positions, patch_sites
-from circuits.positions import PositionCircuit, position_circuit
-from circuits.repair import SelfRepair, self_repair
-from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
-from circuits.rewiring import MosaicEffects, mosaic_effects
-from circuits.summary import head_summary
-from circuits.tokens import TokenCircuit, TokenMeans, encoder_output_by_token, token_circuit, token_composition
-from interp.statistics import rank_correlation
+from circuits.weights.composition import composition_scores, cursive_composition, largest_by_chance
+from circuits.weights.composition_scores import CompositionScores
+from circuits.weights.copying import copying_scores
+from circuits.weights.head_circuit import HeadCircuit, ov_circuit, qk_circuit
+from circuits.weights.head_summary import head_summary
+from circuits.weights.induction_candidates import InductionCandidate, InductionCandidates, induction_candidates
+from circuits.weights.position_circuit import PositionCircuit, position_circuit
+from circuits.weights.token_circuit import (
+    TokenCircuit,
+    TokenMeans,
+    encoder_output_by_token,
+    token_circuit,
+    token_composition,
+)
+from interp.results.statistics import rank_correlation
 
 __all__ = [
     "AblationCurve",

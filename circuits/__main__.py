@@ -11,14 +11,14 @@ import typer
 
 import interp
 from circuits.reports import ablation as ablation_report
-from circuits.reports import attribution as attribution_report
-from circuits.reports import composition as composition_report
+from circuits.reports import attributions as attribution_report
+from circuits.reports import compositions as composition_report
 from circuits.reports import discovery as discovery_report
 from circuits.reports import patching as patching_report
-from circuits.reports.stimulus import PAIRS, check_pair_name
-from interp.command import Dtype, guarded
+from circuits.reports.pair_names import PAIRS, check_pair_name
+from interp.output.command import Dtype, guarded
+from interp.output.page import check_out
 from probes.plots import write_images
-from probes.reports.page import check_out
 
 Name = Annotated[str, typer.Option("--model", help="Bundled name, directory or hub name.")]
 Out = Annotated[Path, typer.Option(help="Directory for the page, the pictures and the tables.")]

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from interp import InvalidInput, Model
-from interp.inputs import whole
 from interp.names import AttentionLayer, Head
-from interp.results import Floats, HeadScores, ScoredHead, as_heads
-from interp.statistics import band, band_words, rank_p
+from interp.results.by_head import Floats, HeadScores, ScoredHead, as_heads
+from interp.results.statistics import band, band_words, rank_p
+from interp.validate import whole
 
 
 @dataclass(frozen=True)

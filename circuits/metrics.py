@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model, UnclearGap
-from interp.masks import row_positions
-from interp.model import as_model
-from interp.results import Floats
-from interp.statistics import interval
-from probes.pairs import check_aligned, token_ids
+from interp.inputs.masks import row_positions
+from interp.models.model import as_model
+from interp.results.by_head import Floats
+from interp.results.statistics import interval
+from probes.stimuli.pairs import check_aligned, token_ids
 
 Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
 """From logits to a number per row."""

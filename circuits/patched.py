@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuits.saved import Saved
 from interp import InvalidInput, UnknownSite
-from interp.actions import in_encoder_positions
+from interp.editing.actions import in_encoder_positions
 from interp.names import Site, parse_kind
-from interp.results import Floats, HeadScores, row_mean
-from interp.statistics import Test, interval, p_values, q_values
+from interp.results.by_head import Floats, HeadScores, row_mean
+from interp.results.result import Saved
+from interp.results.statistics import Test, interval, p_values, q_values
 
 
 @dataclass(frozen=True, eq=False)

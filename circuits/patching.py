@@ -22,20 +22,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.effects import MEMORY, variant_bytes
+from circuits.ablation.head_effects import MEMORY, variant_bytes
+from circuits.ablation.logits_after import logits_after, needs
+from circuits.ablation.outcomes import told
 from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
-from circuits.onward import logits_after, needs
-from circuits.outcomes import told
 from circuits.patched import PatchedHeads, PatchedPositions, stack_of
 from interp import Batch, InvalidInput, Model
-from interp.capture import capture
-from interp.editing import check_unhooked, edited
-from interp.edits import Resample, Target, as_address
-from interp.folded import clean_run
-from interp.model import as_model
+from interp.cache import capture
+from interp.editing.context import check_unhooked, edited
+from interp.editing.edits import Resample, Target, as_address
+from interp.editing.variants import clean_run
+from interp.models.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site, Stack
-from interp.results import Floats, frozen, provenance
-from probes.pairs import stacks_of
+from interp.results.by_head import Floats, frozen, provenance
+from probes.stimuli.pairs import stacks_of
 
 BY_HEAD = ("q", "k", "v", "pattern", "z")
 BY_POSITION = (*LAYER_SITES, "q", "k", "v", "z", "attn_out", *STACK_SITES)

@@ -1,10 +1,9 @@
 """The instrument: open a Chronos model or a GPT-2, name its heads, read it, edit it."""
 
 from interp import sweeps, zoo
-from interp.batch import Batch
-from interp.capture import Cache, capture
-from interp.editing import ablate, edited
-from interp.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
+from interp.cache import Cache, capture
+from interp.editing.context import ablate, edited
+from interp.editing.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
 from interp.errors import (
     BrokenHook,
     CannotWrite,
@@ -24,12 +23,13 @@ from interp.errors import (
     WrongStore,
     WrongVersion,
 )
-from interp.factored import FactoredMatrix
-from interp.model import Model
+from interp.inputs.batch import Batch
+from interp.models.model import Model
+from interp.models.opening import load, wrap
+from interp.models.weights.factored import FactoredMatrix
+from interp.models.weights.head_weights import HeadWeights, StackedWeights
+from interp.models.weights.position_bias import PositionBias, position_bias
 from interp.names import AttentionLayer, Head, Site
-from interp.opening import load, wrap
-from interp.position_bias import PositionBias, position_bias
-from interp.weights import HeadWeights, StackedWeights
 
 __all__ = [
     "Add",

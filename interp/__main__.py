@@ -9,10 +9,10 @@ import typer
 from chronos import ChronosPipeline
 
 from interp import MissingFile, Model, load, zoo
-from interp.command import Dtype, guarded
-from interp.inputs import whole
-from interp.opening import check_device
-from interp.sources import PUBLISHED, TEXT
+from interp.models.checkpoints import PUBLISHED, TEXT
+from interp.models.opening import check_device
+from interp.output.command import Dtype, guarded
+from interp.validate import whole
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -87,7 +87,7 @@ def train(
     check_device(device)
     run(chosen, out, device=device)
     if evaluate:
-        from interp.zoo.evaluation import record_forecasts
+        from interp.zoo.benchmark import record_forecasts
 
         typer.echo(json.dumps(record_forecasts(out), indent=2))
     typer.echo(f"written: {out}")

@@ -1,12 +1,7 @@
 """The probes: stimulus in, scores out. Which heads look back, and where to."""
 
-from probes import datasets, plots
-from probes.headcombs import HeadCombs
-from probes.heads import head_scores, prefix_matching
-from probes.induction import induction_mosaic
-from probes.mosaic import Comparison, Counts, Mosaic
-from probes.pairs import Pair, another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
-from probes.patterns import (
+from probes import plots
+from probes.attention import (
     AttentionCurves,
     AttentionPatterns,
     attention_by_lag,
@@ -14,22 +9,28 @@ from probes.patterns import (
     attention_patterns,
     token_values,
 )
-from probes.periodic import attention_spectrum, context_attention
-from probes.periods import changed_period
-from probes.positions import PositionLoss, position_loss
-from probes.published import published, published_table
+from probes.induction.head_scores import head_scores, prefix_matching
+from probes.induction.induction_scores import InductionScores, induction_scores
+from probes.induction.induction_sweep import induction_sweep
+from probes.induction.measured_mosaic import induction_mosaic
+from probes.induction.mosaic import Comparison, Counts, Mosaic
+from probes.induction.position_loss import PositionLoss, position_loss
+from probes.induction.published import published, published_table
+from probes.periodic.context_attention import attention_spectrum, context_attention
+from probes.periodic.head_combs import HeadCombs
+from probes.periodic.spectrum import AttentionSpectrum
 from probes.questions.agreement import Agreement, MultisineScores, agreement, multisine_scores
 from probes.questions.claims import claims
-from probes.questions.lengths import LengthEffect, length_effect
-from probes.questions.origin import CombOrigin, comb_origin, value_matching
-from probes.questions.repetitions import RepetitionEffect, repetition_effect
-from probes.repeats import InductionScores, induction_scores
-from probes.reports.mosaic import induction_heads, summary
-from probes.sequences import TEXT_TOKENS, RepeatedSequences, repeated_sequences
-from probes.series import SeriesBatch, TimeSeries, motif, multisine, series_batch
-from probes.spectrum import AttentionSpectrum
-from probes.stimuli import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
-from probes.sweeping import induction_sweep
+from probes.questions.comb_origin import CombOrigin, comb_origin, value_matching
+from probes.questions.length_effect import LengthEffect, length_effect
+from probes.questions.repetition_effect import RepetitionEffect, repetition_effect
+from probes.reports.mosaics import induction_heads, summary
+from probes.stimuli import datasets
+from probes.stimuli.pairs import Pair, another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
+from probes.stimuli.period_pairs import changed_period
+from probes.stimuli.repeated_sequences import TEXT_TOKENS, RepeatedSequences, repeated_sequences
+from probes.stimuli.repeated_tokens import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
+from probes.stimuli.time_series import SeriesBatch, TimeSeries, motif, multisine, series_batch
 
 __all__ = [
     "ALL_VALUES",

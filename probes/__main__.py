@@ -11,18 +11,19 @@ import typer
 from tqdm.auto import tqdm
 
 import interp
-from interp.command import Dtype, guarded
 from interp.errors import nearest
-from probes import attention_spectrum, datasets, induction_mosaic, induction_sweep, multisine, plots
-from probes.mosaic import THRESHOLD
+from interp.output.command import Dtype, guarded
+from interp.output.page import check_out, file_name
+from probes import attention_spectrum, induction_mosaic, induction_sweep, multisine, plots
+from probes.induction.mosaic import THRESHOLD
 from probes.questions.agreement import PUBLISHED
-from probes.reports import losses as losses_report
-from probes.reports import mosaic as mosaic_report
-from probes.reports import questions as question_report
+from probes.reports import induction_sweeps as sweep_report
+from probes.reports import mosaics as mosaic_report
+from probes.reports import open_questions as question_report
+from probes.reports import position_losses as losses_report
 from probes.reports import spectra as spectra_report
-from probes.reports import sweep as sweep_report
-from probes.reports.page import check_out, file_name
-from probes.series import TimeSeries
+from probes.stimuli import datasets
+from probes.stimuli.time_series import TimeSeries
 
 Models = Annotated[list[str], typer.Option("--model", help="Bundled name, directory or hub name; repeat for several.")]
 Out = Annotated[Path, typer.Option(help="Directory, or an .html file for the page alone.")]

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from circuits.composition import _Factor, _standardised, _table, _turned
-from interp import statistics as s
-from interp.results import HeadScores
-from probes import comb
-from probes.mosaic import Mosaic
+from circuits.weights.composition import _Factor, _standardised, _table, _turned
+from interp.results import statistics as s
+from interp.results.by_head import HeadScores
+from probes.induction.mosaic import Mosaic
+from probes.periodic import combs as comb
 from probes.questions import claims
 from probes.questions.agreement import Agreement, MultisineScores
 

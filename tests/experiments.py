@@ -12,9 +12,9 @@ from torch import Tensor
 import circuits
 import interp
 import probes
-from circuits.graph.attribution import edge_attributions
-from circuits.graph.patching import Subject
-from interp.edits import FreezePatterns
+from circuits.graph.attribution_patching import edge_attributions
+from circuits.graph.path_patching import Subject
+from interp.editing.edits import FreezePatterns
 
 from .conftest import context, first_stack, masked_batch, other_tokens
 

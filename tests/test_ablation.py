@@ -10,12 +10,12 @@ import torch
 import circuits
 import interp
 import probes
+from circuits.ablation.head_sets import set_outcomes
 from circuits.controls import strongest
-from circuits.sets import set_outcomes
 from interp import InvalidInput, Mean, Resample, Zero, zoo
-from interp.edits import ablations
+from interp.editing.edits import ablations
 from interp.names import Head, parse_address
-from interp.results import Floats, HeadScores
+from interp.results.by_head import Floats, HeadScores
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
 from tests.tolerance import FORWARD, LAYER, close
 

@@ -13,9 +13,9 @@ from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.t5 import modeling_t5
 
 import interp
-from interp.arguments import cache_name
-from interp.attention import NAME
-from interp.checks import check_hooks
+from interp.models.checks.hook_points import check_hooks
+from interp.models.forward_arguments import cache_name
+from interp.models.hooks import NAME
 from tests.conftest import fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline, without_heads
 from tests.tolerance import FORWARD, close
 
@@ -195,7 +195,7 @@ def test_opening_refuses_a_model_whose_hook_points_are_dead(
     plain: ChronosPipeline, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If transformers ignored the registered function, every hook would miss in silence."""
-    monkeypatch.setattr("interp.attention.NAME", name)
+    monkeypatch.setattr("interp.models.hooks.NAME", name)
     with pytest.raises(interp.BrokenHook, match=r"\.self\.0\.pattern is not reached"):
         interp.wrap(plain)
 
@@ -224,7 +224,7 @@ def test_opening_refuses_hook_points_that_are_read_only(family: str, monkeypatch
 
     AttentionInterface.register("looks_on", looks_on)
     AttentionMaskInterface.register("looks_on", eager_mask)
-    monkeypatch.setattr("interp.attention.NAME", "looks_on")
+    monkeypatch.setattr("interp.models.hooks.NAME", "looks_on")
     pipeline = tiny_pipeline() if family == "t5" else tiny_causal_pipeline()
     with pytest.raises(interp.BrokenHook, match="edited without effect"):
         interp.wrap(pipeline)

@@ -14,10 +14,10 @@ from torch import Tensor
 import circuits
 import interp
 import probes
-from circuits.directions import value_weights
+from circuits.attribution.readout import value_weights
 from circuits.metrics import bin_centers
 from interp import Batch, InvalidInput
-from interp.results import as_heads
+from interp.results.by_head import as_heads
 from tests.tolerance import BUNDLED, FORWARD, LAYER, close, tolerance
 
 from .conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
@@ -317,7 +317,7 @@ def test_past_steps_sum_to_their_heads(
             batch.mask("decoder" if alone else "encoder")[:, : past.tokens.shape[1]] == 0, np.nan, past.of()
         )
         close(past.by_position()["mean"], np.nanmean(there, axis=0), of=1, terms=LAYER, dtype=dtype)
-    monkeypatch.setattr("circuits.past.MEMORY", 1)
+    monkeypatch.setattr("circuits.attribution.by_position.MEMORY", 1)
     again = circuits.past_value_attribution(model, batch, position=position)
     close(again.values, past.values, of=1, terms=LAYER, dtype=dtype)
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import circuits
 import interp
 from circuits.__main__ import app
-from circuits.reports.attribution import SHOWN, AttributionReport, figures, run_report, tables, write_report
+from circuits.reports.attributions import SHOWN, AttributionReport, figures, run_report, tables, write_report
 from interp import zoo
 from tests.tolerance import close
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import circuits
 import interp
 from circuits import Circuit, Edge
-from circuits.graph.layout import Graph
+from circuits.graph.edge_matrix import Graph
 from circuits.nodes import LOGITS, as_node, depth, forward_order
 from interp import Head
 from interp.names import KINDS
@@ -206,7 +206,7 @@ def test_circuits_of_other_weights_do_not_mix() -> None:
 
 def test_parts_are_given_in_any_form() -> None:
     head = Head.parse("decoder.cross.1.2")
-    scored = interp.results.ScoredHead(head, "either", 0.5)
+    scored = interp.results.by_head.ScoredHead(head, "either", 0.5)
     edge = circuits.ScoredEdge(Edge.parse("encoder.self.0.0 -> decoder.cross.1.2:k"), 0.1, 0.1, 2.0)
     assert as_node(scored) == as_node(str(head)) == head
     assert Circuit([edge]) == Circuit([edge.edge]) == Circuit([str(edge.edge)])

@@ -14,7 +14,7 @@ from scipy import stats
 import interp
 import probes
 from interp import InvalidInput
-from interp.results import HeadScores
+from interp.results.by_head import HeadScores
 from probes import Mosaic
 from probes.questions.agreement import Agreement, MultisineScores
 from tests.tolerance import FORWARD, LAYER, close

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from probes import comb
+from probes.periodic import combs as comb
 from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 STEPS = 300

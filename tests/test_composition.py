@@ -16,7 +16,7 @@ import interp
 import probes
 from circuits.edges import PAIRS, WIRES
 from interp.names import KINDS, Head
-from interp.results import HeadScores
+from interp.results.by_head import HeadScores
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head
 from tests.test_weights import scaled

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import interp
-from interp import digest
+from interp.models import digest
 from interp.sweeps import sweep
 from tests.conftest import fresh
 

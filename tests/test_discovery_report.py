@@ -14,7 +14,7 @@ import interp
 from circuits import plots
 from circuits.__main__ import app
 from circuits.reports.discovery import OUTSIDE, SHOWN, DiscoveryReport, figures, run_report, tables, write_report
-from circuits.reports.stimulus import pair_of
+from circuits.reports.pair_names import pair_of
 from interp import InvalidInput, zoo
 from tests.test_plots import traces
 from tests.tolerance import FORWARD, LAYER, close

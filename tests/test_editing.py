@@ -14,8 +14,8 @@ from torch import Tensor
 
 import interp
 from interp import Add, Batch, FreezePatterns, InertEdit, InvalidInput, Knockout, Mean, Resample, Scale, Site, Zero
-from interp.editing import check_unhooked
-from interp.knockouts import keys_of
+from interp.editing.context import check_unhooked
+from interp.editing.knockouts import keys_of
 from tests.tolerance import FORWARD, LAYER, close, not_close
 
 from .conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
@@ -394,7 +394,7 @@ def test_zero_equals_resampling_zeros(
     def of_zeros(*asked: Any) -> interp.Cache:
         return interp.Cache({name: torch.zeros_like(value) for name, value in interp.capture(*asked).items()})
 
-    monkeypatch.setattr("interp.actions.capture", of_zeros)
+    monkeypatch.setattr("interp.editing.actions.capture", of_zeros)
     for site in [at, *(s for s in editable(either) if s.name != "scores")]:
         with interp.edited(either, Resample(site, either_batch)):
             resampled = logits(either, either_batch)

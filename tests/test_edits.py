@@ -8,9 +8,9 @@ import torch
 
 import interp
 from interp import Add, Batch, InvalidInput, Knockout, Mean, Resample, Scale, UnknownHead, UnknownSite, Zero
-from interp.edits import ablations, as_address
+from interp.editing.edits import ablations, as_address
 from interp.names import AttentionLayer, Head, Site
-from interp.results import ScoredHead
+from interp.results.by_head import ScoredHead
 
 pytestmark = pytest.mark.versions
 

@@ -10,10 +10,10 @@ import torch
 import circuits
 import interp
 import probes
-from circuits.outcomes import continuation_scores
+from circuits.ablation.outcomes import continuation_scores
 from interp import Batch, InvalidInput, zoo
-from interp.results import Floats
-from interp.statistics import interval, p_values, q_values, rank_correlation
+from interp.results.by_head import Floats
+from interp.results.statistics import interval, p_values, q_values, rank_correlation
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
 from tests.tolerance import BUNDLED, FORWARD, LAYER, close
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import interp
+from interp.output import style
 from probes import plots
 from probes.plots import explorer
 from tests.swept import made_up, random_frame, real_frame
@@ -241,7 +242,7 @@ def test_hostile_names_do_no_harm(browser_page: Any, tmp_path: Path) -> None:
     made = plots.mosaic_explorer(frame)
     browser_page.goto(made.write_html(tmp_path / "page.html").as_uri())
     options = browser_page.locator("#axis-0 option").evaluate_all("all => all.map(o => o.textContent)")
-    assert options == plots.style.unique(names)
+    assert options == style.unique(names)
     assert options[0] == names[0]
     for i, option in enumerate(options):
         browser_page.locator("#axis-0").select_option(index=i)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import interp
 from interp import Batch
-from interp.folded import clean_run, decode, encode, read, repeated, resume, resume_encoder, variant_heads
+from interp.editing.variants import clean_run, decode, encode, read, repeated, resume, resume_encoder, variant_heads
 from interp.names import AttentionLayer
 from tests.tolerance import FORWARD, close
 

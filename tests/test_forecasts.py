@@ -10,9 +10,9 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 import circuits
 import interp
-from circuits.accuracy import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
-from circuits.baselines import naive, parrot, seasonal_naive
-from circuits.sampling import Ablated, Sampler, reading, sampling, split, uniforms
+from circuits.ablation.baselines import naive, parrot, seasonal_naive
+from circuits.ablation.forecast_scores import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
+from circuits.ablation.sampling import Ablated, Sampler, reading, sampling, split, uniforms
 from interp import Batch, InvalidInput, zoo
 from interp.names import Head
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
@@ -463,7 +463,7 @@ def test_outcomes_that_do_not_exist(model: interp.Model) -> None:
 
 def test_a_curve_with_forecasts(pico: interp.Model) -> None:
     import probes
-    from interp.zoo.evaluation import held_out
+    from interp.zoo.benchmark import held_out
 
     values, period = held_out()
     mosaic, fresh = probes.induction_mosaic(pico, seed=0), probes.repeated_random_tokens(seed=1)

@@ -14,10 +14,10 @@ import circuits
 import interp
 import probes
 from circuits import Circuit
-from circuits.graph.layout import Graph
-from circuits.graph.outputs import outputs
+from circuits.graph.edge_matrix import Graph
+from circuits.graph.mixed_run import chunks, run
+from circuits.graph.node_outputs import outputs
 from circuits.graph.recovery import roc_area
-from circuits.graph.running import chunks, run
 from interp import InvalidInput, zoo
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_graph import forward
@@ -367,7 +367,7 @@ def test_faithful_to_one_and_to_nothing(each: interp.Model) -> None:
 
 def test_all_edges_are_faithful_to_the_letter(each: interp.Model) -> None:
     clean, corrupt = pair_for(each)
-    from circuits.graph.patching import Subject
+    from circuits.graph.path_patching import Subject
 
     subject = Subject.of(each, clean, corrupt, METRIC, "resample")
     exists = subject.graph.exists

@@ -11,9 +11,9 @@ import circuits
 import interp
 import probes
 from circuits import plots
-from circuits.graph.layout import Graph
+from circuits.graph.edge_matrix import Graph
 from circuits.nodes import LOGITS
-from circuits.plots.graph import FEEDS
+from circuits.plots.circuit_graph import FEEDS
 from circuits.plots.stacks import DOT, MLP, Plane, is_mlp
 from tests.test_plots import needs_browser, traces
 from tests.tolerance import LAYER, close

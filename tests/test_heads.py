@@ -8,7 +8,7 @@ import interp
 import probes
 from interp import Batch, Model
 from probes import head_scores, prefix_matching
-from probes.stimuli import random_tokens
+from probes.stimuli.repeated_tokens import random_tokens
 from tests.conftest import tiny_gpt2
 from tests.tolerance import LAYER, close
 
@@ -123,5 +123,5 @@ def test_what_is_refused(model: Model) -> None:
 def test_names_are_addresses(model: Model) -> None:
     found = head_scores(model, batch_size=2, sequence_length=3, repetitions=2)
     assert found["encoder.self.next_token"].site == "encoder.self"
-    assert isinstance(found["decoder.self.induction"], interp.results.HeadScores)
+    assert isinstance(found["decoder.self.induction"], interp.results.by_head.HeadScores)
     assert probes.head_scores is head_scores

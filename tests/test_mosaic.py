@@ -115,8 +115,8 @@ def test_bfloat16_scores_are_close(model: Model) -> None:
 def test_counts_heads_and_frame() -> None:
     current, right = np.array([[0.5, 0.1], [0.3, 0.31]]), np.array([[0.1, 0.7], [0.29, 0.4]])
     scores = [
-        interp.results.HeadScores(k, "decoder.cross", v)
-        for k, v in zip(probes.mosaic.KINDS, (current, right), strict=True)
+        interp.results.by_head.HeadScores(k, "decoder.cross", v)
+        for k, v in zip(probes.induction.mosaic.KINDS, (current, right), strict=True)
     ]
     mosaic = Mosaic(*scores, n_tokens=22, provenance={"model": "a/b", "n_parameters": 12})
     counts = mosaic.counts()

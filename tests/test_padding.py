@@ -296,10 +296,10 @@ ELSEWHERE = {
 }
 
 
-def scores(model: Model) -> interp.results.HeadScores:
+def scores(model: Model) -> interp.results.by_head.HeadScores:
     context = ".".join(model.family.context)
     values = np.arange(len(model.layers(context)) * model.n_heads, dtype=float).reshape(-1, model.n_heads)
-    return interp.results.HeadScores("any", context, values)
+    return interp.results.by_head.HeadScores("any", context, values)
 
 
 def by_row(found: circuits.DirectAttribution) -> Any:
@@ -360,7 +360,7 @@ def public() -> dict[str, inspect.Signature]:
         for name in package.__all__:
             value = getattr(package, name)
             if callable(value) and (
-                not isinstance(value, type) or (is_dataclass(value) and value.__module__ == "interp.edits")
+                not isinstance(value, type) or (is_dataclass(value) and value.__module__ == "interp.editing.edits")
             ):
                 found[f"{package.__name__}.{name}"] = inspect.signature(value)
     return found

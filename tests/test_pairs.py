@@ -13,7 +13,7 @@ import interp
 import probes
 from circuits.metrics import check_pair, logit_difference
 from interp.zoo.recipe import chronos_config
-from probes.pairs import Pair
+from probes.stimuli.pairs import Pair
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
 MAKERS = (probes.shuffled_occurrences, probes.swapped_continuation)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 import circuits
 import interp
 import probes
+from circuits.ablation.logits_after import logits_after, needs
 from circuits.metrics import Metric, expected_value, log_prob, logit_difference
-from circuits.onward import logits_after, needs
 from interp import Batch, InvalidInput, UnknownSite
-from interp.folded import clean_run
+from interp.editing.variants import clean_run
 from interp.names import Site
-from interp.results import Floats
-from interp.statistics import interval, p_values, q_values
+from interp.results.by_head import Floats
+from interp.results.statistics import interval, p_values, q_values
 from interp.zoo.planted import CROSS_HEADS, ENCODER_HEADS
 from tests.tolerance import BUNDLED, FORWARD, close, tolerance
 

@@ -12,8 +12,8 @@ import circuits
 import interp
 from circuits.__main__ import app
 from circuits.patched import Patched
+from circuits.reports.pair_names import PAIRS, SHIFT, check_pair_name, pair_of
 from circuits.reports.patching import SHOWN, PatchingReport, figures, run_report, tables, write_report
-from circuits.reports.stimulus import PAIRS, SHIFT, check_pair_name, pair_of
 from interp import InvalidInput, Resample, edited, zoo
 from tests.tolerance import FORWARD, close
 

@@ -7,7 +7,7 @@ import interp
 import probes
 from interp import zoo
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN, SHARP
-from probes.stimuli import RepeatedTokens
+from probes.stimuli.repeated_tokens import RepeatedTokens
 
 
 @pytest.fixture(scope="module")

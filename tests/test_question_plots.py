@@ -13,9 +13,9 @@ import interp
 import probes
 from probes import plots
 from probes.questions.agreement import MEASURES, Agreement
-from probes.questions.lengths import CONDITIONS, LengthEffect
-from probes.questions.origin import HYPOTHESES, CombOrigin
-from probes.questions.repetitions import RepetitionEffect
+from probes.questions.comb_origin import HYPOTHESES, CombOrigin
+from probes.questions.length_effect import CONDITIONS, LengthEffect
+from probes.questions.repetition_effect import RepetitionEffect
 from tests.tolerance import close
 
 

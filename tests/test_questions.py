@@ -8,12 +8,12 @@ import torch
 
 import interp
 import probes
-from interp.results import HeadScores
+from interp.results.by_head import HeadScores
 from probes import agreement, comb_origin, induction_mosaic, multisine_scores, value_matching
-from probes.comb import lag_energy
+from probes.periodic.combs import lag_energy
 from probes.questions import agreement as agreement_module
-from probes.questions import origin
-from probes.series import multisine
+from probes.questions import comb_origin as origin
+from probes.stimuli.time_series import multisine
 from tests.conftest import tiny_pipeline
 from tests.tolerance import BUNDLED, FORWARD, LAYER, close
 

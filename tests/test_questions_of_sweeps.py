@@ -12,7 +12,7 @@ from scipy import stats
 import interp
 import probes
 from probes import induction_sweep, length_effect, repetition_effect
-from probes.questions.lengths import CONDITIONS, _verdicts, length_rows
+from probes.questions.length_effect import CONDITIONS, _verdicts, length_rows
 from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 REPETITIONS, SEEDS = (2, 4, 8), (0, 1, 2, 3)

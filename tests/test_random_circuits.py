@@ -11,8 +11,8 @@ import torch
 import circuits
 import interp
 from circuits import Circuit, CircuitReport
+from circuits.graph.edge_matrix import Graph
 from circuits.graph.evaluation import CONTROLS, GAP
-from circuits.graph.layout import Graph
 from circuits.graph.random_circuits import random_connected, random_edges
 from interp import Batch, UnclearGap
 from tests.tolerance import FORWARD, close

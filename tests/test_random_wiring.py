@@ -7,7 +7,7 @@ from scipy import stats
 
 import circuits
 import interp
-from circuits.composition import _factor, _turned, composition_scores, largest_by_chance
+from circuits.weights.composition import _factor, _turned, composition_scores, largest_by_chance
 from interp import InvalidInput, zoo
 from tests.tolerance import FORWARD, close
 

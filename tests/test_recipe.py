@@ -13,8 +13,8 @@ from transformers import T5ForConditionalGeneration
 import interp
 from interp import zoo
 from interp.zoo import recipe as recipes
+from interp.zoo.fresh_t5 import lay_routes, model_config
 from interp.zoo.recipe import Recipe, batch
-from interp.zoo.t5 import lay_routes, model_config
 from tests.test_zoo import TINY
 
 MOTIFS_ONLY = replace(TINY, motif_share=1.0)

@@ -12,7 +12,7 @@ import interp
 from interp import Batch, Model, zoo
 from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
 from probes import InductionScores, head_scores, induction_scores, plots, repeated_sequences
-from probes.repeats import REPEAT_SCORES
+from probes.induction.induction_scores import REPEAT_SCORES
 from tests.conftest import tiny_gpt2
 from tests.tolerance import FORWARD, LAYER, close, not_close
 

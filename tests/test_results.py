@@ -10,8 +10,8 @@ import pytest
 
 import interp
 from interp import Head
-from interp.files import write_text
-from interp.results import HeadScores, as_heads, provenance
+from interp.results.by_head import HeadScores, as_heads, provenance
+from interp.results.files import write_text
 from tests.conftest import fresh, tiny_gpt2
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import circuits
 import interp
-from circuits.results import CurvePoint
-from circuits.saved import Saved
+from circuits.ablation.effect_results import CurvePoint
+from interp.results.result import Saved
 
 from .test_ablation import scored
 from .test_effects import stimulus

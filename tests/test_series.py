@@ -15,12 +15,12 @@ from probes import (
     TimeSeries,
     attention_spectrum,
     context_attention,
-    datasets,
     motif,
     multisine,
     repeated_random_tokens,
     series_batch,
 )
+from probes.stimuli import datasets
 from tests.tolerance import FORWARD, LAYER, close
 
 PUBLISHED = ([5, 10, 20, 40], [1, 0.75, 0.5, 0.5])

@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from interp import InvalidInput
-from interp.series_index import check_index, frequency
-from interp.user_series import read_series
+from interp.inputs.series_index import check_index, frequency
+from interp.inputs.user_series import read_series
 
 dates = pd.date_range
 _hours = dates("2024-01-01", "2024-01-19", freq="h")

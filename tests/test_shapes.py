@@ -10,11 +10,11 @@ from transformers import AttentionInterface
 
 import interp
 import probes
-from circuits.accuracy import bin_crps
-from circuits.sampling import Ablated, Sampler, sampling, uniforms
-from interp import folded
-from interp.attention import NAME, hooked_attention
-from interp.user_series import as_series
+from circuits.ablation.forecast_scores import bin_crps
+from circuits.ablation.sampling import Ablated, Sampler, sampling, uniforms
+from interp.editing import variants as folded
+from interp.inputs.user_series import as_series
+from interp.models.hooks import NAME, hooked_attention
 
 
 def checked(function: Any) -> Any:

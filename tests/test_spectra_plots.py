@@ -11,7 +11,7 @@ import pytest
 import interp
 import probes
 from probes import plots
-from probes.spectrum import AttentionSpectrum, HeadCombs
+from probes.periodic.spectrum import AttentionSpectrum, HeadCombs
 from tests.tolerance import close
 
 TONES = (5, 10, 20, 40)

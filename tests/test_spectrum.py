@@ -15,8 +15,8 @@ from transformers import T5ForConditionalGeneration
 import interp
 import probes
 from probes import AttentionSpectrum, TimeSeries, attention_spectrum, context_attention, multisine
-from probes.comb import best_comb, candidates, lag_energy, over_null, permutation_null
-from probes.periodic import PERMUTATIONS
+from probes.periodic.combs import best_comb, candidates, lag_energy, over_null, permutation_null
+from probes.periodic.context_attention import PERMUTATIONS
 from tests.conftest import tiny_pipeline
 from tests.tolerance import FORWARD, LAYER, close
 
@@ -128,7 +128,7 @@ def test_many_rows_are_single_runs(model: interp.Model, monkeypatch: pytest.Monk
         alone = attention_spectrum(model, values[row], num_decoder=2, shuffles=0)
         close(at_once[row], alone.attention, terms=LAYER)
     assert np.abs(at_once[0] - at_once[1]).max() > 1e-3
-    monkeypatch.setattr(probes.periodic, "ROWS", 3)
+    monkeypatch.setattr(probes.periodic.context_attention, "ROWS", 3)
     close(context_attention(model, values[:7], num_decoder=2), at_once[:7], terms=LAYER)
     other = context_attention(model, values[:7], num_decoder=2, position=1)
     alone = attention_spectrum(model, values[3], num_decoder=2, position=1, shuffles=0)
@@ -145,7 +145,7 @@ def test_shuffled_runs_permute_the_context_and_leave_the_decoder(
         seen.append((values, real(model, values, **settings)))
         return seen[-1][1]
 
-    monkeypatch.setattr(probes.periodic, "context_attention", recorded)
+    monkeypatch.setattr(probes.periodic.context_attention, "context_attention", recorded)
     found = attention_spectrum(model, SHORT, num_decoder=2, shuffles=5, seed=3)
     ((values, paid),) = seen
     assert values.shape == (5, 40)

@@ -18,8 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 import circuits
 import interp
-from interp import BrokenHook, InertEdit, InterpError, InvalidInput, Knockout, Mean, Resample, UnsupportedModel, states
-from interp.editing import check_unhooked
+from interp import BrokenHook, InertEdit, InterpError, InvalidInput, Knockout, Mean, Resample, UnsupportedModel
+from interp.editing.context import check_unhooked
+from interp.models import states
 from tests.tolerance import not_close
 
 from .conftest import context, fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline

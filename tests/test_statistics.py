@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from interp import InvalidInput
-from interp.statistics import (
+from interp.results.statistics import (
     band,
     band_words,
     interval,

@@ -26,13 +26,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import interp
-import interp.sweeps.models
+import interp.sweeps.opened_models
 import probes
 from interp.sweeps import Sweep, read, sweep
 from interp.sweeps import store as files
 from interp.sweeps.grid import by_model, configurations, key_of
-from interp.sweeps.result import merged, table_of
-from probes.sweeping import defaults
+from interp.sweeps.sweep_result import merged, table_of
+from probes.induction.induction_sweep import defaults
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.sweep_functions import ablated, cheap, logged, opened_here, other, sizes, third_fails, varied, where
 
@@ -71,7 +71,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(name)
         return interp.load(name, **options)
 
-    monkeypatch.setattr(interp.sweeps.models, "load", counted)
+    monkeypatch.setattr(interp.sweeps.opened_models, "load", counted)
     return seen
 
 
@@ -245,7 +245,7 @@ def test_models_are_opened_once_and_run_outermost(folders: list[str], opens: lis
     assert list(frame.columns) == ["a", "model", "digest", "a2"]
     assert [*zip(frame.a, frame.model, strict=True)] == [(a, name) for a in range(3) for name in folders]
     assert found.provenance["models"] == dict(zip(frame.model, frame.digest, strict=True))
-    assert not interp.sweeps.models._OPEN  # nothing stays open in this process
+    assert not interp.sweeps.opened_models._OPEN  # nothing stays open in this process
 
 
 def test_a_worker_opens_a_model_once(folders: list[str]) -> None:

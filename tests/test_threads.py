@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 import interp
-from interp import Batch, InertEdit, Knockout, Mean, Resample, Zero, scopes, states
-from interp.editing import check_unhooked
+from interp import Batch, InertEdit, Knockout, Mean, Resample, Zero
+from interp.editing import scopes
+from interp.editing.context import check_unhooked
+from interp.models import states
 
 from .conftest import context, first_stack, other_tokens
 from .experiments import experiments, numbers, same

@@ -9,7 +9,7 @@ import torch
 import circuits
 import interp
 import probes
-from circuits.tokens import as_tokens, normed
+from circuits.weights.token_circuit import as_tokens, normed
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head, dense_unembedding, divided
 from tests.test_weights import scaled

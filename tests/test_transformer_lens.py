@@ -16,8 +16,8 @@ import torch
 
 import circuits
 import interp
+from interp.models.weights.head_weights import layer_weights, unembedding, unembedding_bias
 from interp.names import AttentionLayer
-from interp.weights import layer_weights, unembedding, unembedding_bias
 from tests.conftest import masked_batch, tiny_gpt2, tiny_pipeline
 from tests.tolerance import FORWARD, ROUTINE, close
 

@@ -22,7 +22,7 @@ import circuits
 import interp
 import probes
 from interp import Batch, InvalidInput
-from interp.user_series import as_series, read_series
+from interp.inputs.user_series import as_series, read_series
 from tests.conftest import tiny_pipeline
 from tests.tolerance import close
 

@@ -12,11 +12,11 @@ from torch import Tensor
 import circuits
 import interp
 import probes
+from circuits.ablation.sampling import Sampler
 from circuits.metrics import bin_centers, expected_value
-from circuits.sampling import Sampler
 from interp import InvalidInput, UnsupportedModel
-from interp.vocabulary import PUBLISHED
-from probes import pairs
+from interp.inputs.vocabulary import PUBLISHED
+from probes.stimuli import pairs
 from tests.conftest import tiny_gpt2
 from tests.odd_tokens import CASES, ODD, new_pipeline, odd, odd_pipeline
 from tests.tolerance import FORWARD, LAYER, close
@@ -195,7 +195,7 @@ def test_the_stimulus_is_the_models(name: str, encoder: bool) -> None:
         close(mosaic.eos.values, patterns[:, :, 21], of=1, terms=LAYER)
     assert mosaic.n_tokens == (21 + config.use_eos_token if encoder else 22)
     assert mosaic.provenance["stimulus"]["vocab_range"] == list(model.vocabulary.narrow)
-    if model.vocabulary != probes.stimuli.published(encoder):
+    if model.vocabulary != probes.stimuli.repeated_tokens.published(encoder):
         assert mosaic.provenance["stimulus"]["tokens"] == model.vocabulary.to_dict()
 
 

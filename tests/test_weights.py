@@ -13,8 +13,15 @@ from jaxtyping import jaxtyped
 
 import interp
 import probes
+from interp.models.weights.head_weights import (
+    Projections,
+    embedding,
+    layer_weights,
+    position_embedding,
+    unembedding,
+    unembedding_bias,
+)
 from interp.names import KINDS, Head
-from interp.weights import Projections, embedding, layer_weights, position_embedding, unembedding, unembedding_bias
 from tests.conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head, dense_unembedding, divided
 from tests.tolerance import FORWARD, LAYER, close

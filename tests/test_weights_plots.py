@@ -16,8 +16,8 @@ from circuits import plots
 from circuits.__main__ import app
 from circuits.edges import WIRES
 from circuits.plots.stacks import WIRE, spot
-from circuits.reports import composition
-from probes.reports.page import write_page
+from circuits.reports import compositions as composition
+from interp.output.page import write_page
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.tolerance import FORWARD, close
 

@@ -14,10 +14,10 @@ from chronos import BaseChronosPipeline, ChronosPipeline
 import interp
 import probes
 from interp import zoo
-from interp.zoo import evaluation
+from interp.zoo import benchmark as evaluation
+from interp.zoo.made_series import SERIES, varied_motifs
 from interp.zoo.monitor import induction_snapshot
 from interp.zoo.recipe import HORIZON, Recipe, batch, learning_rate, motif_fraction
-from interp.zoo.series import SERIES, varied_motifs
 from interp.zoo.training import snapshot_steps, train
 from tests.tolerance import LAYER, close
 

@@ -17,9 +17,9 @@ from transformers import GPT2LMHeadModel
 
 import interp
 from interp import zoo
+from interp.zoo.made_series import NARROW
 from interp.zoo.monitor import causal_snapshot
 from interp.zoo.recipe import HORIZON, Recipe, batch
-from interp.zoo.series import NARROW
 from interp.zoo.training import train
 from tests.test_zoo import GPT2S, TINY_GPT2
 from tests.tolerance import BUNDLED, close

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from circuits.edges import Edge, as_edge
-from circuits.graph.layout import Graph
+from circuits.graph.edge_matrix import Graph
 from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node, forward_order
 from interp import DamagedFile, Head, InterpError, InvalidInput, Model
-from interp.files import load_json, save_json
+from interp.results.files import load_json, save_json
 
 
 @dataclass(frozen=True, repr=False)

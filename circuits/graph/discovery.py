@@ -13,15 +13,15 @@ with integrated gradients for the candidates).
 import numpy as np
 from tqdm.auto import tqdm
 
-from circuits.effects import MEMORY
-from circuits.graph.attribution import edge_attributions
+from circuits.ablation.head_effects import MEMORY
+from circuits.graph.attribution_patching import edge_attributions
 from circuits.graph.circuit import Circuit, check_circuit
-from circuits.graph.layout import Mask
-from circuits.graph.patching import Subject
+from circuits.graph.edge_matrix import Mask
+from circuits.graph.path_patching import Subject
 from circuits.metrics import Metric
 from interp import Batch, InvalidInput, Model
-from interp.inputs import whole
-from interp.results import Floats
+from interp.results.by_head import Floats
+from interp.validate import whole
 
 INTEGRATED = 5
 """Points of the integrated gradients that candidates are scored by."""

@@ -18,20 +18,20 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from circuits.ablation.head_effects import MEMORY
 from circuits.edges import Edge
-from circuits.effects import MEMORY
 from circuits.graph.circuit import Circuit, check_circuit
-from circuits.graph.layout import Graph, Mask
-from circuits.graph.outputs import Outside
-from circuits.graph.patching import Subject, off_outside
+from circuits.graph.edge_matrix import Graph, Mask
+from circuits.graph.node_outputs import Outside
+from circuits.graph.path_patching import Subject, off_outside
 from circuits.graph.random_circuits import random_connected, random_edges
 from circuits.metrics import Metric, warn_of_gap
 from circuits.nodes import Node
-from circuits.saved import Saved
 from interp import Batch, Head, InvalidInput, Model
-from interp.inputs import whole
-from interp.results import Floats
-from interp.statistics import LEAST_ROWS, band, band_words, interval, ratio_interval
+from interp.results.by_head import Floats
+from interp.results.result import Saved
+from interp.results.statistics import LEAST_ROWS, band, band_words, interval, ratio_interval
+from interp.validate import whole
 
 GAP = "model minus nothing"
 """In the summary: what F is in parts of, in the metric's unit."""

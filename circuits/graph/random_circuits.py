@@ -11,7 +11,7 @@ alone. Connected ones are drawn path by path:
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.graph.layout import Graph, Mask
+from circuits.graph.edge_matrix import Graph, Mask
 from circuits.nodes import EMBEDDINGS, LOGITS
 
 TRIES = 50

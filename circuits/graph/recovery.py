@@ -15,22 +15,22 @@ import pandas as pd
 from scipy import stats
 from tqdm.auto import tqdm
 
-from circuits.attribution import direct_attribution
-from circuits.composition import composition_scores
+from circuits.ablation.head_effects import head_effects
+from circuits.attribution.direct import direct_attribution
 from circuits.edges import Edge
-from circuits.effects import head_effects
-from circuits.graph.attribution import attribution_patching
+from circuits.graph.attribution_patching import attribution_patching
 from circuits.graph.circuit import Circuit
 from circuits.graph.discovery import discover
-from circuits.graph.patching import patch_edges
+from circuits.graph.path_patching import patch_edges
 from circuits.metrics import Metric, logit_difference
 from circuits.nodes import Node
 from circuits.patching import patch_heads
+from circuits.weights.composition import composition_scores
 from interp import InvalidInput, Model, zoo
-from interp.inputs import whole
-from interp.results import HeadScores
+from interp.results.by_head import HeadScores
+from interp.validate import whole
 from probes import another_sequence, induction_mosaic, repeated_random_tokens
-from probes.pairs import Pair
+from probes.stimuli.pairs import Pair
 
 Scores = Mapping[Any, float]
 

@@ -1,16 +1,16 @@
 """Results of experiments to plotly figures: nothing here runs a model."""
 
 from circuits.plots.ablation import ablation_curve, head_effects, layer_effects, score_against_effect, self_repair
-from circuits.plots.attribution import attribution, past_attribution
-from circuits.plots.composition import composition, composition_explorer
-from circuits.plots.evaluation import circuit_report, estimate_against_patch
+from circuits.plots.attributions import attribution, past_attribution
+from circuits.plots.circuit_graph import circuit
+from circuits.plots.compositions import composition, composition_explorer
+from circuits.plots.evaluations import circuit_report, estimate_against_patch
+from circuits.plots.faithfulness import faithfulness_by_size
 from circuits.plots.forecasts import forecast_effects, forecast_fan
-from circuits.plots.graph import circuit
-from circuits.plots.lens import logit_lens
-from circuits.plots.matrices import eigenvalues, head_circuit, position_circuit, singular_values, token_circuit
+from circuits.plots.head_circuits import eigenvalues, head_circuit, position_circuit, singular_values, token_circuit
+from circuits.plots.lenses import logit_lens
 from circuits.plots.patching import patched_heads, patched_positions
-from circuits.plots.sizes import faithfulness_by_size
-from circuits.plots.wiring import wiring
+from circuits.plots.wires import wiring
 
 __all__ = [
     "ablation_curve",

@@ -4,14 +4,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.repair import SelfRepair
-from circuits.results import AblationCurve, HeadEffects, LayerEffects
+from circuits.ablation.effect_results import AblationCurve, HeadEffects, LayerEffects
+from circuits.ablation.self_repair import SelfRepair
 from interp import InvalidInput
-from interp.statistics import band_words, rank_correlation
+from interp.output.style import COLORS, label, short, styled
+from interp.results.statistics import band_words, rank_correlation
 from probes import plots
-from probes.mosaic import THRESHOLD, Mosaic
+from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.plots.mosaics import rings
-from probes.plots.style import COLORS, label, short, styled
 
 HEADS, CONTROL = "#b3312c", "#7a7a7a"
 NAT = "change in log-probability, nats"

@@ -4,13 +4,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.accuracy import QUANTILES
+from circuits.ablation.effect_results import ForecastEffects
+from circuits.ablation.forecast_scores import QUANTILES
 from circuits.plots.ablation import CONTROL, HEADS
-from circuits.results import ForecastEffects
 from interp import InvalidInput
-from interp.inputs import whole
-from interp.statistics import band_words
-from probes.plots.style import short, styled
+from interp.output.style import short, styled
+from interp.results.statistics import band_words
+from interp.validate import whole
 
 UNEDITED = "#1f6f8b"
 TITLES = {

@@ -8,8 +8,8 @@ from circuits.edges import Edge
 from circuits.nodes import Node, title
 from circuits.plots.stacks import ATTENDED, hover
 from interp import Head
-from probes.mosaic import Mosaic
-from probes.plots.style import label
+from interp.output.style import label
+from probes.induction.mosaic import Mosaic
 
 LISTED = 5
 """How many edges in and out hovering a part lists."""

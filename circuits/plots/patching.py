@@ -8,11 +8,11 @@ from plotly.subplots import make_subplots
 
 from circuits.patched import Patched, PatchedHeads, PatchedPositions, stack_of
 from interp import InvalidInput
+from interp.inputs.vocabulary import PUBLISHED
 from interp.names import Site
-from interp.results import Floats, row_mean
-from interp.vocabulary import PUBLISHED
+from interp.output.style import label, short, styled
+from interp.results.by_head import Floats, row_mean
 from probes.plots.mosaics import ticks
-from probes.plots.style import label, short, styled
 
 Show = Literal["share", "effect"]
 

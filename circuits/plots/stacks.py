@@ -9,11 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuits.edges import Composition, Edge
-from circuits.graph.layout import Graph
+from circuits.graph.edge_matrix import Graph
 from circuits.nodes import EMBEDDINGS, LOGITS, Node
 from interp import Head, Site
-from probes.mosaic import Mosaic
-from probes.plots.style import COLORS, label
+from interp.output.style import COLORS, label
+from probes.induction.mosaic import Mosaic
 
 WIRE: dict[Composition, str] = {"Q": "#5b8c5a", "K": "#b3312c", "V": "#3f4e8c"}
 INPUT: dict[Composition, str] = {"Q": "queries", "K": "keys", "V": "values"}

@@ -10,19 +10,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits import plots
-from circuits.ablation import ablation_curve, layer_effects
+from circuits.ablation.curve import ablation_curve, layer_effects
+from circuits.ablation.effect_results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
+from circuits.ablation.forecast_effects import forecast_effects
+from circuits.ablation.head_effects import head_effects
+from circuits.ablation.self_repair import SelfRepair, self_repair
 from circuits.controls import random_controls, strongest
-from circuits.effects import head_effects
-from circuits.forecasts import forecast_effects
-from circuits.repair import SelfRepair, self_repair
-from circuits.results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
 from interp import Batch, InvalidInput, Model, UnsupportedModel
-from interp.files import write_text
-from interp.inputs import whole
-from interp.zoo.evaluation import air_passengers, held_out
+from interp.output.page import write_page
+from interp.results.files import write_text
+from interp.validate import whole
+from interp.zoo.benchmark import air_passengers, held_out
 from probes import induction_mosaic, repeated_random_tokens
-from probes.mosaic import THRESHOLD, Mosaic
-from probes.reports.page import write_page
+from probes.induction.mosaic import THRESHOLD, Mosaic
 
 SEASON, HORIZON = 12, 24
 

@@ -8,21 +8,21 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits import plots
-from circuits.graph.attribution import attribution_patching
+from circuits.graph.attribution_patching import attribution_patching
 from circuits.graph.circuit import Circuit
+from circuits.graph.circuit_summary import circuit_summary
 from circuits.graph.discovery import INTEGRATED, discover
+from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.evaluation import CircuitReport, evaluate
-from circuits.graph.outputs import Outside
-from circuits.graph.scores import EdgeScores
-from circuits.graph.sizes import SizeCurve, faithfulness_by_size
-from circuits.graph.summary import circuit_summary
-from circuits.reports.folder import Part, write_folder
-from circuits.reports.stimulus import pair_of
+from circuits.graph.faithfulness_by_size import SizeCurve, faithfulness_by_size
+from circuits.graph.node_outputs import Outside
+from circuits.reports.pair_names import pair_of
 from interp import Model
-from interp.files import write_text
-from interp.inputs import whole
+from interp.output.folder import Part, write_folder
+from interp.results.files import write_text
+from interp.validate import whole
 from probes import induction_mosaic
-from probes.mosaic import Mosaic
+from probes.induction.mosaic import Mosaic
 
 OUTSIDE: tuple[Outside, ...] = get_args(Outside)
 
@@ -57,7 +57,7 @@ def run_report(
 
     Args:
         model: the model.
-        pair: how the corrupt input differs, one of `circuits.reports.stimulus.PAIRS`.
+        pair: how the corrupt input differs, one of `circuits.reports.pair_names.PAIRS`.
         edges: how many are wanted.
         controls: random circuits of each kind.
         batch_size: rows that it is found on, and as many others that it is tested on.

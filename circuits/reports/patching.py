@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 from circuits import plots
 from circuits.patched import PatchedHeads, PatchedPositions
 from circuits.patching import patch_heads, patch_positions
-from circuits.reports.folder import Part, write_folder
-from circuits.reports.stimulus import PAIRS, pair_of
+from circuits.reports.pair_names import PAIRS, pair_of
 from interp import Model
 from interp.names import Site, Stack
-from probes.pairs import stacks_of
+from interp.output.folder import Part, write_folder
+from probes.stimuli.pairs import stacks_of
 
 WIDTH = 1080
 """Of a figure that fits the page."""
@@ -45,7 +45,7 @@ def run_report(
 
     Args:
         model: the model.
-        pair: how the corrupt input differs, one of `circuits.reports.stimulus.PAIRS`.
+        pair: how the corrupt input differs, one of `circuits.reports.pair_names.PAIRS`.
         batch_size: rows.
         seed: of the tokens and of the corruption.
         progress: whether to show progress bars.

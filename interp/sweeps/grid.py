@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from interp.errors import InvalidInput, nearest
-from interp.model import Model
+from interp.models.model import Model
 
 MODEL = "model"
 """The axis whose values are opened: names and directories of models."""

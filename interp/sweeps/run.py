@@ -22,9 +22,8 @@ from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
 from interp.errors import CannotWrite, DamagedFile, InvalidInput, LostWorker
-from interp.inputs import whole
-from interp.model import Model
-from interp.sweeps import models
+from interp.models.model import Model
+from interp.sweeps import opened_models as models
 from interp.sweeps import store as files
 from interp.sweeps.grid import (
     MODEL,
@@ -39,8 +38,9 @@ from interp.sweeps.grid import (
     model_name,
     thaw,
 )
-from interp.sweeps.result import Sweep
+from interp.sweeps.sweep_result import Sweep
 from interp.sweeps.work import Job, Outcome, provenance, run_one
+from interp.validate import whole
 
 
 def sweep(

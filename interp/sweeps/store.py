@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from interp.errors import CannotWrite, DamagedFile, WrongStore
-from interp.files import load_json, write_whole
+from interp.results.files import load_json, write_whole
 from interp.sweeps.grid import Configuration, canonical, key_of, label, thaw
 
 KIND = "sweep"

@@ -14,11 +14,12 @@ import pyarrow as pa
 import torch
 
 from interp.errors import InvalidInput
-from interp.model import Model
-from interp.results import versions
-from interp.sweeps import models, store
+from interp.models.model import Model
+from interp.results.by_head import versions
+from interp.sweeps import opened_models as models
+from interp.sweeps import store
 from interp.sweeps.grid import MODEL, Configuration, canonical, key_of, label
-from interp.sweeps.result import table_of
+from interp.sweeps.sweep_result import table_of
 
 Outcome = tuple[str, bool, pa.Table | None]
 """A configuration's key, whether it is done, and its table where there is no store."""

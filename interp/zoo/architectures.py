@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from interp.zoo import gpt2, t5
+from interp.zoo import fresh_gpt2 as gpt2
+from interp.zoo import fresh_t5 as t5
 from interp.zoo.monitor import causal_snapshot, induction_snapshot
 from interp.zoo.recipe import Recipe
 

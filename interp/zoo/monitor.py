@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
-from interp.vocabulary import PUBLISHED_START, published_config
-from interp.zoo.series import NARROW
+from interp.inputs.vocabulary import PUBLISHED_START, published_config
+from interp.zoo.made_series import NARROW
 
 
 @torch.no_grad()

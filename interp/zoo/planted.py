@@ -31,13 +31,13 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from interp.errors import InvalidInput, nearest
-from interp.inputs import whole
 from interp.names import Head
+from interp.validate import whole
+from interp.zoo.fresh_t5 import model_config
 from interp.zoo.recipe import Recipe, chronos_config
-from interp.zoo.t5 import model_config
 
 if TYPE_CHECKING:
-    from interp.model import Model
+    from interp.models.model import Model
 
 Route = Literal["token_to_right", "current_token"]
 
@@ -96,8 +96,8 @@ def planted(
     Raises:
         InvalidInput: another route, or more than two copies.
     """
-    # interp.opening itself imports this package.
-    from interp.opening import wrap
+    # interp.models.opening itself imports this package.
+    from interp.models.opening import wrap
 
     if route not in get_args(Route):
         known = get_args(Route)

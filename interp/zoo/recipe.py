@@ -30,9 +30,9 @@ from chronos import ChronosConfig, MeanScaleUniformBins
 from torch import Tensor
 
 from interp.errors import InvalidInput
-from interp.inputs import whole
-from interp.vocabulary import published_config
-from interp.zoo.series import SERIES, motifs, varied_motifs
+from interp.inputs.vocabulary import published_config
+from interp.validate import whole
+from interp.zoo.made_series import SERIES, motifs, varied_motifs
 
 HORIZON = 24
 """The prediction length of the bundled models; the longest labels they are trained on."""

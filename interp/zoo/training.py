@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from interp.errors import DamagedFile, InvalidInput
-from interp.files import write_text
+from interp.results.files import write_text
 from interp.zoo.architectures import ARCHITECTURES
 from interp.zoo.recipe import Recipe, batch, learning_rate
 

@@ -1,16 +1,16 @@
 """Results to plotly figures: nothing here runs a model, shows a figure or sets a template."""
 
-from probes.plots.attention import attention, attention_by_lag, attention_by_value
-from probes.plots.combs import combs, second_spectrum
+from interp.output.style import write_images
+from probes.plots.attention_patterns import attention, attention_by_lag, attention_by_value
 from probes.plots.explorer import Explorer, mosaic_explorer
+from probes.plots.head_combs import combs, second_spectrum
+from probes.plots.induction_sweeps import sweep_heatmap, sweep_lines
 from probes.plots.mosaics import counts, layers, mosaic, occurrences, scores
 from probes.plots.multisines import agreement, comb_origin
-from probes.plots.positions import induction_scores, position_loss
-from probes.plots.questions import length_effect, repetition_effect
+from probes.plots.open_questions import length_effect, repetition_effect
+from probes.plots.position_losses import induction_scores, position_loss
 from probes.plots.spectra import attention_over_series, attention_spectrum
-from probes.plots.style import write_images
-from probes.plots.sweeps import sweep_heatmap, sweep_lines
-from probes.plots.training import training
+from probes.plots.training_curves import training
 
 __all__ = [
     "Explorer",

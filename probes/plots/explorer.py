@@ -18,12 +18,12 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from interp import InvalidInput
-from interp.files import write_text
-from interp.results import listed
-from probes.mosaic import KINDS, THRESHOLD
-from probes.plots.style import COLORS, SCALE
-from probes.plots.sweeps import ordered_colors
-from probes.swept import Framed, axis_labels, axis_names, axis_values, swept
+from interp.output.style import COLORS, SCALE
+from interp.results.by_head import listed
+from interp.results.files import write_text
+from probes.induction.mosaic import KINDS, THRESHOLD
+from probes.induction.sweep_frame import Framed, axis_labels, axis_names, axis_values, swept
+from probes.plots.induction_sweeps import ordered_colors
 
 SEED = "seed"
 FIRST_SHOWN = {"repetitions": 2, "sequence_length": 10}

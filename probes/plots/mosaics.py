@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp import InvalidInput
-from interp.results import HeadScores
-from probes.mosaic import KINDS, THRESHOLD, Mosaic
-from probes.plots.style import COLORS, SCALE, heads_of, label, short, styled, unique
+from interp.output.style import COLORS, SCALE, heads_of, label, short, styled, unique
+from interp.results.by_head import HeadScores
+from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic
 
 
 def heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:

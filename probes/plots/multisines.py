@@ -8,10 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.inputs import whole
-from probes.plots.style import COLORS, expected, heads_of, label, short, styled
+from interp.output.style import COLORS, expected, heads_of, label, short, styled
+from interp.validate import whole
 from probes.questions.agreement import MEASURES, Agreement
-from probes.questions.origin import HYPOTHESES, LEVEL, CombOrigin
+from probes.questions.comb_origin import HYPOTHESES, LEVEL, CombOrigin
 
 Table = Any
 """A pandas frame inside a calculation, where its own annotations lose what it is at every step."""

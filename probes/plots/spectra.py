@@ -12,12 +12,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp import Head, InvalidInput
-from interp.inputs import whole
 from interp.names import as_head, parse_kind
-from interp.results import Heads
-from probes.plots.style import COLORS, expected, short, styled, unique
-from probes.plots.timeaxis import cycles, time_axis, times
-from probes.spectrum import AttentionSpectrum
+from interp.output.style import COLORS, expected, short, styled, unique
+from interp.results.by_head import Heads
+from interp.validate import whole
+from probes.periodic.spectrum import AttentionSpectrum
+from probes.plots.time_axis import cycles, time_axis, times
 
 OFFERED = 8
 """How many heads of a model the menu has."""

@@ -23,15 +23,15 @@ import torch
 from scipy import stats
 
 from interp import InvalidInput, Model
-from interp.inputs import number, whole
-from interp.results import Floats, HeadScores, over_rows, provenance
-from interp.statistics import rank_correlation
-from probes import comb
-from probes.mosaic import THRESHOLD, Mosaic
-from probes.periodic import context_attention
-from probes.series import multisine, positive
-from probes.spectrum import comb_candidates
-from probes.stimuli import context_site
+from interp.results.by_head import Floats, HeadScores, over_rows, provenance
+from interp.results.statistics import rank_correlation
+from interp.validate import number, whole
+from probes.induction.mosaic import THRESHOLD, Mosaic
+from probes.periodic import combs as comb
+from probes.periodic.context_attention import context_attention
+from probes.periodic.spectrum import comb_candidates
+from probes.stimuli.repeated_tokens import context_site
+from probes.stimuli.time_series import multisine, positive
 
 MEASURES = ("same_phase", "next_phase", "amplitude", "comb")
 

@@ -19,13 +19,14 @@ import pandas as pd
 from scipy import stats
 
 from interp import InvalidInput
-from interp.inputs import number, whole
-from interp.results import Floats
-from interp.statistics import LEAST_ROWS, interval, jackknife_interval, shuffled
-from interp.vocabulary import PUBLISHED
-from probes.mosaic import KINDS, THRESHOLD, Mosaic
-from probes.published import published_table
+from interp.inputs.vocabulary import PUBLISHED
+from interp.results.by_head import Floats
+from interp.results.statistics import LEAST_ROWS, interval, jackknife_interval, shuffled
+from interp.validate import number, whole
+from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic
+from probes.induction.published import published_table
 from probes.questions.agreement import Agreement
+from probes.questions.by_seed import Table, over_seeds, sweep_frame
 from probes.questions.evidence import (
     LEAST_MODELS,
     Counts,
@@ -36,8 +37,7 @@ from probes.questions.evidence import (
     slope_interval,
     without_each,
 )
-from probes.questions.frames import Table, over_seeds, sweep_frame
-from probes.stimuli import ALL_VALUES, NARROW, repeated_random_tokens
+from probes.stimuli.repeated_tokens import ALL_VALUES, NARROW, repeated_random_tokens
 
 DRAWS = 2000
 """Permutations."""

@@ -18,9 +18,9 @@ from typing import Any, cast
 import numpy as np
 from scipy import stats
 
-from interp.results import Floats
-from interp.statistics import LEAST_ROWS, wilson
-from probes.mosaic import Mosaic
+from interp.results.by_head import Floats
+from interp.results.statistics import LEAST_ROWS, wilson
+from probes.induction.mosaic import Mosaic
 
 LEAST_MODELS = 3
 """From how many models on the models are the clusters."""

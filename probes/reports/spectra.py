@@ -8,12 +8,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp import InvalidInput
-from interp.files import write_text
+from interp.output.page import check_out, file_name, write_page
+from interp.output.style import heads_of, short, unique
+from interp.results.files import write_text
 from probes import plots
-from probes.headcombs import HeadCombs
-from probes.plots.style import heads_of, short, unique
-from probes.reports.page import check_out, file_name, write_page
-from probes.spectrum import AttentionSpectrum
+from probes.periodic.head_combs import HeadCombs
+from probes.periodic.spectrum import AttentionSpectrum
 
 
 def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import torch
 
 import circuits
 import interp
-from circuits.composition import MEMORY, _factor, _standardised, _table
+from circuits.weights.composition import MEMORY, _factor, _standardised, _table
 from tests.benchmarks.shapes import opened, timed
 from tests.conftest import tiny_gpt2
 from tests.tolerance import FORWARD, close

@@ -10,8 +10,8 @@ import pytest
 import circuits
 import interp
 import probes
-from circuits.graph.attribution import edge_attributions
-from circuits.graph.patching import Subject
+from circuits.graph.attribution_patching import edge_attributions
+from circuits.graph.path_patching import Subject
 from tests.benchmarks.shapes import opened, timed
 
 pytestmark = pytest.mark.benchmark

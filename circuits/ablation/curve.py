@@ -1,0 +1,216 @@
+"""Head-ablation experiments on top of a mosaic, with controls.
+
+Heads are chosen on one stimulus and measured on another; every effect comes with an interval over
+rows and the same measurement on control heads.
+
+Source: Crosbie & Shutova 2024 (the strongest heads against random heads of the same layers).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from circuits.ablation.effect_results import AblationCurve, CurvePoint, LayerEffects
+from circuits.ablation.forecast_runs import Variants, measure_forecasts
+from circuits.ablation.head_sets import set_outcomes
+from circuits.ablation.outcomes import method_of, stimulus_of
+from circuits.controls import Controls, random_controls, strongest
+from interp import Batch, InvalidInput, Model
+from interp.editing.edits import Method, Reference
+from interp.inputs.user_series import Series, as_series
+from interp.results.by_head import HeadScores, provenance
+from interp.validate import whole
+from probes.induction.mosaic import THRESHOLD, Mosaic
+from probes.stimuli.repeated_tokens import RepeatedTokens
+
+
+def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
+    """See that scores are of this very model, where they say whose they are.
+
+    Raises:
+        InvalidInput: scores of other weights.
+        UnknownSite: scores of a kind of attention that the model does not have.
+    """
+    digest = scores.provenance.get("digest")
+    if digest is not None and digest != model.digest:
+        raise InvalidInput(
+            f"the scores are of {scores.provenance.get('model')} (weights {digest}), and the model is {model.name} "
+            f"(weights {model.digest}): make them with this model."
+        )
+    ranked = scores.either if isinstance(scores, Mosaic) else scores
+    shape = ranked.values.shape
+    layers = len(model.layers(ranked.site))
+    if shape != (layers, model.n_heads):
+        raise InvalidInput(
+            f"the scores are of {list(shape)} [layer, head], and {model.name} has {[layers, model.n_heads]}."
+        )
+
+
+def check_fresh(scores: Mosaic | HeadScores, tokens: RepeatedTokens) -> None:
+    """See that heads are not measured on the very tokens they were chosen on.
+
+    Raises:
+        InvalidInput: the same seed.
+    """
+    # The generator gives the same first rows for a seed, whatever else is asked for.
+    chosen = scores.provenance.get("stimulus", {})
+    if "seed" in chosen and chosen["seed"] == tokens.parameters["seed"]:
+        raise InvalidInput(
+            f"the heads were chosen on these very tokens (seed {tokens.parameters['seed']}): measure on others, as "
+            "probes.repeated_random_tokens(seed=...) with another seed."
+        )
+
+
+def ablation_curve(
+    model: Model,
+    scores: Mosaic | HeadScores,
+    batch: Batch,
+    *,
+    counts: Sequence[int | str] = (1, 2, 4, 8),
+    controls: int = 20,
+    seed: int = 0,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    ascending: bool = False,
+    threshold: float = THRESHOLD,
+    series: Series | None = None,
+    prediction_length: int = 24,
+    num_samples: int = 20,
+    season: int = 1,
+    progress: bool = True,
+) -> AblationCurve:
+    """Ablate the strongest k heads, and random heads of the same layers, for several k.
+
+    Args:
+        model: the model, with no edit in force.
+        scores: a mosaic, or any head scores, by which heads are ranked.
+        batch: fresh repeated random tokens, other than those the scores are from.
+        counts: how many heads: whole numbers, or shares of all heads as `"3%"`.
+        controls: random sets for each k; all distinct ones where there are fewer.
+        seed: of the random sets.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from; with series, means in the forecasts too, so
+            give batches of both (`interp.Batch.from_series`).
+        ascending: whether to take the weakest heads instead.
+        threshold: from which score on a head is never a control; of a mosaic's `either`. For other
+            scores the heads of the largest count are none.
+        series: what to forecast under the same ablations and controls; nothing by default.
+        prediction_length: the series' last steps, which are forecast.
+        num_samples: sample paths for each series, ablation and control.
+        season: steps of a season, by which forecast errors are scaled.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The curve: log-probability and accuracy of the continuation by k, for the heads and for
+        each control, with every row. A k without controls says why. With series, `forecasts` holds
+        what `forecast_effects` gives, the ablation of k heads under the name `top k`.
+
+    Raises:
+        InvalidInput: more heads than there are, scores of another model or from the same tokens,
+            controls that cannot be drawn for any k, edits in force.
+        UnsupportedModel: series for a model without a tokenizer for them.
+
+    Source: Crosbie & Shutova 2024.
+    """
+    tokens = stimulus_of(batch, "ablation_curve")
+    if series is not None and method == "resample":
+        raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
+    if series is not None:
+        _ = model.pipeline  # a model without a tokenizer for series says so before anything runs
+        series = as_series(series)
+    whole("controls", controls, 0)
+    whole("seed", seed, 0)
+    check_digest(model, scores)
+    check_fresh(scores, tokens)
+    ranked = scores.either if isinstance(scores, Mosaic) else scores
+    chosen = strongest(ranked, counts, ascending=ascending)
+    largest = chosen[max(chosen)]
+    exclude = [found.address for found in scores.heads(threshold)] if isinstance(scores, Mosaic) else largest
+    drawn = {
+        k: random_controls(model, heads, exclude=exclude, draws=controls, seed=seed) for k, heads in chosen.items()
+    }
+    check_controls(drawn, controls)
+    sets = [[], *chosen.values(), *(members for found in drawn.values() for members in found.sets)]
+    measured = set_outcomes(model, tokens, sets, method=method, reference=reference, progress=progress)
+    points: list[CurvePoint] = []
+    after = 1 + len(chosen)
+    for index, (k, heads) in enumerate(chosen.items(), start=1):
+        there = slice(after, after + len(drawn[k].sets))
+        after = there.stop
+        points.append(
+            CurvePoint(
+                count=k,
+                heads=tuple(heads),
+                log_prob=measured.log_prob[index] - measured.log_prob[0],
+                hit=measured.hit[index],
+                control_sets=drawn[k].sets,
+                control_log_prob=measured.log_prob[there] - measured.log_prob[0],
+                control_hit=measured.hit[there],
+                reason=drawn[k].reason,
+            )
+        )
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source |= method_of(method, reference, ranked_by=ranked.name, ascending=ascending, threshold=threshold, seed=seed)
+    source |= {"chosen_on": scores.provenance.get("stimulus", {}), "controls": controls}
+    forecasts = None
+    if series is not None:
+        forecasts = measure_forecasts(
+            model,
+            series,
+            Variants.of({f"top {k}": chosen[k] for k in chosen}, {f"top {k}": drawn[k] for k in chosen}),
+            prediction_length=prediction_length,
+            num_samples=num_samples,
+            season=season,
+            seed=seed,
+            method=method,
+            reference=reference,
+            progress=progress,
+        )
+    return AblationCurve(tuple(points), measured.log_prob[0], measured.hit[0], source, forecasts)
+
+
+def check_controls(drawn: dict[Any, Controls], asked: int) -> None:
+    """See that some control could be drawn.
+
+    Raises:
+        InvalidInput: there is none for any set.
+    """
+    if asked and drawn and not any(found.sets for found in drawn.values()):
+        reasons = "; ".join(dict.fromkeys(found.reason for found in drawn.values()))
+        raise InvalidInput(f"controls cannot be drawn at all: {reasons}. Take fewer heads, or controls=0.")
+
+
+def layer_effects(
+    model: Model,
+    batch: Batch,
+    *,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    progress: bool = True,
+) -> LayerEffects:
+    """Ablate whole attention layers and MLPs, one at a time.
+
+    Args:
+        model: the model, with no edit in force.
+        batch: what `probes.repeated_random_tokens` made.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The change in log-probability (nats) of the continuation, and of the row's other tokens as
+        the control, for each layer.
+
+    Raises:
+        InvalidInput: as `head_effects`.
+    """
+    tokens = stimulus_of(batch, "layer_effects")
+    places = [*model.layers(), *model.sites("*.*.mlp_out")]
+    measured = set_outcomes(
+        model, tokens, [[], *([place] for place in places)], method=method, reference=reference, progress=progress
+    )
+    return LayerEffects(
+        tuple(str(place) for place in places),
+        measured.log_prob[1:] - measured.log_prob[0],
+        measured.control[1:] - measured.control[0],
+        provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(method, reference),
+    )

@@ -1,0 +1,99 @@
+"""How good forecasts are: likelihood, CRPS of the bins, MASE and weighted quantile loss.
+
+MASE and weighted quantile loss are utilsforecast's.
+
+Source: Gneiting & Raftery 2007 (CRPS); Hyndman & Koehler 2006 (MASE); Rangapuram et al. 2021
+(weighted quantile loss, as scaled CRPS).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+from utilsforecast.losses import mase, scaled_crps
+
+from interp.results.by_head import Floats
+
+QUANTILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
+"""Of the weighted quantile loss, as Chronos is evaluated."""
+
+
+def bin_crps(
+    log_probs: Float[Tensor, "*step token"], centers: Float[Tensor, " token"], truth: Float[Tensor, "*#step"]
+) -> Float[Tensor, "*step"]:
+    """The CRPS of a distribution over bins, each at its center.
+
+    Args:
+        log_probs: of the value tokens in order; normalised here.
+        centers: their values, ascending.
+        truth: what came.
+
+    Returns:
+        E|X - y| - E|X - X'| / 2, in the units of the centers.
+    """
+    shares = log_probs.double().softmax(-1)
+    centers, truth = centers.double(), truth.double()
+    off = (shares * (centers - truth[..., None]).abs()).sum(-1)
+    below = shares.cumsum(-1)[..., :-1]
+    return off - (below * (1 - below) * centers.diff()).sum(-1)
+
+
+def forecast_errors(
+    contexts: Floats, truth: Floats, forecasts: Mapping[str, Floats], season: int
+) -> dict[str, dict[str, Floats]]:
+    """MASE of the median and weighted quantile loss of some forecasts.
+
+    Args:
+        contexts: `[series, step]`, NaN where there is none.
+        truth: `[series, step]`.
+        forecasts: by name, quantile forecasts `[series, quantile, step]` at `QUANTILES`.
+        season: by whose differences MASE scales.
+
+    Returns:
+        `mase` and `wql`: by name `[series]`; `wql` is NaN where the truth is zero throughout.
+    """
+    series, steps = truth.shape
+    start = contexts.shape[1]
+    names = list(forecasts)
+    stacked = np.stack([forecasts[name] for name in names])
+    # Long frames, an id for each forecast of a series: the library works column by column.
+    each = np.arange(len(names) * series)
+    table = pd.DataFrame(
+        {
+            "unique_id": np.repeat(each, steps),
+            "ds": np.tile(np.arange(start, start + steps), len(each)),
+            "y": np.tile(truth.ravel(), len(names)),
+            **{str(q): stacked[:, :, i].ravel() for i, q in enumerate(QUANTILES)},
+        }
+    )
+    past = pd.DataFrame(
+        {
+            "unique_id": np.repeat(each, start),
+            "ds": np.tile(np.arange(start), len(each)),
+            "y": np.tile(contexts.ravel(), len(names)),
+        }
+    )
+    scaled = mase(table, models=["0.5"], seasonality=season, train_df=past).sort_values("unique_id")["0.5"]
+    losses = scaled_crps(table, models={"wql": list(map(str, QUANTILES))}, quantiles=np.array(QUANTILES))
+    weighted = losses.sort_values("unique_id")["wql"].to_numpy().reshape(len(names), series)
+    # The loss is weighted by the truth's absolute values: where all are zero it does not exist.
+    weighted = np.where(np.abs(truth).sum(1) > 0, weighted, np.nan)
+    return {
+        "mase": dict(zip(names, scaled.to_numpy().reshape(len(names), series), strict=True)),
+        "wql": dict(zip(names, weighted, strict=True)),
+    }
+
+
+def seasonal_scale(contexts: Floats, season: int) -> Floats:
+    """The mean absolute seasonal difference of each context, by which MASE scales, `[series]`."""
+    differences = np.abs(contexts[:, season:] - contexts[:, :-season])
+    counts = (~np.isnan(differences)).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nansum(differences, axis=1) / counts
+
+
+def quantiles(samples: Floats) -> Floats:
+    """Quantile forecasts at `QUANTILES` of samples `[..., sample, step]`, `[..., quantile, step]`."""
+    return np.moveaxis(np.quantile(samples, QUANTILES, axis=-2), 0, -2)

@@ -1,0 +1,142 @@
+"""What each head alone does to the continuation: every head ablated by itself, cheaply.
+
+1. One run of the unedited model keeps the heads' outputs z, the residual stream after each
+   attention, and the keys and values that cross-attention reads, if there is any.
+2. Ablating head h of layer l changes the residual stream after that attention by (z' - z) W_O[h];
+   everything below stays as it was, and so does an encoder if the head is the decoder's.
+3. From there all heads of a layer go on together, as variants of one run, and only the query is
+   carried through the last layer.
+
+Source: total effects, as Heimersheim & Nanda 2024; Benjamini & Hochberg 1995.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from einops import einsum
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from circuits.ablation.effect_results import HeadEffects
+from circuits.ablation.outcomes import continuation_scores, method_of, stimulus_of
+from interp import Batch, Model
+from interp.editing.actions import actions
+from interp.editing.context import check_unhooked
+from interp.editing.edits import Method, Reference, ablations
+from interp.editing.running import Run
+from interp.editing.variants import Context, check_dtype, clean_run, resume, resume_encoder
+from interp.models.weights.head_weights import projection
+from interp.models.weights.layers import embed
+from interp.names import AttentionLayer, Site, Stack
+from interp.results.by_head import provenance
+from probes.stimuli.repeated_tokens import RepeatedTokens
+
+MEMORY = 2**28
+"""How many bytes the variants of one run may take, by default."""
+
+
+@torch.no_grad()
+def head_effects(
+    model: Model,
+    batch: Batch,
+    kind: str | None = None,
+    *,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    by_position: bool = False,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> HeadEffects:
+    """The total effect of each head: what ablating it alone does to the continuation.
+
+    Args:
+        model: the model, with no edit in force. In bfloat16 effects are off by about 2e-3.
+        batch: what `probes.repeated_random_tokens` made.
+        kind: which heads, such as `decoder.cross`; by default those of the attention that reads the past, which is
+            cross-attention, or a lone decoder's own.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from.
+        by_position: whether means are taken at each position by itself.
+        memory: bytes that the variants of one run may take; at least one head runs.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The change in log-probability (nats) of the continuation at the query, the last decoder token,
+        edited minus clean, mean over rows: negative where the head helps. With it the same change
+        at the same position for the row's other tokens, as the control.
+
+    Raises:
+        InvalidInput: a batch that does not know its continuation, edits in force, a reference that
+            is missing or does not fit, or a dtype that the sweep cannot run in.
+        UnknownSite: there is no such kind, or not in this model.
+
+    Source: edited minus unedited, one head at a time; equal to as many edited forwards.
+    """
+    stack, of = model.family.context if kind is None else model.kind(kind)
+    kind = f"{stack}.{of}"
+    tokens = stimulus_of(batch, "head_effects")
+    check_unhooked(model, "head_effects")
+    check_dtype(model)
+    middle = "resid_mid_cross" if of == "cross" else "resid_mid"
+    layers = model.layers(kind)
+    edits = ablations(layers, method, reference, by_position)
+    acts = actions(model, edits, Run.of(tokens))
+    cache, context = clean_run(model, tokens, [f"{kind}.*.z", f"{stack}.*.{middle}", "decoder.ln_final"])
+    clean = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)
+
+    size = max(1, memory // variant_bytes(model, tokens, stack))
+    found = [np.zeros((len(layers), model.n_heads, len(tokens))) for _ in range(2)]
+    bar = tqdm(total=len(layers) * model.n_heads, disable=not progress, desc=f"ablate {kind}", unit="head", leave=False)
+    for at, action in zip(layers, acts, strict=True):
+        z = cache[f"{at}.z"]
+        replaced = action.act(z)
+        assert replaced is not None
+        changes = written(model, at, replaced - z)
+        stream = cache[str(Site(stack, None, at.layer, middle))]
+        for heads, change in _chunks(changes, size):
+            x = stream[:, None] + change
+            ln_final = (
+                resume(model, context, x, at.layer, of, only=tokens.query)
+                if stack == "decoder"
+                else _through_decoder(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer))
+            )
+            after = continuation_scores(model, ln_final[:, :, 0], tokens)
+            for effects, edited, plain in zip(found, after[:2], clean[:2], strict=True):
+                effects[at.layer, heads] = (edited - plain[:, None]).T
+            bar.update(change.shape[1])
+    bar.close()
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
+        method, reference, by_position=by_position
+    )
+    return HeadEffects.of(kind, found[0], found[1], source)
+
+
+def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:
+    """About what one variant takes: its widest tensors, twice, and its logits."""
+    rows, queries = batch.ids(stack).shape
+    keys = batch.input_ids.shape[1] or queries
+    width = max(model.d_mlp, 4 * model.d_model, model.n_heads * model.d_head) + model.n_heads * keys
+    return rows * (2 * queries * width + 2 * model.d_vocab) * torch.finfo(model.dtype).bits // 8
+
+
+def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+    for start in range(0, changes.shape[1], size):
+        part = changes[:, start : start + size]
+        yield slice(start, start + part.shape[1]), part
+
+
+def written(model: Model, at: AttentionLayer, z: Tensor) -> Tensor:
+    """What each head's z writes into the residual stream, `[row, head, pos, d_model]`."""
+    W_O = projection(model, at, "O", fold_norm=False)
+    return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row head pos d_model")
+
+
+def _through_decoder(model: Model, tokens: RepeatedTokens, hidden: Tensor) -> Tensor:
+    """The decoder on variants of the encoder's output, which share nothing."""
+    rows, variants = hidden.shape[:2]
+    flat = hidden.flatten(0, 1)
+    mask = tokens.attention_mask.repeat_interleave(variants, 0)
+    embedded = embed(model, tokens.decoder_input_ids.repeat_interleave(variants, 0)[:, None])
+    made = resume(model, Context.of(flat, mask), embedded, only=tokens.query)
+    return made.reshape(rows, variants, 1, -1)

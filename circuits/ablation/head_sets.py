@@ -1,0 +1,133 @@
+"""Many sets of heads ablated, each in a run of its own, on one stimulus.
+
+Sets of decoder heads are variants of one folded run, which shares an encoder and its keys and
+values; other sets cost an edited forward each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from circuits.ablation.head_effects import MEMORY, variant_bytes
+from circuits.ablation.outcomes import continuation_scores, stimulus_of
+from circuits.controls import layer_of
+from interp import Batch, Model, capture
+from interp.editing.actions import actions
+from interp.editing.context import check_unhooked, edited
+from interp.editing.edits import Address, Method, Reference, ablations
+from interp.editing.running import Run
+from interp.editing.variants import clean_run, decode, variant_heads
+from interp.names import AttentionLayer, Head
+from interp.results.by_head import Floats
+
+Set = Sequence[Address]
+
+
+@dataclass(frozen=True, eq=False)
+class SetOutcomes:
+    """Of each set, `[set, row]`: log-probability of the continuation, of other tokens, and hits."""
+
+    log_prob: Floats
+    control: Floats
+    hit: Floats
+
+
+@torch.no_grad()
+def set_outcomes(
+    model: Model,
+    batch: Batch,
+    sets: Sequence[Set],
+    *,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    by_position: bool = False,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> SetOutcomes:
+    """What is predicted at the query when each set is ablated; an empty set is the unedited model.
+
+    Args:
+        model: the model, with no edit in force.
+        batch: what `probes.repeated_random_tokens` made.
+        sets: heads, attention layers or sites.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from.
+        by_position: whether means are taken at each position by itself.
+        memory: bytes that the variants of one run may take.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The outcomes, in the order of the sets.
+
+    Raises:
+        InvalidInput: as `head_effects`.
+    """
+    tokens = stimulus_of(batch, "this experiment")
+    check_unhooked(model, "this experiment")
+    found = np.full((3, len(sets), len(tokens)), np.nan)
+    folded = [i for i, members in enumerate(sets) if all(in_decoder_attention(m) for m in members)]
+    others = [i for i in range(len(sets)) if i not in folded]
+    bar = tqdm(total=len(sets), disable=not progress, desc="ablate sets", unit="set", leave=False)
+    if folded:
+        touched = layers_of([sets[i] for i in folded])
+        cache, context = clean_run(model, tokens, [*(f"{at}.z" for at in touched), "decoder.ln_final"])
+        edits = ablations(touched, method, reference, by_position) if touched else []
+        acts = actions(model, edits, Run.of(tokens))
+        fill: dict[AttentionLayer, Tensor] = {}
+        for at, action in zip(touched, acts, strict=True):
+            made = action.act(cache[f"{at}.z"])
+            if method != "zero" and made is not None:
+                fill[at] = made[:, None]
+        size = max(1, memory // variant_bytes(model, tokens, "decoder"))
+        for start in range(0, len(folded), size):
+            part = folded[start : start + size]
+            keep = kept_heads(model, [sets[i] for i in part], touched)
+            ids = tokens.decoder_input_ids[:, None].expand(-1, len(part), -1)
+            with variant_heads(model, keep, fill):
+                ln_final = decode(model, context, ids)
+            for outcome, values in zip(
+                found, continuation_scores(model, ln_final[:, :, tokens.query], tokens), strict=True
+            ):
+                outcome[part] = values.T
+            bar.update(len(part))
+    for i in others:
+        with edited(model, ablations(list(sets[i]), method, reference, by_position)):
+            cache = capture(model, tokens, "decoder.ln_final")
+        scores = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)
+        for outcome, values in zip(found, scores, strict=True):
+            outcome[i] = values
+        bar.update()
+    bar.close()
+    return SetOutcomes(*found)
+
+
+def in_decoder_attention(address: Address) -> bool:
+    """Whether it is a head or attention layer of the decoder, which a folded run can leave out."""
+    return isinstance(address, Head | AttentionLayer) and address.stack == "decoder"
+
+
+def layers_of(sets: Sequence[Set]) -> list[AttentionLayer]:
+    """The attention layers that sets of decoder heads touch, in forward order."""
+    found = {
+        member if isinstance(member, AttentionLayer) else layer_of(member)
+        for members in sets
+        for member in members
+        if isinstance(member, Head | AttentionLayer) and member.stack == "decoder"
+    }
+    return sorted(found, key=lambda at: (at.layer, at.kind != "self"))
+
+
+def kept_heads(model: Model, sets: Sequence[Set], touched: Sequence[AttentionLayer]) -> dict[AttentionLayer, Tensor]:
+    """By attention layer, which heads each set leaves as they are, `[set, head]` of 0 and 1."""
+    keep = {at: torch.ones(len(sets), model.n_heads) for at in touched}
+    for row, members in enumerate(sets):
+        for member in members:
+            if isinstance(member, AttentionLayer) and member in keep:
+                keep[member][row] = 0
+            elif isinstance(member, Head) and layer_of(member) in keep:
+                keep[layer_of(member)][row, model.head(member).head] = 0
+    return keep

@@ -1,0 +1,161 @@
+"""How ablating earlier heads changes where the heads that read the past look: the causal counterpart of K-composition.
+
+Source: Olsson et al. 2022, "In-context Learning and Induction Heads" (previous-token heads feed
+induction heads); the mosaic's scores are those of "Hunting for Induction Heads in Amazon's Chronos".
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from circuits.ablation.outcomes import method_of, stimulus_of
+from circuits.controls import random_controls
+from interp import Batch, InvalidInput, Model, capture
+from interp.editing.context import check_unhooked, edited
+from interp.editing.edits import Method, Reference, ablations
+from interp.names import Head, parse_kind
+from interp.results.by_head import Floats, Heads, as_heads, provenance
+from interp.results.result import Saved
+from interp.results.statistics import Test, interval, p_values, q_values
+from interp.validate import whole
+from probes.stimuli.repeated_tokens import RepeatedTokens
+
+
+@dataclass(frozen=True, eq=False)
+class MosaicEffects(Saved):
+    """How the scores of the mosaic's heads change when earlier heads are ablated: `[ablated, layer, head, row]`.
+
+    The controls are the mean change over other heads of the ablated head's layer, likewise.
+    """
+
+    KIND = "mosaic-effects"
+
+    heads: tuple[Head, ...]
+    current_token: Floats
+    token_to_right: Floats
+    control_current_token: Floats
+    control_token_to_right: Floats
+    provenance: dict[str, Any]
+
+    @property
+    def site(self) -> str:
+        """Which heads are scored, such as `decoder.cross`."""
+        return str(self.provenance.get("site", "decoder.cross"))  # files of before there were others do not say
+
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
+        """One tidy row an ablated head, later head that reads the past and kind: change, interval, control, q.
+
+        Intervals are Student's 95 % over rows, the control's too: of the mean change over the control heads. `q` is
+        the Benjamini-Hochberg adjusted p-value of no change, over all rows of the table.
+
+        Args:
+            test: of no change: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
+        """
+        stack, of = parse_kind(self.site)
+        rows = []
+        for kind in ("current_token", "token_to_right"):
+            values, control = getattr(self, kind), getattr(self, f"control_{kind}")
+            (low, high), (under, over) = interval(values), interval(control)
+            for index, ablated in enumerate(self.heads):
+                for layer, head in zip(*np.nonzero(~np.isnan(values[index].mean(-1))), strict=True):
+                    at = (index, layer, head)
+                    rows.append(
+                        {
+                            "ablated": str(ablated),
+                            "head": str(Head(stack, of, int(layer), int(head))),
+                            "kind": kind,
+                            "change": values[at].mean(),
+                            "low": low[at],
+                            "high": high[at],
+                            "control": control[at].mean(),
+                            "control_low": under[at],
+                            "control_high": over[at],
+                            "p": float(p_values(values[at], test)),
+                        }
+                    )
+        frame = pd.DataFrame(rows, columns=_COLUMNS)
+        return frame.assign(q=q_values(frame["p"].to_numpy(dtype=float))).drop(columns="p")
+
+
+_COLUMNS = ["ablated", "head", "kind", "change", "low", "high", "control", "control_low", "control_high", "p"]
+
+
+@torch.no_grad()
+def mosaic_effects(
+    model: Model,
+    batch: Batch,
+    heads: Heads,
+    *,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    controls: int = 3,
+    seed: int = 0,
+    progress: bool = True,
+) -> MosaicEffects:
+    """How the current and right scores of each head that reads the past change when each earlier head is ablated.
+
+    Those heads are cross heads, or without an encoder the decoder's own.
+
+    Args:
+        model: the model, with no edit in force.
+        batch: what `probes.repeated_random_tokens` made.
+        heads: which heads to ablate, one at a time: of any stack and kind.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from.
+        controls: other heads of the same layer, drawn for each, whose mean change stands beside it.
+        seed: of the draws.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Edited minus clean scores, with every row. NaN for heads that do not come later.
+
+    Raises:
+        UnknownHead: a head that this model does not have.
+        InvalidInput: no heads, one twice; and as `head_effects`.
+    """
+    tokens = stimulus_of(batch, "mosaic_effects")
+    tokens.check_occurrences()
+    check_unhooked(model, "mosaic_effects")
+    chosen = as_heads(model, heads)
+    whole("controls", controls, 0)
+    if not chosen:
+        raise InvalidInput("no heads to ablate: name at least one.")
+    drawn = [random_controls(model, [head], exclude=chosen, draws=controls, seed=seed).sets for head in chosen]
+    needed = list(dict.fromkeys([*chosen, *(head for sets in drawn for members in sets for head in members)]))
+    clean = _scores(model, tokens)
+    changes: dict[Head, Floats] = {}
+    for head in tqdm(needed, disable=not progress, desc="ablate, read the mosaic", unit="head", leave=False):
+        with edited(model, ablations(head, method, reference)):
+            change = _scores(model, tokens) - clean
+        # A head of the very same attention layer reads the stream before this one writes to it.
+        first = 0 if head.stack == "encoder" else head.layer + ((head.stack, head.kind) == model.family.context)
+        change[:, :first] = np.nan
+        changes[head] = change
+    found = np.stack([changes[head] for head in chosen])
+    beside = np.stack(
+        [
+            np.mean([changes[head] for (head,) in sets], axis=0) if sets else np.full_like(found[0], np.nan)
+            for sets in drawn
+        ]
+    )
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
+        method, reference, seed=seed, site=".".join(model.family.context)
+    )
+    return MosaicEffects(tuple(chosen), found[:, 0], found[:, 1], beside[:, 0], beside[:, 1], source)
+
+
+def _scores(model: Model, tokens: RepeatedTokens) -> Floats:
+    """Current and right scores by row, `[kind, layer, head, row]`."""
+    # The last norm is read so that the run goes on to the end, through every head that is ablated.
+    site = ".".join(model.family.context)
+    cache = capture(model, tokens, [f"{site}.*.pattern", "decoder.ln_final"])
+    paid = torch.stack([cache[f"{at}.pattern"][:, :, tokens.query] for at in model.layers(site)]).double().cpu().numpy()
+    last = tokens.occurrences[-1]
+    return np.stack([paid[..., last], paid[..., last + 1]]).swapaxes(-1, -2)

@@ -1,0 +1,159 @@
+"""Self-repair: what a head does directly, and what later layers make up for when it is gone.
+
+Source: McGrath et al. 2023, "The Hydra Effect"; Rushing & Nanda 2024, "Explorations of Self-Repair".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from circuits.ablation.head_effects import written
+from circuits.ablation.head_sets import set_outcomes
+from circuits.ablation.outcomes import continuation_scores, method_of, stimulus_of
+from circuits.controls import layer_of
+from interp import Batch, InvalidInput, Model, capture
+from interp.editing.actions import actions
+from interp.editing.context import check_unhooked
+from interp.editing.edits import Method, Reference, ablations
+from interp.editing.running import Run
+from interp.models.weights.layers import last_norm
+from interp.names import Head
+from interp.results.by_head import Floats, Heads, as_heads, provenance
+from interp.results.result import Saved
+from interp.results.statistics import Test, interval, p_values, q_values
+from interp.validate import whole
+from probes.stimuli.repeated_tokens import RepeatedTokens
+
+
+@dataclass(frozen=True, eq=False)
+class SelfRepair(Saved):
+    """Total and direct effects `[head, row]` of chosen heads, then of controls, and what restoring brings.
+
+    `all_ablated` `[row]` is the effect of all chosen heads together.
+    """
+
+    KIND = "self-repair"
+
+    heads: tuple[Head, ...]
+    controls: tuple[Head, ...]
+    total: Floats
+    direct: Floats
+    restored: Floats
+    all_ablated: Floats
+    provenance: dict[str, Any]
+
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
+        """One tidy row a head: each part with Student's 95 % interval over rows; `role` is `chosen` or `control`.
+
+        `q` is the Benjamini-Hochberg adjusted p-value of no total effect, over the table.
+
+        Args:
+            test: of no total effect: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
+        """
+        frame = pd.DataFrame(
+            {
+                "head": [str(head) for head in (*self.heads, *self.controls)],
+                "role": ["chosen"] * len(self.heads) + ["control"] * len(self.controls),
+            }
+        )
+        parts = {"total": self.total, "direct": self.direct, "repaired": self.total - self.direct}
+        for name, rows in (parts | {"restored": self.restored}).items():
+            low, high = interval(rows)
+            frame = frame.assign(**{name: rows.mean(-1), f"{name}_low": low, f"{name}_high": high})
+        return frame.assign(q=q_values(p_values(self.total, test)))
+
+
+@torch.no_grad()
+def self_repair(
+    model: Model,
+    batch: Batch,
+    heads: Heads,
+    *,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    controls: int = 20,
+    seed: int = 0,
+    progress: bool = True,
+) -> SelfRepair:
+    """The direct part of each head's effect beside its total, and what restoring it brings.
+
+    Args:
+        model: the model, with no edit in force.
+        batch: what `probes.repeated_random_tokens` made.
+        heads: decoder heads that may stand in for each other.
+        method: `zero`, `mean` or `resample`.
+        reference: what means and resamples are taken from.
+        controls: other heads of the same layers that are measured beside them, at most.
+        seed: of which ones.
+        progress: whether to show a progress bar.
+
+    Returns:
+        For each head and each control, in nats with every row: `total`, the effect of ablating it;
+        `direct`, the same through the last norm and the unembedding alone, all later layers as
+        they were; `repaired`, total minus direct (positive where later layers make up for it); and
+        `restored`, what giving the head back brings when all chosen ones are ablated.
+
+    Raises:
+        UnknownHead: a head that this model does not have.
+        InvalidInput: encoder heads, which have no direct path to the logits; no heads; and as
+            `head_effects`.
+
+    Source: McGrath et al. 2023; Rushing & Nanda 2024.
+    """
+    tokens = stimulus_of(batch, "self_repair")
+    chosen = as_heads(model, heads)
+    whole("controls", controls, 0)
+    whole("seed", seed, 0)
+    check_unhooked(model, "self_repair")
+    if not chosen or any(head.stack == "encoder" for head in chosen):
+        raise InvalidInput("self_repair takes decoder heads: an encoder head has no direct path to the logits.")
+    rest = [h for head in chosen for h in _neighbours(model, head) if h not in chosen]
+    rest = list(dict.fromkeys(rest))
+    picked = np.random.default_rng(seed).permutation(len(rest))[:controls]
+    others = [rest[i] for i in sorted(picked)]
+    measured_heads = [*chosen, *others]
+    sets: list[list[Head]] = [[], chosen, *([h] for h in measured_heads)]
+    # A chosen head is given back to all the others; a control is taken away in addition.
+    sets += [[h for h in chosen if h != head] for head in chosen] + [[*chosen, head] for head in others]
+    found = set_outcomes(model, tokens, sets, method=method, reference=reference, progress=progress).log_prob
+    n = len(measured_heads)
+    total = found[2 : 2 + n] - found[0]
+    restored = found[2 + n :] - found[1]
+    restored[len(chosen) :] *= -1
+    direct = _direct(model, tokens, measured_heads, method, reference)
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
+        method, reference, seed=seed
+    )
+    return SelfRepair(tuple(chosen), tuple(others), total, direct, restored, found[1] - found[0], source)
+
+
+def _neighbours(model: Model, head: Head) -> list[Head]:
+    return [Head(head.stack, head.kind, head.layer, i) for i in range(model.n_heads) if i != head.head]
+
+
+def _direct(
+    model: Model, tokens: RepeatedTokens, heads: Sequence[Head], method: Method, reference: Reference | None
+) -> Floats:
+    """The effect of each head through the last norm alone, `[head, row]`."""
+    layers = list(dict.fromkeys(layer_of(h) for h in heads))
+    last = model.n_layers["decoder"] - 1
+    cache = capture(model, tokens, [*(f"{at}.z" for at in layers), f"decoder.{last}.resid_post", "decoder.ln_final"])
+    acts = actions(model, ablations(layers, method, reference), Run.of(tokens))
+    clean = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)[0]
+    stream = cache[f"decoder.{last}.resid_post"][:, tokens.query]
+    found = []
+    for head in heads:
+        at = layer_of(head)
+        made = acts[layers.index(at)].act(cache[f"{at}.z"])
+        assert made is not None
+        change = written(model, at, (made - cache[f"{at}.z"])[:, tokens.query, None])[:, head.head, 0]
+        ln_final = last_norm(model, "decoder", stream + change)
+        found.append(continuation_scores(model, ln_final, tokens)[0] - clean)
+    return np.stack(found)

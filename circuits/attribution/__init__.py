@@ -1,0 +1,1 @@
+"""What the parts of a model add to its outputs."""

@@ -1,0 +1,252 @@
+"""What each past step adds to a logit or to the forecast's value, through the heads that attend to it.
+
+These are the cross heads, which read the encoder's positions; in a decoder alone the self-attention heads, which read
+its own up to the query.
+
+1. A head's output is a sum over the positions that it reads: attention times value, through W_O.
+2. Each term's product with the direction of the number that is asked for (`circuits.attribution.readout`) is what that
+   position adds through that head; over positions they sum to the head's share in `direct_attribution`.
+
+Layers below mix positions, so a position is where the head reads, and not all that it says comes from that step.
+
+Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (heads as sums over keys);
+Kobayashi et al. 2020, "Attention is Not Only a Weight" (attention times value); Sundararajan et al. 2017.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import einsum
+from torch import Tensor
+
+from circuits.attribution.direct import head_directions
+from circuits.attribution.readout import VALUE, Asked, asked_of, check_run, direction, last_stream, stimulus_parameters
+from circuits.metrics import Tokens, bin_centers
+from interp import Batch, Cache, InvalidInput, Model, capture
+from interp.names import AttentionLayer, Head, as_head, parse_kind
+from interp.results.by_head import Floats, Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
+from interp.results.result import Saved
+from interp.results.statistics import interval
+from probes.attention import batch_values
+from probes.stimuli.pairs import stacks_of
+
+CROSS = "decoder.cross"
+MEMORY = 2**29
+"""How many bytes of values and patterns are held at once; at least one layer's are."""
+
+
+@dataclass(frozen=True, eq=False)
+class PastAttribution(Saved):
+    """What each past position adds to a number through each head that reads it, `values` `[layer, head, row, key]`.
+
+    `site` is the heads' kind: `decoder.cross`, whose keys are the encoder's positions, or `decoder.self` without an
+    encoder, whose keys are the decoder's own, the query's the last. `total` `[row]` is the number as the model's own
+    logits give it at the decoder position `position`, of `name` and `unit` as in `DirectAttribution`; a negative
+    position, kept where padding puts it into other columns in other rows, counts over a row's own tokens. `tokens`
+    `[row, key]` are those at the keys, and `token_values` the scaled values they stand for, NaN at special ones; None
+    where a model's tokens are no values. Keys that are padding or come after the row's query add 0, have no token (NaN)
+    and do not count in means over rows. Rows that are padded at `position` are NaN.
+    """
+
+    KIND = "past-attribution"
+
+    name: str
+    unit: str
+    values: Floats
+    total: Floats
+    position: int
+    tokens: Floats
+    token_values: Floats | None
+    target: Floats | None
+    against: Floats | None
+    provenance: dict[str, Any]
+    site: str = CROSS
+
+    @classmethod
+    def _made(cls, values: dict[str, Any]) -> Self:
+        # Files of before decoders alone were read say nothing of it.
+        return super()._made({"site": CROSS, **values})
+
+    @property
+    def kind(self) -> str:
+        """What its heads are called: `cross` or `self`."""
+        return parse_kind(self.site)[1]
+
+    def of(self, heads: Heads | None = None) -> Floats:
+        """What positions add through some heads together, `[row, key]`; through all of `site` by default.
+
+        Raises:
+            UnknownHead: a malformed address.
+            InvalidInput: none, one twice, or one that is no head of `site` in this model.
+        """
+        if heads is None:
+            return self.values.sum((0, 1))
+        chosen = [as_head(h) for h in ([heads] if isinstance(heads, Head | ScoredHead | str) else heads)]
+        layers, count = self.values.shape[:2]
+        known = [h for h in chosen if f"{h.stack}.{h.kind}" == self.site and h.layer < layers and h.head < count]
+        if not chosen or len(known) < len(chosen) or len(set(chosen)) < len(chosen):
+            raise InvalidInput(
+                f"heads={heads!r}: give {self.kind} heads of {layers} layers of {count} ({self.site}), each once."
+            )
+        return np.sum([self.values[h.layer, h.head] for h in chosen], axis=0)
+
+    def by_position(self, heads: Heads | None = None) -> pd.DataFrame:
+        """One tidy row a past position: what it adds through some heads, by default all of `site`.
+
+        Args:
+            heads: which.
+
+        Returns:
+            `key, token, value, mean, low, high`: means over rows with Student's 95 % intervals; token and scaled
+            value where all rows have the same, else missing.
+
+        Raises:
+            UnknownHead: a malformed address.
+            InvalidInput: none, one twice, or one that is no head of `site` in this model.
+        """
+        rows = np.where(np.isnan(self.tokens), np.nan, self.of(heads)).T
+        low, high = interval(rows)
+        # Of the rows that have a token there.
+        known, keys = ~np.isnan(self.tokens), np.arange(len(rows))
+        first = known.argmax(0), keys
+        same = ((self.tokens == self.tokens[first]) | ~known).all(0)
+        frame = pd.DataFrame({"key": keys, "token": np.where(same, self.tokens[first], np.nan)})
+        values = np.nan if self.token_values is None else np.where(same, self.token_values[first], np.nan)
+        return frame.astype({"token": "Int64"}).assign(value=values, mean=row_mean(rows), low=low, high=high)
+
+    def heads(self) -> HeadScores:
+        """Each head's share, positions summed: means over rows with standard errors."""
+        rows = torch.tensor(self.values.sum(-1)).transpose(1, 2)
+        return replace(over_rows(f"direct {self.name}", self.site, rows, self.provenance), unit=self.unit)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a head and past position: `head, key, mean, low, high`, over rows."""
+        rows = np.moveaxis(np.where(np.isnan(self.tokens), np.nan, self.values), 2, -1)
+        low, high = interval(rows)
+        layers, heads, keys = rows.shape[:3]
+        names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
+        frame = pd.DataFrame({"head": np.repeat(names, keys), "key": np.tile(np.arange(keys), len(names))})
+        return frame.assign(mean=row_mean(rows).ravel(), low=low.ravel(), high=high.ravel())
+
+
+def past_attribution(
+    model: Model, batch: Batch, *, target: Tokens, against: Tokens | None = None, position: int = -1
+) -> PastAttribution:
+    """What each past position adds, through each head that reads it, to a token's logit or a difference of two.
+
+    The heads are those of cross-attention, or a lone decoder's own: `model.family.context`.
+
+    Args:
+        model: the model; edits in force are seen, unless they change what such a head puts out otherwise than by
+            its pattern and values.
+        batch: what it is fed.
+        target: the token, as in `direct_attribution`.
+        against: another token, whose logit is taken off.
+        position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
+
+    Returns:
+        The contributions; over positions they sum to those of `direct_attribution`.
+
+    Raises:
+        InvalidInput: tokens of another shape or outside the vocabulary, no such position, no batch, a model in
+            float16, or edits of such a head's z.
+        UnsupportedModel: weights that cannot be read.
+
+    Source: pattern[q, k] * v_k W_O . direction; Elhage et al. 2021.
+    """
+    check_run(model, batch)
+    return _split(model, batch, asked_of(model, batch, target, against), position)
+
+
+def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) -> PastAttribution:
+    """What each past position adds, through each head that reads it, to the forecast's expected value.
+
+    Args:
+        model: the model; edits as in `past_attribution`.
+        batch: what it is fed.
+        position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
+
+    Returns:
+        The contributions, in units of the series' scale, as in `direct_value_attribution`.
+
+    Raises:
+        InvalidInput: no such position, no batch, a model in float16, or edits of such a head's z.
+        UnsupportedModel: weights that cannot be read, or a model whose tokens are no values.
+
+    Source: Sundararajan et al. 2017, through the heads' sums over positions.
+    """
+    check_run(model, batch)
+    bin_centers(model)
+    return _split(model, batch, VALUE, position)
+
+
+@torch.no_grad()
+def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttribution:
+    columns, rows = batch.position(position).to(model.device), torch.arange(len(batch), device=model.device)
+    one, last = asked.at(columns), last_stream(model)
+    looking = batch.decoder_attention_mask.to(model.device).bool()[rows, columns]
+    site, past = ".".join(model.family.context), stacks_of(batch)[0]
+    width = batch.ids(past).shape[1] if past == "encoder" else int(columns.max()) + 1
+    there = batch.mask(past)[:, :width].to(model.device).bool() & looking[:, None]
+    if past == "decoder":
+        # What comes after the query cannot be read, and is not past.
+        there &= torch.arange(width, device=model.device) <= columns[:, None]
+    layers, found = model.layers(site), list[Tensor]()
+    size = max(1, MEMORY // _layer_bytes(model, batch))
+    ends, vectors, total = [last, "decoder.logits"], None, None
+    for start in range(0, len(layers), size):
+        group = layers[start : start + size]
+        cache = capture(model, batch, [f"{layer}.{name}" for layer in group for name in ("v", "pattern", "z")] + ends)
+        if vectors is None:
+            stream, logits = (cache[name][rows, columns][:, None] for name in ends)
+            vectors, _, total = direction(model, one, stream, logits, looking[:, None])
+            ends = []
+        found += [_terms(model, layer, cache, columns, vectors)[..., :width] for layer in group]
+    assert total is not None
+    ids, hidden = batch.ids(past)[:, :width].cpu(), ~there.cpu()
+    shown = None
+    if model.tokens_are_values:
+        shown = batch_values(model, batch, past)[:, :width].double().masked_fill(hidden, torch.nan).numpy()
+    one_column = bool((columns == columns[0]).all())
+    return PastAttribution(
+        name=one.name,
+        unit=one.unit,
+        values=torch.stack(found).masked_fill(hidden, 0.0).masked_fill(~looking.cpu()[:, None], torch.nan).numpy(),
+        total=total[:, 0],
+        position=int(columns[0]) if one_column else position,
+        tokens=ids.double().masked_fill(hidden, torch.nan).numpy(),
+        token_values=shown,
+        target=None if one.target is None else one.target[:, 0].numpy(),
+        against=None if one.against is None else one.against[:, 0].numpy(),
+        provenance=provenance(model, **stimulus_parameters(batch)),
+        site=site,
+    )
+
+
+def _terms(model: Model, layer: AttentionLayer, cache: Cache, columns: Tensor, vectors: Tensor) -> Tensor:
+    """What each position adds through each head of a layer, `[head, row, key]`."""
+    value = cache[f"{layer}.v"].to(vectors)
+    rows = torch.arange(len(columns), device=columns.device)
+    pattern, z = cache[f"{layer}.pattern"][rows, :, columns].to(vectors), cache[f"{layer}.z"][rows, columns].to(vectors)
+    made = einsum(pattern, value, "row head key, row key head d_head -> row head d_head")
+    scale = made.abs().amax((0, 2)) + z.abs().amax((0, 2))
+    off = (made - z).abs().amax((0, 2)) > torch.finfo(model.dtype).eps ** 0.5 * scale  # far beyond rounding
+    if bool(off.any()):
+        head = f"{layer}.{int(off.nonzero()[0])}"
+        raise InvalidInput(
+            f"{head}: an edit in force changes its z, which is then no sum over the past. Edit its pattern or v, or "
+            "leave the edit."
+        )
+    reads = head_directions(model, layer, vectors)[:, 0]
+    terms = einsum(value, reads, "row key head d_head, row head d_head -> row head key") * pattern
+    return terms.transpose(0, 1).double().cpu()
+
+
+def _layer_bytes(model: Model, batch: Batch) -> int:
+    """What the values and the pattern of one layer take."""
+    rows, keys = batch.ids(stacks_of(batch)[0]).shape
+    width = model.n_heads * (model.d_head + batch.decoder_input_ids.shape[1])
+    return rows * keys * width * torch.finfo(model.dtype).bits // 8

@@ -1,0 +1,193 @@
+"""All edges of a model as one matrix: readers by rows, writers by columns, both in forward order.
+
+A port is a module through which readers of one kind read: the queries, keys or values of an attention layer's heads, an
+MLP, or the logits. What a port can read is one stretch of writers: all those that its stream holds by then.
+
+A decoder alone has no encoder layers: its graph has one stack, which starts at `decoder.0.resid_pre`, tokens and
+positions embedded, and self-attention only.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuits.edges import Composition, Edge
+from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node
+from interp import Head, Model, Site, UnknownHead, UnknownSite
+from interp.models.model import as_model
+from interp.names import KINDS, STACKS, AttentionLayer, Kind, Stack
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Port:
+    """Readers of one module: their rows, the columns of what they can read, and the stream that holds it."""
+
+    at: AttentionLayer | Site
+    kind: Composition | None
+    stream: Site
+    rows: slice
+    columns: slice
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The edges of a model of some size; `encoder` and `decoder` are numbers of layers, 0 where there is no encoder."""
+
+    encoder: int
+    decoder: int
+    heads: int
+
+    @classmethod
+    def of(cls, model: Model) -> "Graph":
+        """The graph of a model; graphs of one size are one."""
+        as_model(model)
+        return _graph(model.n_layers["encoder"], model.n_layers["decoder"], model.n_heads)
+
+    def layers(self, stack: Stack) -> int:
+        """The number of layers of a stack."""
+        return self.encoder if stack == "encoder" else self.decoder
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks there are, in forward order."""
+        return tuple(stack for stack in STACKS if self.layers(stack))
+
+    @property
+    def kinds(self) -> tuple[tuple[Stack, Kind], ...]:
+        """The kinds of attention there are, in forward order: cross-attention needs an encoder to read."""
+        return tuple((s, kind) for s, kind in KINDS if s in self.stacks and (kind == "self" or self.encoder))
+
+    def _kinds(self, stack: Stack) -> tuple[Kind, ...]:
+        return tuple(kind for s, kind in self.kinds if s == stack)
+
+    @cached_property
+    def writers(self) -> list[Node]:
+        """Embeddings, heads and MLPs, in forward order, the encoder's first."""
+        found: list[Node] = []
+        for stack in self.stacks:
+            found.append(EMBEDDINGS[stack])
+            for layer in range(self.layers(stack)):
+                for kind in self._kinds(stack):
+                    found += self._heads(AttentionLayer(stack, kind, layer))
+                found.append(Site(stack, None, layer, "mlp_out"))
+        return found
+
+    @cached_property
+    def columns(self) -> dict[Node, int]:
+        """The column of each writer."""
+        return {node: column for column, node in enumerate(self.writers)}
+
+    @cached_property
+    def encoder_columns(self) -> slice:
+        """The encoder's writers."""
+        return slice(0, self.columns[EMBEDDINGS["decoder"]])
+
+    @cached_property
+    def ports(self) -> list[Port]:
+        """All ports, in forward order."""
+        found: list[Port] = []
+        row = 0
+        for stack in self.stacks:
+            start = self.columns[EMBEDDINGS[stack]]
+            end = start + 1
+            for layer in range(self.layers(stack)):
+                middles = iter(("resid_pre", "resid_mid", "resid_mid_cross"))
+                for kind in self._kinds(stack):
+                    stream, at = Site(stack, None, layer, next(middles)), AttentionLayer(stack, kind, layer)
+                    for read in ("Q", "K", "V"):
+                        across = kind == "cross" and read != "Q"
+                        source = Site("encoder", None, self.encoder - 1, "resid_post") if across else stream
+                        span = self.encoder_columns if across else slice(start, end)
+                        found.append(Port(at, read, source, slice(row, row + self.heads), span))
+                        row += self.heads
+                    end += self.heads
+                mlp = Site(stack, None, layer, "mlp_out")
+                found.append(Port(mlp, None, Site(stack, None, layer, next(middles)), _one(row), slice(start, end)))
+                row, end = row + 1, end + 1
+        last = Site("decoder", None, self.decoder - 1, "resid_post")
+        found.append(Port(LOGITS, None, last, _one(row), slice(self.encoder_columns.stop, len(self.writers))))
+        return found
+
+    @cached_property
+    def readers(self) -> list[tuple[Node, Composition | None]]:
+        """The part and the input of each row."""
+        found: list[tuple[Node, Composition | None]] = []
+        for port in self.ports:
+            parts = [port.at] if isinstance(port.at, Site) else self._heads(port.at)
+            found.extend((part, port.kind) for part in parts)
+        return found
+
+    @cached_property
+    def exists(self) -> Mask:
+        """Which edges there are, `[reader, writer]`."""
+        found = np.zeros((len(self.readers), len(self.writers)), dtype=bool)
+        for port in self.ports:
+            found[port.rows, port.columns] = True
+        found.setflags(write=False)
+        return found
+
+    @cached_property
+    def _rows(self) -> dict[tuple[Node, Composition | None], int]:
+        return {reader: row for row, reader in enumerate(self.readers)}
+
+    def _heads(self, at: AttentionLayer) -> list[Head]:
+        return [Head(at.stack, at.kind, at.layer, head) for head in range(self.heads)]
+
+    def node(self, node: object) -> Node:
+        """A part of this model.
+
+        Raises:
+            UnknownHead, UnknownSite: this model does not have it.
+        """
+        found = as_node(node)
+        if found not in self.columns and found != LOGITS:
+            error = UnknownHead if isinstance(found, Head) else UnknownSite
+            there = f"decoder layers 0-{self.decoder - 1} and heads 0-{self.heads - 1}"
+            if not self.encoder and (found.stack == "encoder" or found.kind == "cross"):
+                raise error(f"{found}: the model is a decoder alone, without encoder and cross-attention: {there}.")
+            encoder = f"encoder layers 0-{self.encoder - 1}, " if self.encoder else ""
+            raise error(f"{found}: the model has {encoder}{there}.")
+        return found
+
+    def cell(self, edge: Edge) -> tuple[int, int]:
+        """The row and the column of an edge.
+
+        Raises:
+            UnknownHead, UnknownSite: this model does not have one of its parts.
+        """
+        return self._rows[self.node(edge.reader), edge.kind], self.columns[self.node(edge.writer)]
+
+    def edge(self, row: int, column: int) -> Edge:
+        """The edge of a cell."""
+        reader, kind = self.readers[row]
+        return Edge(self.writers[column], reader, kind)
+
+    def edges(self, mask: Mask) -> list[Edge]:
+        """The edges of a mask's cells."""
+        return [self.edge(int(row), int(column)) for row, column in np.argwhere(mask)]
+
+    def mask(self, edges: Iterable[Edge]) -> Mask:
+        """The cells of edges, `[reader, writer]`."""
+        found = np.zeros_like(self.exists)
+        for edge in edges:
+            found[self.cell(edge)] = True
+        return found
+
+    @staticmethod
+    def outer(rows: Sequence[bool], columns: Sequence[bool]) -> Mask:
+        """The cells whose reader and writer are both chosen."""
+        return np.outer(np.array(rows, dtype=bool), np.array(columns, dtype=bool))
+
+
+@lru_cache(maxsize=16)
+def _graph(encoder: int, decoder: int, heads: int) -> Graph:
+    return Graph(encoder, decoder, heads)
+
+
+def _one(row: int) -> slice:
+    return slice(row, row + 1)

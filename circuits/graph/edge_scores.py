@@ -1,0 +1,132 @@
+"""Scores of all edges of a model, and how far a sample of them was held against patching."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from circuits.edges import Edge, as_edge
+from circuits.graph.circuit import Circuit
+from circuits.graph.edge_matrix import Graph
+from circuits.nodes import Node
+from interp import Head, InvalidInput, UnknownSite
+from interp.names import Stack, parse_kind
+from interp.results.by_head import Floats, HeadScores
+from interp.results.result import Saved
+from interp.validate import whole
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EdgeScores(Saved):
+    """What patching each edge would do, `[reader, writer]`, NaN where there is no edge; and what it did for a sample.
+
+    `clean` and `corrupt` are the metric's means; an edge's score is an estimate of patched minus clean.
+    """
+
+    KIND = "edge-scores"
+
+    layers: dict[Stack, int]
+    n_heads: int
+    values: Floats
+    stderr: Floats | None
+    sampled: tuple[str, ...]
+    measured: Floats
+    clean: float
+    corrupt: float
+    provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name} {value:.2f}" for name, value in self.agreement.items())
+        return f"EdgeScores({int((~np.isnan(self.values)).sum())} edges; against {len(self.sampled)} patched: {told})"
+
+    @property
+    def graph(self) -> Graph:
+        """The rows and columns of `values`."""
+        return Graph(self.layers["encoder"], self.layers["decoder"], self.n_heads)
+
+    @property
+    def estimated(self) -> Floats:
+        """The estimates of the edges that were patched as well."""
+        return np.array([self[text] for text in self.sampled])
+
+    @property
+    def agreement(self) -> dict[str, float]:
+        """Of estimates with patches, on the sample: `pearson`, `spearman`, and the `slope` of patch on estimate."""
+        one, other = self.estimated, self.measured
+        spread = float(one @ one)
+        varies = one.std() > 0 and other.std() > 0
+        return {
+            "pearson": float(np.corrcoef(one, other)[0, 1]) if varies else float("nan"),
+            "spearman": float(np.corrcoef(stats.rankdata(one), stats.rankdata(other))[0, 1])
+            if varies
+            else float("nan"),
+            "slope": float(one @ other) / spread if spread else float("nan"),
+        }
+
+    def __getitem__(self, edge: Edge | str) -> float:
+        """The score of one edge, by value or as text."""
+        return float(self.values[self.graph.cell(as_edge(edge))])
+
+    def by_edge(self) -> dict[Edge, float]:
+        """The score by edge, of all edges."""
+        graph = self.graph
+        return {graph.edge(int(r), int(c)): float(self.values[r, c]) for r, c in np.argwhere(graph.exists)}
+
+    def top(self, n: int) -> Circuit:
+        """The n edges of the largest scores, whatever their sign, as a circuit.
+
+        Raises:
+            InvalidInput: more edges than there are, or none.
+        """
+        graph = self.graph
+        if whole("n", n, 1) > graph.exists.sum():
+            raise InvalidInput(f"n={n}: there are {graph.exists.sum()} edges.")
+        cells = np.argwhere(graph.exists)
+        order = np.argsort(-np.abs(self.values[tuple(cells.T)]), kind="stable")[:n]
+        return Circuit((graph.edge(int(r), int(c)) for r, c in cells[order]), self.provenance["digest"])
+
+    def by_writer(self) -> dict[Node, float]:
+        """What patching a part's output would do, by part: the sum over the edges that leave it."""
+        return dict(zip(self.graph.writers, np.nansum(self.values, axis=0).tolist(), strict=True))
+
+    def heads(self, kind: str) -> HeadScores:
+        """What patching each head's output would do, as head scores.
+
+        Args:
+            kind: such as `decoder.cross`.
+
+        Returns:
+            Scores `[layer, head]`, in the metric's unit.
+
+        Raises:
+            UnknownSite: there is no such kind, or not in this model.
+        """
+        stack, what = parse_kind(kind)
+        if (stack, what) not in self.graph.kinds:
+            there = ", ".join(".".join(each) for each in self.graph.kinds)
+            raise UnknownSite(f"{kind!r}: these are scores of a decoder alone, with {there}.")
+        by_writer = self.by_writer()
+        shape = (self.layers[stack], self.n_heads)
+        values = [[by_writer[Head(stack, what, layer, head)] for head in range(shape[1])] for layer in range(shape[0])]
+        unit = str(self.provenance["stimulus"]["metric"])
+        return HeadScores("attribution", kind, np.array(values), unit=unit, provenance=self.provenance)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row an edge: `edge, writer, reader, kind, score, stderr`, and `patched` for the sample."""
+        patched = dict(zip(self.sampled, self.measured.tolist(), strict=True))
+        cells = np.argwhere(self.graph.exists)
+        cells = cells[np.argsort(-np.abs(self.values[tuple(cells.T)]), kind="stable")]
+        edges = [self.graph.edge(int(row), int(column)) for row, column in cells]
+        return pd.DataFrame(
+            {
+                "edge": [str(edge) for edge in edges],
+                "writer": [str(edge.writer) for edge in edges],
+                "reader": [str(edge.reader) for edge in edges],
+                "kind": [edge.kind for edge in edges],
+                "score": self.values[tuple(cells.T)],
+                "stderr": np.nan if self.stderr is None else self.stderr[tuple(cells.T)],
+                "patched": [patched.get(str(edge), np.nan) for edge in edges],
+            }
+        )

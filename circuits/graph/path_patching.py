@@ -1,0 +1,207 @@
+"""Edges patched one by one: what a metric does when one edge alone carries the corrupt run.
+
+Source: Goldowsky-Dill et al. 2023, "Localizing Model Behavior with Path Patching"; Wang et al. 2023.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from circuits.ablation.head_effects import MEMORY
+from circuits.ablation.outcomes import told
+from circuits.edges import Edge, as_edge
+from circuits.graph.circuit import Circuit, check_circuit
+from circuits.graph.edge_matrix import Graph, Mask
+from circuits.graph.mixed_run import chunks, run
+from circuits.graph.node_outputs import Outputs, Outside, check_outside, gathered, sites
+from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
+from circuits.nodes import LOGITS
+from interp import Batch, InvalidInput, Model, capture
+from interp.editing.context import check_unhooked
+from interp.editing.variants import check_dtype
+from interp.names import STACKS
+from interp.results.by_head import Floats, provenance
+from interp.results.result import Saved
+from interp.results.statistics import Test, interval, p_values, q_values
+from interp.validate import whole
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeEffects(Saved):
+    """A metric with each edge alone patched `[edge, row]`, and its values on clean and corrupt `[row]`."""
+
+    KIND = "edge-effects"
+
+    edges: tuple[str, ...]
+    values: Floats
+    clean: Floats
+    corrupt: Floats
+    provenance: dict[str, Any]
+
+    @property
+    def effects(self) -> Floats:
+        """Patched minus clean, `[edge, row]`, in the metric's unit."""
+        return self.values - self.clean
+
+    def by_edge(self) -> dict[Edge, float]:
+        """The mean effect by edge."""
+        return {Edge.parse(text): float(value) for text, value in zip(self.edges, self.effects.mean(1), strict=True)}
+
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
+        """One tidy row an edge: `edge, writer, reader, kind, effect, low, high, share, p, q`, strongest first.
+
+        `low` and `high` are Student's 95 % interval over rows, `share` the effect in parts of what the whole
+        corruption does, `q` the p-value of no effect adjusted over the table (Benjamini-Hochberg).
+
+        Args:
+            test: of no effect: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
+        """
+        effects = self.effects
+        low, high = interval(effects)
+        p = p_values(effects, test)
+        edges = [Edge.parse(text) for text in self.edges]
+        frame = pd.DataFrame(
+            {
+                "edge": list(self.edges),
+                "writer": [str(edge.writer) for edge in edges],
+                "reader": [str(edge.reader) for edge in edges],
+                "kind": [edge.kind for edge in edges],
+                "effect": effects.mean(1),
+                "low": low,
+                "high": high,
+                "share": effects.mean(1) / (self.corrupt.mean() - self.clean.mean()),
+                "p": p,
+                "q": q_values(p),
+            }
+        )
+        return frame.sort_values("effect", key=lambda column: -np.abs(column), ignore_index=True)
+
+
+def patch_edges(
+    model: Model,
+    clean: Batch,
+    corrupt: Batch,
+    metric: Metric,
+    edges: Circuit | Edge | str | Iterable[Edge | str],
+    *,
+    outside: Outside = "resample",
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> EdgeEffects:
+    """Path patching: one edge at a time carries the corrupt run, all others what the model computes.
+
+    The receiver's queries, keys, values or input change by what that one sender would have written there, by no other
+    path; the receiver and all that follows it recompute.
+
+    Args:
+        model: the model, with no edit in force.
+        clean: what it is fed.
+        corrupt: where the patched edge's value comes from. Swap the two to see what restoring an edge brings.
+        metric: from logits `[row, pos, token]` to `[row]`.
+        edges: a circuit, or edges, by value or as text; `Circuit.full(model)` for all.
+        outside: what a patched edge carries: `resample`, `mean` or `zero`, as in `evaluate`.
+        memory: bytes that the variants of one run may take; at least one runs.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The effects, in the order of the edges.
+
+    Warns:
+        UnclearGap: the metric on corrupt minus that on clean, which shares are parts of, may be 0.
+
+    Raises:
+        UnknownHead, UnknownSite: an edge of a part that this model does not have.
+        InvalidInput: no edges, a circuit of another model, edges that cannot exist, edits in force; clean and corrupt
+            of different shapes; or a metric that is not a number per row or does not move.
+
+    Source: Goldowsky-Dill et al. 2023.
+    """
+    subject = Subject.of(model, clean, corrupt, metric, outside)
+    items = list(edges) if isinstance(edges, Iterable) and not isinstance(edges, str) else [edges]
+    found = [as_edge(edge) for edge in cast(list[object], items)]
+    if isinstance(edges, Circuit):
+        check_circuit(model, edges, "edges")
+    if not found or len(set(found)) < len(found):
+        raise InvalidInput(f"{len(found)} edges: give at least one, and each once.")
+    cells = [subject.graph.cell(edge) for edge in found]
+    off = np.zeros((len(cells), *subject.graph.exists.shape), dtype=bool)
+    for variant, cell in enumerate(cells):
+        off[variant][cell] = True
+    values = subject.measure(off, memory=memory, progress=progress, what="patch edges")
+    warn_of_gap(subject.corrupt_values - subject.clean_values, "the corrupt and the clean input")
+    return EdgeEffects(
+        tuple(map(str, found)), values, subject.clean_values, subject.corrupt_values, subject.source("patch_edges")
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, a pair of inputs and a metric: what circuits are measured on."""
+
+    model: Model
+    graph: Graph
+    clean: Batch
+    corrupt: Batch
+    metric: Metric
+    outside: Outside
+    written: Outputs
+    other: Outputs
+    clean_values: Floats
+    corrupt_values: Floats
+
+    @classmethod
+    def of(cls, model: Model, clean: Batch, corrupt: Batch, metric: Metric, outside: Outside) -> "Subject":
+        """All that is measured, checked.
+
+        Raises:
+            InvalidInput: as `patch_edges`.
+        """
+        check_pair(model, clean, corrupt)
+        check_unhooked(model, "a run by edges")
+        check_dtype(model)
+        how = check_outside(outside)
+        with torch.no_grad():
+            graph = Graph.of(model)
+            here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
+            values = [measured(metric, found[LOGITS], clean) for found in (here, there)]
+            check_moves(metric, *values)
+            other = gathered(model, there).standing_in(corrupt, how)
+            return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(plain, values))
+
+    def measure(self, off: Mask, *, memory: int, progress: bool, what: str) -> Floats:
+        """The metric with some edges cut, `[variant, row]`, of `off`, `[variant, reader, writer]`."""
+        whole("memory", memory, 1)
+        found: list[Floats] = []
+        bar = tqdm(total=len(off), disable=not progress, desc=what, unit="run", leave=False)
+        for part in chunks(self.model, self.clean, len(off), memory):
+            logits = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
+            found += [plain(measured(self.metric, variant, self.clean)) for variant in logits]
+            bar.update(len(logits))
+        bar.close()
+        return np.stack(found)
+
+    def source(self, name: str, **settings: Any) -> dict[str, Any]:
+        """Where a result came from."""
+        pair = {"clean": told(self.clean), "corrupt": told(self.corrupt)}
+        settings |= {"metric": metric_name(self.metric), "outside": self.outside}
+        size = {"n_layers": {stack: self.graph.layers(stack) for stack in STACKS}, "n_heads": self.graph.heads}
+        return provenance(self.model, name=name, **pair, **settings) | size
+
+
+def plain(values: Tensor) -> Floats:
+    """A tensor as float64 in NumPy."""
+    return values.detach().double().cpu().numpy()
+
+
+def off_outside(graph: Graph, kept: Sequence[Mask]) -> Mask:
+    """What is cut when only some edges are kept, `[variant, reader, writer]`."""
+    return np.stack([graph.exists & ~mask for mask in kept])

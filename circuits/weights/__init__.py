@@ -1,0 +1,1 @@
+"""What weights compute, and how heads are wired."""

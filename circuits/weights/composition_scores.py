@@ -1,0 +1,224 @@
+"""Composition scores as a value: by pair of kinds, the strongest edges, tables, files."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from circuits.edges import WIRES, Edge, Edges, Pair, ScoredEdge, check_pair
+from interp import DamagedFile, Head, InvalidInput, MissingFile, WrongVersion
+from interp.names import as_head, parse_kind
+from interp.results.by_head import Floats, frozen
+from interp.results.files import write_bytes
+from interp.validate import number, whole
+
+Score = Literal["raw", "excess", "z"]
+
+
+def wires_of(kinds: Collection[str]) -> list[Pair]:
+    """The pairs of kinds, with the reader's input, that there are among these kinds of heads."""
+    return [pair for pair in WIRES if pair[0] in kinds and pair[1] in kinds]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CompositionScores:
+    """The composition scores of all pairs of heads that share a stream.
+
+    `raw`, `excess` (over `baseline`) and `z` hold `[layer, head, layer, head]`, writer first, by
+    `(writer, reader, kind)`; NaN where the reader's layer comes before the writer has written, and for heads that
+    write or read nothing.
+    """
+
+    raw: dict[Pair, Floats]
+    z: dict[Pair, Floats]
+    baseline: float
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name in ("raw", "z"):
+            object.__setattr__(self, name, {pair: frozen(table) for pair, table in getattr(self, name).items()})
+
+    def __repr__(self) -> str:
+        folded = "norms folded" if self.provenance["stimulus"]["fold_norm"] else "norms not folded"
+        about = f"{self.n_pairs} pairs, chance {self.baseline:.3f}, {folded}"
+        return f"CompositionScores({self.provenance['model']}: {about})"
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs of heads have a score."""
+        return sum(int((~np.isnan(table)).sum()) for table in self.raw.values())
+
+    @property
+    def excess(self) -> dict[Pair, Floats]:
+        """The raw scores less the baseline, d_model^-0.5: what a random rotation would give."""
+        return {pair: frozen(table - self.baseline) for pair, table in self.raw.items()}
+
+    def between(self, writer: str, reader: str, kind: str, score: Score = "raw") -> Floats:
+        """The scores between two kinds of heads.
+
+        Args:
+            writer: the kind of the heads that write, such as `encoder.self`.
+            reader: the kind of those that read.
+            kind: `Q`, `K` or `V`.
+            score: `raw`, `excess` or `z`.
+
+        Returns:
+            `[layer, head, layer, head]`, writer first; NaN where no such pair exists.
+
+        Raises:
+            UnknownSite: no such kind of head.
+            InvalidInput: the two share no stream, the reader takes this input from another one, or the model has no
+                such heads.
+        """
+        if score not in ("raw", "excess", "z"):
+            raise InvalidInput(f"{score!r}: the scores there are 'raw', 'excess' and 'z'.")
+        pair = self._pair(writer, reader, kind)
+        return frozen(self.raw[pair] - self.baseline) if score == "excess" else getattr(self, score)[pair]
+
+    def _pair(self, writer: str, reader: str, kind: str) -> Pair:
+        """The pair of kinds, if there is such a wire and these scores have it."""
+        pair = check_pair(writer, reader, kind)
+        if pair not in self.raw:
+            there = ", ".join(dict.fromkeys(f"{first} -> {second}" for first, second, _ in self.raw))
+            raise InvalidInput(f"{writer} -> {reader}: {self.provenance['model']} has no such heads, only {there}.")
+        return pair
+
+    def edge(self, writer: Head | str, reader: Head | str, kind: str) -> ScoredEdge:
+        """One pair of heads with its scores.
+
+        Raises:
+            UnknownHead: an address that is malformed.
+            InvalidInput: a pair that cannot exist, or heads that these scores do not hold.
+        """
+        first, second = as_head(writer), as_head(reader)
+        pair = self._pair(f"{first.stack}.{first.kind}", f"{second.stack}.{second.kind}", kind)
+        at = (first.layer, first.head, second.layer, second.head)
+        if any(index >= size for index, size in zip(at, self.raw[pair].shape, strict=True)):
+            layers, heads, later, readers = self.raw[pair].shape
+            kinds = f"{pair[0]}, layers 0-{layers - 1}, and {pair[1]}, layers 0-{later - 1}"
+            raise InvalidInput(f"{first} -> {second}: these scores are of {kinds}, heads 0-{max(heads, readers) - 1}.")
+        return self._scored(pair, at)
+
+    def top(self, n: int = 20, *, by: Score = "z", pairs: Sequence[Pair] | None = None) -> Edges:
+        """The strongest edges.
+
+        Args:
+            n: how many, at most.
+            by: `z`, which allows for each pair's own spread under chance; `excess` and `raw`, which have one order,
+                favour heads of low rank, whose spread is wide. A z of 3 or 5 is no discovery by itself: see
+                `discoveries`.
+            pairs: such as `[("encoder.self", "decoder.cross", "K")]`; all by default.
+
+        Returns:
+            The edges, strongest first.
+
+        Raises:
+            InvalidInput: a number under 1, or pairs that do not exist.
+        """
+        whole("n", n, 1)
+        found: list[tuple[float, Pair, tuple[int, ...]]] = []
+        for pair in self.raw if pairs is None else self._pairs(pairs):
+            table = self.between(*pair, score=by)
+            ranked = np.argsort(np.where(np.isnan(table), np.inf, -table), axis=None, kind="stable")
+            for flat in ranked[: min(n, int((~np.isnan(table)).sum()))]:
+                at = tuple(int(index) for index in np.unravel_index(flat, table.shape))
+                found.append((float(table[at]), pair, at))
+        found.sort(key=lambda cell: -cell[0])
+        return Edges(tuple(self._scored(pair, at) for _, pair, at in found[:n]), self.provenance["digest"])
+
+    def discoveries(self, largest: Floats, level: float = 0.05) -> Edges:
+        """The edges whose z is beyond that of random wiring, all pairs of the model taken together.
+
+        Args:
+            largest: what `circuits.largest_by_chance` gave for this model, with norms folded as here.
+            level: how often any edge of a model with random wiring would be among them, at most. It cannot be under
+                1 / (1 + draws).
+
+        Returns:
+            The edges, strongest first, whose p is the level at most: (1 + the number of draws with as large a z) /
+            (1 + draws).
+
+        Raises:
+            InvalidInput: too few draws for the level.
+        """
+        draws = np.sort(np.asarray(largest, dtype=np.float64).ravel())
+        beaten = int(number("level", level) * (1 + len(draws)) + 1e-9) - 1
+        if beaten < 0:
+            need = int(np.ceil(1 / level)) - 1 if level > 0 else 0
+            how = f"give {need} draws or more" if need else "give a level over 0"
+            raise InvalidInput(f"level={level:g} of {len(draws)} draws: p cannot be under 1 / (1 + draws): {how}.")
+        found = self.top(max(self.n_pairs, 1))
+        threshold = draws[::-1][beaten] if beaten < len(draws) else -np.inf
+        return Edges(tuple(edge for edge in found if edge.z > threshold), found.digest)
+
+    def _pairs(self, given: Any) -> list[Pair]:
+        try:
+            return [self._pair(*pair) for pair in given]
+        except TypeError:
+            how = f"give a list of (writer, reader, kind), such as [{next(iter(self.raw))}]."
+            raise InvalidInput(f"pairs={given!r}: {how}") from None
+
+    def _scored(self, pair: Pair, at: tuple[int, ...]) -> ScoredEdge:
+        (stack, kind), (other, what) = parse_kind(pair[0]), parse_kind(pair[1])
+        edge = Edge(Head(stack, kind, at[0], at[1]), Head(other, what, at[2], at[3]), pair[2])
+        raw = float(self.raw[pair][at])
+        return ScoredEdge(edge, raw, raw - self.baseline, float(self.z[pair][at]))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a pair of heads that exists: `edge, writer, reader, kind, raw, excess, z`, in forward order."""
+        parts: list[pd.DataFrame] = []
+        for (write, read, kind), table in self.raw.items():
+            at = np.argwhere(~np.isnan(table))
+            cells = tuple(at.T)
+            sides = [[f"{site}.{i}.{j}" for i, j in at[:, here : here + 2]] for site, here in ((write, 0), (read, 2))]
+            names = [f"{writer} -> {reader}:{kind.lower()}" for writer, reader in zip(*sides, strict=True)]
+            columns = {"edge": names, "writer": sides[0], "reader": sides[1], "kind": kind, "raw": table[cells]}
+            values = columns | {"excess": table[cells] - self.baseline, "z": self.z[write, read, kind][cells]}
+            parts.append(pd.DataFrame(values))
+        return pd.concat(parts, ignore_index=True)
+
+    def save(self, path: str | Path) -> Path:
+        """Write as safetensors, whole or not at all."""
+        tables = {"raw": self.raw, "z": self.z}
+        arrays = {f"{name} {' '.join(wire)}": tables[name][wire] for name in tables for wire in self.raw}
+        about = {"kind": _KIND, "version": str(_VERSION), "provenance": json.dumps(self.provenance)}
+        return write_bytes(path, to_bytes(arrays, metadata=about | {"baseline": repr(self.baseline)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: the file is not whole or is something else.
+            WrongVersion: another version of the form.
+            MissingFile: there is no such file.
+        """
+        if not Path(path).is_file():
+            raise MissingFile(f"{path}: no such file.")
+        try:
+            with safe_open(path, "numpy") as stored:
+                about = stored.metadata() or {}
+                if about.get("kind") != _KIND:
+                    raise DamagedFile(f"{path} holds {about.get('kind') or 'something else'}, not {_KIND}.")
+                if about.get("version") != str(_VERSION):
+                    found = f"{path} is of version {about.get('version')} of {_KIND}"
+                    raise WrongVersion(f"{found}; this release reads version {_VERSION}. Make it again.")
+                names: list[str] = stored.keys()
+                pairs = wires_of({kind for name in names for kind in name.split()[1:3]})
+                if not pairs:
+                    raise DamagedFile(f"{path} holds no scores. Make it again.")
+                raw, z = ({p: stored.get_tensor(f"{name} {' '.join(p)}") for p in pairs} for name in ("raw", "z"))
+            return cls(raw, z, float(about["baseline"]), json.loads(about["provenance"]))
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if isinstance(error, DamagedFile | WrongVersion):
+                raise
+            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+
+
+_KIND, _VERSION = "composition-scores", 1

@@ -1,0 +1,179 @@
+"""From composition to circuits: pairs of heads that could be induction, in one stack or across two.
+
+In a decoder alone there is one route, the published one, *right*: a head that looks one token back feeds the keys of a
+head of a later layer, which so finds the token after the earlier occurrence of its query's token. Two routes lead to
+induction in an encoder-decoder, both through the encoder's output:
+
+* *right*: an encoder head that looks one token back feeds the keys of a cross head, which so finds the token
+  after the earlier occurrence of its query's token;
+* *current*: an encoder head that looks one token ahead (possible in a bidirectional encoder only) feeds the values
+  of a cross head that attends to the earlier occurrence itself.
+
+Source: Elhage et al. 2021, Olsson et al. 2022 (previous-token head and K-composition); the routes across the stacks
+are this project's reading of "Hunting for Induction Heads in Amazon's Chronos", part 2.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pandas as pd
+
+from circuits.ablation.curve import check_digest
+from circuits.edges import Edges, Pair, ScoredEdge
+from circuits.weights.composition import composition_scores
+from circuits.weights.composition_scores import CompositionScores
+from circuits.weights.token_circuit import token_composition
+from interp import Head, InvalidInput, Model
+from interp.models.model import as_model
+from interp.results.by_head import HeadScores, provenance
+from probes import head_scores
+from probes.induction.mosaic import THRESHOLD, Mosaic
+
+Route = Literal["token_to_right", "current_token"]
+
+ROUTES: dict[str, dict[Route, tuple[str, Pair]]] = {
+    "decoder.cross": {
+        "token_to_right": ("previous_token", ("encoder.self", "decoder.cross", "K")),
+        "current_token": ("next_token", ("encoder.self", "decoder.cross", "V")),
+    },
+    "decoder.self": {"token_to_right": ("previous_token", ("decoder.self", "decoder.self", "K"))},
+}
+"""By the attention that reads the past and the mosaic's kind: the first head's score, and what it feeds."""
+
+
+@dataclass(frozen=True)
+class InductionCandidate:
+    """A head that feeds an induction head, and what speaks for it.
+
+    `encoder_score` is the first head's attention one token back (or ahead), of the encoder where there is one;
+    `mosaic_score` the induction head's, `token_score` the eigenvalue score of the two composed in token space (1: the
+    wire carries the token itself), `strength` the product of the excess over chance and the two attentions.
+    """
+
+    route: Route
+    edge: ScoredEdge
+    encoder_score: float
+    mosaic_score: float
+    token_score: float
+
+    @property
+    def strength(self) -> float:
+        """Excess over the random baseline, times the first head's score, times the mosaic's."""
+        return self.edge.excess * self.encoder_score * self.mosaic_score
+
+    def __str__(self) -> str:
+        first, second = ("encoder", "cross") if self.edge.edge.heads[1].kind == "cross" else ("first", "second")
+        heads = f"{first} head {self.encoder_score:.2f}, {second} head {self.mosaic_score:.2f}"
+        return f"{self.edge}, {self.route.replace('_', ' ')}: {heads}"
+
+
+@dataclass(frozen=True, repr=False)
+class InductionCandidates:
+    """Candidates of all routes, strongest first, and from which scores on heads were taken in."""
+
+    candidates: tuple[InductionCandidate, ...]
+    threshold: float
+    provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self.candidates)) or f"no candidates at a threshold of {self.threshold:g}"
+
+    def __iter__(self) -> Iterator[InductionCandidate]:
+        return iter(self.candidates)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __getitem__(self, index: int) -> InductionCandidate:
+        return self.candidates[index]
+
+    @property
+    def edges(self) -> Edges:
+        """The candidates' edges, as the figures take them."""
+        return Edges(tuple(candidate.edge for candidate in self.candidates), self.provenance["digest"])
+
+    def heads(self) -> tuple[Head, ...]:
+        """All heads of all candidates, each once, those that feed first."""
+        edges = [candidate.edge.edge for candidate in self.candidates]
+        return tuple(dict.fromkeys([*(edge.heads[0] for edge in edges), *(edge.heads[1] for edge in edges)]))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a candidate: `route, edge, writer, reader, kind, raw, excess, z`, its scores, `strength`."""
+        frame = self.edges.to_frame()
+        frame.insert(0, "route", [candidate.route for candidate in self.candidates])
+        names = ("encoder_score", "mosaic_score", "token_score", "strength")
+        return frame.assign(**{name: [getattr(c, name) for c in self.candidates] for name in names})
+
+
+def fitting_scores(model: Model, seed: int = 0) -> dict[str, HeadScores]:
+    """What `probes.head_scores` gives by default, of shorter sequences where the model has too few positions for it."""
+    length, repetitions = 25, 4
+    if model.max_positions is not None:
+        length = min(length, model.max_positions // repetitions)
+    return head_scores(model, sequence_length=length, repetitions=repetitions, seed=seed)
+
+
+def induction_candidates(
+    model: Model,
+    mosaic: Mosaic,
+    *,
+    composition: CompositionScores | None = None,
+    scores: Mapping[str, HeadScores] | None = None,
+    threshold: float = THRESHOLD,
+    least_z: float = 3.0,
+    progress: bool = True,
+) -> InductionCandidates:
+    """Pairs of a head and an induction head that could be its circuit, by the routes that the architecture has.
+
+    Args:
+        model: the model.
+        mosaic: the induction mosaic of this model.
+        composition: what `composition_scores(model)` gave; computed when not given.
+        scores: what `probes.head_scores(model)` gave; run when not given, on what fits into the model.
+        threshold: from which attention on a head counts as a previous-token or next-token head, and as an induction
+            head; lower it to see what was left out.
+        least_z: from which z-score on a wire counts. It holds off what a random rotation gives; in a trained model
+            many wires are over it, so that the order says more than the list.
+        progress: whether to show a progress bar.
+
+    Returns:
+        All pairs with both heads at the threshold and a wire between them, strongest first. None, where the model has
+        no such heads or no such wire.
+
+    Raises:
+        InvalidInput: a mosaic, composition or scores of other weights.
+    """
+    if not isinstance(cast(object, mosaic), Mosaic):
+        raise InvalidInput(f"mosaic= takes what probes.induction_mosaic gave; found {type(mosaic).__name__}.")
+    check_digest(as_model(model), mosaic)
+    wires = composition_scores(model, progress=progress) if composition is None else composition
+    behaviour = fitting_scores(model) if scores is None else scores
+    if not isinstance(cast(object, behaviour), Mapping):
+        raise InvalidInput("scores= takes what probes.head_scores(model) gave.")
+    if not wires.provenance["stimulus"]["fold_norm"]:
+        raise InvalidInput("the composition scores are without the norms: give composition_scores(model).")
+    for name, value in (("threshold", threshold), ("least_z", least_z)):
+        if not isinstance(cast(object, value), int | float) or value != value:
+            raise InvalidInput(f"{name}={value!r} must be a number.")
+    if wires.provenance["digest"] != model.digest:
+        raise InvalidInput(f"the composition scores are of other weights than {model.name}: make them with this model.")
+    found: list[InductionCandidate] = []
+    for route, (name, pair) in ROUTES[".".join(model.family.context)].items():
+        writers = behaviour.get(f"{pair[0]}.{name}")
+        if writers is None:
+            raise InvalidInput(f"scores have no '{pair[0]}.{name}': give what probes.head_scores(model) gave.")
+        check_digest(model, writers)
+        readers: HeadScores = getattr(mosaic, route)
+        for writer in writers.heads(threshold):
+            for reader in readers.heads(threshold):
+                first, second = writer.address, reader.address
+                # NaN where the reader runs before the writer has written.
+                if wires.z[pair][first.layer, first.head, second.layer, second.head] >= least_z:
+                    edge = wires.edge(first, second, pair[2])
+                    tokens = float(token_composition(model, edge).centred.eigenvalue_score())
+                    found.append(InductionCandidate(route, edge, writer.score, reader.score, tokens))
+    found.sort(key=lambda candidate: -candidate.strength)
+    settings = {"threshold": threshold, "least_z": least_z, "mosaic": mosaic.provenance.get("stimulus")}
+    source = provenance(model, name="induction_candidates", **settings)
+    return InductionCandidates(tuple(found), threshold, source)

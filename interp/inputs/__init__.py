@@ -1,0 +1,1 @@
+"""What a model is fed: batches, series, tokens, masks."""

@@ -1,0 +1,212 @@
+"""What a model is fed: the tokens of its stacks and their masks, checked when they are made."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from chronos import ChronosPipeline, MeanScaleUniformBins
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import InvalidInput
+from interp.inputs.masks import row_positions
+from interp.inputs.user_series import Series, as_series
+from interp.inputs.vocabulary import PUBLISHED_START, Vocabulary
+from interp.names import Stack
+from interp.validate import as_tensor, whole
+
+if TYPE_CHECKING:
+    from interp.models.model import Model
+
+_DEFAULT: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Token ids for one forward pass: of an encoder and a decoder, or of a decoder alone.
+
+    Args:
+        input_ids: encoder tokens `[batch, pos]`; none for a decoder-only model.
+        attention_mask: 1 where an encoder token is to be seen, `[batch, pos]`; all by default.
+        decoder_input_ids: decoder tokens `[batch, pos]`; beside encoder tokens the published models' start token by
+            default.
+        decoder_attention_mask: likewise for the tokens of a decoder-only model.
+        vocabulary: what the tokens stand for, where they were made for models of one vocabulary: other models refuse
+            the batch. None for ids that were given as such.
+
+    Without an encoder `input_ids` and `attention_mask` are `[batch, 0]`.
+
+    Raises:
+        InvalidInput: no tokens at all, shapes that do not fit, ids that are not integers or are negative, a row in
+            which every token is masked, or a decoder's mask beside encoder tokens.
+    """
+
+    input_ids: Int[Tensor, "batch pos"] = _DEFAULT
+    attention_mask: Int[Tensor, "batch pos"] = _DEFAULT
+    decoder_input_ids: Int[Tensor, "batch dec_pos"] = _DEFAULT
+    decoder_attention_mask: Int[Tensor, "batch dec_pos"] = _DEFAULT
+    vocabulary: Vocabulary | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        ids, decoder = cast(Tensor | None, self.input_ids), cast(Tensor | None, self.decoder_input_ids)
+        if ids is None and decoder is None:
+            raise InvalidInput("a batch needs tokens: input_ids for an encoder, decoder_input_ids for a decoder alone.")
+        without = ids is None or (isinstance(cast(Any, ids), Tensor) and ids.ndim == 2 and ids.shape[1] == 0)
+        if decoder is not None:
+            decoder = _ids("decoder_input_ids", decoder)
+        if not without:
+            ids = _ids("input_ids", ids)
+            decoder = ids.new_full((len(ids), 1), PUBLISHED_START) if decoder is None else decoder
+            if len(decoder) != len(ids):
+                raise InvalidInput(f"decoder_input_ids has {len(decoder)} rows and input_ids {len(ids)}: give as many.")
+        elif decoder is None:
+            raise InvalidInput("input_ids holds no token: give at least one, or decoder_input_ids alone.")
+        ids = decoder.new_zeros(len(decoder), 0) if without or ids is None else ids
+        given = cast(Tensor | None, self.attention_mask), cast(Tensor | None, self.decoder_attention_mask)
+        object.__setattr__(self, "input_ids", ids)
+        object.__setattr__(self, "attention_mask", _mask("attention_mask", "input_ids", given[0], ids))
+        object.__setattr__(self, "decoder_input_ids", decoder)
+        shown = None if given[1] is None else _ids("decoder_attention_mask", given[1])
+        if not without and shown is not None and not bool(shown.all()):
+            raise InvalidInput(
+                "decoder_attention_mask hides tokens of a decoder that has an encoder beside it, which Chronos never "
+                "does: mask encoder tokens by attention_mask, or give decoder_input_ids alone."
+            )
+        # Beside an encoder it is of ones, whatever the length: a batch with other decoder tokens needs no other.
+        mask = _mask("decoder_attention_mask", "decoder_input_ids", shown if without else None, decoder)
+        object.__setattr__(self, "decoder_attention_mask", mask)
+
+    def __len__(self) -> int:
+        return len(self.decoder_input_ids)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there are tokens for an encoder."""
+        return self.input_ids.shape[1] > 0
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The keyword arguments of the Hugging Face model, which calls what a decoder alone reads `input_ids`."""
+        if not self.has_encoder:
+            return {"input_ids": self.decoder_input_ids, "attention_mask": self.decoder_attention_mask}
+        names = ("input_ids", "attention_mask", "decoder_input_ids")
+        return {name: getattr(self, name) for name in names}
+
+    def rows(self, chosen: Tensor) -> "Batch":
+        """Some rows, by index, as a plain batch."""
+        chosen = as_tensor(chosen)  # as 8-bit integers they would be a mask
+        names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+        return Batch(**{name: getattr(self, name)[chosen] for name in names}, vocabulary=self.vocabulary)
+
+    def ids(self, stack: Stack) -> Int[Tensor, "batch pos"]:
+        """The tokens of a stack."""
+        return self.input_ids if stack == "encoder" else self.decoder_input_ids
+
+    def mask(self, stack: Stack) -> Int[Tensor, "batch pos"]:
+        """1 where a token of a stack is seen, 0 at padding."""
+        return self.attention_mask if stack == "encoder" else self.decoder_attention_mask
+
+    def position(self, position: int = -1, stack: Stack = "decoder") -> Int[Tensor, " batch"]:
+        """The column of a position in each row: what negative positions mean everywhere.
+
+        Args:
+            position: from 0 on a column of the batch; a negative one counts back over the row's own tokens, so that
+                -1 is the last that is not masked, whichever side padding is on.
+            stack: whose positions.
+
+        Returns:
+            The columns, such that `logits[torch.arange(len(batch)), batch.position(-1)]` are those at the last tokens.
+
+        Raises:
+            InvalidInput: no such column, or a row with fewer tokens.
+        """
+        return row_positions("position", position, self.mask(stack).bool())
+
+    @classmethod
+    def from_series(cls, model: "Model", series: Series, *, num_decoder: int = 0) -> "Batch":
+        """Series through the pipeline's own tokenizer.
+
+        Args:
+            model: whose tokenizer and context length to use.
+            series: one or several series, as `interp.inputs.user_series.Series` says; shorter ones are padded on the
+                left, as Chronos does, and missing values (NaN, None, masked) are masked.
+            num_decoder: how many of the last values go to the decoder, after the start token,
+                instead of the encoder. In a decoder-only model they follow the others all the same.
+
+        Returns:
+            The batch; with EOS at the end of the encoder's tokens where the tokenizer puts one, or all values' tokens
+            in a row for a decoder alone. All values are scaled by the mean absolute value of what is not among the
+            last `num_decoder`.
+
+        Raises:
+            InvalidInput: an empty series, one without any value, a ragged nested list, a table, an index that is not
+                in order or not evenly spaced, a series that `num_decoder` leaves nothing of, or in a decoder alone
+                values that follow a context whose end is missing.
+            UnsupportedModel: a model without a tokenizer for series.
+        """
+        values = as_series(series)
+        steps = values.shape[1]
+        if whole("num_decoder", num_decoder, 0) >= steps:
+            raise InvalidInput(
+                f"num_decoder={num_decoder} of a series of {steps} steps leaves the context nothing: "
+                f"choose 0 to {steps - 1}."
+            )
+        context, rest = (part.contiguous() for part in values.split([steps - num_decoder, num_decoder], dim=1))
+        pipeline: ChronosPipeline = model.pipeline
+        vocabulary = model.vocabulary
+        tokenizer = cast(MeanScaleUniformBins, pipeline.tokenizer)
+        ids, mask, scale = tokenizer.context_input_transform(context)
+        if not bool((mask & vocabulary.are_values(ids)).any(dim=1).all()):
+            raise InvalidInput(
+                "a series has no value at all in what the model sees "
+                f"(the last {pipeline.model_context_length} steps at most): only NaN was found."
+            )
+        begins = [] if vocabulary.start is None else [vocabulary.start]
+        decoder = torch.tensor(begins, dtype=torch.long).expand(len(values), -1)
+        if num_decoder:
+            if bool(rest.isnan().any()):
+                raise InvalidInput("the values that go to the decoder must not be NaN.")
+            if not model.family.has_encoder and not bool(mask[:, -1].all()):
+                raise InvalidInput(
+                    f"the context ends in missing values, after which {model.name} numbers positions anew when it "
+                    "generates: what follows in one batch would not be what it forecasts. Leave these steps out."
+                )
+            after, _, _ = tokenizer._input_transform(context=rest, scale=scale)
+            decoder = torch.cat([decoder, after], dim=1)
+        if not model.family.has_encoder:
+            shown = torch.cat([mask.long(), torch.ones_like(decoder)], dim=1)
+            ids = torch.cat([ids, decoder], dim=1)
+            return cls(decoder_input_ids=ids, decoder_attention_mask=shown, vocabulary=vocabulary)
+        return cls(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder, vocabulary=vocabulary)
+
+
+def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
+    if given is None:
+        return torch.ones_like(ids)
+    if ids.shape[1] == 0:
+        if as_tensor(given).numel():
+            raise InvalidInput(f"{name} is given without {of}: for a decoder alone give decoder_attention_mask.")
+        return ids
+    mask = _ids(name, given)
+    if mask.shape != ids.shape:
+        raise InvalidInput(f"{name} is {list(mask.shape)} and {of} {list(ids.shape)}: give one mask value a token.")
+    if bool((mask > 1).any()) or not bool(mask.any(dim=1).all()):
+        raise InvalidInput(f"{name} must be 0 or 1, with at least one 1 in each row.")
+    return mask
+
+
+def _ids(name: str, values: Any) -> Tensor:
+    try:
+        ids = as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"{name} must be a rectangle of integers [batch, pos]: {error}.") from None
+    if ids.dtype == torch.bool:
+        ids = ids.long()
+    if ids.is_floating_point() or ids.is_complex():
+        raise InvalidInput(f"{name} must be integers; found {ids.dtype}. For a series of values use from_series.")
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise InvalidInput(f"{name} must be [batch, pos] with at least one of each; found {list(ids.shape)}.")
+    if bool((ids < 0).any()):
+        raise InvalidInput(f"{name} holds {int(ids.min())}: ids are not negative.")
+    # A copy: what is checked here must not change behind the batch's back.
+    return ids.detach().long().clone()

@@ -1,0 +1,1 @@
+"""What a model is: opened, named, read and checked."""

@@ -1,0 +1,1 @@
+"""What opening a model checks by effect."""

@@ -1,0 +1,91 @@
+"""The check on opening that the installed releases of transformers and chronos are as the toolkit reads them.
+
+1. Every module at which a site lives goes by the name that the family's tables give it.
+2. Chronos' tokenizer gives the token whose value it decodes to, leaves missing values out, and takes a scale of
+   another series, which `Batch.from_series` hands to a method that Chronos does not promise.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from interp.errors import BrokenHook, UnsupportedModel, release
+from interp.names import AttentionLayer
+
+if TYPE_CHECKING:
+    from interp.models.model import Model
+
+
+def check_names(model: "Model") -> None:
+    """See that every module at which a site or an attention layer lives is there.
+
+    Raises:
+        BrokenHook: a module goes by another name.
+    """
+    family, module = model.family, model.module
+    _find(model, module, list(family.blocks.values()))
+    paths = [family.point(site).path for site in family.sites(model.n_layers)]
+    paths += [*family.stacks.values(), *family.embeddings.values(), *family.position_biases.values()]
+    paths += [family.position_embedding] if family.position_embedding else []
+    for layer in model.layers():
+        paths += [family.attention_path(AttentionLayer(layer.stack, layer.kind, layer.layer))]
+        paths += [
+            norms[layer.stack, layer.kind].format(layer=layer.layer) for norms in (family.query_norms, family.key_norms)
+        ]
+        paths += [family.mlp_norms[layer.stack].format(layer=layer.layer)]
+    # Hook points are attached once the rest is known to be there.
+    _find(model, module, [path for path in dict.fromkeys(paths) if "hook_" not in path])
+
+
+def _find(model: "Model", module: PreTrainedModel, paths: list[str]) -> None:
+    for path in paths:
+        try:
+            module.get_submodule(path)
+        except AttributeError:
+            raise BrokenHook(
+                f"{model.name}: {type(module).__name__} has no module {path}: {release('transformers')} is not "
+                "supported. Install another release of it."
+            ) from None
+
+
+def check_tokenizer(model: "Model") -> None:
+    """See that Chronos' own tokenizer encodes what it decodes, with a scale that is given and with its own.
+
+    Raises:
+        BrokenHook: it does not, or lacks what is called.
+        UnsupportedModel: it cannot by its config, whatever the release.
+    """
+    if not model.tokens_are_values:
+        return
+    try:
+        _ = model.vocabulary
+        right = _encodes_what_it_decodes(model.pipeline.tokenizer)
+    except UnsupportedModel:
+        raise
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        right = False
+    if not right:
+        raise BrokenHook(
+            f"{model.name}: the tokenizer does not encode a series as the toolkit reads it: "
+            f"{release('chronos-forecasting')} is not supported. Install another release of it."
+        )
+
+
+def _encodes_what_it_decodes(tokenizer: Any) -> bool:
+    centers = tokenizer.centers
+    values = centers[[len(centers) // 4, len(centers) // 2, 3 * len(centers) // 4]]
+    series, scale = torch.cat([values, values.new_tensor([torch.nan])])[None] * 2, values.new_tensor([2.0])
+    ids, mask, same = tokenizer._input_transform(context=series, scale=scale)
+    decoded = tokenizer.output_transform(ids[:, None, :3], scale)[0, 0]
+    own, shown, own_scale = tokenizer.context_input_transform(series)
+    again = tokenizer._input_transform(context=series, scale=own_scale)[0]
+    length = min(4, tokenizer.config.context_length)
+    return (
+        torch.equal(decoded, values * 2)
+        and torch.equal(same, scale)
+        and mask.tolist() == [[True, True, True, False]]
+        and int(ids[0, 3]) == tokenizer.config.pad_token_id
+        and torch.equal(own[:, :length], again[:, -length:])
+        and torch.equal(shown[:, :length], mask[:, -length:])
+    )

@@ -1,0 +1,126 @@
+"""The layers of a stack one by one, through Hugging Face's own modules, with the masks and biases that they are given.
+
+Source: the arithmetic of `transformers.models.t5.modeling_t5.T5Stack` and `transformers.models.gpt2.modeling_gpt2`.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.models.forward_arguments import cache_name
+from interp.models.model import Model, positions_of
+from interp.names import AttentionLayer, Kind, Site, Stack
+
+
+def padding(attention_mask: Tensor, like: Tensor) -> Tensor | None:
+    """What is added to scores so that padding is not seen, `[row, 1, 1, pos]`; None where there is none."""
+    if bool(attention_mask.all()):
+        return None
+    mask = torch.zeros(attention_mask.shape, dtype=like.dtype, device=like.device)
+    return mask.masked_fill(attention_mask.to(like.device) == 0, torch.finfo(like.dtype).min)[:, None, None]
+
+
+def causal(
+    size: int, like: Tensor, past: int = 0, shown: Int[Tensor, "row pos"] | None = None
+) -> Float[Tensor, "#row 1 query key"] | None:
+    """The decoder's own mask: no key ahead of its query, and no padding; None where every key is seen.
+
+    Args:
+        size: how many queries.
+        like: whose dtype and device it has.
+        past: how many tokens came before them.
+        shown: which tokens are no padding, all of them by default.
+    """
+    if size == 1 and shown is None:
+        return None
+    keys = torch.arange(past + size, device=like.device)
+    hidden = (keys > keys[past:, None])[None]
+    if shown is not None:
+        hidden = hidden | (shown.to(like.device) == 0)[:, None]
+    mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    return mask.masked_fill(hidden, torch.finfo(like.dtype).min)[:, None]
+
+
+def distance_bias(model: Model, stack: Stack, kind: Kind, size: int, past: int = 0) -> Tensor | None:
+    """What an attention adds to its scores by distance, `[1, head, query, key]`, in all layers; None where nothing.
+
+    Args:
+        model: the model.
+        stack: of the attention.
+        kind: of the attention.
+        size: how many queries.
+        past: how many tokens came before them.
+    """
+    holder = model.family.position_biases.get((stack, kind))
+    if holder is None:
+        return None
+    attention = model.module.get_submodule(holder)
+    return attention.compute_bias(size, past + size, device=model.device, past_seen_tokens=past)
+
+
+def attend(
+    model: Model,
+    at: AttentionLayer,
+    x: Float[Tensor, "row pos d_model"],
+    mask: Tensor | None = None,
+    cache: Any = None,
+    hidden: Float[Tensor, "row key d_model"] | None = None,
+    bias: Tensor | None = None,
+) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream after an attention layer, through its norm and its own modules.
+
+    Args:
+        model: the model.
+        at: which layer.
+        x: the stream before it.
+        mask: what is added to the scores.
+        cache: of earlier positions; it is written to.
+        hidden: what cross-attention reads.
+        bias: what is added to the scores by distance, as `distance_bias` makes it.
+    """
+    family, modules = model.family, model.module.get_submodule
+    attention = modules(family.attention_path(at))
+    given: dict[str, Any] = {family.mask_argument: mask, cache_name(attention): cache}
+    if hidden is not None:
+        given["key_value_states"] = hidden
+    if bias is not None:
+        given["position_bias"] = bias
+    norm = modules(family.query_norms[at.stack, at.kind].format(layer=at.layer))
+    return x + attention(norm(x), **given)[0]
+
+
+def feed_forward(model: Model, stack: Stack, layer: int, x: Float[Tensor, "*row d_model"]) -> Tensor:
+    """The residual stream after an MLP, through its norm and its own module."""
+    modules = model.module.get_submodule
+    mlp = modules(model.family.point(Site(stack, None, layer, "mlp_out")).path)
+    return x + mlp(modules(model.family.mlp_norms[stack].format(layer=layer))(x))
+
+
+def last_norm(model: Model, stack: Stack, x: Float[Tensor, "*row d_model"]) -> Tensor:
+    """What a stack's last norm makes of its residual stream."""
+    return model.module.get_submodule(model.family.stack_points[stack, "ln_final"][0])(x)
+
+
+def embed(
+    model: Model, ids: Int[Tensor, "row variant pos"], shown: Int[Tensor, "row pos"] | None = None, past: int = 0
+) -> Float[Tensor, "row variant pos d_model"]:
+    """The decoder's first residual stream on tokens, positions embedded where the model does so.
+
+    Args:
+        model: the model.
+        ids: the tokens.
+        shown: which of all tokens so far are no padding; all by default. Tokens after the last that it speaks of
+            are counted on from there, as `generate` does.
+        past: how many tokens came before these.
+    """
+    family, modules = model.family, model.module.get_submodule
+    x = modules(family.embeddings["decoder"])(ids.to(model.device))
+    if family.position_embedding is None:
+        return x
+    total = past + ids.shape[-1]
+    places = positions_of(torch.ones(1, total, dtype=torch.long) if shown is None else shown)
+    after = places[:, -1:] + torch.arange(1, max(0, total - places.shape[1]) + 1, device=places.device)
+    places = torch.cat([places, after], 1)[:, past:total]
+    return x + modules(family.position_embedding)(places[:, None].to(model.device))

@@ -1,0 +1,90 @@
+"""What a norm does to the residual stream, in one form for all: y = (x - mean) / deviation * scale + shift.
+
+T5's norm takes no mean off and has no shift, and its deviation is the root mean square; GPT-2's is a LayerNorm.
+Folded into the weights behind it, scale, shift and the taking off of the mean become part of them, so that they act
+on the stream divided by its deviation, whatever the norm.
+
+Source: Zhang & Sennrich 2019, "Root Mean Square Layer Normalization"; Ba et al. 2016, "Layer Normalization"; Elhage
+et al. 2021 (folding).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.errors import UnsupportedModel
+from interp.models.weights.parameters import check_norm, readable
+
+if TYPE_CHECKING:
+    from interp.models.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """The parameters of a norm; `shift` is None where there is none."""
+
+    scale: Float[Tensor, " d_model"]
+    shift: Float[Tensor, " d_model"] | None
+    epsilon: float
+    centred: bool
+
+    def inverse(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
+        """What the stream is multiplied with, beside the scale: one over its deviation."""
+        x = stream - stream.mean(-1, keepdim=True) if self.centred else stream
+        return torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
+
+    def divided(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
+        """The stream divided by its deviation: what folded weights act on."""
+        return stream * self.inverse(stream)
+
+    def __call__(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
+        """What the norm puts out."""
+        x = stream - stream.mean(-1, keepdim=True) if self.centred else stream
+        y = x * self.inverse(stream) * self.scale.to(stream)
+        return y if self.shift is None else y + self.shift.to(stream)
+
+    def fold(self, weight: Float[Tensor, "*head d_model out"]) -> Float[Tensor, "*head d_model out"]:
+        """Weights that act on the divided stream as these do on what the norm puts out."""
+        scaled = self.scale.to(weight)[:, None] * weight
+        return scaled - scaled.mean(-2, keepdim=True) if self.centred else scaled
+
+    def fold_bias(self, weight: Float[Tensor, "*head d_model out"]) -> Float[Tensor, "*head out"]:
+        """What the shift adds behind these weights; zero where there is none."""
+        if self.shift is None:
+            return weight.new_zeros(*weight.shape[:-2], weight.shape[-1])
+        return self.shift.to(weight) @ weight
+
+
+def norm(model: "Model", path: str) -> Norm:
+    """A norm of a model.
+
+    Args:
+        model: the model.
+        path: of the module, dotted.
+
+    Returns:
+        Its parameters: the very tensors, not copies.
+
+    Raises:
+        UnsupportedModel, InvalidInput: weights that cannot be read.
+    """
+    module = model.module.get_submodule(path)
+    centred = isinstance(module, nn.LayerNorm)
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not isinstance(epsilon, float) or not isinstance(getattr(module, "weight", None), Tensor):
+        raise UnsupportedModel(
+            f"{model.name}: {path} ({type(module).__name__}) is no norm of a known kind: it has no scale or no epsilon "
+            "that could be folded into weights. Put the norm of the architecture there."
+        )
+    shift = readable(model, path, "bias") if getattr(module, "bias", None) is not None else None
+    found = Norm(readable(model, path), shift, epsilon, centred)
+    check_norm(model, path, found)
+    return found
+
+
+def final_norm(model: "Model") -> Norm:
+    """The decoder's last norm."""
+    return norm(model, model.family.stack_points["decoder", "ln_final"][0])

@@ -1,0 +1,259 @@
+"""Frozen results: values with axes and standard errors, and where they came from."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.errors import DamagedFile, InvalidInput
+from interp.models.model import Model
+from interp.names import Head, parse_kind
+from interp.results.files import load_json, save_json
+
+Floats = NDArray[np.float64]
+
+
+def provenance(model: Model, **stimulus: Any) -> dict[str, Any]:
+    """Where a result came from: the model and its weights, the stimulus, the versions.
+
+    Args:
+        model: that was run.
+        stimulus: parameters of what it was fed, its seed among them.
+
+    Returns:
+        A dictionary that JSON can hold.
+    """
+    return {
+        "model": model.name,
+        "digest": model.digest,
+        "n_parameters": model.n_parameters,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "stimulus": stimulus,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on."""
+    packages = ("torch", "transformers", "chronos-forecasting", "nnsight", "chronos-interp")
+    return {name: _version(name) for name in packages}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "source"
+
+
+def frozen(values: Any, dtype: Any = np.float64) -> NDArray[Any]:
+    """A read-only copy as a NumPy array."""
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True)
+class ScoredHead:
+    """A head with a score and what the score is of."""
+
+    address: Head
+    kind: str
+    score: float
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self.kind} {self.score:.3f})"
+
+
+Heads = Head | ScoredHead | str | Sequence["Head | ScoredHead | str"]
+"""What functions that take heads accept: one or several, by value, address or as scored."""
+
+
+def as_heads(model: Model, heads: Heads) -> list[Head]:
+    """The heads that are meant, each once, checked against the model.
+
+    Args:
+        model: whose heads they are.
+        heads: a `Head`, its address, a `ScoredHead`, or a sequence of these.
+
+    Returns:
+        The heads in the order given.
+
+    Raises:
+        UnknownHead: an address that is malformed or out of range.
+        InvalidInput: a head that is named twice.
+    """
+    items: Iterable[Any] = [heads] if isinstance(heads, Head | ScoredHead | str) else heads
+    if not isinstance(cast(Any, items), Iterable):
+        raise InvalidInput(f"heads={heads!r}: give a head, its address, or several of them.")
+    found = [model.head(item.address if isinstance(item, ScoredHead) else item) for item in items]
+    twice = sorted({str(head) for head in found if found.count(head) > 1})
+    if twice:
+        raise InvalidInput(f"named more than once: {', '.join(twice)}. Give each head once.")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """One number for each head of a stack and kind.
+
+    `values` and `stderr` are `[layer, head]`; `stderr` is None where none is known. Heads for
+    which the score does not exist are NaN. `site` is such as `decoder.cross`.
+    """
+
+    name: str
+    site: str
+    values: Floats
+    stderr: Floats | None = None
+    unit: str = "attention"
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    KIND = "head-scores"
+    VERSION = 1
+
+    def __post_init__(self) -> None:
+        parse_kind(self.site)
+        object.__setattr__(self, "values", frozen(self.values))
+        if np.isinf(self.values).any():
+            raise InvalidInput(f"{self.name}: scores must be finite, or NaN where a head has none.")
+        if self.values.ndim != 2:
+            raise InvalidInput(f"{self.name}: values must be [layer, head]; found {list(self.values.shape)}.")
+        if self.stderr is not None:
+            object.__setattr__(self, "stderr", frozen(self.stderr))
+            if self.stderr.shape != self.values.shape:
+                raise InvalidInput(
+                    f"{self.name}: stderr is {list(self.stderr.shape)} and values {list(self.values.shape)}."
+                )
+
+    def head(self, layer: int, head: int) -> Head:
+        """The address of a cell of `values`."""
+        stack, kind = parse_kind(self.site)
+        return Head(stack, kind, layer, head)
+
+    def __getitem__(self, head: Head | str) -> float:
+        """The score of one head, by address."""
+        at = Head.parse(head) if isinstance(head, str) else head
+        layers, heads = self.values.shape
+        if (at.stack, at.kind) != parse_kind(self.site) or at.layer >= layers or at.head >= heads:
+            raise InvalidInput(f"{at}: these are scores of {self.site}, {layers} layers of {heads} heads.")
+        return float(self.values[at.layer, at.head])
+
+    def heads(self, threshold: float = -np.inf) -> tuple[ScoredHead, ...]:
+        """The heads at or over a threshold, strongest first; all that have a score by default."""
+        cells = [(int(i), int(j)) for i, j in np.argwhere(self.values >= threshold)]
+        order = sorted(cells, key=lambda cell: (-self.values[cell], cell))
+        return tuple(ScoredHead(self.head(*cell), self.name, float(self.values[cell])) for cell in order)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a head: `head, layer, index, score, stderr, name, site`."""
+        rows = [
+            {
+                "head": str(self.head(i, j)),
+                "layer": i,
+                "index": j,
+                "score": self.values[i, j],
+                "stderr": np.nan if self.stderr is None else self.stderr[i, j],
+                "name": self.name,
+                "site": self.site,
+            }
+            for i, j in np.ndindex(*self.values.shape)
+        ]
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON holds of it; NaN becomes null."""
+        return {
+            "name": self.name,
+            "site": self.site,
+            "unit": self.unit,
+            "values": listed(self.values),
+            "stderr": None if self.stderr is None else listed(self.stderr),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            DamagedFile: a part is missing or of another form.
+        """
+        try:
+            stderr = content["stderr"]
+            if not isinstance(content["name"], str) or not isinstance(content["provenance"], dict):
+                raise TypeError("name or provenance")
+            return cls(
+                name=content["name"],
+                site=content["site"],
+                values=frozen(content["values"]),
+                stderr=None if stderr is None else frozen(stderr),
+                unit=content["unit"],
+                provenance=content["provenance"],
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DamagedFile(f"head scores cannot be read: {type(error).__name__}: {error}") from None
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON, whole or not at all."""
+        return save_json(path, self.KIND, self.VERSION, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: the file is not whole or is something else.
+            WrongVersion: another version of the form.
+        """
+        return cls.from_dict(load_json(path, cls.KIND, cls.VERSION))
+
+
+def over_rows(name: str, site: str, rows: Tensor, source: dict[str, Any]) -> HeadScores:
+    """Head scores as the mean over the rows of a batch, with the standard error of that mean.
+
+    Args:
+        name: of the score.
+        site: such as `decoder.cross`.
+        rows: one number a row and head, `[layer, batch, head]`; rows that are NaN, such as padding, do not count.
+        source: where they came from.
+
+    Returns:
+        The scores; `stderr` is None for a single row.
+    """
+    values = rows.detach().cpu().double()
+    n = values.shape[1]
+    if bool(values.isnan().any()):
+        known = (~values.isnan()).sum(1)
+        mean = values.nanmean(1)
+        spread = ((values - mean[:, None]) ** 2).nansum(1) / (known - 1)
+        error = (spread / known).sqrt().masked_fill(known < 2, torch.nan).numpy() if n > 1 else None
+        return HeadScores(name, site, mean.numpy(), error, provenance=source)
+    stderr = (values.std(1) / n**0.5).numpy() if n > 1 else None
+    return HeadScores(name, site, values.mean(1).numpy(), stderr, provenance=source)
+
+
+def row_mean(rows: Floats) -> Floats:
+    """The mean over the last axis, of the rows that are not NaN; NaN where none is left."""
+    known = ~np.isnan(rows)
+    if known.all():
+        return rows.mean(-1)
+    count = known.sum(-1)
+    total = np.where(known, rows, 0).sum(-1)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def listed(values: NDArray[Any]) -> list[Any]:
+    """Nested lists for JSON, with None for NaN."""
+    kept = values.astype(object)
+    kept[np.isnan(values)] = None
+    return kept.tolist()

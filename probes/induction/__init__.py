@@ -1,0 +1,1 @@
+"""Which heads look back: mosaics, scores of heads, losses by position, sweeps."""

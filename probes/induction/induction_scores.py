@@ -1,0 +1,148 @@
+"""Induction heads as nnsight's tutorial finds them: the attention paid so far back as the sequence is long, less one.
+
+On `S S` of n tokens each, the token after the earlier occurrence of query i stands at i - (n - 1). The tutorial takes
+the mean of that diagonal of the pattern. Its first query is n - 1, the last token of the first S, for which nothing has
+repeated yet: the score without it stands first here, and the tutorial's own beside it.
+
+Source: nnsight's tutorial on induction heads in GPT-2; Olsson et al. 2022.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from interp import Batch, DamagedFile, InvalidInput, Model
+from interp.models.model import as_model
+from interp.results.by_head import HeadScores, ScoredHead, provenance
+from interp.results.files import load_json, save_json
+from interp.validate import whole
+from probes.induction.head_scores import pairs_at, score, token_patterns
+from probes.stimuli.repeated_sequences import sequences_for
+
+REPEAT_SCORES = ("induction", "induction_diagonal", "previous_token", "duplicate_token")
+
+
+@dataclass(frozen=True, eq=False)
+class InductionScores:
+    """Where the self-attention heads of one stack look on a random sequence given several times.
+
+    Attributes:
+        induction: mean attention to the token after the latest earlier occurrence, of the queries that have one.
+        induction_diagonal: the tutorial's: the mean of the whole diagonal, with the query before the first repeat.
+        previous_token: to the token before.
+        duplicate_token: to the latest earlier occurrence, of the queries that have one.
+        sequence_length: tokens in the sequence; `induction` is paid `sequence_length - 1` back.
+        provenance: the model, its weights' digest, the stimulus, versions.
+    """
+
+    induction: HeadScores
+    induction_diagonal: HeadScores
+    previous_token: HeadScores
+    duplicate_token: HeadScores
+    sequence_length: int
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    KIND = "induction-scores"
+    VERSION = 1
+
+    def __post_init__(self) -> None:
+        whole("sequence_length", self.sequence_length, 2)
+        for name in REPEAT_SCORES:
+            panel: HeadScores = getattr(self, name)
+            if panel.site != self.site or panel.values.shape != self.induction.values.shape:
+                raise InvalidInput(f"the scores must all be of one kind of attention and one shape: {name}.")
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.provenance.get("model", "model"))
+
+    @property
+    def site(self) -> str:
+        """The kind of attention, such as `decoder.self`."""
+        return self.induction.site
+
+    def heads(self, threshold: float = -np.inf) -> tuple[ScoredHead, ...]:
+        """The heads whose `induction` is at or over a threshold, strongest first; all by default."""
+        return self.induction.heads(threshold)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a head: `model, head, layer, index, relative_layer`, each score and its `_stderr`."""
+        layers, heads = self.induction.values.shape
+        frame = pd.DataFrame(
+            {
+                "model": self.name,
+                "head": [str(self.induction.head(i, j)) for i, j in np.ndindex(layers, heads)],
+                "layer": np.repeat(np.arange(layers), heads),
+                "index": np.tile(np.arange(heads), layers),
+                "relative_layer": np.repeat((np.arange(layers) + 1) / layers, heads),
+            }
+        )
+        for name in REPEAT_SCORES:
+            panel: HeadScores = getattr(self, name)
+            frame[name] = panel.values.ravel()
+            frame[f"{name}_stderr"] = np.nan if panel.stderr is None else panel.stderr.ravel()
+        return frame
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON, whole or not at all."""
+        content: dict[str, Any] = {name: getattr(self, name).to_dict() for name in REPEAT_SCORES}
+        content |= {"sequence_length": self.sequence_length, "provenance": self.provenance}
+        return save_json(path, self.KIND, self.VERSION, content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: the file is not whole or is something else.
+            WrongVersion: another version of the form.
+            MissingFile: there is no such file.
+        """
+        content = load_json(path, cls.KIND, cls.VERSION)
+        try:
+            panels = {name: HeadScores.from_dict(content[name]) for name in REPEAT_SCORES}
+            return cls(**panels, sequence_length=content["sequence_length"], provenance=dict(content["provenance"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+
+
+def induction_scores(
+    model: Model, batch: Batch | None = None, *, site: str = "decoder.self", **stimulus: Any
+) -> InductionScores:
+    """Attention `sequence_length - 1` places back, by self-attention head, on a random sequence given twice.
+
+    Args:
+        model: the model.
+        batch: what `repeated_sequences` made; or
+        site: of which heads: `decoder.self`, or `encoder.self` where there is an encoder, which sees both sides.
+        stimulus: parameters of `repeated_sequences`, such as `sequence_length=50, seed=0`.
+
+    Returns:
+        Four scores by head, means over queries and rows with standard errors over rows.
+
+    Raises:
+        InvalidInput: cross-attention, a batch that does not know the sequence it repeats, one in which nothing
+            repeats or which is padded among the repeated tokens, or both a batch and parameters.
+        UnknownSite: a kind of attention that the model does not have.
+
+    Source: nnsight's tutorial on induction heads in GPT-2, `pattern.diagonal(-(seq_len - 1)).mean()`.
+    """
+    if as_model(model).kind(site)[1] != "self":
+        raise InvalidInput(f"site={site!r}: these are scores of self-attention; of {site}, probes.induction_mosaic.")
+    tokens = sequences_for(model, batch, stimulus)
+    n, total = tokens.sequence_length, tokens.sequence_length * tokens.repetitions
+    every, repeated = range(total), range(n, total)
+    pairs = {
+        "induction": pairs_at(repeated, [1 - n], total),
+        "induction_diagonal": pairs_at(every, [1 - n], total),
+        "previous_token": pairs_at(every, [-1], total),
+        "duplicate_token": pairs_at(repeated, [-n], total),
+    }
+    source = provenance(model, name="repeated_sequences", **tokens.parameters)
+    patterns = token_patterns(model, tokens, site)
+    found = {name: score(name, site, patterns, some, source) for name, some in pairs.items()}
+    return InductionScores(**found, sequence_length=n, provenance=source)

@@ -1,0 +1,77 @@
+"""The induction mosaics that were published for Amazon's models, shipped as data.
+
+Source: "Hunting for Induction Heads in Amazon's Chronos", repository hasithv/chronos_induction.
+"""
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp import UnknownModel
+from interp.errors import nearest
+from interp.results.by_head import HeadScores
+from probes.induction.mosaic import Mosaic
+from probes.stimuli.repeated_tokens import NARROW
+
+
+@cache
+def _data() -> dict[str, Any]:
+    return json.loads((files("probes") / "data" / "published_mosaics.json").read_text())
+
+
+def published(model_name: str) -> tuple[Mosaic, ...]:
+    """The published mosaics of a model, first the run that the published table is of.
+
+    Args:
+        model_name: such as `amazon/chronos-t5-small`, or `chronos-t5-small`.
+
+    Returns:
+        One mosaic a run: scores only, without standard errors, attention to EOS or accuracy.
+
+    Raises:
+        UnknownModel: nothing was published for this name.
+    """
+    known = sorted({run["model"] for run in _data()["runs"]})
+    full = model_name if "/" in model_name else f"amazon/{model_name}"
+    if full not in known:
+        raise UnknownModel(
+            f"no mosaic was published for {model_name!r}; there are {', '.join(known)}.{nearest(full, known)}"
+        )
+    return tuple(_mosaic(run) for run in _data()["runs"] if run["model"] == full)
+
+
+def published_table() -> pd.DataFrame:
+    """The published counts at 0.3: `model, parameters, current_token, token_to_right`."""
+    return pd.DataFrame(_data()["published_table"])
+
+
+def _mosaic(run: dict[str, Any]) -> Mosaic:
+    source = {
+        "model": run["model"],
+        "digest": None,
+        "n_parameters": None,
+        "dtype": run["dtype"],
+        "origin": f"{_data()['origin']}: {run['source']}",
+        "stimulus": {
+            "name": "repeated_random_tokens",
+            "batch_size": run["batch_size"],
+            "sequence_length": run["sequence_length"],
+            "repetitions": run["repetitions"],
+            "vocab_range": list(NARROW),
+            "sub_extension": 1,
+        },
+    }
+    current, right = (
+        HeadScores(kind, "decoder.cross", np.array(run[kind]), provenance=source)
+        for kind in ("current_token", "token_to_right")
+    )
+    return Mosaic(
+        current_token=current,
+        token_to_right=right,
+        n_tokens=run["sequence_length"] * run["repetitions"] + 2,
+        provenance=source,
+    )

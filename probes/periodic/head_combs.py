@@ -1,0 +1,60 @@
+"""The comb in each head's spectrum as a value: spacing, strength, and how certain it is."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp.results.by_head import Floats, HeadScores, ScoredHead
+
+SITE = "decoder.cross"
+"""Of results that do not name the kind of attention they are of."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadCombs:
+    """The comb in each head's spectrum; all arrays `[layer, head]`.
+
+    Attributes:
+        spacing: distance of the spectrum's peaks, in cycles a `unit` of the series; NaN without a comb.
+        strength: how periodic the spectrum is with that spacing: near 1 entirely, 0 as by chance.
+        p_permuted: of the attention against itself permuted over positions.
+        p_blocks: against itself in blocks that change places, which stay as smooth or as bumpy as it is;
+            None where it was not asked.
+        p_shuffled: against the attention to the series with its context shuffled; NaN without such runs.
+        p: the largest of the three: a comb must be one against all.
+        q: `p` controlled for false discovery over heads (Benjamini & Hochberg).
+    """
+
+    spacing: Floats
+    strength: Floats
+    p_permuted: Floats
+    p_shuffled: Floats
+    p: Floats
+    q: Floats
+    unit: str = "s"
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    site: str = SITE
+    p_blocks: Floats | None = None
+
+    def heads(self, level: float = 0.05) -> tuple[ScoredHead, ...]:
+        """The heads whose comb is beyond chance at a false discovery rate, strongest first."""
+        strengths = HeadScores("comb", self.site, np.where(self.q <= level, self.strength, np.nan))
+        return strengths.heads()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a head: `head, layer, index, spacing, period, strength, p_permuted, p_blocks, p_shuffled,
+        p, q`."""
+        layers, heads = self.spacing.shape
+        names = ("spacing", "strength", "p_permuted", "p_blocks", "p_shuffled", "p", "q")
+        frame = pd.DataFrame(
+            {
+                "head": [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)],
+                "layer": np.repeat(np.arange(layers), heads),
+                "index": np.tile(np.arange(heads), layers),
+                **{name: np.nan if (table := getattr(self, name)) is None else table.ravel() for name in names},
+            }
+        )
+        frame.insert(4, "period", 1 / frame["spacing"])
+        return frame

@@ -1,0 +1,285 @@
+"""Attention over a series as a value: its spectrum, the spectrum of that, combs and coherence.
+
+Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from scipy import signal
+
+from interp import DamagedFile, InvalidInput
+from interp.names import parse_kind
+from interp.results.by_head import Floats, HeadScores, frozen, listed
+from interp.results.files import load_json, save_json
+from interp.results.statistics import q_values
+from interp.validate import whole
+from probes.periodic import combs as comb
+from probes.periodic.head_combs import SITE, HeadCombs
+from probes.stimuli.time_series import TimeSeries
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionSpectrum:
+    """What each head that reads the past pays to a series from one decoder position, over time and frequency.
+
+    Attributes:
+        series: that the model read, with its time axis.
+        attention: `[layer, head, step]` over the context, EOS left out.
+        eos: attention to EOS, `[layer, head]`; None where the model has none, as without an encoder.
+        position: the decoder position that looks, counted from the end of the context: 0 is the start token or, in a
+            decoder alone, the context's last value, 1 the first value after the context.
+        query_step: the series' step that stands there; -1 for the start token.
+        prediction: the value after that position, by one greedy step, in units of the series; NaN
+            where the model puts a special token first.
+        shuffled: how far the best comb of runs with the context shuffled is over permutations of its
+            own attention, in their standard deviations, `[draw, layer, head]`.
+        provenance: the model, its weights' digest, the stimulus, versions.
+        site: the kind of attention: `decoder.cross`, or `decoder.self` without an encoder.
+    """
+
+    series: TimeSeries
+    attention: Floats
+    eos: Floats | None
+    position: int
+    query_step: int
+    prediction: float
+    shuffled: Floats
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    site: str = SITE
+
+    KIND = "attention-spectrum"
+    VERSION = 1
+
+    def __post_init__(self) -> None:
+        parse_kind(self.site)
+        for name in ("attention", "eos", "shuffled"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, frozen(getattr(self, name)))
+        shape = self.attention.shape[:2]
+        if self.attention.ndim != 3 or (self.eos is not None and self.eos.shape != shape):
+            raise InvalidInput(
+                f"attention must be [layer, head, step] and eos [layer, head]; found {list(self.attention.shape)} and "
+                f"{None if self.eos is None else list(self.eos.shape)}."
+            )
+        if not 0 < self.attention.shape[-1] <= len(self.series):
+            raise InvalidInput(f"attention to {self.attention.shape[-1]} steps of a series of {len(self.series)}.")
+        if self.shuffled.ndim != 3 or self.shuffled.shape[1:] != shape:
+            raise InvalidInput(f"shuffled must be [draw, layer, head]; found {list(self.shuffled.shape)}.")
+
+    def __repr__(self) -> str:
+        layers, heads, steps = self.attention.shape
+        return (
+            f"AttentionSpectrum({self.name!r} on {self.series.name!r}: {layers} layers, {heads} heads, {steps} steps)"
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.provenance.get("model", "model"))
+
+    @property
+    def context(self) -> TimeSeries:
+        """What the model saw of the series before the decoder's values."""
+        return self.series.first(self.attention.shape[-1])
+
+    @property
+    def next_step(self) -> int:
+        """The step that `prediction` is of."""
+        return self.attention.shape[-1] if self.query_step < 0 else self.query_step + 1
+
+    @property
+    def frequencies(self) -> Floats:
+        """Of the spectra's bins, 0 first, in cycles a unit of time: `[bin]`."""
+        return frozen(np.fft.rfftfreq(self.attention.shape[-1], self.series.spacing))
+
+    @cached_property
+    def spectrum(self) -> Floats:
+        """Magnitudes of the one-sided FFT of the attention, the constant part at 0: `[layer, head, bin]`."""
+        return frozen(np.abs(np.fft.rfft(self.attention, axis=-1)))
+
+    @cached_property
+    def series_spectrum(self) -> Floats:
+        """The same of the context's values: `[bin]`."""
+        return frozen(np.abs(np.fft.rfft(self.context.values)))
+
+    @property
+    def periods(self) -> Floats:
+        """Of the second spectra's bins, 0 first, in units of time: `[bin]`."""
+        return frozen(np.fft.rfftfreq(self.spectrum.shape[-1], 1 / self.context.duration))
+
+    @cached_property
+    def second(self) -> Floats:
+        """Magnitudes of the FFT of the one-sided magnitudes, `[layer, head, bin]`: peaks at a comb's 1 / spacing."""
+        return frozen(np.abs(np.fft.rfft(self.spectrum, axis=-1)))
+
+    @cached_property
+    def second_series(self) -> Floats:
+        """The same of the context's values: `[bin]`."""
+        return frozen(np.abs(np.fft.rfft(self.series_spectrum)))
+
+    @property
+    def amplitude(self) -> HeadScores:
+        """The highest magnitude of each head's spectrum, the constant part left out."""
+        return HeadScores(
+            "amplitude", self.site, self.spectrum[..., 1:].max(-1), unit="magnitude", provenance=self.provenance
+        )
+
+    def comb(self, *, permutations: int = 499, seed: int = 0) -> HeadCombs:
+        """The comb in each head's spectrum: the spacing of its peaks, how strong, how certain.
+
+        Args:
+            permutations: of the attention over its positions, for the first null, and of its blocks of 10 to 20
+                steps, for the second.
+            seed: of them.
+
+        Returns:
+            Spacing, strength, p against all nulls, and q over heads, `[layer, head]`. No p comes under
+            1 / (1 + permutations), nor, where the context was shuffled, under 1 / (1 + shuffles): with the defaults
+            0.002 and 0.01. So q cannot come under H times that if one head of H alone has a comb. The permuted
+            attention is a null for attention that is exchangeable over positions; attention in bumps looks periodic
+            to it in two of three cases, to the blocks in one of twenty (`docs/error_rates.md`). Phase shuffling and
+            circular shifts leave the spectrum as it is and are no null.
+
+        Raises:
+            InvalidInput: no permutations, or a context too short for a comb.
+        """
+        among = comb_candidates(self.attention.shape[-1])
+        best = comb.best_comb(comb.lag_energy(self.attention), among)
+        draws = whole("permutations", permutations, 1)
+        null = comb.permutation_null(self.attention, among, draws, whole("seed", seed, 0))
+        permuted = comb.p_values(best.score, null)
+        blocks = comb.p_values(best.score, comb.block_null(self.attention, among, draws, seed))
+        shuffled = np.full_like(permuted, np.nan)
+        if len(self.shuffled):
+            shuffled = comb.p_values(comb.over_null(best.score, null), self.shuffled)
+        p = np.fmax(np.maximum(permuted, blocks), shuffled)
+        return HeadCombs(
+            spacing=frozen(1 / (best.period * self.series.spacing)),
+            strength=frozen(best.strength),
+            p_permuted=frozen(permuted),
+            p_blocks=frozen(blocks),
+            p_shuffled=frozen(shuffled),
+            p=frozen(p),
+            q=frozen(q_values(p)),
+            unit=self.series.unit,
+            provenance=self.provenance,
+            site=self.site,
+        )
+
+    def coherence(self, *, segments: int = 5, permutations: int = 199, peaks: int = 4, seed: int = 0) -> pd.DataFrame:
+        """How steadily each head's attention goes along with the series, at each of its frequencies.
+
+        Args:
+            segments: windows, overlapping by half, over which the cross-spectrum is averaged; of one
+                alone the coherence is 1 whatever the two are.
+            permutations: of the attention over its positions, for p.
+            peaks: how many of the series' highest spectral peaks stand for its frequencies, if it
+                does not know them.
+            seed: of the permutations.
+
+        Returns:
+            One row a head and frequency: `head, frequency, bin` (the frequency that the windows
+            resolve), `coherence` (0 to 1), `p`, and `q` over all rows.
+
+        Raises:
+            InvalidInput: fewer than two segments, or a context too short for them.
+
+        Source: Welch 1967.
+        """
+        steps = self.attention.shape[-1]
+        length = 2 * steps // (whole("segments", segments, 2) + 1)
+        if length < 8:
+            raise InvalidInput(f"{steps} steps in {segments} segments leave windows of {length} steps: take fewer.")
+        found, _ = signal.find_peaks(self.series_spectrum[1:])
+        highest = found[np.argsort(-self.series_spectrum[1:][found])][: whole("peaks", peaks, 1)] + 1
+        wanted = np.array(self.series.frequencies or sorted(self.frequencies[highest]))
+        if not wanted.size:
+            raise InvalidInput(f"{self.series.name} has no peak in its spectrum to take as its frequency.")
+
+        def at(values: Floats) -> tuple[Floats, Floats]:
+            bins, all_of_them = signal.coherence(
+                self.context.values, values, fs=1 / self.series.spacing, nperseg=length, noverlap=length // 2
+            )
+            nearest = np.abs(bins[:, None] - wanted).argmin(0)
+            return bins[nearest], np.nan_to_num(all_of_them[..., nearest])
+
+        bins, real = at(self.attention)
+        rng = np.random.default_rng(whole("seed", seed, 0))
+        draws = whole("permutations", permutations, 1)
+        null = np.stack([at(rng.permuted(self.attention, axis=-1))[1] for _ in range(draws)])
+        p = comb.p_values(real, null)
+        layers, heads = self.attention.shape[:2]
+        names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
+        return pd.DataFrame(
+            {
+                "head": np.repeat(names, len(wanted)),
+                "frequency": np.tile(wanted, len(names)),
+                "bin": np.tile(bins, len(names)),
+                "coherence": real.ravel(),
+                "p": p.ravel(),
+                "q": q_values(p.ravel()),
+            }
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON, whole or not at all."""
+        series = {name: getattr(self.series, name) for name in ("spacing", "unit", "name", "frequencies", "parameters")}
+        content = {
+            "series": series | {"values": listed(self.series.values)},
+            **{name: listed(getattr(self, name)) for name in ("attention", "shuffled")},
+            "eos": None if self.eos is None else listed(self.eos),
+            "site": self.site,
+            "position": self.position,
+            "query_step": self.query_step,
+            "prediction": None if np.isnan(self.prediction) else self.prediction,
+            "provenance": self.provenance,
+        }
+        return save_json(path, self.KIND, self.VERSION, content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: the file is not whole or is something else.
+            WrongVersion: another version of the form.
+            MissingFile: there is no such file.
+        """
+        content = load_json(path, cls.KIND, cls.VERSION)
+        try:
+            series = dict(content["series"])
+            series |= {"values": np.array(series["values"]), "frequencies": tuple(series["frequencies"])}
+            attention = np.array(content["attention"], dtype=float)
+            prediction, eos = content["prediction"], content["eos"]
+            return cls(
+                series=TimeSeries(**series),
+                attention=attention,
+                eos=None if eos is None else np.array(eos, dtype=float),
+                position=int(content["position"]),
+                query_step=int(content["query_step"]),
+                prediction=float("nan") if prediction is None else float(prediction),
+                shuffled=np.array(content["shuffled"], dtype=float).reshape(-1, *attention.shape[:2]),
+                provenance=dict(content["provenance"]),
+                # Files from before there were decoder-only models do not say.
+                site=str(content.get("site", SITE)),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+
+
+def comb_candidates(steps: int) -> comb.Combs:
+    """All combs that are tried on a context.
+
+    Raises:
+        InvalidInput: a context in which no period comes twice.
+    """
+    if steps < 4 * comb.LEAST_LAG:
+        raise InvalidInput(
+            f"a context of {steps} steps is too short to look for combs: take {4 * comb.LEAST_LAG} or more."
+        )
+    return comb.candidates(steps)

@@ -1,0 +1,123 @@
+"""Figures of attention: patterns of heads, and attention against value difference and lag."""
+
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.output.style import SCALE, short, styled
+from interp.results.by_head import Floats
+from probes.attention import AttentionCurves, AttentionPatterns
+
+
+def _axis(
+    tokens: tuple[int | None, ...] | None, values: Floats | None, size: int, as_ids: bool, special: dict[int, str]
+) -> list[str]:
+    """Tick texts of one axis: position, and the value or the special token there."""
+    if tokens is None:
+        return [str(i) for i in range(size)]
+    if as_ids or values is None:
+        return ["padding" if token is None else str(token) for token in tokens]
+    return [
+        ("padding" if token is None else special.get(token, str(token))) if np.isnan(value) else f"{value:.2f}"
+        for token, value in zip(tokens, values, strict=True)
+    ]
+
+
+def attention(
+    patterns: AttentionPatterns, *, columns: int = 4, ticks: Literal["values", "tokens"] = "values"
+) -> go.Figure:
+    """Attention patterns, one panel a head, queries down and keys across.
+
+    Args:
+        patterns: what `attention_patterns` read: one head, a layer, or any choice.
+        columns: panels in a row.
+        ticks: what stands along the axes: the values that tokens stand for, or the tokens' ids;
+            positions where the pattern is a mean over rows that differ, ids where tokens are no values.
+
+    Returns:
+        The figure.
+    """
+    heads, n_queries, n_keys = patterns.values.shape
+    columns = min(columns, heads)
+    rows = -(-heads // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[head.title for head in patterns.heads],
+        horizontal_spacing=0.09 / columns + 0.03,
+        vertical_spacing=min(0.12, 0.5 / rows),
+    )
+    as_ids = ticks == "tokens"
+    keys = _axis(patterns.key_tokens, patterns.key_values, n_keys, as_ids, patterns.key_names)
+    queries = _axis(patterns.query_tokens, patterns.query_values, n_queries, as_ids, patterns.query_names)
+    for i, head in enumerate(patterns.heads):
+        figure.add_trace(
+            go.Heatmap(
+                z=patterns.values[i],
+                coloraxis="coloraxis",
+                customdata=np.stack(np.meshgrid(keys, queries), axis=-1),
+                hovertemplate=f"{head}<br>query %{{y}} (%{{customdata[1]}})<br>key %{{x}} (%{{customdata[0]}})"
+                "<br>attention %{z:.3f}<extra></extra>",
+            ),
+            row=i // columns + 1,
+            col=i % columns + 1,
+        )
+    shown: dict[str, Any] = {"tickfont": {"size": 10}, "showgrid": False, "zeroline": False}
+    for update, labels, size in ((figure.update_xaxes, keys, n_keys), (figure.update_yaxes, queries, n_queries)):
+        step = max(1, -(-size // 8))
+        at = list(range(0, size, step))
+        update(tickmode="array", tickvals=at, ticktext=[labels[k] for k in at], **shown)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title="key", row=rows)
+    figure.update_yaxes(title="query", col=1)
+    by_token = as_ids or patterns.key_values is None
+    which = "mean over the batch" if patterns.row is None else f"row {patterns.row}"
+    kind = f"{patterns.heads[0].stack}.{patterns.heads[0].kind}"
+    tall = 95 + max(90, min(240, 22 * n_queries))
+    return styled(
+        figure,
+        f"Attention patterns, {kind}",
+        f"{short(str(patterns.provenance.get('model', '')))}, {which}; ticks: "
+        + ("position" if patterns.key_tokens is None else "token id" if by_token else "scaled value"),
+        coloraxis={
+            "colorscale": SCALE,
+            "cmin": 0,
+            "cmax": float(max(patterns.values.max(), 1e-9)),
+            "colorbar": {"title": "attention"},
+        },
+        width=max(520, 170 + 270 * columns),
+        height=150 + tall * rows,
+    )
+
+
+def _curves(curves: AttentionCurves, title: str, x_title: str) -> go.Figure:
+    figure = go.Figure()
+    for head, values in zip(curves.heads, curves.values, strict=True):
+        figure.add_trace(
+            go.Scatter(
+                x=curves.x,
+                y=values,
+                mode="lines",
+                name=str(head),
+                hovertemplate=f"{head}<br>{curves.against} %{{x:.2f}}<br>attention %{{y:.4f}}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title=x_title)
+    figure.update_yaxes(title="mean attention", rangemode="tozero")
+    name = short(str(curves.provenance.get("model", "")))
+    return styled(figure, title, f"{name}, mean over pairs of query and key", width=820, height=440, showlegend=True)
+
+
+def attention_by_value(curves: AttentionCurves) -> go.Figure:
+    """Attention against the key's value minus the query's, one line a head."""
+    return _curves(curves, "Attention against value difference", "value of the key minus value of the query (scaled)")
+
+
+def attention_by_lag(curves: AttentionCurves) -> go.Figure:
+    """Attention against how far back the key is, one line a head."""
+    cross = curves.heads[0].kind == "cross"
+    return _curves(
+        curves, "Attention against lag", "steps before the end of the context" if cross else "query minus key, steps"
+    )

@@ -1,0 +1,135 @@
+"""The stimulus of self-attention heads and of the loss by position: random tokens given over again, nothing after.
+
+An encoder reads them with EOS at the end and its decoder the same tokens after the start token, teacher-forced:
+`S S <EOS> | <START> S S`. A decoder alone reads `S S`. What EOS and the start token are, the model says.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp import Batch, InvalidInput, Model
+from interp.names import Stack
+from interp.validate import whole
+from probes.stimuli.repeated_tokens import random_tokens, stacked, token_range, tokens_for, unusual_tokens
+
+TEXT_TOKENS = (1000, 9999)
+"""The ids that nnsight's tutorial draws from for GPT-2, both included."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RepeatedSequences(Batch):
+    """A batch that knows the sequence it repeats.
+
+    `sequence_length` tokens come `repetitions` times; `first` is the decoder position of the first of them: 1 after a
+    start token, else 0.
+    """
+
+    sequence_length: int
+    repetitions: int
+    first: int
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def places(self, stack: Stack) -> slice:
+        """The positions of the repeated tokens in a stack, without special tokens around them."""
+        first = 0 if stack == "encoder" else self.first
+        return slice(first, first + self.sequence_length * self.repetitions)
+
+
+def repeated_sequences(
+    *,
+    model: Model | None = None,
+    batch_size: int = 10,
+    sequence_length: int = 50,
+    repetitions: int = 2,
+    vocab_range: tuple[int, int] | None = None,
+    unique: bool = False,
+    encoder: bool | None = None,
+    bos: int | None = None,
+    seed: int = 0,
+) -> RepeatedSequences:
+    """A random sequence S in each row, given several times and nothing after: `S S`.
+
+    Args:
+        model: for which it is made: its tokens, and its encoder or none. Without one it is for the published
+            tokens, and models of others refuse it.
+        batch_size: rows, each with a sequence of its own.
+        sequence_length: tokens in the sequence.
+        repetitions: how often it is given; 1 is the control, in which nothing repeats.
+        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default, which are
+            1911 to 2187 in the published models. nnsight's tutorial on GPT-2 has `TEXT_TOKENS`.
+        unique: draw without replacement within a row.
+        encoder: whether an encoder is to read them, where no model is given; it is by default.
+        bos: a token in front for a decoder alone; none by default, as in the tutorial.
+        seed: of the tokens.
+
+    Returns:
+        The batch: the decoder's tokens, after the start token where an encoder reads them too, followed by EOS
+        where the model has one.
+
+    Raises:
+        InvalidInput: a sequence of fewer than two tokens, no repetition, a vocabulary range that is empty, reversed,
+            too narrow or holds special tokens, or a `bos` beside an encoder, where the decoder begins with its own.
+
+    Source: nnsight's tutorial on induction heads in GPT-2; Olsson et al. 2022.
+    """
+    vocabulary, encoder = tokens_for(model, encoder)
+    if bos is not None and encoder:
+        raise InvalidInput(f"bos={bos} beside an encoder: the decoder begins with its start token. Leave bos out.")
+    parameters: dict[str, Any] = {
+        "batch_size": whole("batch_size", batch_size, 1),
+        "sequence_length": whole("sequence_length", sequence_length, 2),
+        "repetitions": whole("repetitions", repetitions, 1),
+        "vocab_range": [*token_range(vocab_range, vocabulary)],
+        "unique": bool(unique),
+        "encoder": encoder,
+        "bos": None if bos is None else whole("bos", bos, 0),
+        "seed": whole("seed", seed, 0),
+        **unusual_tokens(vocabulary, encoder),
+    }
+    rng = np.random.default_rng(seed)
+    drawn = random_tokens(rng, batch_size, sequence_length, vocab_range, int(unique), model=model)
+    tokens = np.tile(drawn, (1, repetitions))
+    if encoder:
+        stacks = stacked(tokens, tokens, vocabulary)
+    else:
+        before = np.full((batch_size, int(bos is not None)), bos or 0)
+        stacks = {"decoder_input_ids": torch.from_numpy(np.concatenate([before, tokens], axis=1))}
+    return RepeatedSequences(
+        **stacks,
+        sequence_length=parameters["sequence_length"],
+        repetitions=parameters["repetitions"],
+        first=stacks["decoder_input_ids"].shape[1] - tokens.shape[1],
+        vocabulary=vocabulary,
+        parameters=parameters,
+    )
+
+
+def sequences_for(model: Model, batch: Batch | None, stimulus: dict[str, Any], least: int = 2) -> RepeatedSequences:
+    """The batch that was given, or one made for the model from the stimulus' parameters.
+
+    Args:
+        model: for which it is.
+        batch: what `repeated_sequences` made, or None.
+        stimulus: its parameters, where no batch is given.
+        least: the fewest repetitions that make sense.
+
+    Returns:
+        The batch.
+
+    Raises:
+        InvalidInput: a batch that does not know its sequence, too few repetitions, or both a batch and parameters.
+    """
+    if batch is not None and stimulus:
+        raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
+    if batch is None:
+        whole("repetitions", stimulus.get("repetitions", least), least)
+        return repeated_sequences(model=model, **stimulus)
+    if not isinstance(batch, RepeatedSequences):
+        raise InvalidInput(
+            "this batch does not know the sequence it repeats: make it with probes.repeated_sequences(...)."
+        )
+    whole("the batch's repetitions", batch.repetitions, least)
+    return batch
