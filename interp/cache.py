@@ -13,9 +13,9 @@ from torch.nn.modules import module as module_hooks
 from interp.editing.scopes import entered
 from interp.errors import InvalidInput, UnknownSite, nearest
 from interp.inputs.batch import Batch
+from interp.models.checks.states import evaluated
 from interp.models.families.family import Point, part_of
 from interp.models.model import Model, envoy_at
-from interp.models.states import evaluated
 from interp.models.weights.head_weights import projection
 from interp.names import AttentionLayer, Site
 

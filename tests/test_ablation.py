@@ -16,7 +16,7 @@ from interp import InvalidInput, Mean, Resample, Zero, zoo
 from interp.editing.edits import ablations
 from interp.names import Head, parse_address
 from interp.results.by_head import Floats, HeadScores
-from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
+from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
 from tests.tolerance import FORWARD, LAYER, close
 
 from .conftest import tiny_gpt2

@@ -15,7 +15,7 @@ from circuits.ablation.forecast_scores import QUANTILES, bin_crps, forecast_erro
 from circuits.ablation.sampling import Ablated, Sampler, reading, sampling, split, uniforms
 from interp import Batch, InvalidInput, zoo
 from interp.names import Head
-from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
+from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
 from tests.tolerance import FORWARD, LAYER, close, not_close, tolerance
 
 from .conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline

@@ -1,6 +1,8 @@
 """The house itself: imports go down only, no pickle, small files, true versions."""
 
 import ast
+import importlib
+import inspect
 import re
 import sys
 import tomllib
@@ -35,6 +37,60 @@ def test_a_file_keeps_the_rules(path: Path) -> None:
     assert "torch.load" not in path.read_text()
     assert path.read_text().count("\n") <= 320
     assert ast.get_docstring(ast.parse(path.read_text())) is not None
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """The modules of the house that a file imports when it is imported, by dotted name."""
+    modules = {dotted(p) for p in FILES}
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.update({f"{node.module}.{alias.name}" for alias in node.names} | {node.module})
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return (found & modules) - {dotted(path)}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    imports = {dotted(path): runtime_imports(path) for path in FILES if path.name != "__init__.py"}
+    left = {name: found & imports.keys() for name, found in imports.items()}
+    while free := {name for name, found in left.items() if not found & left.keys()}:
+        left = {name: found for name, found in left.items() if name not in free}
+    assert not left, f"in circles, or above one: {sorted(left)}"
+
+
+def test_a_folder_can_be_taken_in_at_a_glance() -> None:
+    folders = {path.parent for path in FILES}
+    for folder in folders:
+        files = [path for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+        entries = [*files, *(path for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__")]
+        assert len(entries) <= 15, f"{folder.relative_to(ROOT)}: {len(entries)} entries"
+
+
+def test_no_two_files_share_a_name() -> None:
+    """Figures and pages are named after what they are of."""
+    named = [p for p in FILES if not {"plots", "reports"} & set(p.parts) and not p.name.startswith("__")]
+    names = [path.name for path in named]
+    assert not {name for name in names if names.count(name) > 1}
+
+
+def test_no_face_exports_a_function_under_the_name_of_its_own_module() -> None:
+    for face in (path for path in FILES if path.name == "__init__.py"):
+        package = importlib.import_module(dotted(face))
+        for name in getattr(package, "__all__", []):
+            beside = (face.parent / f"{name}.py").exists() or (face.parent / name).is_dir()
+            assert not beside or inspect.ismodule(getattr(package, name)), f"{dotted(face)}.{name}"
 
 
 def test_public_names_have_docstrings() -> None:

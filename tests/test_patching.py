@@ -21,7 +21,7 @@ from interp.editing.variants import clean_run
 from interp.names import Site
 from interp.results.by_head import Floats
 from interp.results.statistics import interval, p_values, q_values
-from interp.zoo.planted import CROSS_HEADS, ENCODER_HEADS
+from interp.zoo.planted_t5 import CROSS_HEADS, ENCODER_HEADS
 from tests.tolerance import BUNDLED, FORWARD, close, tolerance
 
 from .conftest import tiny_causal_pipeline, tiny_pipeline

@@ -11,7 +11,7 @@ import interp
 import probes
 from interp import zoo
 from interp.names import Head, parse_address
-from interp.zoo.planted import CROSS_HEADS, DISTRACTOR, ENCODER_HEADS
+from interp.zoo.planted_t5 import CROSS_HEADS, DISTRACTOR, ENCODER_HEADS
 
 FIRST, SECOND = map(str, CROSS_HEADS)
 

@@ -6,7 +6,7 @@ import torch
 import interp
 import probes
 from interp import zoo
-from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN, SHARP
+from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN, SHARP
 from probes.stimuli.repeated_tokens import RepeatedTokens
 
 

@@ -10,7 +10,7 @@ import torch
 
 import interp
 from interp import Batch, Model, zoo
-from interp.zoo.planted_decoder import INDUCTION, PREVIOUS_TOKEN
+from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
 from probes import InductionScores, head_scores, induction_scores, plots, repeated_sequences
 from probes.induction.induction_scores import REPEAT_SCORES
 from tests.conftest import tiny_gpt2

@@ -20,7 +20,7 @@ import circuits
 import interp
 from interp import BrokenHook, InertEdit, InterpError, InvalidInput, Knockout, Mean, Resample, UnsupportedModel
 from interp.editing.context import check_unhooked
-from interp.models import states
+from interp.models.checks import states
 from tests.tolerance import not_close
 
 from .conftest import context, fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline

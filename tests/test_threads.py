@@ -17,7 +17,7 @@ import interp
 from interp import Batch, InertEdit, Knockout, Mean, Resample, Zero
 from interp.editing import scopes
 from interp.editing.context import check_unhooked
-from interp.models import states
+from interp.models.checks import states
 
 from .conftest import context, first_stack, other_tokens
 from .experiments import experiments, numbers, same

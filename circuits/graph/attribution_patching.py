@@ -30,7 +30,7 @@ from circuits.graph.path_patching import Subject, plain
 from circuits.metrics import Metric
 from circuits.nodes import EMBEDDINGS, LOGITS
 from interp import Batch, Model
-from interp.models.states import evaluated
+from interp.models.checks.states import evaluated
 from interp.models.weights.head_weights import projection
 from interp.names import STACKS, AttentionLayer, Site, Stack
 from interp.results.by_head import Floats

@@ -28,8 +28,8 @@ from circuits.graph.node_outputs import Outputs
 from circuits.nodes import LOGITS
 from interp import Batch, Model
 from interp.editing.scopes import Scope, entered
+from interp.models.checks.states import evaluating
 from interp.models.families.family import Point, part_of
-from interp.models.states import evaluating
 from interp.models.weights.head_weights import Projection, projection, projection_bias
 from interp.names import AttentionLayer, Site, Stack
 

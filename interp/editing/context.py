@@ -25,10 +25,10 @@ from interp.editing.edits import Add, Edit, FreezePatterns, Knockout, Method, Re
 from interp.editing.running import Run
 from interp.editing.scopes import Bound, Scope, entered, outside
 from interp.errors import ChangedModel, InertEdit, InvalidInput
+from interp.models.checks.states import check_attention, check_not_checkpointed, eager
 from interp.models.families.family import Point, part_of
 from interp.models.hooking import owners
 from interp.models.model import Model
-from interp.models.states import check_attention, check_not_checkpointed, eager
 from interp.names import Site
 
 

@@ -24,8 +24,8 @@ from interp.cache import Cache, capture
 from interp.editing.scopes import entered
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
+from interp.models.checks.states import evaluating
 from interp.models.model import Model
-from interp.models.states import evaluating
 from interp.models.weights.layers import attend, causal, distance_bias, embed, feed_forward, last_norm, padding
 from interp.names import AttentionLayer, Site
 

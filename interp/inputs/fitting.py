@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
-from interp.models.states import check_loaded
+from interp.models.checks.states import check_loaded
 
 if TYPE_CHECKING:
     from interp.models.model import Model

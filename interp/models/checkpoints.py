@@ -11,8 +11,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers import AutoConfig
 
-from interp import zoo
 from interp.errors import DamagedFile, UnknownModel, UnsupportedModel, nearest
+from interp.models import bundled
 from interp.models.families.family import FAMILIES, Family
 
 PUBLISHED = tuple(f"amazon/chronos-t5-{size}" for size in ("tiny", "mini", "small", "base", "large"))
@@ -62,7 +62,7 @@ def check_hub_name(name: str) -> None:
     """
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or not name:
         raise UnknownModel(
-            f"{name!r} is neither a bundled model ({', '.join(zoo.names())}), nor a directory here, nor a name "
+            f"{name!r} is neither a bundled model ({', '.join(bundled.names())}), nor a directory here, nor a name "
             f"on the hub (owner/model, as {PUBLISHED[2]}).{_hint(name)}"
         )
 
@@ -169,12 +169,12 @@ def unreachable(name: str, source: str, error: Exception) -> Exception:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UnknownModel(
         f"{name!r} cannot be had: {found}, and the hub gave: {first} Check the name and the network, or give a "
-        f"directory; bundled, with no network: {', '.join(zoo.names())}.{_hint(name)}"
+        f"directory; bundled, with no network: {', '.join(bundled.names())}.{_hint(name)}"
     )
 
 
 def _hint(name: str) -> str:
-    known = [*zoo.names(), *PUBLISHED, *TEXT]
+    known = [*bundled.names(), *PUBLISHED, *TEXT]
     if name in known or "/" in name:
         return nearest(name, known)
     # Others call a model by its name alone, without the owner's.

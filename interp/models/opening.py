@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from interp import zoo
 from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
+from interp.models import bundled
 from interp.models.checkpoints import (
     SUPPORTED,
     WEIGHTS,
@@ -59,7 +59,7 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> ChronosPip
     check_device(device)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InvalidInput(f"dtype={dtype!r} must be a floating-point torch.dtype, as torch.bfloat16.")
-    source = str(zoo.path(name)) if name in zoo.names() else name
+    source = str(bundled.path(name)) if name in bundled.names() else name
     if source and Path(source).is_dir():
         check_directory(Path(source))
     elif source and Path(source).exists():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from interp.editing.scopes import Bound, Scope, entered
 from interp.errors import BrokenHook
 from interp.inputs.batch import Batch
-from interp.models.states import evaluated
+from interp.models.checks.states import evaluated
 from interp.names import Site
 
 if TYPE_CHECKING:

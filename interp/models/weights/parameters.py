@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.errors import InvalidInput, UnsupportedModel
+from interp.models.checks.states import in_eval_mode
 from interp.models.hooking import foreign_hooks
 from interp.models.module_tree import NNSIGHT
-from interp.models.states import in_eval_mode
 
 if TYPE_CHECKING:
     from interp.models.model import Model

@@ -31,6 +31,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from interp.errors import InvalidInput, nearest
+from interp.models.opening import wrap
 from interp.names import Head
 from interp.validate import whole
 from interp.zoo.fresh_t5 import model_config
@@ -96,9 +97,6 @@ def planted(
     Raises:
         InvalidInput: another route, or more than two copies.
     """
-    # interp.models.opening itself imports this package.
-    from interp.models.opening import wrap
-
     if route not in get_args(Route):
         known = get_args(Route)
         raise InvalidInput(f"route={route!r}: there are {', '.join(known)}.{nearest(str(route), known)}")

@@ -23,9 +23,10 @@ from chronos.chronos import ChronosModel
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from interp.models.opening import wrap
 from interp.names import Head
 from interp.validate import whole
-from interp.zoo.planted import FAINT, GAIN, SHARP, Planted
+from interp.zoo.planted_t5 import FAINT, GAIN, SHARP, Planted
 from interp.zoo.recipe import chronos_config
 
 HEADS, D_HEAD, LAYERS, POSITIONS = 5, 128, 2, 128
@@ -58,9 +59,6 @@ def planted_decoder(*, wired: bool = True, seed: int = 0) -> Planted:
     Raises:
         InvalidInput: a seed that is no whole number of 0 or more.
     """
-    # interp.models.opening itself imports this package.
-    from interp.models.opening import wrap
-
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     chronos = replace(chronos_config(), context_length=POSITIONS - 8, prediction_length=8, model_type="causal")
     config = GPT2Config(
