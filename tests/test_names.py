@@ -127,3 +127,10 @@ def test_every_site_has_a_module(either: interp.Model) -> None:
         assert either.module.get_submodule(point.path) is not None
         if site.name != "head_out":
             assert seen.setdefault(point, site) is site
+
+
+def test_one_address_is_proposed(model: interp.Model) -> None:
+    with pytest.raises(interp.UnknownHead) as caught:
+        model.head("decoder.cros.1.2")
+    assert str(caught.value).count("Did you mean") == 1
+    assert "'decoder.cross.1.2'" in str(caught.value)

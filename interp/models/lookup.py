@@ -65,7 +65,8 @@ def head_of(model: "Model", head: Head | str) -> Head:
     try:
         found = as_head(head)
     except UnknownHead as error:
-        raise UnknownHead(f"{error}{nearest(str(head), map(str, model.heads()))}") from None
+        plain = str(error).split(" Did you mean")[0]
+        raise UnknownHead(f"{plain}{nearest(str(head), map(str, model.heads()))}") from None
     _check_there(model, str(found), found.stack, found.kind, UnknownHead)
     layers = model.n_layers[found.stack]
     if found.layer >= layers or found.head >= model.n_heads:
