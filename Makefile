@@ -35,6 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright
+	$(BIN)/python -m pyright --project tests
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks

@@ -15,8 +15,7 @@ import probes
 from circuits.graph.attribution_patching import edge_attributions
 from circuits.graph.path_patching import Subject
 from interp.editing.edits import FreezePatterns
-
-from .conftest import context, first_stack, masked_batch, other_tokens
+from tests.conftest import context, first_stack, masked_batch, other_tokens
 
 
 def numbers(result: Any) -> list[Any]:

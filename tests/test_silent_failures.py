@@ -11,9 +11,8 @@ from torch import Tensor
 import interp
 from interp import Batch, FreezePatterns, Mean, Zero
 from interp.editing.context import check_unhooked
+from tests.conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline
 from tests.tolerance import FORWARD, close, not_close
-
-from .conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline
 
 
 @torch.no_grad()
