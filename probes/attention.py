@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import Batch, Head, InvalidInput, Model, capture
-from interp.models.model import positions_of
+from interp.inputs.masks import positions_of
 from interp.names import Stack
 from interp.results.by_head import Floats, Heads, as_heads, provenance
 from interp.validate import as_tensor, whole

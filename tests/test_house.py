@@ -39,23 +39,15 @@ def test_a_file_keeps_the_rules(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())) is not None
 
 
-def runtime_imports(path: Path) -> set[str]:
-    """The modules of the house that a file imports when it is imported, by dotted name."""
-    modules = {dotted(p) for p in FILES}
-    found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
+def modules_imported(path: Path) -> set[str]:
+    """The modules of the house that a file imports, anywhere in it and for type checkers too, by dotted name."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.update({f"{node.module}.{alias.name}" for alias in node.names} | {node.module})
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
         elif isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text()))
-    return (found & modules) - {dotted(path)}
+            names |= {alias.name for alias in node.names}
+    return (names & {dotted(p) for p in FILES}) - {dotted(path)}
 
 
 def dotted(path: Path) -> str:
@@ -63,7 +55,7 @@ def dotted(path: Path) -> str:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    imports = {dotted(path): runtime_imports(path) for path in FILES if path.name != "__init__.py"}
+    imports = {dotted(path): modules_imported(path) for path in FILES if path.name != "__init__.py"}
     left = {name: found & imports.keys() for name, found in imports.items()}
     while free := {name for name, found in left.items() if not found & left.keys()}:
         left = {name: found for name, found in left.items() if name not in free}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
-from interp.models.forward_arguments import named
+from interp.inputs.forward_arguments import named
 from interp.names import STACKS, Stack
 
 

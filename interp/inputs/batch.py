@@ -1,7 +1,7 @@
 """What a model is fed: the tokens of its stacks and their masks, checked when they are made."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from chronos import ChronosPipeline, MeanScaleUniformBins
@@ -11,12 +11,10 @@ from torch import Tensor
 from interp.errors import InvalidInput
 from interp.inputs.masks import row_positions
 from interp.inputs.user_series import Series, as_series
-from interp.inputs.vocabulary import PUBLISHED_START, Vocabulary
+from interp.inputs.vocabulary import PUBLISHED_START, Vocabulary, vocabulary_of
+from interp.models.handle import Handle
 from interp.names import Stack
 from interp.validate import as_tensor, whole
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
 
 _DEFAULT: Any = None
 
@@ -123,7 +121,7 @@ class Batch:
         return row_positions("position", position, self.mask(stack).bool())
 
     @classmethod
-    def from_series(cls, model: "Model", series: Series, *, num_decoder: int = 0) -> "Batch":
+    def from_series(cls, model: Handle, series: Series, *, num_decoder: int = 0) -> "Batch":
         """Series through the pipeline's own tokenizer.
 
         Args:
@@ -153,7 +151,7 @@ class Batch:
             )
         context, rest = (part.contiguous() for part in values.split([steps - num_decoder, num_decoder], dim=1))
         pipeline: ChronosPipeline = model.pipeline
-        vocabulary = model.vocabulary
+        vocabulary = vocabulary_of(model)
         tokenizer = cast(MeanScaleUniformBins, pipeline.tokenizer)
         ids, mask, scale = tokenizer.context_input_transform(context)
         if not bool((mask & vocabulary.are_values(ids)).any(dim=1).all()):

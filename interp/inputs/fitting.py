@@ -1,16 +1,18 @@
-"""Whether a batch fits a model: its stacks, its vocabulary and its longest sequence."""
+"""Hold a batch against a model, and turn it into the arguments of a forward pass."""
 
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
+
+from torch import Tensor
 
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
+from interp.inputs.masks import positions_of
+from interp.inputs.vocabulary import Vocabulary, vocabulary_of
 from interp.models.checks.states import check_loaded
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
+from interp.models.handle import Handle
 
 
-def check_fit(model: "Model", batch: Batch) -> None:
+def check_fit(model: Handle, batch: Batch) -> None:
     """Hold a batch against a model, as `Model.check` says.
 
     Raises:
@@ -40,4 +42,55 @@ def check_fit(model: "Model", batch: Batch) -> None:
                 "take vocab_range=(first, last)."
             )
     if model.tokens_are_values:
-        model.vocabulary.check(batch, model.name)
+        check_tokens(vocabulary_of(model), batch, model.name)
+
+
+def check_tokens(vocabulary: Vocabulary, batch: Batch, name: str) -> None:
+    """Hold a batch against the meaning of a model's tokens. Masked tokens may be anything.
+
+    Args:
+        vocabulary: the meaning of the model's tokens.
+        batch: a batch whose ids the model has.
+        name: the name of the model.
+
+    Raises:
+        InvalidInput: a batch made for tokens of another meaning; a token beyond the tokenizer's; in the encoder a
+            special token that is not EOS or padding here; or a decoder that begins with a special token that is
+            not its start token.
+    """
+    if batch.vocabulary is not None and batch.vocabulary != vocabulary:
+        raise InvalidInput(
+            f"the batch is of other tokens than {name}'s. There {batch.vocabulary}; here {vocabulary}. Make it for "
+            "this model: stimuli take model=, and series Batch.from_series(model, ...)."
+        )
+    begun = batch.decoder_input_ids[:, 0] if batch.has_encoder else None
+    if begun is not None and bool(((begun != vocabulary.start) & (begun < vocabulary.n_special)).any()):
+        raise InvalidInput(
+            f"the decoder begins with the special token {int(begun[(begun != vocabulary.start).nonzero()[0, 0]])}: "
+            f"{name}'s start token is {vocabulary.start}. Give decoder_input_ids that begin with it."
+        )
+    for stack in ("encoder", "decoder"):
+        ids, seen = batch.ids(stack), batch.mask(stack).bool()
+        wrong = seen & (ids >= vocabulary.n_tokens)
+        if stack == "encoder":
+            wrong |= seen & (ids < vocabulary.n_special) & (ids != vocabulary.pad) & (ids != vocabulary.eos)
+        elif begun is not None:
+            wrong[:, 0] &= begun != vocabulary.start
+        if bool(wrong.any()):
+            raise InvalidInput(
+                f"the {stack} reads the token {int(ids[wrong][0])}, which stands for nothing in {name}: {vocabulary}."
+            )
+
+
+def inputs_of(model: Handle, batch: Batch) -> dict[str, Tensor]:
+    """Return the keyword arguments of the model's forward, on its device.
+
+    Raises:
+        InvalidInput: the batch does not fit.
+    """
+    model.follow()
+    check_fit(model, batch)
+    named = {name: ids.to(model.device) for name, ids in batch.inputs.items()}
+    if model.family.position_embedding is not None and not bool(batch.decoder_attention_mask.all()):
+        named["position_ids"] = positions_of(named["attention_mask"])
+    return named | {"use_cache": cast(Any, False)}

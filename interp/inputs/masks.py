@@ -92,3 +92,8 @@ def check_tokens(mask: Int[Tensor, "row pos"], stack: str, positions: Iterable[i
             f"{what} is at {stack} position {padded[0]}, which is padding in a row: the stimulus' positions hold for "
             "all rows. Pad elsewhere, and move the positions with the tokens."
         )
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Return the position of each token `[row, pos]`, padding not counted, as `generate` numbers them."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)

@@ -11,7 +11,7 @@ Source: Ansari et al. 2024, "Chronos: Learning the Language of Time Series", 3.1
 """
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from chronos import ChronosConfig, MeanScaleUniformBins
@@ -19,11 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import InvalidInput, UnsupportedModel
+from interp.models.handle import Handle
 from interp.names import Stack
-
-if TYPE_CHECKING:
-    from interp.inputs.batch import Batch
-    from interp.models.model import Model
 
 NARROW_VALUE = 1.01
 """The scaled values that the default stimulus is drawn from, either side of 0, as published: tokens 1911 to 2187."""
@@ -156,43 +153,8 @@ class Vocabulary:
         ids = {name: getattr(self, name) for name in ("n_tokens", "n_special", "pad", "eos", "start")}
         return {**ids, "limits": limits, "narrow": [*self._narrow], "values": [*self.value_range]}
 
-    def check(self, batch: "Batch", name: str) -> None:
-        """Hold a batch against what a model's tokens mean.
 
-        Args:
-            batch: whose ids the model has.
-            name: of the model.
-
-        Raises:
-            InvalidInput: a batch made for tokens of another meaning; a token beyond the tokenizer's; in the encoder a
-                special token that is not EOS or padding here; or a decoder that begins with a special token that is
-                not its start token. What is masked may be anything.
-        """
-        if batch.vocabulary is not None and batch.vocabulary != self:
-            raise InvalidInput(
-                f"the batch is of other tokens than {name}'s. There {batch.vocabulary}; here {self}. Make it for this "
-                "model: stimuli take model=, and series Batch.from_series(model, ...)."
-            )
-        begun = batch.decoder_input_ids[:, 0] if batch.has_encoder else None
-        if begun is not None and bool(((begun != self.start) & (begun < self.n_special)).any()):
-            raise InvalidInput(
-                f"the decoder begins with the special token {int(begun[(begun != self.start).nonzero()[0, 0]])}: "
-                f"{name}'s start token is {self.start}. Give decoder_input_ids that begin with it."
-            )
-        for stack in ("encoder", "decoder"):
-            ids, seen = batch.ids(stack), batch.mask(stack).bool()
-            wrong = seen & (ids >= self.n_tokens)
-            if stack == "encoder":
-                wrong |= seen & (ids < self.n_special) & (ids != self.pad) & (ids != self.eos)
-            elif begun is not None:
-                wrong[:, 0] &= begun != self.start
-            if bool(wrong.any()):
-                raise InvalidInput(
-                    f"the {stack} reads the token {int(ids[wrong][0])}, which stands for nothing in {name}: {self}."
-                )
-
-
-def vocabulary_of(model: "Model") -> Vocabulary:
+def vocabulary_of(model: Handle) -> Vocabulary:
     """What a model's tokens are, read anew from its tokenizer and its configs, which can change.
 
     Raises:

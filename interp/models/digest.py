@@ -12,17 +12,15 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from xxhash import xxh3_128_digest
 
 from interp.errors import UnsupportedModel
+from interp.models.handle import Handle
 from interp.models.module_tree import NNSIGHT
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
 
 Named = Iterable[tuple[str, nn.Module]]
 """The modules of a model by dotted path, shared ones under each of their paths."""
@@ -35,7 +33,7 @@ _LIBRARIES = frozenset({"torch", "transformers"})
 _COMMON = frozenset({*vars(nn.Module()), "forward", NNSIGHT})
 
 
-def digest(model: "Model") -> str:
+def digest(model: Handle) -> str:
     """A SHA-256 of all weights of a model by name, its first 16 digits; made only where weights are not as before.
 
     Raises:

@@ -6,7 +6,7 @@ It is done on opening, and again wherever modules of the model were replaced sin
 import copy
 from collections.abc import Callable, Iterator
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -14,10 +14,8 @@ from interp.editing import scopes
 from interp.errors import ChangedModel, UnsupportedModel
 from interp.models import hooks as attention
 from interp.models.checks.hook_points import check_hooks, check_readout
+from interp.models.handle import Handle
 from interp.models.module_tree import Tree
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
 
 HARMLESS = "make_inputs_require_grads"
 """A hook of Hugging Face's on embeddings, for gradient checkpointing, which changes no number."""
@@ -25,7 +23,7 @@ HARMLESS = "make_inputs_require_grads"
 _PACKAGES = frozenset({"interp", "probes", "circuits"})
 
 
-def follow(model: "Model", *checks: Callable[["Model"], None]) -> Tree:
+def follow(model: Handle, *checks: Callable[[Handle], None]) -> Tree:
     """Make a handle one of the modules as they are now, with hook points on those that came since the last use.
 
     Args:
@@ -59,7 +57,7 @@ def follow(model: "Model", *checks: Callable[["Model"], None]) -> Tree:
         return known.tree
 
 
-def _prepare(model: "Model", checks: tuple[Callable[["Model"], None], ...]) -> None:
+def _prepare(model: Handle, checks: tuple[Callable[[Handle], None], ...]) -> None:
     """Attach what hook points are missing, switch to the hooked attention, and check it; all undone if that fails."""
     module = model.module
     if not isinstance(module, model.family.architecture):
@@ -81,7 +79,7 @@ def _prepare(model: "Model", checks: tuple[Callable[["Model"], None], ...]) -> N
         raise
 
 
-def _check_unedited(model: "Model", trees: list[Tree]) -> None:
+def _check_unedited(model: Handle, trees: list[Tree]) -> None:
     """See that no edit is in force on modules of before or of now, where they are not the same."""
     for tree in trees:
         for name, module in tree.named:
@@ -114,11 +112,11 @@ def is_ours(owner: object) -> bool:
     return type(owner).__module__.split(".")[0] in _PACKAGES
 
 
-def _attentions(model: "Model") -> Iterator[nn.Module]:
+def _attentions(model: Handle) -> Iterator[nn.Module]:
     return (model.module.get_submodule(model.family.attention_path(at)) for at in model.layers())
 
 
-def _set_attention(model: "Model", name: str) -> None:
+def _set_attention(model: Handle, name: str) -> None:
     # transformers 5.15 and 5.16 do not pass the name on to the stacks, which have configs of their own, and no
     # release does to modules that came from another model.
     model.module.set_attn_implementation(name)
@@ -129,7 +127,7 @@ def _set_attention(model: "Model", name: str) -> None:
         config._attn_implementation = name
 
 
-def _own_config(model: "Model") -> None:
+def _own_config(model: Handle) -> None:
     """Configs that no other model reads: it would be given the hooked attention too, without hook points."""
     module = model.module
     stacks = [module.get_submodule(path) for path in model.family.stacks.values()]

@@ -16,8 +16,8 @@ from interp.editing.context import edited
 from interp.editing.edits import Knockout
 from interp.errors import BrokenHook, InertEdit, InterpError, UnsupportedModel, release
 from interp.inputs.batch import Batch
+from interp.inputs.forward_arguments import cache_name, names_of
 from interp.models.checks.states import evaluated
-from interp.models.forward_arguments import cache_name, names_of
 from interp.names import Stack
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ Source: nnterp's checks on loading, which this follows in spirit.
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from interp.editing.scopes import Bound, Scope, entered
 from interp.errors import BrokenHook
 from interp.inputs.batch import Batch
+from interp.inputs.fitting import inputs_of
+from interp.inputs.vocabulary import vocabulary_of
 from interp.models.checks.states import evaluated
+from interp.models.handle import Handle
 from interp.names import Site
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
 
 
 @contextmanager
@@ -35,16 +35,16 @@ def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
             handle.remove()
 
 
-def _forward(model: "Model") -> Tensor:
-    first, last = model.vocabulary.value_range if model.tokens_are_values else (0, model.d_vocab - 1)
+def _forward(model: Handle) -> Tensor:
+    first, last = vocabulary_of(model).value_range if model.tokens_are_values else (0, model.d_vocab - 1)
     ids = first + torch.tensor([[3, 4, 5, 0], [7, 3, 7, 0]]) % (last - first + 1)
     encoder: dict[str, Any] = {"input_ids": ids} if model.family.has_encoder else {}
     batch = Batch(**encoder, decoder_input_ids=ids[:, :3])
     with torch.no_grad(), evaluated(model):
-        return model.module(**model.inputs(batch)).logits
+        return model.module(**inputs_of(model, batch)).logits
 
 
-def check_hooks(model: "Model") -> None:
+def check_hooks(model: Handle) -> None:
     """Run two small forwards and see that every hook point of every attention layer is live.
 
     Args:
@@ -59,7 +59,7 @@ def check_hooks(model: "Model") -> None:
         _check_hooks(model, scope)
 
 
-def check_readout(model: "Model") -> None:
+def check_readout(model: Handle) -> None:
     """Run a small forward and see that its logits are the unembedding of the decoder's last norm, scaled as is said.
 
     Raises:
@@ -85,7 +85,7 @@ def check_readout(model: "Model") -> None:
         )
 
 
-def _check_hooks(model: "Model", scope: Scope) -> None:
+def _check_hooks(model: Handle, scope: Scope) -> None:
     layers = model.layers()
     modules = {str(at): model.module.get_submodule(model.family.attention_path(at)) for at in layers}
     outputs = {str(at): model.family.point(Site(at.stack, at.kind, at.layer, "z")).path for at in layers}
@@ -149,7 +149,7 @@ def _check_hooks(model: "Model", scope: Scope) -> None:
 
 
 def _through_block(
-    model: "Model", site: Site, seen: set[str], scope: Scope
+    model: Handle, site: Site, seen: set[str], scope: Scope
 ) -> Generator[torch.utils.hooks.RemovableHandle]:
     """Hooks which see that what is edited in place is what the layer goes on with."""
 
@@ -172,7 +172,7 @@ def _through_block(
     yield layer.register_forward_hook(Bound(scope, leave))
 
 
-def _complain(model: "Model", wanted: list[str], seen: set[str], what: str) -> None:
+def _complain(model: Handle, wanted: list[str], seen: set[str], what: str) -> None:
     for name in wanted:
         if name not in seen:
             raise BrokenHook(

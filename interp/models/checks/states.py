@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -18,10 +18,8 @@ from torch.utils import checkpoint
 from interp.editing import scopes
 from interp.errors import BrokenHook, InvalidInput, UnsupportedModel
 from interp.models import hooks as attention
+from interp.models.handle import Handle
 from interp.models.tracing import is_traced
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +32,7 @@ _stances: list[Any] = []
 
 
 @contextmanager
-def evaluated(model: "Model") -> Generator[None]:
+def evaluated(model: Handle) -> Generator[None]:
     """Run what is inside in eval mode; each module's own mode comes back afterwards.
 
     Several threads may be inside at once: modes come back when the last one leaves. Another thread that trains the
@@ -69,11 +67,11 @@ def _in_eval_mode(modules: Iterable[nn.Module]) -> Generator[None]:
         _release(held)
 
 
-def evaluating(run: "Callable[Concatenate[Model, P], R]") -> "Callable[Concatenate[Model, P], R]":
+def evaluating(run: Callable[Concatenate[Handle, P], R]) -> Callable[Concatenate[Handle, P], R]:
     """Decorate what runs layers of a model, so that it does so in eval mode: see `evaluated`."""
 
     @wraps(run)
-    def wrapped(model: "Model", *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(model: Handle, *args: P.args, **kwargs: P.kwargs) -> R:
         with evaluated(model):
             return run(model, *args, **kwargs)
 
@@ -91,7 +89,7 @@ def _release(modules: list[nn.Module]) -> None:
                 module.training = True
 
 
-def _check(model: "Model") -> None:
+def _check(model: Handle) -> None:
     check_loaded(model)
     check_autocast(model.device.type)
     model.follow()
@@ -103,7 +101,7 @@ def _check(model: "Model") -> None:
         )
 
 
-def check_loaded(model: "Model") -> None:
+def check_loaded(model: Handle) -> None:
     """See that there are weights to run with.
 
     Raises:
@@ -126,7 +124,7 @@ def check_autocast(device: str) -> None:
         )
 
 
-def check_attention(model: "Model") -> None:
+def check_attention(model: Handle) -> None:
     """See that scores and patterns go through the hook points.
 
     Raises:

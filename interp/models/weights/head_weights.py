@@ -12,21 +12,18 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning" (T5: no 1/sqrt(d
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UnknownHead, UnknownSite, UnsupportedModel
+from interp.models.handle import Handle
 from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.norms import Norm, final_norm, norm
 from interp.models.weights.parameters import affine, looked_up
 from interp.names import AttentionLayer, Head, Site, Stack, as_head
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
-
 
 Projection = Literal["Q", "K", "V", "O"]
 
@@ -89,7 +86,7 @@ class StackedWeights(Projections):
 _BY_HEAD = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
 
 
-def projection(model: "Model", layer: AttentionLayer, name: Projection, *, fold_norm: bool = True) -> Tensor:
+def projection(model: Handle, layer: AttentionLayer, name: Projection, *, fold_norm: bool = True) -> Tensor:
     """One of W_Q, W_K, W_V `[head, d_model, d_head]` and W_O `[head, d_head, d_model]` of an attention layer.
 
     Args:
@@ -117,7 +114,7 @@ def projection(model: "Model", layer: AttentionLayer, name: Projection, *, fold_
     return folded * _scaling(model, layer) if name == "Q" else folded
 
 
-def projection_bias(model: "Model", layer: AttentionLayer, name: Projection, *, fold_norm: bool = True) -> Tensor:
+def projection_bias(model: Handle, layer: AttentionLayer, name: Projection, *, fold_norm: bool = True) -> Tensor:
     """The bias beside one of W_Q, W_K, W_V `[head, d_head]` or W_O `[d_model]`; zero where there is none.
 
     Args:
@@ -145,7 +142,7 @@ def projection_bias(model: "Model", layer: AttentionLayer, name: Projection, *, 
     return made * _scaling(model, layer) if name == "Q" else made
 
 
-def _flat(model: "Model", layer: AttentionLayer, name: Projection) -> tuple[Tensor, Tensor | None]:
+def _flat(model: Handle, layer: AttentionLayer, name: Projection) -> tuple[Tensor, Tensor | None]:
     """A projection's own weight and bias with all heads side by side, as they act on rows; None where it has none."""
     site = "z" if name == "O" else name.lower()
     point = model.family.point(Site(layer.stack, layer.kind, layer.layer, site))
@@ -161,16 +158,16 @@ def _flat(model: "Model", layer: AttentionLayer, name: Projection) -> tuple[Tens
     return weight.chunk(count, -1)[index], None if bias is None else bias.chunk(count, -1)[index]
 
 
-def _norm(model: "Model", layer: AttentionLayer, name: Projection) -> Norm:
+def _norm(model: Handle, layer: AttentionLayer, name: Projection) -> Norm:
     norms = model.family.query_norms if name == "Q" else model.family.key_norms
     return norm(model, norms[layer.stack, layer.kind].format(layer=layer.layer))
 
 
-def _scaling(model: "Model", layer: AttentionLayer) -> float:
+def _scaling(model: Handle, layer: AttentionLayer) -> float:
     return float(model.module.get_submodule(model.family.attention_path(layer)).scaling)
 
 
-def layer_weights(model: "Model", layer: AttentionLayer, *, fold_norm: bool = True) -> StackedWeights:
+def layer_weights(model: Handle, layer: AttentionLayer, *, fold_norm: bool = True) -> StackedWeights:
     """The weights of one attention layer, `[1, head, ...]`: see `stacked_weights`."""
     names: tuple[Projection, ...] = get_args(Projection)
     parts = {f"W_{name}": projection(model, layer, name, fold_norm=fold_norm)[None] for name in names}
@@ -178,7 +175,7 @@ def layer_weights(model: "Model", layer: AttentionLayer, *, fold_norm: bool = Tr
     return StackedWeights(**parts, folded=fold_norm, site=f"{layer.stack}.{layer.kind}")
 
 
-def head_weights(model: "Model", head: Head | str, *, fold_norm: bool = True) -> HeadWeights:
+def head_weights(model: Handle, head: Head | str, *, fold_norm: bool = True) -> HeadWeights:
     """W_Q, W_K, W_V and W_O of one head, and the biases beside them.
 
     Args:
@@ -197,7 +194,7 @@ def head_weights(model: "Model", head: Head | str, *, fold_norm: bool = True) ->
     return layer_weights(model, AttentionLayer(at.stack, at.kind, at.layer), fold_norm=fold_norm)._one(at, 0)
 
 
-def stacked_weights(model: "Model", kind: str, *, fold_norm: bool = True) -> StackedWeights:
+def stacked_weights(model: Handle, kind: str, *, fold_norm: bool = True) -> StackedWeights:
     """W_Q, W_K, W_V and W_O of all heads of a stack and kind.
 
     Args:
@@ -218,12 +215,12 @@ def stacked_weights(model: "Model", kind: str, *, fold_norm: bool = True) -> Sta
     return StackedWeights(**parts, folded=fold_norm, site=kind)
 
 
-def embedding(model: "Model", stack: Stack) -> Float[Tensor, "token d_model"]:
+def embedding(model: Handle, stack: Stack) -> Float[Tensor, "token d_model"]:
     """W_E: a stack's token embeddings as rows; with W_pos added, where there is one, its first residual stream."""
     return looked_up(model, model.family.embeddings[stack], model.d_vocab)
 
 
-def position_embedding(model: "Model") -> Float[Tensor, "pos d_model"]:
+def position_embedding(model: Handle) -> Float[Tensor, "pos d_model"]:
     """W_pos: what is added to the token embeddings at each position.
 
     Raises:
@@ -235,7 +232,7 @@ def position_embedding(model: "Model") -> Float[Tensor, "pos d_model"]:
     return looked_up(model, path, cast(int, model.max_positions))
 
 
-def unembedding(model: "Model", *, fold_norm: bool = True) -> Float[Tensor, "d_model token"]:
+def unembedding(model: Handle, *, fold_norm: bool = True) -> Float[Tensor, "d_model token"]:
     """W_U: from the decoder's last residual stream, divided by its deviation, to logits.
 
     Args:
@@ -254,7 +251,7 @@ def unembedding(model: "Model", *, fold_norm: bool = True) -> Float[Tensor, "d_m
     return final_norm(model).fold(scaled) if fold_norm else scaled
 
 
-def unembedding_bias(model: "Model") -> Float[Tensor, "token"]:
+def unembedding_bias(model: Handle) -> Float[Tensor, "token"]:
     """b_U: what is added to the logits beside the folded W_U, by the final norm's shift and a bias of the unembedding.
 
     It is zero where there is neither, as in the published models of T5.

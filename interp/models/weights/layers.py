@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models.forward_arguments import cache_name
-from interp.models.model import Model, positions_of
+from interp.inputs.forward_arguments import cache_name
+from interp.inputs.masks import positions_of
+from interp.models.model import Model
 from interp.names import AttentionLayer, Kind, Site, Stack
 
 

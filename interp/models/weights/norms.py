@@ -9,17 +9,14 @@ et al. 2021 (folding).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import UnsupportedModel
-from interp.models.weights.parameters import check_norm, readable
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
+from interp.models.handle import Handle
+from interp.models.weights.parameters import MERGE, computing, probe, readable, rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,27 @@ class Norm:
         return self.shift.to(weight) @ weight
 
 
-def norm(model: "Model", path: str) -> Norm:
+def _check_norm(model: Handle, path: str, norm: Norm) -> None:
+    """See that a norm does what its parameters say.
+
+    Raises:
+        UnsupportedModel: it does something else.
+    """
+    module = model.module.get_submodule(path)
+    x, scale = probe(len(norm.scale)).to(norm.scale), norm.scale.double().abs()
+    actual, expected = computing(model, path, module)(x).double(), norm(x.double())
+    # What is normed is of size 1 to 4; the epsilon of a row is as exact as its square.
+    # T5's is made in float32, whatever the weights are in.
+    tolerance = max(rounding(norm.scale, len(scale)), rounding(norm.scale.float(), len(scale)))
+    allowed = 8 * tolerance * (4 * scale + (0 if norm.shift is None else norm.shift.abs()))
+    if actual.shape != expected.shape or bool(((actual - expected).abs() > allowed).any()):
+        raise UnsupportedModel(
+            f"{model.name}: {path} ({type(module).__name__}) is no norm of a known kind: what it does to the stream "
+            f"cannot be folded into weights. {MERGE}"
+        )
+
+
+def norm(model: Handle, path: str) -> Norm:
     """A norm of a model.
 
     Args:
@@ -81,10 +98,10 @@ def norm(model: "Model", path: str) -> Norm:
         )
     shift = readable(model, path, "bias") if getattr(module, "bias", None) is not None else None
     found = Norm(readable(model, path), shift, epsilon, centred)
-    check_norm(model, path, found)
+    _check_norm(model, path, found)
     return found
 
 
-def final_norm(model: "Model") -> Norm:
+def final_norm(model: Handle) -> Norm:
     """The decoder's last norm."""
     return norm(model, model.family.stack_points["decoder", "ln_final"][0])

@@ -9,7 +9,7 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,12 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.models.checks.states import in_eval_mode
+from interp.models.handle import Handle
 from interp.models.hooking import foreign_hooks
 from interp.models.module_tree import NNSIGHT
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
-    from interp.models.weights.norms import Norm
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What can be computed with: 8-bit floats are storage, as integers are."""
@@ -34,10 +31,10 @@ _SIZES = (1.0, 1.0, 10.0, 100.0, 0.1, 0.0)
 _CHUNK = 512
 """How many unit vectors are run at a time."""
 
-_MERGE = "Merge adapters into plain weights (merge_and_unload of peft), and take hooks off."
+MERGE = "Merge adapters into plain weights (merge_and_unload of peft), and take hooks off."
 
 
-def readable(model: "Model", path: str, name: str = "weight") -> Tensor:
+def readable(model: Handle, path: str, name: str = "weight") -> Tensor:
     """A module's weight or bias, detached, held against what cannot be computed with.
 
     Args:
@@ -56,7 +53,7 @@ def readable(model: "Model", path: str, name: str = "weight") -> Tensor:
 
 
 def affine(
-    model: "Model", path: str, width: int, inside: bool = False
+    model: Handle, path: str, width: int, inside: bool = False
 ) -> tuple[Float[Tensor, "input output"], Float[Tensor, " output"] | None]:
     """What a projection does to rows: x @ weight + bias.
 
@@ -74,7 +71,7 @@ def affine(
         InvalidInput: weights with NaN or infinite values.
     """
     module = model.module.get_submodule(path)
-    run = _computing(model, path, module, inside)
+    run = computing(model, path, module, inside)
     if _is_plain(module, (nn.Linear, Conv1D)):
         weight = readable(model, path)
         weight = weight if type(module) is Conv1D else weight.T
@@ -84,22 +81,22 @@ def affine(
         rows = [run(part[None])[0] - zero for part in torch.eye(width).split(_CHUNK)]
         weight = _finite(model, path, torch.cat(rows))
         bias = _finite(model, path, zero[0]) if bool(zero.any()) else None
-    x = _probe(width)
+    x = probe(width)
     actual = run(x)[0].double()
     x = x[0].to(weight)
     with torch.autocast(model.device.type, enabled=False):
         expected = (x @ weight if bias is None else x @ weight + bias).double()
     size = x.double().norm(dim=1, keepdim=True) * weight.norm(dim=0, dtype=torch.float64)
-    allowed = _rounding(weight, width) * (size if bias is None else size + bias.double().abs())
+    allowed = rounding(weight, width) * (size if bias is None else size + bias.double().abs())
     if actual.shape != expected.shape or bool(((actual - expected).abs() > allowed).any()):
         raise UnsupportedModel(
             f"{model.name}: {path} ({type(module).__name__}) is not linear, so it has no weight that could be read. "
-            + _MERGE
+            + MERGE
         )
     return weight, bias
 
 
-def looked_up(model: "Model", path: str, count: int) -> Float[Tensor, "id width"]:
+def looked_up(model: Handle, path: str, count: int) -> Float[Tensor, "id width"]:
     """The rows of an embedding.
 
     Args:
@@ -115,37 +112,17 @@ def looked_up(model: "Model", path: str, count: int) -> Float[Tensor, "id width"
         InvalidInput: weights with NaN or infinite values.
     """
     module = model.module.get_submodule(path)
-    run = _computing(model, path, module)
+    run = computing(model, path, module)
     if not _is_plain(module, (nn.Embedding,)):
         return _finite(model, path, run(torch.arange(count)[None])[0])
     rows = readable(model, path)
     ids = torch.linspace(0, len(rows) - 1, min(4, len(rows))).long()
     if not torch.equal(run(ids[None])[0], rows[ids.to(rows.device)]):
-        raise UnsupportedModel(f"{model.name}: {path} does not give the rows of its weight. {_MERGE}")
+        raise UnsupportedModel(f"{model.name}: {path} does not give the rows of its weight. {MERGE}")
     return rows
 
 
-def check_norm(model: "Model", path: str, norm: "Norm") -> None:
-    """See that a norm does what its parameters say.
-
-    Raises:
-        UnsupportedModel: it does something else.
-    """
-    module = model.module.get_submodule(path)
-    x, scale = _probe(len(norm.scale)).to(norm.scale), norm.scale.double().abs()
-    actual, expected = _computing(model, path, module)(x).double(), norm(x.double())
-    # What is normed is of size 1 to 4; the epsilon of a row is as exact as its square.
-    # T5's is made in float32, whatever the weights are in.
-    rounding = max(_rounding(norm.scale, len(scale)), _rounding(norm.scale.float(), len(scale)))
-    allowed = 8 * rounding * (4 * scale + (0 if norm.shift is None else norm.shift.abs()))
-    if actual.shape != expected.shape or bool(((actual - expected).abs() > allowed).any()):
-        raise UnsupportedModel(
-            f"{model.name}: {path} ({type(module).__name__}) is no norm of a known kind: what it does to the stream "
-            f"cannot be folded into weights. {_MERGE}"
-        )
-
-
-def _finite(model: "Model", path: str, weight: object) -> Tensor:
+def _finite(model: Handle, path: str, weight: object) -> Tensor:
     if not isinstance(weight, Tensor) or weight.dtype not in DTYPES:
         raise UnsupportedModel(f"{model.name}: {path} is quantised: open the model in a float dtype.")
     if weight.is_meta:
@@ -175,7 +152,7 @@ def _forward(module: nn.Module) -> Callable[..., Any]:
     return bound
 
 
-def _computing(model: "Model", path: str, module: nn.Module, inside: bool = False) -> Callable[[Tensor], Tensor]:
+def computing(model: Handle, path: str, module: nn.Module, inside: bool = False) -> Callable[[Tensor], Tensor]:
     """What a module makes of rows or ids, with hooks of the user's own and without edits of this toolkit."""
     dtype, device = model.dtype, model.device
 
@@ -198,18 +175,18 @@ def _computing(model: "Model", path: str, module: nn.Module, inside: bool = Fals
         except Exception as error:
             raise UnsupportedModel(
                 f"{model.name}: {path} ({type(module).__name__}) cannot be run on rows of its own to read what it "
-                f"computes: {type(error).__name__}: {str(error)[:100]}. {_MERGE}"
+                f"computes: {type(error).__name__}: {str(error)[:100]}. {MERGE}"
             ) from error
 
     return run
 
 
-def _probe(width: int) -> Float[Tensor, "1 row width"]:
+def probe(width: int) -> Float[Tensor, "1 row width"]:
     x = torch.randn(1, len(_SIZES), width, generator=torch.Generator().manual_seed(width))
     return x * torch.tensor(_SIZES)[:, None]
 
 
-def _rounding(weight: Tensor, terms: int) -> float:
+def rounding(weight: Tensor, terms: int) -> float:
     """How far a sum of so many products may be off, as a share of the sizes of what is multiplied."""
     summed = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps
     if weight.is_cuda and torch.backends.cuda.matmul.allow_tf32:

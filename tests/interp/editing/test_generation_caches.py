@@ -129,7 +129,7 @@ def test_beams_and_several_sequences(either: interp.Model) -> None:
 
 def test_a_cache_that_the_user_hands_on(either: interp.Model) -> None:
     """Scoring what follows a prompt that was read before."""
-    from interp.models.forward_arguments import cache_name
+    from interp.inputs.forward_arguments import cache_name
 
     edit, inputs = by_position(either)["z"], inputs_of(either)
     name = cache_name(either.module.get_submodule(either.family.stacks["decoder"]))

@@ -9,7 +9,7 @@ from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.t5 import modeling_t5
 
 import interp
-from interp.models.forward_arguments import cache_name, named, names_of
+from interp.inputs.forward_arguments import cache_name, named, names_of
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline
 
 pytestmark = pytest.mark.versions

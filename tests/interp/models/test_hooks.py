@@ -13,8 +13,8 @@ from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.t5 import modeling_t5
 
 import interp
+from interp.inputs.forward_arguments import cache_name
 from interp.models.checks.hook_points import check_hooks
-from interp.models.forward_arguments import cache_name
 from interp.models.hooks import NAME
 from tests.conftest import fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline, without_heads
 from tests.tolerance import FORWARD, close

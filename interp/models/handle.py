@@ -1,0 +1,187 @@
+"""What every part of the toolkit may ask of an opened model: what it is, its sizes, its addresses, its modules.
+
+`interp.models.model.Model`, which users hold, adds what is built on these: inputs, weights, traces.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from chronos import ChronosConfig, ChronosPipeline
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interp.errors import UnsupportedModel
+from interp.models.addresses import Addresses
+from interp.models.families.family import Family
+from interp.models.module_tree import Known, Tree
+from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Handle(ABC):
+    """A model that was opened: the original module in the original pipeline, and what family it is of.
+
+    Attributes:
+        name: the name or path it was opened by.
+        source: what was opened, a Chronos pipeline or a Hugging Face model, which works as it did before.
+        family: the architecture.
+    """
+
+    name: str
+    source: ChronosPipeline | PreTrainedModel
+    family: Family
+    _known: Known = field(default_factory=Known, repr=False)
+
+    @abstractmethod
+    def follow(self) -> Tree:
+        """Return the modules as they are now, with hook points on those that came since the last use."""
+
+    @property
+    def module(self) -> Any:
+        """The Hugging Face model itself, of the family's architecture."""
+        return self.source.model.model if isinstance(self.source, ChronosPipeline) else self.source
+
+    @property
+    def pipeline(self) -> ChronosPipeline:
+        """The Chronos pipeline.
+
+        Raises:
+            UnsupportedModel: the model is not one of Chronos', so it has no tokenizer for series.
+        """
+        if not isinstance(self.source, ChronosPipeline):
+            raise UnsupportedModel(
+                f"{self.name} has no chronos_config, so no tokenizer for series and no forecasts: it reads token ids "
+                "only. For series open a Chronos model."
+            )
+        return self.source
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration."""
+        return self.module.config
+
+    @property
+    def chronos_config(self) -> ChronosConfig:
+        """The Chronos configuration: tokens, context and prediction length, sampling."""
+        return self.pipeline.model.config
+
+    @property
+    def tokens_are_values(self) -> bool:
+        """Whether tokens stand for values, as in all models of Chronos, and not for words."""
+        return isinstance(self.source, ChronosPipeline)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in."""
+        return self.module.dtype
+
+    @property
+    def n_layers(self) -> dict[Stack, int]:
+        """The number of layers by stack; 0 in a stack that the model does not have."""
+        blocks = self.family.blocks
+        return {s: len(self.module.get_submodule(blocks[s])) if s in blocks else 0 for s in STACKS}
+
+    @property
+    def n_heads(self) -> int:
+        """Heads in one attention layer."""
+        return self.config.num_attention_heads
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        return self.config.hidden_size
+
+    @property
+    def d_head(self) -> int:
+        """The width of one head; in T5 `n_heads * d_head` need not be `d_model`."""
+        return getattr(self.config, "d_kv", self.d_model // self.n_heads)
+
+    @property
+    def d_mlp(self) -> int:
+        """The width of the MLPs."""
+        return getattr(self.config, self.family.mlp_width) or 4 * self.d_model
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence, where positions are embedded; None where there is no longest."""
+        embedding = self.family.position_embedding
+        return None if embedding is None else len(self.module.get_submodule(embedding).weight)
+
+    @property
+    def d_vocab(self) -> int:
+        """The number of embeddings: special tokens, values, and any beyond them that stand for nothing."""
+        return self.config.vocab_size
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of weights, shared ones counted once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return self.follow().modules
+
+    @property
+    def known_sites(self) -> dict[str, Site]:
+        """All sites by address, in forward order."""
+        tree = self.follow()
+        if not tree.sites:
+            tree.sites = {str(site): site for site in self.family.sites(self.n_layers)}
+        return tree.sites
+
+    @property
+    def addresses(self) -> Addresses:
+        """The addresses of the heads, attention layers and sites."""
+        return Addresses(self.name, self.family, self.n_layers, self.n_heads)
+
+    def kind(self, kind: str) -> tuple[Stack, Kind]:
+        """Return the stack and the kind of attention that a text names: see `Addresses.kind`."""
+        return self.addresses.kind(kind)
+
+    def heads(self, kind: str | None = None) -> list[Head]:
+        """Return all heads in forward order, or those of a kind such as `decoder.cross`: see `Addresses.heads`."""
+        return self.addresses.heads(kind)
+
+    def layers(self, kind: str | None = None) -> list[AttentionLayer]:
+        """Return all attention layers, or those of a kind such as `decoder.cross`: see `Addresses.layers`."""
+        return self.addresses.layers(kind)
+
+    def head(self, head: Head | str) -> Head:
+        """Return a head of this model by its address: see `Addresses.head`."""
+        return self.addresses.head(head)
+
+    def layer(self, layer: AttentionLayer | str) -> AttentionLayer:
+        """Return an attention layer of this model by its address: see `Addresses.layer`."""
+        return self.addresses.layer(layer)
+
+    def sites(self, *patterns: str | Site) -> list[Site]:
+        """Return the sites that addresses or patterns name, in forward order: see `Addresses.sites`."""
+        known = self.known_sites  # follows modules that were replaced, whose sizes the addresses are of
+        return self.addresses.sites(patterns, known)
+
+    def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
+        """Logits of what the decoder's final norm put out.
+
+        Args:
+            ln_final: `decoder.ln_final`, `[..., d_model]`.
+
+        Returns:
+            Logits `[..., token]`, scaled as the config says before the unembedding.
+        """
+        return self.module.lm_head(ln_final * self.unembedding_scale)
+
+    @property
+    def unembedding_scale(self) -> float:
+        """What T5 multiplies the decoder's output with before the unembedding, as its config says; 1 elsewhere."""
+        if not self.family.scales_unembedding:
+            return 1.0
+        scales = getattr(self.config, "scale_decoder_outputs", self.config.tie_word_embeddings)
+        return self.d_model**-0.5 if scales else 1.0
