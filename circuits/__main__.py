@@ -124,7 +124,7 @@ def attribute(
     made = attribution_report.tables(found)
     parts = made["attribution"].drop(columns=["kind", "layer", "head"])
     _say(f"logit of the continuation, {len(found.batch)} rows", parts.head(8))
-    _say(f"by {'encoder ' * opened.family.has_encoder}position", made["past_attribution"].head(4))
+    _say(f"by {'encoder ' * opened.has_encoder}position", made["past_attribution"].head(4))
     _say(f"forecast of {found.series.name}, by step", made["past_value_attribution"].head(6))
     _say_written(written)
 

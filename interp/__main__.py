@@ -6,7 +6,6 @@ from typing import Annotated
 
 import torch
 import typer
-from chronos import ChronosPipeline
 
 from interp import MissingFile, Model, load, zoo
 from interp.models.checkpoints import PUBLISHED, TEXT
@@ -52,7 +51,7 @@ def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
 
 
 def _what_it_reads(found: Model) -> dict[str, str]:
-    if not isinstance(found.source, ChronosPipeline):
+    if not found.tokens_are_values:
         return {"tokens": f"{found.d_vocab}, no tokenizer for series", "context": f"{found.max_positions} positions"}
     chronos = found.chronos_config
     limits = " ".join(f"{key} {value:g}" for key, value in sorted(chronos.tokenizer_kwargs.items(), reverse=True))

@@ -40,6 +40,10 @@ class UnsupportedModel(InterpError, ValueError):
     """A model that was found but cannot be read: another architecture, or what it lacks for what was asked."""
 
 
+class MissingCapability(UnsupportedModel):
+    """A model that lacks what a call needs, such as an encoder or a tokenizer for series."""
+
+
 class DamagedFile(InterpError, ValueError):
     """A file of weights or results that is not whole, or not of the expected form."""
 

@@ -238,7 +238,7 @@ def _shown(model: Model, batch: Batch, stack: Stack) -> Tensor:
 
 def _places(model: Model, batch: Batch, stack: Stack) -> Tensor:
     """Where each token is as the model counts positions, `[batch, pos]`."""
-    if model.family.position_embedding is not None:
+    if model.embeds_positions:
         return positions_of(batch.mask(stack).cpu())
     return torch.arange(batch.ids(stack).shape[1]).expand(batch.ids(stack).shape)
 

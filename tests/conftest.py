@@ -116,7 +116,7 @@ def other_tokens(batch: interp.Batch) -> interp.Batch:
 
 def fresh(model: interp.Model, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> ChronosPipeline:
     """A plain pipeline of a model's family; with seed 0, of the weights that `either` has."""
-    return (tiny_pipeline if model.family.has_encoder else tiny_causal_pipeline)(seed, dtype, **changes)
+    return (tiny_pipeline if model.has_encoder else tiny_causal_pipeline)(seed, dtype, **changes)
 
 
 def without_heads(model: interp.Model, *heads: str) -> ChronosPipeline:
@@ -138,7 +138,7 @@ def context(model: interp.Model, layer: int = 1) -> str:
 
 def first_stack(model: interp.Model) -> str:
     """The stack that reads the input first."""
-    return "encoder" if model.family.has_encoder else "decoder"
+    return "encoder" if model.has_encoder else "decoder"
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def either(request: pytest.FixtureRequest) -> interp.Model:
 @pytest.fixture
 def either_batch(either: interp.Model) -> interp.Batch:
     """A batch with padding for it."""
-    return masked_batch(either.family.has_encoder)
+    return masked_batch(either.has_encoder)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def forward(
             total = total + (now[writer] if kept else other[writer])  # type: ignore[index]
         return total
 
-    write = _t5 if model.family.has_encoder else _gpt2
+    write = _t5 if model.has_encoder else _gpt2
     return write(model, batch, now, read, embedded), now
 
 

@@ -67,7 +67,7 @@ def _edited(model: interp.Model, batch: interp.Batch) -> Any:
 
 def experiments(model: interp.Model) -> dict[str, Callable[[], Any]]:
     """Each experiment by name, ready to run; all of them have one answer."""
-    encoder = model.family.has_encoder
+    encoder = model.has_encoder
     batch, kind, at = masked_batch(encoder), ".".join(model.family.context), context(model)
     corrupt = other_tokens(batch)
     tokens = probes.repeated_random_tokens(seed=0, batch_size=3, sequence_length=5, repetitions=2, encoder=encoder)

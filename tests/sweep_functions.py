@@ -36,7 +36,7 @@ def sizes(model: interp.Model, a: int) -> dict[str, Any]:
 def ablated(model: interp.Model, head: str) -> dict[str, Any]:
     """How far an ablation moves the logits of a few tokens, in either family."""
     ids = torch.arange(2, 26).reshape(3, 8)
-    batch = interp.Batch(ids if model.family.has_encoder else None, None, ids)
+    batch = interp.Batch(ids if model.has_encoder else None, None, ids)
     clean = interp.capture(model, batch, "decoder.logits")["decoder.logits"]
     with interp.ablate(model, head):
         moved = interp.capture(model, batch, "decoder.logits")["decoder.logits"]

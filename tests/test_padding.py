@@ -48,7 +48,7 @@ class Rows:
 
     @property
     def encoder(self) -> bool:
-        return self.model.family.has_encoder
+        return self.model.has_encoder
 
     def places(self, row: int) -> list[int]:
         """Where a row's tokens are."""
@@ -375,7 +375,7 @@ def test_every_public_function_that_takes_a_batch_has_a_case() -> None:
 
 
 def has(model: Model, name: str) -> bool:
-    return model.family.has_encoder or name != "circuits.encoder_output_by_token"
+    return model.has_encoder or name != "circuits.encoder_output_by_token"
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -444,16 +444,16 @@ def test_repeated_tokens(model: Model, name: str, side: str) -> None:
     case = REPEATS[name]
     one = case(model, repeats(Rows(model, side, 0)))
     same(one, case(model, repeats(Rows(model, side, 2100))))
-    if side == "middle" and model.family.has_encoder:
+    if side == "middle" and model.has_encoder:
         return  # columns are positions: a gap is another input
-    plain = probes.repeated_random_tokens(batch_size=3, sequence_length=4, encoder=model.family.has_encoder, seed=0)
+    plain = probes.repeated_random_tokens(batch_size=3, sequence_length=4, encoder=model.has_encoder, seed=0)
     if name != "probes.shifted_values":
         same(one, case(model, plain))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_repeated_sequences(model: Model, side: str) -> None:
-    plain = probes.repeated_sequences(batch_size=3, sequence_length=4, encoder=model.family.has_encoder, seed=0)
+    plain = probes.repeated_sequences(batch_size=3, sequence_length=4, encoder=model.has_encoder, seed=0)
     for site in [f"{stack}.{kind}" for stack, kind in model.family.kinds if kind == "self"]:
         one, other = (sequences(Rows(model, side, fill)) for fill in (0, 2100))
         if side == "left" and site == "encoder.self":

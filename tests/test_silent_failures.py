@@ -76,7 +76,7 @@ def test_edited_patterns_are_the_ones_used(either: interp.Model, either_batch: B
     with interp.edited(either, Zero(f"{context(either)}.pattern")):
         edited = logits(either, either_batch)
         out = either.module(**either.inputs(either_batch), output_attentions=True)
-    patterns = out.cross_attentions if either.family.has_encoder else out.attentions
+    patterns = out.cross_attentions if either.has_encoder else out.attentions
     assert not patterns[1].any()
     assert patterns[0].any()
     with interp.ablate(either, context(either)):
@@ -101,7 +101,7 @@ def test_every_generated_step_is_edited(either: interp.Model) -> None:
         finally:
             for handle in handles:
                 handle.remove()
-    steps = ["encoder", *["decoder"] * 5] if either.family.has_encoder else ["decoder"] * 10
+    steps = ["encoder", *["decoder"] * 5] if either.has_encoder else ["decoder"] * 10
     assert [stack for stack, _ in seen] == steps
     assert not any(alive for _, alive in seen)
 
@@ -146,7 +146,7 @@ def test_a_site_is_read_as_the_model_uses_it(either: interp.Model, either_batch:
     with interp.edited(either, Zero("decoder.0.mlp_out")):
         cache = interp.capture(either, either_batch, "decoder.0.*")
     assert not cache["decoder.0.mlp_out"].any()
-    middle = "resid_mid_cross" if either.family.has_encoder else "resid_mid"
+    middle = "resid_mid_cross" if either.has_encoder else "resid_mid"
     assert torch.equal(cache["decoder.0.resid_post"], cache[f"decoder.0.{middle}"])
 
 
@@ -167,7 +167,7 @@ def test_the_original_pipeline_under_sdpa_is_not_what_is_edited(make: Any) -> No
     pipeline = make()
     pipeline.model.model.set_attn_implementation("sdpa")
     model = interp.wrap(pipeline)
-    batch = masked_batch(model.family.has_encoder)
+    batch = masked_batch(model.has_encoder)
     clean = logits(model, batch)
     with interp.edited(model, Zero(f"{first_stack(model)}.self.0.pattern")):
         not_close(logits(model, batch), clean)
@@ -197,7 +197,7 @@ def test_a_copied_model_carries_no_edit(either: interp.Model, either_batch: Batc
 
 def test_frozen_patterns_do_not_follow_other_tokens(either: interp.Model, either_batch: Batch) -> None:
     ids, encoder = either_batch.decoder_input_ids[:, :-2], either_batch.input_ids
-    shorter = Batch(encoder if either.family.has_encoder else None, either_batch.attention_mask, ids)
+    shorter = Batch(encoder if either.has_encoder else None, either_batch.attention_mask, ids)
     with pytest.raises(interp.InvalidInput, match="frozen"), interp.edited(either, FreezePatterns(either_batch)):
         logits(either, shorter)
 
@@ -215,7 +215,7 @@ def test_heads_are_permuted_with_their_weights(either: interp.Model, either_batc
         return weight.unflatten(0, (heads, 3, 8))[:, order].flatten(0, 2)
 
     with torch.no_grad():
-        if either.family.has_encoder:
+        if either.has_encoder:
             for name in "qkv":
                 weight = attention.get_parameter(f"{name}.weight")
                 weight.copy_(permuted(weight, 1))

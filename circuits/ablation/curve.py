@@ -107,7 +107,7 @@ def ablation_curve(
     Raises:
         InvalidInput: more heads than there are, scores of another model or from the same tokens,
             controls that cannot be drawn for any k, edits in force.
-        UnsupportedModel: series for a model without a tokenizer for them.
+        MissingCapability: series for a model without a tokenizer for them.
 
     Source: Crosbie & Shutova 2024.
     """
@@ -115,7 +115,7 @@ def ablation_curve(
     if series is not None and method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
     if series is not None:
-        _ = model.pipeline  # a model without a tokenizer for series says so before anything runs
+        model.require("series")
         series = as_series(series)
     whole("controls", controls, 0)
     whole("seed", seed, 0)

@@ -122,7 +122,7 @@ def run_report(
 def _why_no_series(model: Model) -> str:
     """Why a model cannot read series; nothing where it can."""
     try:
-        _ = model.pipeline
+        model.require("series")
     except UnsupportedModel as error:
         return f"No forecasts: {error}"
     return ""

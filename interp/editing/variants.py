@@ -96,7 +96,7 @@ def encode(model: Model, batch: Batch) -> Context:
     """
     check_dtype(model)
     inputs = model.inputs(batch)
-    if not model.family.has_encoder:
+    if not model.has_encoder:
         return Context.alone(batch.decoder_attention_mask)
     hidden = model.module.encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])[0]
     return Context.of(hidden, batch.attention_mask)
@@ -237,7 +237,7 @@ def variant_heads(
 def clean_run(model: Model, batch: Batch, sites: Sequence[str]) -> tuple[Cache, Context]:
     """The unedited run of a batch: some sites, and its context with the keys and values as they were."""
     check_dtype(model)
-    if not model.family.has_encoder:
+    if not model.has_encoder:
         return capture(model, batch, [*sites, "decoder.ln_final"]), Context.alone(batch.decoder_attention_mask)
     names = [*sites, "encoder.ln_final", "decoder.cross.*.k", "decoder.cross.*.v"]
     cache = capture(model, batch, names)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from chronos import ChronosPipeline, MeanScaleUniformBins
+from chronos import MeanScaleUniformBins
 from jaxtyping import Int
 from torch import Tensor
 
@@ -150,7 +150,7 @@ class Batch:
                 f"choose 0 to {steps - 1}."
             )
         context, rest = (part.contiguous() for part in values.split([steps - num_decoder, num_decoder], dim=1))
-        pipeline: ChronosPipeline = model.pipeline
+        pipeline = model.pipeline
         vocabulary = vocabulary_of(model)
         tokenizer = cast(MeanScaleUniformBins, pipeline.tokenizer)
         ids, mask, scale = tokenizer.context_input_transform(context)
@@ -164,14 +164,14 @@ class Batch:
         if num_decoder:
             if bool(rest.isnan().any()):
                 raise InvalidInput("the values that go to the decoder must not be NaN.")
-            if not model.family.has_encoder and not bool(mask[:, -1].all()):
+            if not model.has_encoder and not bool(mask[:, -1].all()):
                 raise InvalidInput(
                     f"the context ends in missing values, after which {model.name} numbers positions anew when it "
                     "generates: what follows in one batch would not be what it forecasts. Leave these steps out."
                 )
             after, _, _ = tokenizer._input_transform(context=rest, scale=scale)
             decoder = torch.cat([decoder, after], dim=1)
-        if not model.family.has_encoder:
+        if not model.has_encoder:
             shown = torch.cat([mask.long(), torch.ones_like(decoder)], dim=1)
             ids = torch.cat([ids, decoder], dim=1)
             return cls(decoder_input_ids=ids, decoder_attention_mask=shown, vocabulary=vocabulary)

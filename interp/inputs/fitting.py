@@ -22,11 +22,11 @@ def check_fit(model: Handle, batch: Batch) -> None:
     if not isinstance(cast(object, batch), Batch):
         raise InvalidInput(
             f"a Batch is needed and {type(batch).__name__} was given: make it with interp.Batch(...), as "
-            f"{'input_ids' if model.family.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
+            f"{'input_ids' if model.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
         )
-    if model.family.has_encoder and not batch.has_encoder:
+    if model.has_encoder and not batch.has_encoder:
         raise InvalidInput(f"{model.name} has an encoder, and the batch has no tokens for it: give input_ids.")
-    if batch.has_encoder and not model.family.has_encoder:
+    if batch.has_encoder and not model.has_encoder:
         raise InvalidInput(
             f"{model.name} is a decoder-only {model.family.name} and has no encoder to read input_ids: give "
             "Batch(decoder_input_ids=...) alone; stimuli take encoder=False, and series Batch.from_series."
@@ -91,6 +91,6 @@ def inputs_of(model: Handle, batch: Batch) -> dict[str, Tensor]:
     model.follow()
     check_fit(model, batch)
     named = {name: ids.to(model.device) for name, ids in batch.inputs.items()}
-    if model.family.position_embedding is not None and not bool(batch.decoder_attention_mask.all()):
+    if model.embeds_positions and not bool(batch.decoder_attention_mask.all()):
         named["position_ids"] = positions_of(named["attention_mask"])
     return named | {"use_cache": cast(Any, False)}

@@ -161,7 +161,7 @@ def vocabulary_of(model: Handle) -> Vocabulary:
         UnsupportedModel: a model of text, whose tokens are words; a tokenizer that does not fit the model; or a decoder
             beside an encoder that has no start token.
     """
-    found = Vocabulary.of(model.pipeline.tokenizer, _start_token(model.module) if model.family.has_encoder else None)
+    found = Vocabulary.of(model.pipeline.tokenizer, _start_token(model.module) if model.has_encoder else None)
     if found.n_tokens > model.d_vocab:
         raise UnsupportedModel(f"{model.name}: the tokenizer has {found.n_tokens} tokens, the model {model.d_vocab}.")
     return found

@@ -13,7 +13,8 @@ from transformers import AutoConfig
 
 from interp.errors import DamagedFile, UnknownModel, UnsupportedModel, nearest
 from interp.models import bundled
-from interp.models.families.family import FAMILIES, Family
+from interp.models.families.family import Family
+from interp.models.families.registry import FAMILIES, family_of_config, pipeline_name
 
 PUBLISHED = tuple(f"amazon/chronos-t5-{size}" for size in ("tiny", "mini", "small", "base", "large"))
 """The Chronos T5 models that Amazon published."""
@@ -22,7 +23,7 @@ TEXT = tuple(f"openai-community/gpt2{size}" for size in ("", "-medium", "-large"
 """Decoder-only models of text, which are read without a tokenizer for series."""
 
 SUPPORTED = (
-    f"Supported are Chronos models of {' and '.join(f.name for f in FAMILIES.values())}, as {PUBLISHED[2]}, and plain "
+    f"Supported are Chronos models of {' and '.join(f.name for f in FAMILIES)}, as {PUBLISHED[2]}, and plain "
     f"GPT-2, as {TEXT[0]}."
 )
 
@@ -85,7 +86,7 @@ def check_config(name: str, source: str) -> tuple[Family, bool]:
         if "model type" in str(error) or "model_type" in str(error):
             raise UnsupportedModel(f"{name}: transformers does not know this model: {error}") from None
         raise DamagedFile(f"{name}: the config cannot be used: {error}") from None
-    family = FAMILIES.get(str(config.model_type))
+    family = family_of_config(config)
     if family is None:
         check_kind(name, config, ())
         raise UnsupportedModel(f"{name} is a {config.model_type} model. {SUPPORTED}")
@@ -119,8 +120,8 @@ def check_kind(name: str, config: Any, architectures: Sequence[str]) -> None:
     Raises:
         UnsupportedModel: it names another kind of Chronos model, or another architecture.
     """
-    kind = str(getattr(config, "chronos_pipeline_class", "ChronosPipeline"))
-    if kind != "ChronosPipeline":
+    kind = pipeline_name(config)
+    if kind not in {family.pipeline.__name__ for family in FAMILIES}:
         raise UnsupportedModel(
             f"{name} is a {kind.removesuffix('Pipeline')} model: it does not read tokens one by one, so the "
             f"probes do not apply. {SUPPORTED}"

@@ -5,19 +5,27 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
-from chronos import ChronosConfig, ChronosPipeline
+from chronos import BaseChronosPipeline, ChronosConfig, ChronosPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interp.errors import UnsupportedModel
+from interp.errors import MissingCapability
 from interp.models.addresses import Addresses
 from interp.models.families.family import Family
 from interp.models.module_tree import Known, Tree
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
+
+Capability = Literal["encoder", "series", "positions"]
+"""What a call can need that not every model has."""
+
+_NO_SERIES = (
+    "has no chronos_config, so no tokenizer for series and no forecasts: it reads token ids only. For series open a "
+    "Chronos model"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +39,7 @@ class Handle(ABC):
     """
 
     name: str
-    source: ChronosPipeline | PreTrainedModel
+    source: BaseChronosPipeline | PreTrainedModel
     family: Family
     _known: Known = field(default_factory=Known, repr=False)
 
@@ -42,21 +50,17 @@ class Handle(ABC):
     @property
     def module(self) -> Any:
         """The Hugging Face model itself, of the family's architecture."""
-        return self.source.model.model if isinstance(self.source, ChronosPipeline) else self.source
+        return self.family.module_in(self.source) if isinstance(self.source, BaseChronosPipeline) else self.source
 
     @property
     def pipeline(self) -> ChronosPipeline:
         """The Chronos pipeline.
 
         Raises:
-            UnsupportedModel: the model is not one of Chronos', so it has no tokenizer for series.
+            MissingCapability: the model is not one of Chronos', so it has no tokenizer for series.
         """
-        if not isinstance(self.source, ChronosPipeline):
-            raise UnsupportedModel(
-                f"{self.name} has no chronos_config, so no tokenizer for series and no forecasts: it reads token ids "
-                "only. For series open a Chronos model."
-            )
-        return self.source
+        self.require("series")
+        return cast(ChronosPipeline, self.source)
 
     @property
     def config(self) -> Any:
@@ -69,9 +73,38 @@ class Handle(ABC):
         return self.pipeline.model.config
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether there is an encoder, and so cross-attention."""
+        return self.family.has_encoder
+
+    @property
+    def reads_series(self) -> bool:
+        """Whether this is a Chronos model, which takes series and gives forecasts."""
+        return isinstance(self.source, BaseChronosPipeline)
+
+    @property
     def tokens_are_values(self) -> bool:
-        """Whether tokens stand for values, as in all models of Chronos, and not for words."""
-        return isinstance(self.source, ChronosPipeline)
+        """Whether tokens stand for values, as in the Chronos T5 models, and not for words."""
+        return self.reads_series and self.family.reads == "tokens"
+
+    @property
+    def embeds_positions(self) -> bool:
+        """Whether positions are embedded, as in GPT-2; in T5 they are a bias of the scores."""
+        return self.family.position_embedding is not None
+
+    def require(self, capability: Capability) -> None:
+        """Raise the shared error if the model lacks a capability.
+
+        Raises:
+            MissingCapability: it does; the message says what to do instead.
+        """
+        has, lacks = {
+            "encoder": (self.has_encoder, "is a decoder alone: it has no encoder and no cross-attention"),
+            "series": (self.reads_series, _NO_SERIES),
+            "positions": (self.embeds_positions, "embeds no positions; see interp.position_bias"),
+        }[capability]
+        if not has:
+            raise MissingCapability(f"{self.name} {lacks}.")
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from chronos import BaseChronosPipeline, ChronosPipeline
+from chronos import BaseChronosPipeline
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
@@ -33,12 +33,13 @@ from interp.models.checkpoints import (
 )
 from interp.models.checks.generation import check_generation
 from interp.models.checks.release import check_names, check_tokenizer
-from interp.models.families.family import FAMILIES, Family
+from interp.models.families.family import Family
+from interp.models.families.registry import family_of_source
 from interp.models.hooking import follow
 from interp.models.model import Model
 
 
-def open_source(name: str, dtype: Any, device: str | torch.device) -> ChronosPipeline | PreTrainedModel:
+def open_source(name: str, dtype: Any, device: str | torch.device) -> BaseChronosPipeline | PreTrainedModel:
     """Open a model by its bundled name, its directory or its name on the hub.
 
     Args:
@@ -68,7 +69,7 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> ChronosPip
         check_hub_name(name)
     try:
         family, chronos = check_config(name, source)
-        opener: Any = BaseChronosPipeline if chronos else family.architecture
+        opener: Any = family.pipeline if chronos else family.architecture
         opened = opener.from_pretrained(source, dtype=dtype, attn_implementation="eager", use_safetensors=True)
     except InterpError:
         raise
@@ -78,7 +79,7 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> ChronosPip
         raise unreachable(name, source, error) from None
     except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise DamagedFile(f"{name}: the weights do not fit the config: {error}") from None
-    module = opened.model.model if chronos else opened
+    module = family.module_in(opened) if chronos else opened
     _check_weights(name, source, module, family)
     module.to(device)
     return opened
@@ -138,14 +139,14 @@ def check_source(source: object) -> Family:
         UnsupportedModel: neither a Chronos pipeline nor a Hugging Face model of a supported family, or one whose
             weights are not there (meta device) or quantised.
     """
-    module: object = source.model.model if isinstance(source, ChronosPipeline) else source
-    family = next((f for f in FAMILIES.values() if isinstance(module, f.architecture)), None)
+    family, module = family_of_source(source)
     if family is None or not isinstance(module, PreTrainedModel):
         of = f"a pipeline of {type(module).__name__}" if module is not source else type(module).__name__
         raise UnsupportedModel(f"{of} cannot be wrapped. {SUPPORTED}")
     if family.needs_pipeline and module is source:
         raise UnsupportedModel(
-            f"{type(module).__name__} cannot be wrapped by itself: give the chronos.ChronosPipeline that it is in."
+            f"{type(module).__name__} cannot be wrapped by itself: give the chronos.{family.pipeline.__name__} that it "
+            "is in."
         )
     if type(module).forward is not family.architecture.forward:
         raise UnsupportedModel(
@@ -155,8 +156,9 @@ def check_source(source: object) -> Family:
     # A model that was made here is named after the class that it will be saved as.
     check_kind(type(module).__name__, module.config, (*family.architectures, type(module).__name__))
     check_variant(type(module).__name__, module.config)
-    if isinstance(source, ChronosPipeline):
-        check_said(f"a pipeline of {type(module).__name__}", source.model.config.model_type, family)
+    if isinstance(source, BaseChronosPipeline):
+        said: Any = source
+        check_said(f"a pipeline of {type(module).__name__}", said.model.config.model_type, family)
     if any(p.is_meta for p in module.parameters()):
         raise UnsupportedModel("the model's weights are on the meta device: load them first.")
     if any(not p.is_floating_point() for p in module.parameters()) or getattr(module, "is_quantized", False):
@@ -164,7 +166,7 @@ def check_source(source: object) -> Family:
     return family
 
 
-def wrap(source: ChronosPipeline | PreTrainedModel, *, name: str = "wrapped") -> Model:
+def wrap(source: BaseChronosPipeline | PreTrainedModel, *, name: str = "wrapped") -> Model:
     """A handle on a model that is already open.
 
     The model is switched to the hooked attention, which gives bit for bit what eager attention gives, and keeps

@@ -147,7 +147,7 @@ def context_attention(
 
 def _place(model: Model, n: int, position: int) -> int:
     """The token position of a decoder position, which a context of n values comes before in a decoder alone."""
-    return position if model.family.has_encoder else n + position - 1
+    return position if model.has_encoder else n + position - 1
 
 
 def _position(position: int | None, num_decoder: int) -> int:

@@ -87,7 +87,7 @@ def tokens_for(model: Model | None, encoder: bool | None) -> tuple[Vocabulary | 
     """
     if model is None:
         return published(encoder is None or bool(encoder)), encoder is None or bool(encoder)
-    has_encoder = as_model(model).family.has_encoder
+    has_encoder = as_model(model).has_encoder
     if encoder is not None and bool(encoder) != has_encoder:
         raise InvalidInput(
             f"encoder={encoder}: {model.name} has {'an' if has_encoder else 'no'} encoder. Leave encoder out."

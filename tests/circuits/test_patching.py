@@ -187,7 +187,7 @@ def slow(
     model: interp.Model, inputs: tuple[Batch, Batch], name: str, index: int, by_head: bool, metric: Metric = METRIC
 ) -> Floats:
     """One cell by one forward of each input, with plain hooks."""
-    if not model.family.has_encoder:
+    if not model.has_encoder:
         return slow_alone(model, inputs, name, index, by_head, metric)
     module, port, tuple_of = place(model, name)
     seen: list[Tensor] = []
@@ -635,7 +635,7 @@ def test_one_row_and_bfloat16(pico: interp.Model) -> None:
 def test_what_onward_needs_is_what_it_reads(either: interp.Model) -> None:
     """Unchanged values give the clean logits, from every site that can be patched."""
     model = either
-    clean, _ = pair(alone=not model.family.has_encoder)
+    clean, _ = pair(alone=not model.has_encoder)
     for name in model.sites():
         if name.name in ("scores", "head_out"):
             continue

@@ -23,7 +23,7 @@ def everything(model: Model, batch: Batch) -> Any:
 
 def test_equal_to_hugging_face_bit_for_bit(either: Model, either_batch: Batch) -> None:
     cache, found = capture(either, either_batch, either.sites()), everything(either, either_batch)
-    alone = "" if either.family.has_encoder else None
+    alone = "" if either.has_encoder else None
     patterns = {"encoder.self": "encoder_attentions", "decoder.cross": "cross_attentions"}
     for at in either.layers():
         name = "attentions" if alone is None else patterns.get(f"{at.stack}.{at.kind}", "decoder_attentions")
@@ -43,7 +43,7 @@ def test_every_site_has_its_axes(either: Model, either_batch: Batch) -> None:
     assert list(cache) == [str(site) for site in either.sites()]
     assert not [name for name, value in cache.items() if value.requires_grad]
     enc, dec = either_batch.input_ids.shape[1], either_batch.decoder_input_ids.shape[1]
-    assert (enc, dec) == ((9, 5) if either.family.has_encoder else (0, 14))
+    assert (enc, dec) == ((9, 5) if either.has_encoder else (0, 14))
     heads, d_head, d_model = 3, 8, either.d_model
     for site in either.sites():
         queries = enc if site.stack == "encoder" else dec
@@ -71,7 +71,7 @@ def test_the_parts_add_up(either: Model, either_batch: Batch) -> None:
     for at in either.layers():
         heads = c[f"{at}.head_out"].sum(2) + either.weights(f"{at}.0").b_O
         close(heads, c[f"{at}.attn_out"], terms=FORWARD)
-    if not either.family.has_encoder:
+    if not either.has_encoder:
         assert float(either.weights("decoder.self.0.0").b_O.abs().min()) > 0
 
 
@@ -136,7 +136,7 @@ def test_values_are_copies_of_what_was_there(either: Model, either_batch: Batch)
         args[0].zero_()
 
     clean = capture(either, either_batch, "decoder.1.resid_pre")["decoder.1.resid_pre"]
-    path = "decoder.block.1.layer.0" if either.family.has_encoder else "transformer.h.1.ln_1"
+    path = "decoder.block.1.layer.0" if either.has_encoder else "transformer.h.1.ln_1"
     handle = either.module.get_submodule(path).register_forward_pre_hook(spoil)
     spoiled = capture(either, either_batch, ["decoder.1.resid_pre", "decoder.1.resid_mid"])
     handle.remove()
@@ -252,7 +252,7 @@ def test_a_site_that_was_not_captured_is_an_error(model: Model, batch: Batch) ->
 
 def test_tokens_outside_the_vocabulary(either: Model) -> None:
     ids = torch.tensor([[5, 4096]])
-    bad = Batch(input_ids=ids) if either.family.has_encoder else Batch(decoder_input_ids=ids)
+    bad = Batch(input_ids=ids) if either.has_encoder else Batch(decoder_input_ids=ids)
     with pytest.raises(interp.InvalidInput, match=r"token 4096.*0-4095"):
         capture(either, bad, "decoder.0.resid_pre")
 

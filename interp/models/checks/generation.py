@@ -46,7 +46,7 @@ def check_generation(model: "Model") -> None:
     """
     for stack, path in model.family.stacks.items():
         missing = set(READ[stack]) - set(names_of(model.module.get_submodule(path)))
-        if stack == "decoder" and model.family.has_encoder:
+        if stack == "decoder" and model.has_encoder:
             missing |= {"encoder_hidden_states"} - set(names_of(model.module.get_submodule(path)))
         if missing:
             raise BrokenHook(
@@ -54,7 +54,7 @@ def check_generation(model: "Model") -> None:
                 f"{release('transformers')} is not supported. Install another release of it."
             )
     tokens = torch.tensor([[5, 6, 7], [9, 5, 9]]) % model.d_vocab
-    encoder: dict[str, Any] = {"input_ids": tokens} if model.family.has_encoder else {}
+    encoder: dict[str, Any] = {"input_ids": tokens} if model.has_encoder else {}
     batch = Batch(**encoder, decoder_input_ids=tokens)
     # The second step's only position is the third of the sequence.
     edit = Knockout(model.heads("decoder.self")[0], query=PROMPT, key=0, renormalise=False)
@@ -79,14 +79,14 @@ def _two_steps(model: "Model", batch: Batch) -> None:
     """Run a prompt and one step more with its cache, through the model's own forward."""
     name = cache_name(model.module.get_submodule(model.family.stacks["decoder"]))
     inputs: dict[str, Any] = model.inputs(batch)
-    ids = "decoder_input_ids" if model.family.has_encoder else "input_ids"
+    ids = "decoder_input_ids" if model.has_encoder else "input_ids"
     tokens = inputs[ids]
     inputs |= {ids: tokens[:, :PROMPT], "use_cache": True}
-    if not model.family.has_encoder:
+    if not model.has_encoder:
         inputs["attention_mask"] = inputs["attention_mask"][:, :PROMPT]
     first = model.module(**inputs)
     inputs |= {ids: tokens[:, PROMPT:], name: getattr(first, name)}
-    if model.family.has_encoder:
+    if model.has_encoder:
         del inputs["input_ids"]
         inputs["encoder_outputs"] = (first.encoder_last_hidden_state,)
     else:

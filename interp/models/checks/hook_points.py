@@ -38,7 +38,7 @@ def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
 def _forward(model: Handle) -> Tensor:
     first, last = vocabulary_of(model).value_range if model.tokens_are_values else (0, model.d_vocab - 1)
     ids = first + torch.tensor([[3, 4, 5, 0], [7, 3, 7, 0]]) % (last - first + 1)
-    encoder: dict[str, Any] = {"input_ids": ids} if model.family.has_encoder else {}
+    encoder: dict[str, Any] = {"input_ids": ids} if model.has_encoder else {}
     batch = Batch(**encoder, decoder_input_ids=ids[:, :3])
     with torch.no_grad(), evaluated(model):
         return model.module(**inputs_of(model, batch)).logits

@@ -1,15 +1,19 @@
-"""For each architecture, where each site lives and how its tensor is laid out: data, no branches.
+"""Everything that differs between architectures, as data: each file beside this one describes one of them.
 
-A `Point` says which module of the Hugging Face model carries a site, at its input or its output.
-Everything else in the toolkit, traces and hooks alike, goes through these tables.
+A `Family` says how its checkpoints and pipelines are recognised, where each site lives and how its tensor is laid out,
+how norms and positions enter the weights, what the model reads, and what it puts out. A `Point` says which module of
+the Hugging Face model carries a site, at its input or its output. Everything else in the toolkit goes through these
+tables. To add an architecture, write one file and name it in `registry.py`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
+from chronos import BaseChronosPipeline
 from torch import Tensor
-from transformers import GPT2LMHeadModel, PreTrainedModel, T5ForConditionalGeneration
+from transformers import PreTrainedModel
 
 from interp.names import ATTENTION_SITES, KINDS, STACKS, AttentionLayer, Kind, Site, Stack
 
@@ -50,34 +54,47 @@ _Stack = tuple[str, Layout, int | None]
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: its names in Hugging Face's model and its sites in forward order.
+    """One architecture: how it is recognised, where its sites live, what it reads and puts out.
 
     Attributes:
-        model_type: what its config calls it.
+        model_type: the config's name for it, which other architectures can share.
         architecture: the Hugging Face class.
-        architectures: what configs of its checkpoints call it; one without its head has all its weights too.
-        chronos_type: what a `chronos_config` calls such a model.
+        architectures: the classes that configs of its checkpoints name; one without its head has all its weights too.
+        pipeline: the Chronos pipeline that its Chronos models open in.
+        inside: the attribute path from the pipeline to the Hugging Face model.
+        chronos_type: the name of such a model in a `chronos_config`.
         needs_pipeline: whether a model is read only as a Chronos model, with a tokenizer for series.
+        reads: the input of its Chronos models: one token for each value, or the values themselves.
+        puts_out: the output at a position: logits over tokens, or quantiles over steps.
         context: the attention that reads the past.
-        stacks: the module of each stack, and `blocks` the list of its layers.
-        parts: which part of a fused projection is whose, as `Point.part`.
-        columns_first: whether weights are kept as they act on rows, `[in, out]`, not `[out, in]` as in a Linear.
-        query_norms: the norm that W_Q reads through; `key_norms` that of W_K and W_V, `mlp_norms` that of MLPs.
+        stacks: the module of each stack.
+        blocks: the list of layers of each stack.
+        attention_points: the port and layout of each attention site, below the attention module.
+        layer_points: the port of each site of a layer, `stack_points` of each site of a stack.
+        parts: the part of a fused projection that holds a site, as `Point.part`.
+        shared: the sites whose tensor others hold too, as `Point.shared`.
+        columns_first: whether weights are stored `[in, out]`, as they act on rows, and not `[out, in]` as in a Linear.
+        query_norms: the norm that W_Q reads through.
+        key_norms: the norm that W_K and W_V read through; `mlp_norms` is that of MLPs.
         position_biases: the attention that holds the bias which all layers of its stack share.
-        position_embedding: the embedding of positions, whose length is the longest sequence; None without.
-        mask_argument: how the attention module calls its mask.
-        mlp_width: how the config calls the width of the MLP; where it says nothing that is 4 d_model.
+        position_embedding: the embedding of positions, whose length is the longest sequence; None without one.
+        mask_argument: the name of the mask in the attention module's forward.
+        mlp_width: the config's name for the width of the MLP, which is 4 d_model where the config gives none.
         scales_unembedding: whether tied embeddings scale the decoder's output by d_model^-0.5.
-        clamps_float16: whether layers clamp what lies between them in float16.
-        ignored: what old checkpoints hold and no model uses, as regular expressions.
+        clamps_float16: whether layers clamp the residual stream in float16.
+        ignored: tensors of old checkpoints that no model uses, as regular expressions.
     """
 
     name: str
     model_type: str
     architecture: type[PreTrainedModel]
     architectures: tuple[str, ...]
+    pipeline: type[BaseChronosPipeline]
+    inside: str
     chronos_type: Literal["seq2seq", "causal"]
     needs_pipeline: bool
+    reads: Literal["tokens", "values"]
+    puts_out: Literal["logits", "quantiles"]
     context: tuple[Stack, Kind]
     stacks: dict[Stack, str]
     blocks: dict[Stack, str]
@@ -99,6 +116,10 @@ class Family:
     scales_unembedding: bool = False
     clamps_float16: bool = False
     ignored: tuple[str, ...] = ()
+
+    def module_in(self, pipeline: BaseChronosPipeline) -> PreTrainedModel:
+        """Return the Hugging Face model in a pipeline."""
+        return attrgetter(self.inside)(pipeline)
 
     @property
     def kinds(self) -> tuple[tuple[Stack, Kind], ...]:
@@ -151,121 +172,3 @@ class Family:
             for s, name in self.stack_points:
                 if s == stack:
                     yield Site(stack, None, None, name)
-
-
-T5 = Family(
-    name="T5",
-    model_type="t5",
-    architecture=T5ForConditionalGeneration,
-    architectures=("T5ForConditionalGeneration",),
-    chronos_type="seq2seq",
-    needs_pipeline=True,
-    context=("decoder", "cross"),
-    stacks={"encoder": "encoder", "decoder": "decoder"},
-    blocks={"encoder": "encoder.block", "decoder": "decoder.block"},
-    attention_paths={
-        ("encoder", "self"): "encoder.block.{layer}.layer.0.SelfAttention",
-        ("decoder", "self"): "decoder.block.{layer}.layer.0.SelfAttention",
-        ("decoder", "cross"): "decoder.block.{layer}.layer.1.EncDecAttention",
-    },
-    attention_points={
-        "q": ("q", "output", "heads", None),
-        "k": ("k", "output", "heads", None),
-        "v": ("v", "output", "heads", None),
-        "scores": ("hook_scores", "output", "square", None),
-        "pattern": ("hook_pattern", "output", "square", None),
-        "z": ("o", "input", "heads", None),
-        "attn_out": ("", "output", "stream", 0),
-    },
-    layer_points={
-        ("encoder", "resid_pre"): ("encoder.block.{layer}", "input", None),
-        ("encoder", "resid_mid"): ("encoder.block.{layer}.layer.0", "output", 0),
-        ("encoder", "mlp_out"): ("encoder.block.{layer}.layer.1.DenseReluDense", "output", None),
-        ("encoder", "resid_post"): ("encoder.block.{layer}", "output", 0),
-        ("decoder", "resid_pre"): ("decoder.block.{layer}", "input", None),
-        ("decoder", "resid_mid"): ("decoder.block.{layer}.layer.0", "output", 0),
-        ("decoder", "resid_mid_cross"): ("decoder.block.{layer}.layer.1", "output", 0),
-        ("decoder", "mlp_out"): ("decoder.block.{layer}.layer.2.DenseReluDense", "output", None),
-        ("decoder", "resid_post"): ("decoder.block.{layer}", "output", 0),
-    },
-    stack_points={
-        ("encoder", "ln_final"): ("encoder.final_layer_norm", "stream", None),
-        ("decoder", "ln_final"): ("decoder.final_layer_norm", "stream", None),
-        ("decoder", "logits"): ("lm_head", "tokens", None),
-    },
-    query_norms={
-        ("encoder", "self"): "encoder.block.{layer}.layer.0.layer_norm",
-        ("decoder", "self"): "decoder.block.{layer}.layer.0.layer_norm",
-        ("decoder", "cross"): "decoder.block.{layer}.layer.1.layer_norm",
-    },
-    key_norms={
-        ("encoder", "self"): "encoder.block.{layer}.layer.0.layer_norm",
-        ("decoder", "self"): "decoder.block.{layer}.layer.0.layer_norm",
-        ("decoder", "cross"): "encoder.final_layer_norm",
-    },
-    mlp_norms={
-        "encoder": "encoder.block.{layer}.layer.1.layer_norm",
-        "decoder": "decoder.block.{layer}.layer.2.layer_norm",
-    },
-    position_biases={
-        ("encoder", "self"): "encoder.block.0.layer.0.SelfAttention",
-        ("decoder", "self"): "decoder.block.0.layer.0.SelfAttention",
-    },
-    embeddings={"encoder": "encoder.embed_tokens", "decoder": "decoder.embed_tokens"},
-    mask_argument="mask",
-    mlp_width="d_ff",
-    scales_unembedding=True,
-    clamps_float16=True,
-    ignored=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
-)
-"""T5 as `T5ForConditionalGeneration`, which the Chronos T5 models are."""
-
-GPT2 = Family(
-    name="GPT-2",
-    model_type="gpt2",
-    architecture=GPT2LMHeadModel,
-    architectures=("GPT2LMHeadModel", "GPT2Model"),
-    chronos_type="causal",
-    needs_pipeline=False,
-    context=("decoder", "self"),
-    stacks={"decoder": "transformer"},
-    blocks={"decoder": "transformer.h"},
-    attention_paths={("decoder", "self"): "transformer.h.{layer}.attn"},
-    attention_points={
-        "q": ("c_attn", "output", "heads", None),
-        "k": ("c_attn", "output", "heads", None),
-        "v": ("c_attn", "output", "heads", None),
-        "scores": ("hook_scores", "output", "square", None),
-        "pattern": ("hook_pattern", "output", "square", None),
-        "z": ("c_proj", "input", "heads", None),
-        "attn_out": ("", "output", "stream", 0),
-    },
-    parts={"q": (0, 3), "k": (1, 3), "v": (2, 3)},
-    layer_points={
-        ("decoder", "resid_pre"): ("transformer.h.{layer}", "input", None),
-        # The block adds the attention's output itself: the sum is seen where the next norm takes it in, and the
-        # block goes on with the very same tensor.
-        ("decoder", "resid_mid"): ("transformer.h.{layer}.ln_2", "input", None),
-        ("decoder", "mlp_out"): ("transformer.h.{layer}.mlp", "output", None),
-        ("decoder", "resid_post"): ("transformer.h.{layer}", "output", None),
-    },
-    shared=frozenset({"resid_mid"}),
-    stack_points={
-        ("decoder", "ln_final"): ("transformer.ln_f", "stream", None),
-        ("decoder", "logits"): ("lm_head", "tokens", None),
-    },
-    query_norms={("decoder", "self"): "transformer.h.{layer}.ln_1"},
-    key_norms={("decoder", "self"): "transformer.h.{layer}.ln_1"},
-    mlp_norms={"decoder": "transformer.h.{layer}.ln_2"},
-    position_biases={},
-    embeddings={"decoder": "transformer.wte"},
-    position_embedding="transformer.wpe",
-    columns_first=True,
-    mask_argument="attention_mask",
-    mlp_width="n_inner",
-    ignored=(r"(^|\.)h\.\d+\.attn\.(masked_)?bias$",),
-)
-"""GPT-2 as `GPT2LMHeadModel`, decoder-only, which Chronos' causal models are."""
-
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (T5, GPT2)}
-"""The families that can be opened, by `model_type`."""

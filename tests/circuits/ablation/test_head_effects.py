@@ -21,7 +21,7 @@ from tests.tolerance import BUNDLED, FORWARD, LAYER, close
 
 def stimulus(seed: int = 1, model: interp.Model | None = None, **options: Any) -> probes.RepeatedTokens:
     """For a model of either family; by default for one with an encoder."""
-    encoder = model is None or model.family.has_encoder
+    encoder = model is None or model.has_encoder
     return probes.repeated_random_tokens(batch_size=5, sequence_length=4, seed=seed, encoder=encoder, **options)
 
 
@@ -79,7 +79,7 @@ def test_with_padding_and_in_double_precision(make: Any) -> None:
 def test_by_default_the_heads_that_read_the_past(either: interp.Model) -> None:
     tokens = stimulus(model=either)
     found = circuits.head_effects(either, tokens, progress=False)
-    assert found.site == ("decoder.cross" if either.family.has_encoder else "decoder.self")
+    assert found.site == ("decoder.cross" if either.has_encoder else "decoder.self")
     np.testing.assert_array_equal(found.rows, circuits.head_effects(either, tokens, found.site, progress=False).rows)
 
 

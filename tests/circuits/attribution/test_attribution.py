@@ -60,12 +60,12 @@ BOTH = pytest.mark.parametrize("alone", [False, True], ids=["t5", "gpt2"])
 
 def batch_for(model: interp.Model) -> Batch:
     """Four rows with padding, of nine encoder and five decoder tokens or fourteen of a decoder alone."""
-    return masked_batch(model.family.has_encoder)
+    return masked_batch(model.has_encoder)
 
 
 def inverse(model: interp.Model, stream: Tensor) -> Tensor:
     """One over the deviation of the final norm, as plain formulas have it."""
-    if model.family.has_encoder:
+    if model.has_encoder:
         epsilon = model.module.decoder.final_layer_norm.variance_epsilon
         return (stream.float().pow(2).mean(-1, keepdim=True) + epsilon).rsqrt().to(stream)
     return (stream.var(-1, unbiased=False, keepdim=True) + model.module.transformer.ln_f.eps).rsqrt()
@@ -86,12 +86,12 @@ def test_parts_sum_to_the_models_own_logits(changes: dict[str, Any], dtype: torc
         (against, logits[rows[0], rows[1], target[:, None]] - logits[rows[0], rows[1], against[:, None]]),
     ):
         found = circuits.direct_attribution(model, batch, target=target, against=other)
-        if model.family.has_encoder:
+        if model.has_encoder:
             assert found.values.shape == (1 + 2 * (3 + 3 + 1), 4, 5)
         else:
             assert found.values.shape == (1 + 3 * (3 + 1) + 1, 4, 14)
             assert np.nanmin(np.abs(found.values[-1])) > 0, "biases"
-        assert (found.parts[-1] == "biases") != model.family.has_encoder
+        assert (found.parts[-1] == "biases") != model.has_encoder
         close(found.total, wanted, terms=FORWARD, dtype=torch.float64)
         close(found.values.sum(0), wanted, of=np.nanmax(np.abs(found.values).sum(0)), terms=LAYER, dtype=dtype)
         assert np.nanmax(np.abs(found.values)) > 0.1
@@ -205,7 +205,7 @@ def test_against_effects_through_a_norm_that_is_free(pico: interp.Model) -> None
 
 def permuted(model: interp.Model, order: list[int]) -> None:
     """The heads of layer 1 that read the past, in another order."""
-    if not model.family.has_encoder:
+    if not model.has_encoder:
         attention: Any = model.module.transformer.h[1].attn
         with torch.no_grad():
             for fused in (attention.c_attn.weight, attention.c_attn.bias):

@@ -33,7 +33,7 @@ def drawn(seed: int, masked: bool = True, model: interp.Model | None = None) -> 
     mask[1, :2] = 0
     mask = mask if masked else torch.ones_like(mask)
     encoder, decoder = (torch.randint(2, 4096, (4, n), generator=generator) for n in (9, 5))
-    if model is None or model.family.has_encoder:
+    if model is None or model.has_encoder:
         return interp.Batch(encoder, mask, decoder)
     shown = torch.cat([mask, torch.ones_like(decoder)], 1)
     return interp.Batch(decoder_input_ids=torch.cat([encoder, decoder], 1), decoder_attention_mask=shown)
@@ -58,7 +58,7 @@ def double(request: pytest.FixtureRequest) -> interp.Model:
 
 def computed_in(model: interp.Model) -> torch.dtype:
     """What a float64 model computes in: T5's norms are in float32 all the same."""
-    return torch.float32 if model.family.has_encoder else torch.float64
+    return torch.float32 if model.has_encoder else torch.float64
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_biases_that_no_part_writes_stay(double: interp.Model, outside: Any) -> 
         sums = stood.written[stack][port.columns.start - first : port.columns.stop - first].sum(0)
         done = (port.stream.layer or 0) + (port.stream.name != "resid_pre")
         biases: Any = 0.0
-        if not double.family.has_encoder:
+        if not double.has_encoder:
             blocks: Any = double.module.transformer.h
             biases = sum((block.attn.c_proj.bias for block in blocks[:done]), torch.zeros(24, dtype=torch.float64))
         close(stood.streams[port.stream], sums + biases, terms=LAYER)
@@ -227,7 +227,7 @@ def test_attribution_is_the_derivative_of_patching(double: interp.Model, integra
     clean, corrupt = pair_for(double)
     scores = circuits.attribution_patching(double, clean, corrupt, METRIC, integrated=integrated, progress=False)
     # Where norms compute in float64 a step can be as small as its square should be.
-    full, little = Circuit.full(double), 1e-4 if double.family.has_encoder else 2.0**-23
+    full, little = Circuit.full(double), 1e-4 if double.has_encoder else 2.0**-23
     ends = [forward(double, batch)[1] for batch in (clean, corrupt)]
     points = [(k + 0.5) / integrated for k in range(integrated)] or [0.0]
     edges = list(full)[::29]
@@ -292,7 +292,7 @@ def planted_pair(
 @pytest.mark.parametrize("name", [*zoo.PLANTED, "decoder"])
 def test_what_was_built_is_found_and_holds(name: str) -> None:
     plant = zoo.planted_decoder() if name == "decoder" else zoo.planted(**zoo.PLANTED[name])
-    encoder = plant.model.family.has_encoder
+    encoder = plant.model.has_encoder
     pair, metric = planted_pair(encoder=encoder)
     truth = Circuit(plant.circuit)
     found = circuits.discover(plant.model, pair.clean, pair.corrupt, metric, edges=len(truth), progress=False)
@@ -586,7 +586,7 @@ def test_what_a_decoder_alone_does_not_have() -> None:
 def test_a_graph_knows_its_kinds_by_its_layers(each: interp.Model) -> None:
     graph = Graph.of(each)
     assert graph.kinds == each.family.kinds
-    assert graph.stacks == (("encoder", "decoder") if each.family.has_encoder else ("decoder",))
+    assert graph.stacks == (("encoder", "decoder") if each.has_encoder else ("decoder",))
     scores = circuits.attribution_patching(each, *pair_for(each), METRIC, sample=4, progress=False)
     assert scores.graph == graph
     assert scores.layers == each.n_layers

@@ -14,7 +14,7 @@ from tests.tolerance import FORWARD, close
 
 
 def test_turning_keeps_singular_values_and_nothing_else(either: interp.Model) -> None:
-    kind = "encoder.self" if either.family.has_encoder else "decoder.self"
+    kind = "encoder.self" if either.has_encoder else "decoder.self"
     factor = _factor(either, kind, None, True)
     turned = _turned(factor, torch.Generator().manual_seed(0))
     assert turned.rows.shape == factor.rows.shape

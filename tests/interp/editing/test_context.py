@@ -110,7 +110,7 @@ def test_all_heads_of_a_layer_are_its_output(either: interp.Model, either_batch:
                 outputs.append(read(either, either_batch, f"{layer}.attn_out"))
         assert torch.equal(found[0], found[1])
         shift = either.weights(every[0]).b_O
-        assert bool(shift.any()) != either.family.has_encoder
+        assert bool(shift.any()) != either.has_encoder
         close(outputs[1], shift.expand_as(outputs[1]), terms=LAYER)
         assert not outputs[2].any()
         with interp.edited(either, [Zero(layer), Add(f"{layer}.attn_out", -shift)]):
@@ -122,7 +122,7 @@ HEADS = ["encoder.self.2.1", "decoder.self.1.0", "decoder.cross.0.2"]
 
 
 def some_heads(model: interp.Model) -> list[str]:
-    return HEADS if model.family.has_encoder else ["decoder.self.0.2", "decoder.self.1.0", "decoder.self.2.1"]
+    return HEADS if model.has_encoder else ["decoder.self.0.2", "decoder.self.1.0", "decoder.self.2.1"]
 
 
 @pytest.mark.parametrize("chosen", [[0], [1], [2], [0, 1, 2]])
@@ -187,7 +187,7 @@ def test_the_cache_changes_nothing_of_an_edit(either: interp.Model, either_batch
     site = next(s for s in editable(either) if s.stack == "decoder" and s.name == name and s.layer in (1, None))
     edit: Any = Add(site, 0.7) if name == "ln_final" else Scale(site, -1.0) if name != "scores" else None
     if edit is None:
-        past = 0 if either.family.has_encoder else either_batch.decoder_input_ids.shape[1] - 1
+        past = 0 if either.has_encoder else either_batch.decoder_input_ids.shape[1] - 1
         edit = Knockout("decoder.self.1.0", query=[past + 2, past + 3], key=[past, past + 1])
     with interp.edited(either, edit):
         cached, whole = _greedy(either, either_batch), _greedy(either, either_batch, use_cache=False)
@@ -260,7 +260,7 @@ def test_a_knockout_step_by_step(either: interp.Model) -> None:
     at = either.layers(".".join(either.family.context))[0]
     module: torch.nn.Module = either.module.get_submodule(f"{either.family.attention_path(at)}.hook_pattern")
     handle = module.register_forward_hook(lambda _m, _a, pattern: steps.append(pattern[:, 0, -1, 9]))
-    past = 0 if either.family.has_encoder else len(SERIES) - 1
+    past = 0 if either.has_encoder else len(SERIES) - 1
     try:
         with interp.edited(either, Knockout(f"{at}.0", query=-1, key=9)):
             _predict(either)
@@ -299,7 +299,7 @@ def test_mean_over_positions_by_hand(either: interp.Model, either_batch: Batch) 
     clean = interp.capture(either, either_batch, list(heads.values()))
     for head, site in heads.items():
         seen = either_batch.mask("encoder" if site.startswith("encoder") else "decoder").bool()
-        assert either.family.has_encoder or not seen.all()
+        assert either.has_encoder or not seen.all()
 
         def part(value: Tensor, head: str = head) -> Tensor:
             return value if "mlp" in head else value[:, :, int(head[-1])]
@@ -422,12 +422,12 @@ def test_resampling_matches_rows_when_predict_multiplies_them(either: interp.Mod
         return either.pipeline.predict(contexts, prediction_length=1, num_samples=4)
 
     clean = run()
-    places = [at, "decoder.logits", "decoder.0.resid_mid"] + [first] * either.family.has_encoder
+    places = [at, "decoder.logits", "decoder.0.resid_mid"] + [first] * either.has_encoder
     with interp.edited(either, [Resample(place, source) for place in places]):
         assert torch.equal(run(), clean)
     with interp.edited(either, Resample(at, Batch.from_series(either, -contexts))):
         assert not torch.equal(run(), clean)
-    if not either.family.has_encoder:  # in an encoder-decoder it is the encoder that is padded, which z is not of
+    if not either.has_encoder:  # in an encoder-decoder it is the encoder that is padded, which z is not of
         with (
             pytest.raises(InvalidInput, match="decoder position 0 is padding in a row of the source or of the run"),
             interp.edited(either, Resample(at, Batch.from_series(either, contexts.flip(0)))),
@@ -446,7 +446,7 @@ def test_positions_in_generation_are_those_of_the_whole_sequence(
     options = {"do_sample": False, "max_new_tokens": 4, "use_cache": cache, "num_return_sequences": 1}
     inputs = {name: either_batch.inputs[name] for name in ("input_ids", "attention_mask")}
     greedy = either.module.generate(**inputs, **options)
-    if either.family.has_encoder:
+    if either.has_encoder:
         whole = Batch(either_batch.input_ids, either_batch.attention_mask, greedy)
     else:
         mask = torch.cat([inputs["attention_mask"], torch.ones(4, 4, dtype=torch.long)], 1)
@@ -454,7 +454,7 @@ def test_positions_in_generation_are_those_of_the_whole_sequence(
     order = torch.tensor([1, 0, 3, 2])
     # A decoder alone is padded as it is: rows are matched position by position.
     alone = replace(whole, decoder_input_ids=whole.decoder_input_ids[order])
-    other = whole.rows(order) if either.family.has_encoder else alone
+    other = whole.rows(order) if either.has_encoder else alone
     with interp.edited(either, Resample(site, whole)):
         steps = _greedy(either, either_batch, 4, use_cache=cache)
     torch.testing.assert_close(steps, _greedy(either, either_batch, 4, use_cache=cache), atol=1e-4, rtol=1e-4)
@@ -536,7 +536,7 @@ def test_an_interrupt_while_hooks_are_put_on(either: interp.Model, monkeypatch: 
 
     monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", interrupted)
     for target in (f"{context(either)}.0", "decoder.1.resid_mid", "decoder.1.resid_pre"):
-        if target == "decoder.1.resid_mid" and either.family.has_encoder:
+        if target == "decoder.1.resid_mid" and either.has_encoder:
             continue
         with pytest.raises(KeyboardInterrupt), interp.ablate(either, target):
             raise AssertionError("not reached")
@@ -564,7 +564,7 @@ def test_frozen_patterns(either: interp.Model, either_batch: Batch) -> None:
         with pytest.raises(InvalidInput, match="frozen"), interp.edited(either, FreezePatterns(either_batch)):
             run()
     start = either_batch
-    if either.family.has_encoder:
+    if either.has_encoder:
         start = Batch(either_batch.input_ids, either_batch.attention_mask)
     with pytest.raises(InvalidInput, match="part ways"), interp.edited(either, FreezePatterns(start)):
         _greedy(either, start, 3)

@@ -18,7 +18,7 @@ NEW = 4
 def inputs_of(model: interp.Model) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     ids, decoder = (torch.randint(2, 4096, (2, n), generator=generator) for n in (9, 4))
-    if model.family.has_encoder:
+    if model.has_encoder:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": decoder}
     return {"input_ids": decoder, "attention_mask": torch.ones_like(decoder)}
 
@@ -37,7 +37,7 @@ def generated(model: interp.Model, edits: Any, **how: Any) -> tuple[Tensor, Tens
 def read_at_once(model: interp.Model, edits: Any, sequences: Tensor) -> Tensor:
     """The logits of the same steps, teacher-forced."""
     inputs = inputs_of(model)
-    if model.family.has_encoder:
+    if model.has_encoder:
         inputs["decoder_input_ids"] = sequences[:, :-1]
     else:
         inputs = {"input_ids": sequences[:, :-1], "attention_mask": torch.ones_like(sequences[:, :-1])}
@@ -50,7 +50,7 @@ def by_position(model: interp.Model) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(5)
     decoder = torch.randint(2, 4096, (2, 4 + NEW), generator=generator)
     ids = torch.randint(2, 4096, (2, 9), generator=generator)
-    source = Batch(ids, decoder_input_ids=decoder) if model.family.has_encoder else Batch(decoder_input_ids=decoder)
+    source = Batch(ids, decoder_input_ids=decoder) if model.has_encoder else Batch(decoder_input_ids=decoder)
     at = "decoder.self.1"
     return {
         "z": Resample(f"{at}.0", source),
@@ -76,7 +76,7 @@ def test_positions_are_those_of_the_sequence_with_any_cache(either: interp.Model
 def roomy(model: interp.Model) -> Any:
     """A static cache of the user's own, with room for 30 tokens."""
     own = StaticCache(config=model.config, max_cache_len=30)
-    return EncoderDecoderCache(own, DynamicCache()) if model.family.has_encoder else own
+    return EncoderDecoderCache(own, DynamicCache()) if model.has_encoder else own
 
 
 def test_negative_keys_count_from_the_last_token(either: interp.Model) -> None:
@@ -101,7 +101,7 @@ def test_a_reference_need_not_fill_a_static_cache(either: interp.Model) -> None:
 def test_a_cache_that_drops_the_oldest_is_refused(either: interp.Model) -> None:
     config = type(either.config)(**either.config.to_dict() | {"sliding_window": 5})
     own = DynamicCache(config=config)
-    cache = EncoderDecoderCache(own, DynamicCache()) if either.family.has_encoder else own
+    cache = EncoderDecoderCache(own, DynamicCache()) if either.has_encoder else own
     if not any(getattr(layer, "is_sliding", False) for layer in own.layers):
         pytest.skip("this release makes no sliding cache of such a config")
     with pytest.raises(InvalidInput, match="drops the oldest"):
@@ -117,7 +117,7 @@ def test_beams_and_several_sequences(either: interp.Model) -> None:
             static = generated(either, edits[name], cache_implementation="static", **how)
             assert torch.equal(static[0], cached[0]), name
             close(static[1], cached[1], terms=FORWARD)
-            if name != "knockout" and not either.family.has_encoder:
+            if name != "knockout" and not either.has_encoder:
                 # Beams that were run from the start again have parted: whose rows they are cannot be known.
                 with pytest.raises(InvalidInput, match="2 rows and the run"):
                     generated(either, edits[name], use_cache=False, **how)
@@ -133,16 +133,16 @@ def test_a_cache_that_the_user_hands_on(either: interp.Model) -> None:
 
     edit, inputs = by_position(either)["z"], inputs_of(either)
     name = cache_name(either.module.get_submodule(either.family.stacks["decoder"]))
-    ids = "decoder_input_ids" if either.family.has_encoder else "input_ids"
+    ids = "decoder_input_ids" if either.has_encoder else "input_ids"
     tokens = inputs[ids]
     with torch.no_grad(), interp.edited(either, edit):
         whole = either.module(**inputs).logits
         first: Any = dict(inputs) | {ids: tokens[:, :2], "use_cache": True}
-        if not either.family.has_encoder:
+        if not either.has_encoder:
             first["attention_mask"] = first["attention_mask"][:, :2]
         out = either.module(**first)
         rest: Any = dict(inputs) | {ids: tokens[:, 2:], name: getattr(out, name, None) or out.past_key_values}
-        if either.family.has_encoder:
+        if either.has_encoder:
             del rest["input_ids"]
             rest["encoder_outputs"] = (out.encoder_last_hidden_state,)
         then = either.module(**rest).logits

@@ -25,7 +25,7 @@ def double(request: pytest.FixtureRequest) -> interp.Model:
 @pytest.fixture
 def batch(double: interp.Model) -> Batch:
     """Rows with padding on the left, and one with a token missing."""
-    return masked_batch(double.family.has_encoder)
+    return masked_batch(double.has_encoder)
 
 
 def with_ids(batch: Batch, ids: Tensor) -> Batch:

@@ -88,7 +88,7 @@ def test_one_series_in_its_usual_forms(either: Model) -> None:
 
 def test_series_of_different_lengths_are_padded_on_the_left(either: Model) -> None:
     batch = Batch.from_series(either, [np.arange(1.0, 6.0), np.arange(1.0, 4.0)])
-    eos = [1] * either.family.has_encoder
+    eos = [1] * either.has_encoder
     assert mask_of(batch).tolist() == [[1] * 5 + eos, [0, 0, 1, 1, 1, *eos]]
     assert ids_of(batch)[1, :2].tolist() == [0, 0]
 

@@ -387,11 +387,7 @@ def test_any_container_gives_the_same_batch(values: list[float | None]) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16, ">i4"])
 def test_token_ids_of_any_integer_type(either: interp.Model, dtype: Any) -> None:
     ids, mask = np.array([[5, 6, 200], [9, 8, 201]]), np.array([[1, 1, 1], [0, 1, 1]])
-    names = (
-        ("input_ids", "attention_mask")
-        if either.family.has_encoder
-        else ("decoder_input_ids", "decoder_attention_mask")
-    )
+    names = ("input_ids", "attention_mask") if either.has_encoder else ("decoder_input_ids", "decoder_attention_mask")
     expected = Batch(**dict(zip(names, (ids, mask), strict=True)))
     typed = ids.astype(dtype), mask.astype(dtype)
     forms = [typed, tuple(x[:, ::-1].copy()[:, ::-1] for x in typed), tuple(x.tolist() for x in typed)]

@@ -67,7 +67,7 @@ class NamedT5(T5ForConditionalGeneration):
 
 def test_a_class_with_a_forward_of_its_own(either: interp.Model) -> None:
     source = fresh(either)
-    source.model.model.__class__ = WarmT5 if either.family.has_encoder else WarmGPT2
+    source.model.model.__class__ = WarmT5 if either.has_encoder else WarmGPT2
     with pytest.raises(interp.UnsupportedModel, match="its forward is not that of"):
         interp.wrap(source)
 

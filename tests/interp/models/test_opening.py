@@ -123,7 +123,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
 def test_dtype_is_a_parameter(either_directory: Path, dtype: torch.dtype) -> None:
     model = interp.load(str(either_directory), dtype=dtype)
     assert model.dtype == dtype
-    batch, site = masked_batch(model.family.has_encoder), f"{context(model, 0)}.pattern"
+    batch, site = masked_batch(model.has_encoder), f"{context(model, 0)}.pattern"
     assert interp.capture(model, batch, site)[site].dtype == dtype
 
 

@@ -180,7 +180,7 @@ def check_weights(model: interp.Model, batch: Batch) -> None:
 def test_what_is_linear_is_read(either: interp.Model, kind: str) -> None:
     """In every projection at once, and replaced after the first use."""
     ids = torch.randint(2, 4096, (2, 8), generator=torch.Generator().manual_seed(2))
-    batch = Batch(ids if either.family.has_encoder else None, None, ids[:, :5])
+    batch = Batch(ids if either.has_encoder else None, None, ids[:, :5])
     head = either.heads()[0]
     before = either.weights(head).W_Q
     interp.capture(either, batch, "decoder.logits")
@@ -194,7 +194,7 @@ def test_what_is_linear_is_read(either: interp.Model, kind: str) -> None:
 def test_edits_of_an_adapted_head(either: interp.Model) -> None:
     """Hooks are on what stands in the projection's place: zero of a head is zero of all it writes."""
     ids = torch.randint(2, 4096, (2, 8), generator=torch.Generator().manual_seed(2))
-    batch = Batch(ids if either.family.has_encoder else None, None, ids[:, :5])
+    batch = Batch(ids if either.has_encoder else None, None, ids[:, :5])
     for path in projections(either):
         replace(either, path, adapted)
     at = either.layers()[-1]
@@ -289,7 +289,7 @@ def test_the_norm_of_torch(either: interp.Model) -> None:
     path = either.family.query_norms["decoder", "self"].format(layer=0)
     old = either.module.get_submodule(path)
     wanted = either.weights("decoder.self.0.0").W_Q
-    if either.family.has_encoder:
+    if either.has_encoder:
         made: Any = nn.RMSNorm(either.d_model, eps=old.variance_epsilon)
         made.weight = old.weight
         either.module.set_submodule(path, made)
@@ -299,7 +299,7 @@ def test_the_norm_of_torch(either: interp.Model) -> None:
 @pytest.mark.parametrize("kind", ["adapted", "biased", "parametrised", "hooked"])
 def test_an_unembedding_of_another_kind(either: interp.Model, kind: str) -> None:
     ids = torch.randint(2, 4096, (2, 8), generator=torch.Generator().manual_seed(2))
-    batch = Batch(ids if either.family.has_encoder else None, None, ids[:, :5])
+    batch = Batch(ids if either.has_encoder else None, None, ids[:, :5])
     either.module.lm_head.weight = nn.Parameter(either.module.lm_head.weight.detach().clone())
     replace(either, "lm_head", LINEAR[kind])
     check_weights(either, batch)
@@ -309,8 +309,8 @@ def test_an_unembedding_of_another_kind(either: interp.Model, kind: str) -> None
 def test_adapters_of_peft(maker: Callable[[], Any]) -> None:
     peft = pytest.importorskip("peft")
     model = interp.wrap(maker())
-    names = ["q", "k", "v", "o"] if model.family.has_encoder else ["c_attn", "c_proj"]
+    names = ["q", "k", "v", "o"] if model.has_encoder else ["c_attn", "c_proj"]
     config = peft.LoraConfig(r=2, target_modules=names, lora_dropout=0.5, init_lora_weights=False)
     peft.inject_adapter_in_model(config, model.module)
     ids = torch.randint(2, 4096, (2, 8), generator=torch.Generator().manual_seed(2))
-    check_weights(model, Batch(ids if model.family.has_encoder else None, None, ids[:, :5]))
+    check_weights(model, Batch(ids if model.has_encoder else None, None, ids[:, :5]))

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 @torch.no_grad()
 def logits(model: interp.Model, module: Any = None) -> Tensor:
-    inputs = model.inputs(masked_batch(model.family.has_encoder))
+    inputs = model.inputs(masked_batch(model.has_encoder))
     return (model.module if module is None else module)(**inputs).logits
 
 
@@ -153,7 +153,7 @@ def test_opening_leaves_the_mode_alone(maker: Callable[[], Any]) -> None:
     model = interp.wrap(source)
     assert [p.training for n, p in module.named_modules() if "hook_" not in n] == modes
     with pytest.raises(ValueError, match="mine"):
-        circuits.patch_sites(model, *[masked_batch(model.family.has_encoder)] * 2, _failing)
+        circuits.patch_sites(model, *[masked_batch(model.has_encoder)] * 2, _failing)
     assert [p.training for n, p in module.named_modules() if "hook_" not in n] == modes
     assert not states._held
 
@@ -164,7 +164,7 @@ def _failing(_: Tensor) -> Tensor:
 
 def test_a_training_step_under_an_ablation(either: interp.Model) -> None:
     """The user's own forward stays in the user's mode, with dropout, and references are read without it."""
-    batch, at = masked_batch(either.family.has_encoder), context(either)
+    batch, at = masked_batch(either.has_encoder), context(either)
     with interp.ablate(either, at, method="mean", reference=batch):
         wanted = interp.capture(either, batch, f"{at}.z")[f"{at}.z"][0, 0]
     either.module.train()
@@ -176,7 +176,7 @@ def test_a_training_step_under_an_ablation(either: interp.Model) -> None:
 
 
 def test_edits_refuse_gradient_checkpoints(either: interp.Model) -> None:
-    inputs = either.inputs(masked_batch(either.family.has_encoder))
+    inputs = either.inputs(masked_batch(either.has_encoder))
 
     def run(x: Tensor) -> Tensor:
         return either.module(**inputs).logits + x
@@ -211,7 +211,7 @@ def test_edits_of_scores_refuse_another_attention(either: interp.Model) -> None:
 @pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
 @pytest.mark.parametrize("what", ["model", "module", "source"])
 def test_copies_carry_no_edit_and_work(either: interp.Model, what: str, how: str) -> None:
-    batch, at = masked_batch(either.family.has_encoder), context(either)
+    batch, at = masked_batch(either.has_encoder), context(either)
     ways: dict[str, Callable[[Any], Any]] = {
         "copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x)),
     }  # fmt: skip
@@ -251,7 +251,7 @@ def test_a_module_saved_under_an_edit(either: interp.Model) -> None:
 def test_an_experiment_inside_a_trace_is_refused(either: interp.Model, own: bool) -> None:
     from nnsight import NNsight
 
-    batch = masked_batch(either.family.has_encoder)
+    batch = masked_batch(either.has_encoder)
     clean, inputs = logits(either), either.inputs(batch)
     wrapper: Any = either.nnsight if own else NNsight(either.module)
     with pytest.raises(InvalidInput, match="being traced"), wrapper.trace(**inputs):
@@ -298,7 +298,7 @@ def test_autocast_around_ones_own_forward(either: interp.Model) -> None:
 @pytest.mark.parametrize("early", [True, False])
 def test_hooks_of_ones_own(either: interp.Model, everywhere: bool, early: bool) -> None:
     """What runs the whole model sees them; what runs its layers one by one refuses them."""
-    batch, at = masked_batch(either.family.has_encoder), context(either)
+    batch, at = masked_batch(either.has_encoder), context(either)
     mlp = either.module.get_submodule(either.family.point(interp.Site("decoder", None, 1, "mlp_out")).path)
 
     def act(module: nn.Module, _: Any, output: Any) -> Any:
@@ -328,7 +328,7 @@ def test_hooks_of_ones_own(either: interp.Model, everywhere: bool, early: bool) 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_half_and_double_precision(either: interp.Model, dtype: torch.dtype) -> None:
     model = interp.wrap(fresh(either, dtype=dtype))
-    batch = masked_batch(model.family.has_encoder)
+    batch = masked_batch(model.has_encoder)
     with interp.ablate(model, context(model)):
         assert torch.equal(interp.capture(model, batch, "decoder.logits")["decoder.logits"], logits(model))
     assert logits(model).dtype == dtype
@@ -343,7 +343,7 @@ def test_wrappers_that_are_refused() -> None:
 
 def test_interrupts(either: interp.Model) -> None:
     """An interrupt in the middle of a run leaves nothing behind."""
-    batch, clean = masked_batch(either.family.has_encoder), logits(either)
+    batch, clean = masked_batch(either.has_encoder), logits(either)
     either.module.train()
 
     def stop(_: Tensor) -> Tensor:

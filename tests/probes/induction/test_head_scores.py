@@ -19,7 +19,7 @@ N, R, ROWS, SEED = 4, 3, 3, 2
 def patterns(either: Model) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     """Whole patterns on the documented stimulus, `[layer, batch, head, query, key]`, special tokens included."""
     tokens = np.tile(random_tokens(np.random.default_rng(SEED), ROWS, N), (1, R))
-    if not either.family.has_encoder:
+    if not either.has_encoder:
         with torch.no_grad():
             out = either.module(torch.from_numpy(tokens), output_attentions=True)
         return {"decoder.self": torch.stack(out.attentions).double().numpy()}
@@ -44,7 +44,7 @@ def test_scores_against_loops(either: Model, patterns: dict[str, np.ndarray]) ->
     found = head_scores(either, sequence_length=N, repetitions=R, batch_size=ROWS, seed=SEED)
     total = N * R
     for site, a in patterns.items():
-        s = 1 if (site, either.family.has_encoder) == ("decoder.self", True) else 0  # START comes first in the decoder
+        s = 1 if (site, either.has_encoder) == ("decoder.self", True) else 0  # START comes first in the decoder
         expected = {
             "previous_token": mean([a[..., i + s, i - 1 + s] for i in range(1, total)]),
             "duplicate_token": mean([a[..., i + s, i - N + s] for i in range(N, total)]),

@@ -35,7 +35,7 @@ def test_the_diagonal_is_the_tutorials() -> None:
 
 @pytest.mark.parametrize("bos", [None, 9])
 def test_scores_against_loops(either: Model, bos: int | None) -> None:
-    encoder = either.family.has_encoder
+    encoder = either.has_encoder
     if encoder and bos is not None:
         pytest.skip("an encoder-decoder has a start token of its own")
     n, rows = 5, 3

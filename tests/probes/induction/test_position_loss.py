@@ -30,13 +30,13 @@ def reference(model: Model, batch: Batch) -> Any:
 
 
 def test_losses_are_those_of_the_model_itself(either: Model) -> None:
-    batch = repeated_sequences(encoder=either.family.has_encoder, sequence_length=7, batch_size=3)
+    batch = repeated_sequences(encoder=either.has_encoder, sequence_length=7, batch_size=3)
     found = position_loss(either, batch)
     np.testing.assert_allclose(found.rows, reference(either, batch), atol=1e-4)
     np.testing.assert_array_equal(found.rows, position_loss(either, sequence_length=7, batch_size=3).rows)
     with torch.no_grad():
         own = either.module(**either.inputs(batch), labels=batch.decoder_input_ids)
-    if not either.family.has_encoder:  # Hugging Face shifts the labels of a decoder alone by itself
+    if not either.has_encoder:  # Hugging Face shifts the labels of a decoder alone by itself
         close(found.rows.mean(), float(own.loss), terms=FORWARD)
 
 
@@ -45,8 +45,8 @@ def test_padding_is_left_out(either: Model, either_batch: Batch) -> None:
     expected = reference(either, either_batch)
     shown = either_batch.decoder_attention_mask.bool().numpy()
     there = shown[:, :-1].copy()
-    assert there.all() == either.family.has_encoder
-    if not either.family.has_encoder:  # one token is missing between two others: the next one is that after it
+    assert there.all() == either.has_encoder
+    if not either.has_encoder:  # one token is missing between two others: the next one is that after it
         with torch.no_grad():
             logits = either.module(**either.inputs(either_batch)).logits.double()
         expected[3, 3] = -logits[3, 3].log_softmax(-1)[either_batch.decoder_input_ids[3, 5]]

@@ -178,7 +178,7 @@ def test_two_periods_agree_at_the_end(tiny: interp.Model, periods: list[int], st
     period, other = periods
     pair = probes.changed_period(tiny, period=period, other=other, steps=steps, batch_size=rows, seed=seed)
     assert len(pair) == rows
-    alone = not tiny.family.has_encoder
+    alone = not tiny.has_encoder
     values = [
         batch.decoder_input_ids if alone else torch.cat([batch.input_ids[:, :-1], batch.decoder_input_ids[:, 1:]], 1)
         for batch in pair
