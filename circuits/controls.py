@@ -14,7 +14,8 @@ import numpy as np
 
 from interp import InvalidInput, Model
 from interp.names import AttentionLayer, Head
-from interp.results.by_head import Floats, HeadScores, ScoredHead, as_heads
+from interp.results.by_head import HeadScores, ScoredHead, as_heads
+from interp.results.result import Floats
 from interp.results.statistics import band, band_words, rank_p
 from interp.validate import whole
 

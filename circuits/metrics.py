@@ -19,7 +19,7 @@ from torch import Tensor
 from interp import Batch, InvalidInput, Model, UnclearGap
 from interp.inputs.masks import row_positions
 from interp.models.model import as_model
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.results.statistics import interval
 from probes.stimuli.pairs import check_aligned, token_ids
 

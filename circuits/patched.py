@@ -9,13 +9,13 @@ import pandas as pd
 from interp import InvalidInput, UnknownSite
 from interp.editing.actions import in_encoder_positions
 from interp.names import Site, parse_kind
-from interp.results.by_head import Floats, HeadScores, row_mean
-from interp.results.result import Saved
+from interp.results.by_head import HeadScores, row_mean
+from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 
 
-@dataclass(frozen=True, eq=False)
-class Patched(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class Patched(Result):
     """What results of patching share: cells `[site, cell, row]` between a clean and a corrupt run.
 
     Attributes:
@@ -101,7 +101,7 @@ class Patched(Saved):
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchedHeads(Patched):
     """One head patched at a time: `values` are `[site, head, row]`."""
 
@@ -166,7 +166,7 @@ class PatchedHeads(Patched):
         return pd.DataFrame(named | {name: values.ravel() for name, values in self.columns(test).items()})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchedPositions(Patched):
     """Whole sites patched at one position at a time: `values` are `[site, pos, row]`.
 

@@ -34,7 +34,8 @@ from interp.editing.edits import Resample, Target, as_address
 from interp.editing.variants import clean_run
 from interp.models.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site, Stack
-from interp.results.by_head import Floats, frozen, provenance
+from interp.results.by_head import provenance
+from interp.results.result import Floats, frozen
 from probes.stimuli.pairs import stacks_of
 
 BY_HEAD = ("q", "k", "v", "pattern", "z")

@@ -30,6 +30,7 @@ from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.head_weights import HeadWeights, StackedWeights
 from interp.models.weights.position_bias import PositionBias, position_bias
 from interp.names import AttentionLayer, Head, Site
+from interp.results.result import read
 
 __all__ = [
     "Add",
@@ -71,6 +72,7 @@ __all__ = [
     "edited",
     "load",
     "position_bias",
+    "read",
     "sweeps",
     "wrap",
     "zoo",

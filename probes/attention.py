@@ -10,7 +10,8 @@ from torch import Tensor
 from interp import Batch, Head, InvalidInput, Model, capture
 from interp.inputs.masks import positions_of
 from interp.names import Stack
-from interp.results.by_head import Floats, Heads, as_heads, provenance
+from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.result import Floats
 from interp.validate import as_tensor, whole
 
 

@@ -8,7 +8,7 @@ Practice" (naive methods).
 import numpy as np
 
 from interp import InvalidInput
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.validate import whole
 
 WINDOW = 10

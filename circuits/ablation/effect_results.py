@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from circuits.controls import columns_of_controls
-from interp import DamagedFile, InvalidInput
+from interp import InvalidInput
 from interp.names import Head
-from interp.results.by_head import Floats, HeadScores, ScoredHead, frozen, listed
-from interp.results.result import Saved
+from interp.results.by_head import HeadScores, ScoredHead
+from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import (
     Test,
     interval,
@@ -21,7 +21,7 @@ from interp.results.statistics import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadEffects(HeadScores):
     """The change that ablating each head alone makes, with every row of the stimulus.
 
@@ -33,7 +33,7 @@ class HeadEffects(HeadScores):
     control_rows: Floats = None  # type: ignore[assignment]
 
     KIND = "head-effects"
-    VERSION = 1
+    VERSION = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,27 +106,17 @@ class HeadEffects(HeadScores):
         q = q_values(p_values(self.rows, test)).ravel()
         return super().to_frame().assign(low=low.ravel(), high=high.ravel(), control=self.control.values.ravel(), q=q)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON holds of it; NaN becomes null."""
-        return super().to_dict() | {"rows": listed(self.rows), "control_rows": listed(self.control_rows)}
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("score")
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            DamagedFile: a part is missing or of another form.
-        """
-        plain = HeadScores.from_dict(content)
-        try:
-            rows, control_rows = frozen(content["rows"]), frozen(content["control_rows"])
-            return cls(**vars(plain), rows=rows, control_rows=control_rows)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedFile(f"head effects cannot be read: {type(error).__name__}: {error}") from None
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        rows = {name: frozen(content[name]) for name in ("rows", "control_rows")}
+        return super()._of_old(content) | rows
 
 
-@dataclass(frozen=True, eq=False)
-class CurvePoint(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class CurvePoint(Result):
     """One k: the heads, the change in log-probability and the hits by row, and the controls' `[draw, row]`."""
 
     KIND = "curve-point"
@@ -141,8 +131,8 @@ class CurvePoint(Saved):
     reason: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class AblationCurve(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class AblationCurve(Result):
     """The strongest k heads ablated, against random heads of the same layers, for several k.
 
     `clean_log_prob` and `clean_hit` are the unedited model's, by row; `forecasts` are those of the
@@ -193,8 +183,8 @@ class AblationCurve(Saved):
         return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True, eq=False)
-class LayerEffects(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerEffects(Result):
     """Whole layers ablated one at a time: changes in log-probability `[layer, row]`, and the control's."""
 
     KIND = "layer-effects"
@@ -230,8 +220,8 @@ class LayerEffects(Saved):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class ForecastEffects(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class ForecastEffects(Result):
     """Forecasts unedited, ablated and under controls, with what they are worth.
 
     Attributes:

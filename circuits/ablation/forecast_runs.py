@@ -28,7 +28,8 @@ from interp import Batch, InvalidInput, Model
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Address, Method, Reference, ablations
 from interp.inputs.user_series import Series, as_series
-from interp.results.by_head import Floats, provenance
+from interp.results.by_head import provenance
+from interp.results.result import Floats
 from interp.validate import whole
 
 UNEDITED = "unedited"

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from utilsforecast.losses import mase, scaled_crps
 
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 
 QUANTILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """Of the weighted quantile loss, as Chronos is evaluated."""

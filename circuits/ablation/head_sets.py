@@ -22,7 +22,7 @@ from interp.editing.edits import Address, Method, Reference, ablations
 from interp.editing.running import Run
 from interp.editing.variants import clean_run, decode, variant_heads
 from interp.names import AttentionLayer, Head
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 
 Set = Sequence[Address]
 

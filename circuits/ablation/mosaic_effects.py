@@ -18,15 +18,15 @@ from interp import Batch, InvalidInput, Model, capture
 from interp.editing.context import check_unhooked, edited
 from interp.editing.edits import Method, Reference, ablations
 from interp.names import Head, parse_kind
-from interp.results.by_head import Floats, Heads, as_heads, provenance
-from interp.results.result import Saved
+from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
 from probes.stimuli.repeated_tokens import RepeatedTokens
 
 
-@dataclass(frozen=True, eq=False)
-class MosaicEffects(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class MosaicEffects(Result):
     """How the scores of the mosaic's heads change when earlier heads are ablated: `[ablated, layer, head, row]`.
 
     The controls are the mean change over other heads of the ablated head's layer, likewise.

@@ -8,7 +8,7 @@ from torch import Tensor
 from interp import Batch, Model
 from interp.editing.edits import Method, Reference
 from interp.names import Stack
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from probes.stimuli.repeated_tokens import RepeatedTokens
 from probes.stimuli.repeated_tokens import stimulus_of as stimulus_of
 

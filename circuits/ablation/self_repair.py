@@ -22,15 +22,15 @@ from interp.editing.edits import Method, Reference, ablations
 from interp.editing.running import Run
 from interp.models.weights.layers import last_norm
 from interp.names import Head
-from interp.results.by_head import Floats, Heads, as_heads, provenance
-from interp.results.result import Saved
+from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
 from probes.stimuli.repeated_tokens import RepeatedTokens
 
 
-@dataclass(frozen=True, eq=False)
-class SelfRepair(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class SelfRepair(Result):
     """Total and direct effects `[head, row]` of chosen heads, then of controls, and what restoring brings.
 
     `all_ablated` `[row]` is the effect of all chosen heads together.

@@ -27,8 +27,8 @@ from circuits.attribution.readout import VALUE, Asked, asked_of, check_run, dire
 from circuits.metrics import Tokens, bin_centers
 from interp import Batch, Cache, InvalidInput, Model, capture
 from interp.names import AttentionLayer, Head, as_head, parse_kind
-from interp.results.by_head import Floats, Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
-from interp.results.result import Saved
+from interp.results.by_head import Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
+from interp.results.result import Floats, Result
 from interp.results.statistics import interval
 from probes.attention import batch_values
 from probes.stimuli.pairs import stacks_of
@@ -38,8 +38,8 @@ MEMORY = 2**29
 """How many bytes of values and patterns are held at once; at least one layer's are."""
 
 
-@dataclass(frozen=True, eq=False)
-class PastAttribution(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class PastAttribution(Result):
     """What each past position adds to a number through each head that reads it, `values` `[layer, head, row, key]`.
 
     `site` is the heads' kind: `decoder.cross`, whose keys are the encoder's positions, or `decoder.self` without an
@@ -66,9 +66,9 @@ class PastAttribution(Saved):
     site: str = CROSS
 
     @classmethod
-    def _made(cls, values: dict[str, Any]) -> Self:
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
         # Files of before decoders alone were read say nothing of it.
-        return super()._made({"site": CROSS, **values})
+        return super()._of_contents({"site": CROSS, **values})
 
     @property
     def kind(self) -> str:

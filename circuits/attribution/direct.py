@@ -30,8 +30,8 @@ from interp import Batch, InvalidInput, Model, UnknownSite, capture
 from interp.inputs.masks import at_position
 from interp.models.weights.head_weights import projection
 from interp.names import AttentionLayer, Head, Kind, Site, parse_address, parse_kind
-from interp.results.by_head import Floats, HeadScores, over_rows, provenance, row_mean
-from interp.results.result import Saved
+from interp.results.by_head import HeadScores, over_rows, provenance, row_mean
+from interp.results.result import Floats, Result
 from interp.results.statistics import interval
 
 EMBEDDING, BIASES = "decoder.0.resid_pre", "biases"
@@ -39,8 +39,8 @@ ATTENTION: tuple[Kind, ...] = ("self", "cross")
 KIND_NAMES = [f"decoder.{kind}" for kind in ATTENTION]
 
 
-@dataclass(frozen=True, eq=False)
-class DirectAttribution(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class DirectAttribution(Result):
     """What each part of the decoder adds to a number, `values` `[part, row, pos]`, by the parts' addresses.
 
     The last part is `biases` where the model has any that no part writes: what they add together. All is NaN where a

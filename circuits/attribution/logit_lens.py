@@ -20,16 +20,16 @@ from interp import Batch, Model, capture
 from interp.inputs.masks import at_position
 from interp.models.weights.layers import last_norm
 from interp.names import Site
-from interp.results.by_head import Floats, provenance, row_mean
-from interp.results.result import Saved
+from interp.results.by_head import provenance, row_mean
+from interp.results.result import Floats, Result
 from interp.results.statistics import interval, proportion_interval
 
 AFTER = {"resid_pre": "embedding", "resid_mid": "self", "resid_mid_cross": "cross", "resid_post": "mlp"}
 """What the stream has passed last, by the site's name."""
 
 
-@dataclass(frozen=True, eq=False)
-class LogitLens(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitLens(Result):
     """The prediction at each point of the decoder's residual stream, all `[point, row, pos]`, NaN at padding.
 
     `points` are the sites' addresses. `entropy` and `kl`, from the point's distribution to the model's own, are in

@@ -28,7 +28,7 @@ from interp.editing.variants import check_dtype
 from interp.models.model import as_model
 from interp.models.weights.head_weights import unembedding, unembedding_bias
 from interp.models.weights.norms import final_norm
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.validate import as_tensor
 from probes.stimuli.pairs import stacks_of
 from probes.stimuli.repeated_tokens import RepeatedTokens

@@ -33,7 +33,7 @@ from interp import Batch, Model
 from interp.models.checks.states import evaluated
 from interp.models.weights.head_weights import projection
 from interp.names import STACKS, AttentionLayer, Site, Stack
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.validate import whole
 
 

@@ -7,18 +7,19 @@ Circuit Discovery" (edges between heads, MLPs, embeddings and the output).
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self, cast
+
+import pandas as pd
 
 from circuits.edges import Edge, as_edge
 from circuits.graph.edge_matrix import Graph
 from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node, forward_order
-from interp import DamagedFile, Head, InterpError, InvalidInput, Model
-from interp.results.files import load_json, save_json
+from interp import Head, InvalidInput, Model
+from interp.results.result import Result
 
 
 @dataclass(frozen=True, repr=False)
-class Circuit:
+class Circuit(Result):
     """A set of edges; its parts are the ends of them.
 
     Two circuits are equal, and have one hash, when they have the same edges. `|`, `&`, `-`, `^`, `<=` and `in` are
@@ -37,7 +38,7 @@ class Circuit:
     digest: str | None = field(default=None, compare=False)
 
     KIND = "circuit"
-    VERSION = 1
+    VERSION = 2
 
     def __init__(self, edges: Iterable[object] = (), digest: str | None = None) -> None:
         if isinstance(edges, str | Edge) or not isinstance(cast(object, edges), Iterable):
@@ -160,27 +161,24 @@ class Circuit:
         arriving = _reached(self.edges, {LOGITS}, forwards=False)
         return Circuit((e for e in self.edges if e.writer in reached and e.reader in arriving), self.digest)
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON, whole or not at all."""
-        return save_json(path, self.KIND, self.VERSION, {"edges": [str(e) for e in self], "digest": self.digest})
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per edge, in forward order: `edge, writer, reader, kind`."""
+        rows = [(str(edge), str(edge.writer), str(edge.reader), edge.kind) for edge in self]
+        return pd.DataFrame(rows, columns=["edge", "writer", "reader", "kind"])
+
+    def _contents(self) -> dict[str, Any]:
+        return {"edges": tuple(map(str, self)), "digest": self.digest}
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        digest = values["digest"]
+        if not isinstance(digest, str | None):
+            raise TypeError(f"digest is {digest!r}")
+        return cls(values["edges"], digest)
 
-        Raises:
-            DamagedFile: the file is not whole or is something else.
-            WrongVersion: another version of the form.
-            MissingFile: there is no such file.
-        """
-        content = load_json(path, cls.KIND, cls.VERSION)
-        try:
-            digest = content["digest"]
-            if not isinstance(digest, str | None):
-                raise TypeError(f"digest is {digest!r}")
-            return cls(content["edges"], digest)
-        except (KeyError, TypeError, ValueError, InterpError) as error:
-            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+    @classmethod
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        return content
 
 
 def _reached(edges: Iterable[Edge], start: set[Node], *, forwards: bool) -> set[Node]:

@@ -20,7 +20,7 @@ from circuits.graph.edge_matrix import Mask
 from circuits.graph.path_patching import Subject
 from circuits.metrics import Metric
 from interp import Batch, InvalidInput, Model
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.validate import whole
 
 INTEGRATED = 5

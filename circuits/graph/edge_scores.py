@@ -13,13 +13,13 @@ from circuits.graph.edge_matrix import Graph
 from circuits.nodes import Node
 from interp import Head, InvalidInput, UnknownSite
 from interp.names import Stack, parse_kind
-from interp.results.by_head import Floats, HeadScores
-from interp.results.result import Saved
+from interp.results.by_head import HeadScores
+from interp.results.result import Floats, Result
 from interp.validate import whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EdgeScores(Saved):
+class EdgeScores(Result):
     """What patching each edge would do, `[reader, writer]`, NaN where there is no edge; and what it did for a sample.
 
     `clean` and `corrupt` are the metric's means; an edge's score is an estimate of patched minus clean.

@@ -28,8 +28,7 @@ from circuits.graph.random_circuits import random_connected, random_edges
 from circuits.metrics import Metric, warn_of_gap
 from circuits.nodes import Node
 from interp import Batch, Head, InvalidInput, Model
-from interp.results.by_head import Floats
-from interp.results.result import Saved
+from interp.results.result import Floats, Result
 from interp.results.statistics import LEAST_ROWS, band, band_words, interval, ratio_interval
 from interp.validate import whole
 
@@ -42,7 +41,7 @@ CONTROLS = ("same wiring, other heads", "random edges", "random edges on paths")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CircuitReport(Saved):
+class CircuitReport(Result):
     """A metric on the model, on nothing, and on a circuit whole and in parts, `[row]` or `[variant, row]`.
 
     `without` is the circuit without each of its `edges`; `complement` the model without the circuit; `parts_circuit`
@@ -67,9 +66,9 @@ class CircuitReport(Saved):
     connected: Floats = field(default_factory=lambda: np.empty((0, 1)))
 
     @classmethod
-    def _made(cls, values: dict[str, Any]) -> Self:
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
         # Files of before there were connected controls hold none.
-        return super()._made({"connected": np.empty((0, 1)), **values})
+        return super()._of_contents({"connected": np.empty((0, 1)), **values})
 
     def __repr__(self) -> str:
         low, high = self.interval(self.circuit)

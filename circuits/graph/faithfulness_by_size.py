@@ -23,16 +23,15 @@ from circuits.graph.path_patching import Subject, off_outside
 from circuits.graph.random_circuits import random_connected, random_edges
 from circuits.metrics import Metric, warn_of_gap
 from interp import Batch, InvalidInput, Model
-from interp.results.by_head import Floats
-from interp.results.result import Saved
+from interp.results.result import Floats, Result
 from interp.validate import whole
 
 SMALLEST = 10
 """Edges that the curve begins with, where the model has more."""
 
 
-@dataclass(frozen=True, eq=False)
-class SizeCurve(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class SizeCurve(Result):
     """A metric with only so many edges left: the strongest `[size, row]`, or as many random ones `[size, draw, row]`.
 
     `random` are any edges, `connected` such as all lie on a path from the input to the logits. `model` is with all
@@ -50,9 +49,9 @@ class SizeCurve(Saved):
     connected: Floats = field(default_factory=lambda: np.empty((0, 0, 1)))
 
     @classmethod
-    def _made(cls, values: dict[str, Any]) -> Self:
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
         # Files of before there were connected controls hold none.
-        return super()._made({"connected": np.empty((len(values["sizes"]), 0, 1)), **values})
+        return super()._of_contents({"connected": np.empty((len(values["sizes"]), 0, 1)), **values})
 
     @property
     def faithfulness(self) -> Floats:

@@ -26,14 +26,14 @@ from interp import Batch, InvalidInput, Model, capture
 from interp.editing.context import check_unhooked
 from interp.editing.variants import check_dtype
 from interp.names import STACKS
-from interp.results.by_head import Floats, provenance
-from interp.results.result import Saved
+from interp.results.by_head import provenance
+from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
 
 
-@dataclass(frozen=True, eq=False)
-class EdgeEffects(Saved):
+@dataclass(frozen=True, eq=False, repr=False)
+class EdgeEffects(Result):
     """A metric with each edge alone patched `[edge, row]`, and its values on clean and corrupt `[row]`."""
 
     KIND = "edge-effects"

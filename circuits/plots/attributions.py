@@ -12,7 +12,8 @@ from interp import InvalidInput
 from interp.inputs.masks import position_words
 from interp.names import Head, as_head
 from interp.output.style import COLORS, expected, short, styled
-from interp.results.by_head import Floats, Heads, ScoredHead, row_mean
+from interp.results.by_head import Heads, ScoredHead, row_mean
+from interp.results.result import Floats
 from interp.results.statistics import interval
 from interp.validate import whole
 

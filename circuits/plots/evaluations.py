@@ -12,7 +12,7 @@ from circuits.graph.evaluation import CONTROLS, CircuitReport
 from circuits.plots.circuit_graph import FEEDS, OUTSIDE
 from interp import InvalidInput, Site
 from interp.output.style import expected, short, styled
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 
 CIRCUIT, COMPLEMENT = "#b3312c", "#1f6f8b"
 SHADES: dict[str, str] = dict(zip(CONTROLS, ("#7a7a7a", "#b0b0b0", "#8a7fa8"), strict=True))

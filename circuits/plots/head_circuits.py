@@ -12,7 +12,7 @@ from circuits.weights.position_circuit import PositionCircuit
 from circuits.weights.token_circuit import TokenCircuit
 from interp import Head, InvalidInput
 from interp.output.style import SCALE, short, styled
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 
 LARGEST = 1200
 """How many tokens a map may have on a side: more are more cells than a browser draws, or a screen shows."""

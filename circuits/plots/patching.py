@@ -11,7 +11,8 @@ from interp import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
 from interp.names import Site
 from interp.output.style import label, short, styled
-from interp.results.by_head import Floats, row_mean
+from interp.results.by_head import row_mean
+from interp.results.result import Floats
 from probes.plots.mosaics import ticks
 
 Show = Literal["share", "effect"]

@@ -18,8 +18,9 @@ from circuits.weights.position_circuit import PositionCircuit, position_circuit
 from circuits.weights.token_circuit import TokenCircuit, token_circuit, token_composition
 from interp import Model
 from interp.output.page import write_page
-from interp.results.by_head import Floats, HeadScores
+from interp.results.by_head import HeadScores
 from interp.results.files import write_text
+from interp.results.result import Floats
 from interp.validate import whole
 from probes import induction_mosaic
 from probes.induction.mosaic import Mosaic

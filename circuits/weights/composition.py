@@ -30,7 +30,8 @@ from circuits.weights.composition_scores import CompositionScores, wires_of
 from interp import Head, Model
 from interp.models.model import as_model
 from interp.models.weights.head_weights import Projection, projection
-from interp.results.by_head import Floats, provenance
+from interp.results.by_head import provenance
+from interp.results.result import Floats
 from interp.validate import whole
 
 MEMORY = 256 * 2**20

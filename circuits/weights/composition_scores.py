@@ -3,19 +3,15 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from circuits.edges import WIRES, Edge, Edges, Pair, ScoredEdge, check_pair
-from interp import DamagedFile, Head, InvalidInput, MissingFile, WrongVersion
+from interp import Head, InvalidInput
 from interp.names import as_head, parse_kind
-from interp.results.by_head import Floats, frozen
-from interp.results.files import write_bytes
+from interp.results.result import Floats, Result, frozen
 from interp.validate import number, whole
 
 Score = Literal["raw", "excess", "z"]
@@ -27,7 +23,7 @@ def wires_of(kinds: Collection[str]) -> list[Pair]:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CompositionScores:
+class CompositionScores(Result):
     """The composition scores of all pairs of heads that share a stream.
 
     `raw`, `excess` (over `baseline`) and `z` hold `[layer, head, layer, head]`, writer first, by
@@ -35,19 +31,14 @@ class CompositionScores:
     write or read nothing.
     """
 
+    KIND = "composition-scores"
+    VERSION = 2
+    LARGE = True
+
     raw: dict[Pair, Floats]
     z: dict[Pair, Floats]
     baseline: float
     provenance: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        for name in ("raw", "z"):
-            object.__setattr__(self, name, {pair: frozen(table) for pair, table in getattr(self, name).items()})
-
-    def __repr__(self) -> str:
-        folded = "norms folded" if self.provenance["stimulus"]["fold_norm"] else "norms not folded"
-        about = f"{self.n_pairs} pairs, chance {self.baseline:.3f}, {folded}"
-        return f"CompositionScores({self.provenance['model']}: {about})"
 
     @property
     def n_pairs(self) -> int:
@@ -183,42 +174,19 @@ class CompositionScores:
             parts.append(pd.DataFrame(values))
         return pd.concat(parts, ignore_index=True)
 
-    def save(self, path: str | Path) -> Path:
-        """Write as safetensors, whole or not at all."""
-        tables = {"raw": self.raw, "z": self.z}
-        arrays = {f"{name} {' '.join(wire)}": tables[name][wire] for name in tables for wire in self.raw}
-        about = {"kind": _KIND, "version": str(_VERSION), "provenance": json.dumps(self.provenance)}
-        return write_bytes(path, to_bytes(arrays, metadata=about | {"baseline": repr(self.baseline)}))
-
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        arrays: dict[str, Floats] = content["arrays"]
+        pairs = wires_of({kind for name in arrays for kind in name.split()[1:3]})
+        if not pairs:
+            raise ValueError("no scores")
+        tables = {name: {pair: arrays[f"{name} {' '.join(pair)}"] for pair in pairs} for name in ("raw", "z")}
+        return tables | {"baseline": float(content["baseline"]), "provenance": json.loads(content["provenance"])}
 
-        Raises:
-            DamagedFile: the file is not whole or is something else.
-            WrongVersion: another version of the form.
-            MissingFile: there is no such file.
-        """
-        if not Path(path).is_file():
-            raise MissingFile(f"{path}: no such file.")
-        try:
-            with safe_open(path, "numpy") as stored:
-                about = stored.metadata() or {}
-                if about.get("kind") != _KIND:
-                    raise DamagedFile(f"{path} holds {about.get('kind') or 'something else'}, not {_KIND}.")
-                if about.get("version") != str(_VERSION):
-                    found = f"{path} is of version {about.get('version')} of {_KIND}"
-                    raise WrongVersion(f"{found}; this release reads version {_VERSION}. Make it again.")
-                names: list[str] = stored.keys()
-                pairs = wires_of({kind for name in names for kind in name.split()[1:3]})
-                if not pairs:
-                    raise DamagedFile(f"{path} holds no scores. Make it again.")
-                raw, z = ({p: stored.get_tensor(f"{name} {' '.join(p)}") for p in pairs} for name in ("raw", "z"))
-            return cls(raw, z, float(about["baseline"]), json.loads(about["provenance"]))
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            if isinstance(error, DamagedFile | WrongVersion):
-                raise
-            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+    def _title(self) -> str:
+        folded = "norms folded" if self.provenance["stimulus"]["fold_norm"] else "norms not folded"
+        about = f"{self.n_pairs} pairs, chance {self.baseline:.3f}, {folded}"
+        return f"CompositionScores({self.provenance['model']}: {about})"
 
-
-_KIND, _VERSION = "composition-scores", 1
+    def _shown(self) -> pd.DataFrame:
+        return self.top(8).to_frame()

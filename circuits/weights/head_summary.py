@@ -16,7 +16,8 @@ from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.head_weights import layer_weights
 from interp.models.weights.position_bias import position_bias
 from interp.names import AttentionLayer
-from interp.results.by_head import Floats, HeadScores
+from interp.results.by_head import HeadScores
+from interp.results.result import Floats
 from probes.induction.mosaic import KINDS as MOSAIC_KINDS
 from probes.induction.mosaic import Mosaic
 

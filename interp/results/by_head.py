@@ -4,21 +4,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.errors import DamagedFile, InvalidInput
+from interp.errors import InvalidInput
 from interp.models.model import Model
 from interp.names import Head, parse_kind
-from interp.results.files import load_json, save_json
-
-Floats = NDArray[np.float64]
+from interp.results.result import Floats, Result, frozen
 
 
 def provenance(model: Model, **stimulus: Any) -> dict[str, Any]:
@@ -54,13 +50,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "source"
-
-
-def frozen(values: Any, dtype: Any = np.float64) -> NDArray[Any]:
-    """A read-only copy as a NumPy array."""
-    array = np.array(values, dtype=dtype)
-    array.setflags(write=False)
-    return array
 
 
 @dataclass(frozen=True)
@@ -103,8 +92,8 @@ def as_heads(model: Model, heads: Heads) -> list[Head]:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class HeadScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadScores(Result):
     """One number for each head of a stack and kind.
 
     `values` and `stderr` are `[layer, head]`; `stderr` is None where none is known. Heads for
@@ -119,11 +108,12 @@ class HeadScores:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
     KIND = "head-scores"
-    VERSION = 1
+    VERSION = 2
 
     def __post_init__(self) -> None:
         parse_kind(self.site)
         object.__setattr__(self, "values", frozen(self.values))
+        super().__post_init__()
         if np.isinf(self.values).any():
             raise InvalidInput(f"{self.name}: scores must be finite, or NaN where a head has none.")
         if self.values.ndim != 2:
@@ -155,14 +145,14 @@ class HeadScores:
         return tuple(ScoredHead(self.head(*cell), self.name, float(self.values[cell])) for cell in order)
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: `head, layer, index, score, stderr, name, site`."""
+        """Return one row per head: `head, score, stderr, layer, index, name, site`."""
         rows = [
             {
                 "head": str(self.head(i, j)),
-                "layer": i,
-                "index": j,
                 "score": self.values[i, j],
                 "stderr": np.nan if self.stderr is None else self.stderr[i, j],
+                "layer": i,
+                "index": j,
                 "name": self.name,
                 "site": self.site,
             }
@@ -170,52 +160,16 @@ class HeadScores:
         ]
         return pd.DataFrame(rows)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON holds of it; NaN becomes null."""
-        return {
-            "name": self.name,
-            "site": self.site,
-            "unit": self.unit,
-            "values": listed(self.values),
-            "stderr": None if self.stderr is None else listed(self.stderr),
-            "provenance": self.provenance,
-        }
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("score", ascending=False)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            DamagedFile: a part is missing or of another form.
-        """
-        try:
-            stderr = content["stderr"]
-            if not isinstance(content["name"], str) or not isinstance(content["provenance"], dict):
-                raise TypeError("name or provenance")
-            return cls(
-                name=content["name"],
-                site=content["site"],
-                values=frozen(content["values"]),
-                stderr=None if stderr is None else frozen(stderr),
-                unit=content["unit"],
-                provenance=content["provenance"],
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DamagedFile(f"head scores cannot be read: {type(error).__name__}: {error}") from None
-
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON, whole or not at all."""
-        return save_json(path, self.KIND, self.VERSION, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            DamagedFile: the file is not whole or is something else.
-            WrongVersion: another version of the form.
-        """
-        return cls.from_dict(load_json(path, cls.KIND, cls.VERSION))
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        names = ("name", "site", "unit", "values", "stderr", "provenance")
+        values = {name: content[name] for name in names}
+        if not isinstance(values["name"], str) or not isinstance(values["provenance"], dict):
+            raise TypeError("name or provenance")
+        return values | {name: None if values[name] is None else frozen(values[name]) for name in ("values", "stderr")}
 
 
 def over_rows(name: str, site: str, rows: Tensor, source: dict[str, Any]) -> HeadScores:
@@ -250,10 +204,3 @@ def row_mean(rows: Floats) -> Floats:
     count = known.sum(-1)
     total = np.where(known, rows, 0).sum(-1)
     return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-
-
-def listed(values: NDArray[Any]) -> list[Any]:
-    """Nested lists for JSON, with None for NaN."""
-    kept = values.astype(object)
-    kept[np.isnan(values)] = None
-    return kept.tolist()

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 from interp.errors import InvalidInput
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 
 LEVEL = 0.95
 """Of all intervals."""

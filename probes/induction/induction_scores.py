@@ -8,16 +8,15 @@ Source: nnsight's tutorial on induction heads in GPT-2; Olsson et al. 2022.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from interp import Batch, DamagedFile, InvalidInput, Model
+from interp import Batch, InvalidInput, Model
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, ScoredHead, provenance
-from interp.results.files import load_json, save_json
+from interp.results.result import Result
 from interp.validate import whole
 from probes.induction.head_scores import pairs_at, score, token_patterns
 from probes.stimuli.repeated_sequences import sequences_for
@@ -25,8 +24,8 @@ from probes.stimuli.repeated_sequences import sequences_for
 REPEAT_SCORES = ("induction", "induction_diagonal", "previous_token", "duplicate_token")
 
 
-@dataclass(frozen=True, eq=False)
-class InductionScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class InductionScores(Result):
     """Where the self-attention heads of one stack look on a random sequence given several times.
 
     Attributes:
@@ -46,7 +45,7 @@ class InductionScores:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
     KIND = "induction-scores"
-    VERSION = 1
+    VERSION = 2
 
     def __post_init__(self) -> None:
         whole("sequence_length", self.sequence_length, 2)
@@ -70,44 +69,27 @@ class InductionScores:
         return self.induction.heads(threshold)
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: `model, head, layer, index, relative_layer`, each score and its `_stderr`."""
+        """Return one row per head: `head`, each score and its `_stderr`, `layer, index, relative_layer, model`."""
         layers, heads = self.induction.values.shape
-        frame = pd.DataFrame(
-            {
-                "model": self.name,
-                "head": [str(self.induction.head(i, j)) for i, j in np.ndindex(layers, heads)],
-                "layer": np.repeat(np.arange(layers), heads),
-                "index": np.tile(np.arange(heads), layers),
-                "relative_layer": np.repeat((np.arange(layers) + 1) / layers, heads),
-            }
-        )
+        frame = pd.DataFrame({"head": [str(self.induction.head(i, j)) for i, j in np.ndindex(layers, heads)]})
         for name in REPEAT_SCORES:
             panel: HeadScores = getattr(self, name)
             frame[name] = panel.values.ravel()
             frame[f"{name}_stderr"] = np.nan if panel.stderr is None else panel.stderr.ravel()
-        return frame
-
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON, whole or not at all."""
-        content: dict[str, Any] = {name: getattr(self, name).to_dict() for name in REPEAT_SCORES}
-        content |= {"sequence_length": self.sequence_length, "provenance": self.provenance}
-        return save_json(path, self.KIND, self.VERSION, content)
+        return frame.assign(
+            layer=np.repeat(np.arange(layers), heads),
+            index=np.tile(np.arange(heads), layers),
+            relative_layer=np.repeat((np.arange(layers) + 1) / layers, heads),
+            model=self.name,
+        )
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        panels = {name: HeadScores._of_contents(HeadScores._of_old(content[name])) for name in REPEAT_SCORES}
+        return panels | {name: content[name] for name in ("sequence_length", "provenance")}
 
-        Raises:
-            DamagedFile: the file is not whole or is something else.
-            WrongVersion: another version of the form.
-            MissingFile: there is no such file.
-        """
-        content = load_json(path, cls.KIND, cls.VERSION)
-        try:
-            panels = {name: HeadScores.from_dict(content[name]) for name in REPEAT_SCORES}
-            return cls(**panels, sequence_length=content["sequence_length"], provenance=dict(content["provenance"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("induction", ascending=False)
 
 
 def induction_scores(

@@ -19,7 +19,8 @@ from torch import Tensor
 from interp import Batch, InvalidInput, Model, capture
 from interp.models.model import as_model
 from interp.names import Stack
-from interp.results.by_head import Floats, over_rows, provenance
+from interp.results.by_head import over_rows, provenance
+from interp.results.result import Floats
 from probes.induction.mosaic import Mosaic
 from probes.stimuli.repeated_tokens import RepeatedTokens, context_site, repeated_random_tokens, stimulus_of
 

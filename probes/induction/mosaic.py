@@ -1,15 +1,14 @@
 """The induction mosaic as a value: scores by layer and head, counts, comparison, files."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from interp import DamagedFile, InvalidInput
-from interp.results.by_head import Floats, HeadScores, ScoredHead, frozen, listed
-from interp.results.files import load_json, save_json
+from interp import InvalidInput
+from interp.results.by_head import HeadScores, ScoredHead
+from interp.results.result import Floats, Result, frozen
 from interp.validate import whole
 
 THRESHOLD = 0.3
@@ -57,8 +56,8 @@ class Comparison:
     counts: dict[str, tuple[int, int]]
 
 
-@dataclass(frozen=True, eq=False)
-class Mosaic:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mosaic(Result):
     """The scores on repeated random tokens of all heads that read the past.
 
     These are the `decoder.cross` heads of an encoder-decoder, or the `decoder.self` heads of a decoder alone.
@@ -91,7 +90,7 @@ class Mosaic:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
     KIND = "induction-mosaic"
-    VERSION = 1
+    VERSION = 2
 
     def __post_init__(self) -> None:
         shape = self.current_token.values.shape
@@ -108,6 +107,7 @@ class Mosaic:
                 if name != "bin_errors" and getattr(self, name).shape[:2] != shape:
                     raise InvalidInput(f"{name} must be [layer, head, occurrence] for {list(shape)} heads.")
         whole("n_tokens", self.n_tokens, 1)
+        super().__post_init__()
 
     @property
     def name(self) -> str:
@@ -168,16 +168,12 @@ class Mosaic:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: scores with standard errors, lift, EOS, sums, relative layer."""
+        """Return one row per head: both scores with standard errors, lift, EOS, sums, and where the head is."""
         c, r = self.current_token, self.token_to_right
         layers, heads = c.values.shape
         return pd.DataFrame(
             {
-                "model": self.name,
                 "head": [str(c.head(i, j)) for i, j in np.ndindex(layers, heads)],
-                "layer": np.repeat(np.arange(layers), heads),
-                "index": np.tile(np.arange(heads), layers),
-                "relative_layer": np.repeat((np.arange(layers) + 1) / layers, heads),
                 "current_token": c.values.ravel(),
                 "current_token_stderr": _ravel(c.stderr, c.values),
                 "token_to_right": r.values.ravel(),
@@ -186,6 +182,10 @@ class Mosaic:
                 "lift": self.lift.values.ravel(),
                 "eos": _ravel(None if self.eos is None else self.eos.values, c.values),
                 "occurrence_sum": _ravel(None if self.occurrence_sum is None else self.occurrence_sum.values, c.values),
+                "layer": np.repeat(np.arange(layers), heads),
+                "index": np.tile(np.arange(heads), layers),
+                "relative_layer": np.repeat((np.arange(layers) + 1) / layers, heads),
+                "model": self.name,
             }
         )
 
@@ -214,48 +214,19 @@ class Mosaic:
             {kind: (int((a >= THRESHOLD).sum()), int((b >= THRESHOLD).sum())) for kind, (a, b) in pairs.items()},
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON, whole or not at all."""
-        arrays = {
-            name: None if getattr(self, name) is None else listed(getattr(self, name))
-            for name in ("current_by_occurrence", "right_by_occurrence", "bin_errors")
-        }
-        scores = {kind: getattr(self, kind).to_dict() for kind in KINDS}
-        content = {
-            **scores,
-            "eos": None if self.eos is None else self.eos.to_dict(),
-            "occurrence_sum": None if self.occurrence_sum is None else self.occurrence_sum.to_dict(),
-            "n_tokens": self.n_tokens,
-            **arrays,
-            "provenance": self.provenance,
-        }
-        return save_json(path, self.KIND, self.VERSION, content)
-
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        panels = {name: _panel(content[name]) for name in (*KINDS, "eos", "occurrence_sum")}
+        names = ("current_by_occurrence", "right_by_occurrence", "bin_errors")
+        arrays = {name: None if content[name] is None else frozen(content[name]) for name in names}
+        return panels | arrays | {name: content[name] for name in ("n_tokens", "provenance")}
 
-        Raises:
-            DamagedFile: the file is not whole or is something else.
-            WrongVersion: another version of the form.
-            MissingFile: there is no such file.
-        """
-        content = load_json(path, cls.KIND, cls.VERSION)
-        try:
-            arrays = {
-                name: None if content[name] is None else frozen(content[name])
-                for name in ("current_by_occurrence", "right_by_occurrence", "bin_errors")
-            }
-            panels = {
-                name: None if content[name] is None else HeadScores.from_dict(content[name])
-                for name in (*KINDS, "eos", "occurrence_sum")
-            }
-            n_tokens, source = content["n_tokens"], content["provenance"]
-            if not isinstance(source, dict):
-                raise TypeError("provenance")
-            return cls(**panels, **arrays, n_tokens=n_tokens, provenance=source)  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("either", ascending=False)
+
+
+def _panel(content: dict[str, Any] | None) -> HeadScores | None:
+    return None if content is None else HeadScores._of_contents(HeadScores._of_old(content))
 
 
 def _ravel(values: Floats | None, like: Floats) -> Floats:

@@ -13,25 +13,24 @@ Source: nnsight's tutorial on induction heads in GPT-2; Olsson et al. 2022.
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from interp import Batch, DamagedFile, InvalidInput, Model, capture
+from interp import Batch, InvalidInput, Model, capture
 from interp.models.model import as_model
-from interp.results.by_head import Floats, frozen, listed, provenance
-from interp.results.files import load_json, save_json
+from interp.results.by_head import provenance
+from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import interval
 from interp.validate import whole
 from probes.stimuli.repeated_sequences import RepeatedSequences, sequences_for
 
 
-@dataclass(frozen=True, eq=False)
-class PositionLoss:
+@dataclass(frozen=True, eq=False, repr=False)
+class PositionLoss(Result):
     """Cross-entropy of each next token by position, in nats.
 
     Attributes:
@@ -46,7 +45,7 @@ class PositionLoss:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
     KIND = "position-loss"
-    VERSION = 1
+    VERSION = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", frozen(self.rows))
@@ -118,25 +117,12 @@ class PositionLoss:
             }
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON, whole or not at all."""
-        content = {"rows": listed(self.rows), "split": self.split, "provenance": self.provenance}
-        return save_json(path, self.KIND, self.VERSION, content)
-
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        return {"rows": frozen(content["rows"]), "split": content["split"], "provenance": dict(content["provenance"])}
 
-        Raises:
-            DamagedFile: the file is not whole or is something else.
-            WrongVersion: another version of the form.
-            MissingFile: there is no such file.
-        """
-        content = load_json(path, cls.KIND, cls.VERSION)
-        try:
-            return cls(frozen(content["rows"]), content["split"], dict(content["provenance"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+    def _shown(self) -> pd.DataFrame:
+        return self.summary()
 
 
 def position_loss(model: Model, batch: Batch | None = None, **stimulus: Any) -> PositionLoss:

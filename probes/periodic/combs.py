@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 
 LEAST_LAG = 4
 """The shortest lag, in steps: below it lies how smooth a curve is."""

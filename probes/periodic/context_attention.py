@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from interp import Batch, InvalidInput, Model, capture
 from interp.inputs.user_series import as_series
 from interp.models.model import as_model
-from interp.results.by_head import Floats, provenance
+from interp.results.by_head import provenance
+from interp.results.result import Floats
 from interp.validate import whole
 from probes.periodic import combs as comb
 from probes.periodic.spectrum import AttentionSpectrum, comb_candidates

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.results.by_head import Floats, HeadScores, ScoredHead
+from interp.results.by_head import HeadScores, ScoredHead
+from interp.results.result import Floats
 
 SITE = "decoder.cross"
 """Of results that do not name the kind of attention they are of."""

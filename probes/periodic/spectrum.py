@@ -5,17 +5,16 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its noteb
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import signal
 
-from interp import DamagedFile, InvalidInput
+from interp import InvalidInput
 from interp.names import parse_kind
-from interp.results.by_head import Floats, HeadScores, frozen, listed
-from interp.results.files import load_json, save_json
+from interp.results.by_head import HeadScores
+from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import q_values
 from interp.validate import whole
 from probes.periodic import combs as comb
@@ -23,8 +22,8 @@ from probes.periodic.head_combs import SITE, HeadCombs
 from probes.stimuli.time_series import TimeSeries
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionSpectrum:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionSpectrum(Result):
     """What each head that reads the past pays to a series from one decoder position, over time and frequency.
 
     Attributes:
@@ -53,7 +52,7 @@ class AttentionSpectrum:
     site: str = SITE
 
     KIND = "attention-spectrum"
-    VERSION = 1
+    VERSION = 2
 
     def __post_init__(self) -> None:
         parse_kind(self.site)
@@ -70,12 +69,6 @@ class AttentionSpectrum:
             raise InvalidInput(f"attention to {self.attention.shape[-1]} steps of a series of {len(self.series)}.")
         if self.shuffled.ndim != 3 or self.shuffled.shape[1:] != shape:
             raise InvalidInput(f"shuffled must be [draw, layer, head]; found {list(self.shuffled.shape)}.")
-
-    def __repr__(self) -> str:
-        layers, heads, steps = self.attention.shape
-        return (
-            f"AttentionSpectrum({self.name!r} on {self.series.name!r}: {layers} layers, {heads} heads, {steps} steps)"
-        )
 
     @property
     def name(self) -> str:
@@ -226,50 +219,34 @@ class AttentionSpectrum:
             }
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON, whole or not at all."""
-        series = {name: getattr(self.series, name) for name in ("spacing", "unit", "name", "frequencies", "parameters")}
-        content = {
-            "series": series | {"values": listed(self.series.values)},
-            **{name: listed(getattr(self, name)) for name in ("attention", "shuffled")},
-            "eos": None if self.eos is None else listed(self.eos),
-            "site": self.site,
-            "position": self.position,
-            "query_step": self.query_step,
-            "prediction": None if np.isnan(self.prediction) else self.prediction,
-            "provenance": self.provenance,
-        }
-        return save_json(path, self.KIND, self.VERSION, content)
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per head: `head, amplitude, frequency` (of that amplitude), `eos, layer, index`."""
+        peaks = self.spectrum[..., 1:].argmax(-1) + 1
+        frame = self.amplitude.to_frame().rename(columns={"score": "amplitude"})
+        eos = np.full(peaks.shape, np.nan) if self.eos is None else self.eos
+        frame = frame.assign(frequency=self.frequencies[peaks].ravel(), eos=eos.ravel())
+        return frame[["head", "amplitude", "frequency", "eos", "layer", "index"]]
+
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("amplitude", ascending=False)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            DamagedFile: the file is not whole or is something else.
-            WrongVersion: another version of the form.
-            MissingFile: there is no such file.
-        """
-        content = load_json(path, cls.KIND, cls.VERSION)
-        try:
-            series = dict(content["series"])
-            series |= {"values": np.array(series["values"]), "frequencies": tuple(series["frequencies"])}
-            attention = np.array(content["attention"], dtype=float)
-            prediction, eos = content["prediction"], content["eos"]
-            return cls(
-                series=TimeSeries(**series),
-                attention=attention,
-                eos=None if eos is None else np.array(eos, dtype=float),
-                position=int(content["position"]),
-                query_step=int(content["query_step"]),
-                prediction=float("nan") if prediction is None else float(prediction),
-                shuffled=np.array(content["shuffled"], dtype=float).reshape(-1, *attention.shape[:2]),
-                provenance=dict(content["provenance"]),
-                # Files from before there were decoder-only models do not say.
-                site=str(content.get("site", SITE)),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DamagedFile(f"{path} is damaged: {type(error).__name__}: {error}. Make it again.") from None
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        series, attention = dict(content["series"]), frozen(content["attention"])
+        series |= {"values": frozen(series["values"]), "frequencies": tuple(series["frequencies"])}
+        prediction, eos = content["prediction"], content["eos"]
+        return {
+            "series": TimeSeries(**series),
+            "attention": attention,
+            "eos": None if eos is None else frozen(eos),
+            "position": int(content["position"]),
+            "query_step": int(content["query_step"]),
+            "prediction": float("nan") if prediction is None else float(prediction),
+            "shuffled": frozen(content["shuffled"]).reshape(-1, *attention.shape[:2]),
+            "provenance": dict(content["provenance"]),
+            # Files from before there were decoder-only models do not say.
+            "site": str(content.get("site", SITE)),
+        }
 
 
 def comb_candidates(steps: int) -> comb.Combs:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.output.style import SCALE, short, styled
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from probes.attention import AttentionCurves, AttentionPatterns
 
 

@@ -19,8 +19,8 @@ from plotly.offline import get_plotlyjs
 
 from interp import InvalidInput
 from interp.output.style import COLORS, SCALE
-from interp.results.by_head import listed
 from interp.results.files import write_text
+from interp.results.result import listed
 from probes.induction.mosaic import KINDS, THRESHOLD
 from probes.induction.sweep_frame import Framed, axis_labels, axis_names, axis_values, swept
 from probes.plots.induction_sweeps import ordered_colors

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from probes.stimuli.time_series import TimeSeries
 
 

@@ -23,7 +23,8 @@ import torch
 from scipy import stats
 
 from interp import InvalidInput, Model
-from interp.results.by_head import Floats, HeadScores, over_rows, provenance
+from interp.results.by_head import HeadScores, over_rows, provenance
+from interp.results.result import Floats
 from interp.results.statistics import rank_correlation
 from interp.validate import number, whole
 from probes.induction.mosaic import THRESHOLD, Mosaic

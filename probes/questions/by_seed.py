@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from interp import InvalidInput
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.results.statistics import interval
 from probes.induction.mosaic import THRESHOLD
 from probes.induction.sweep_frame import axis_names, swept

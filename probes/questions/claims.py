@@ -20,7 +20,7 @@ from scipy import stats
 
 from interp import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.results.statistics import LEAST_ROWS, interval, jackknife_interval, shuffled
 from interp.validate import number, whole
 from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 from scipy import stats
 
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.results.statistics import LEAST_ROWS, wilson
 from probes.induction.mosaic import Mosaic
 

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from interp import InvalidInput, Model
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.results.statistics import ratio_interval
 from interp.sweeps import sweep
 from interp.sweeps.grid import axis_values

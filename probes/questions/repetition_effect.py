@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from interp import InvalidInput
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.validate import number
 from probes.induction.mosaic import THRESHOLD
 from probes.questions.by_seed import Table, chosen_heads, over_seeds, seeds_of, sweep_frame

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.validate import whole
 from probes.stimuli.pairs import Pair, stacks_of
 

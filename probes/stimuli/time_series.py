@@ -7,6 +7,7 @@ from numbers import Number
 from typing import Any, Self, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from chronos import MeanScaleUniformBins
 from jaxtyping import Int
@@ -15,13 +16,13 @@ from torch import Tensor
 
 from interp import Batch, InvalidInput, Model
 from interp.inputs.user_series import as_series, read_series
-from interp.results.by_head import Floats, frozen
+from interp.results.result import Floats, Result, frozen
 from interp.sweeps.grid import plain
 from interp.validate import whole
 
 
-@dataclass(frozen=True, eq=False)
-class TimeSeries:
+@dataclass(frozen=True, eq=False, repr=False)
+class TimeSeries(Result):
     """One series on an even time axis.
 
     Attributes:
@@ -36,6 +37,8 @@ class TimeSeries:
         InvalidInput: no values, or more than one axis; infinite or only missing values; a spacing
             or frequencies that are not positive.
     """
+
+    KIND = "time-series"
 
     values: Floats
     spacing: float = 1.0
@@ -63,6 +66,10 @@ class TimeSeries:
 
     def __repr__(self) -> str:
         return f"TimeSeries({self.name!r}, {len(self)} steps of {self.spacing:g} {self.unit})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per step: `time` (in `unit`), `value`."""
+        return pd.DataFrame({"time": self.times, "value": self.values})
 
     @property
     def times(self) -> Floats:

@@ -19,7 +19,7 @@ from circuits.metrics import Metric, expected_value, log_prob, logit_difference
 from interp import Batch, InvalidInput, UnknownSite
 from interp.editing.variants import clean_run
 from interp.names import Site
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.results.statistics import interval, p_values, q_values
 from interp.zoo.planted_t5 import CROSS_HEADS, ENCODER_HEADS
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline

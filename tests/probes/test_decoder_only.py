@@ -79,16 +79,6 @@ def test_the_spectrum_of_a_decoder_alone(causal: Model, num_decoder: int, positi
     assert "decoder.self.0.0" in set(found.coherence(permutations=3)["head"])
 
 
-def test_a_file_from_before_there_was_a_choice(model: Model, tmp_path: Path) -> None:
-    path = attention_spectrum(model, SERIES, shuffles=0).save(tmp_path / "s.json")
-    content = json.loads(path.read_text())
-    del content["site"]
-    path.write_text(json.dumps(content))
-    found = probes.AttentionSpectrum.load(path)
-    assert found.site == "decoder.cross"
-    assert found.eos is not None
-
-
 def test_many_series_are_single_runs(causal: Model) -> None:
     values = np.random.default_rng(0).standard_normal((5, 30))
     at_once = context_attention(causal, values, num_decoder=2)

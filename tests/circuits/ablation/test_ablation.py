@@ -15,7 +15,8 @@ from circuits.controls import strongest
 from interp import InvalidInput, Mean, Resample, Zero, zoo
 from interp.editing.edits import ablations
 from interp.names import Head, parse_address
-from interp.results.by_head import Floats, HeadScores
+from interp.results.by_head import HeadScores
+from interp.results.result import Floats
 from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
 from tests.circuits.ablation.test_head_effects import log_probs, stimulus
 from tests.conftest import tiny_gpt2

@@ -12,7 +12,7 @@ import interp
 import probes
 from circuits.ablation.outcomes import continuation_scores
 from interp import Batch, InvalidInput, zoo
-from interp.results.by_head import Floats
+from interp.results.result import Floats
 from interp.results.statistics import interval, p_values, q_values, rank_correlation
 from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline

@@ -370,7 +370,7 @@ def test_pairs_that_cannot_be(model: interp.Model, pair: tuple[str, str, str], t
 
 def test_results_print_as_one_would_read_them(model: interp.Model) -> None:
     scores = scores_of(model)
-    assert repr(scores) == "CompositionScores(tiny: 279 pairs, chance 0.224, norms folded)"
+    assert repr(scores).splitlines()[0] == "CompositionScores(tiny: 279 pairs, chance 0.224, norms folded)"
     assert len(repr(scores.top(3)).splitlines()) == 3
     assert repr(scores.top(1)) == str(scores.top(1)[0])
     assert "no edges" in repr(circuits.Edges(()))
@@ -450,7 +450,7 @@ def test_files_that_cannot_be_read(model: interp.Model, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(interp.DamagedFile):
             circuits.CompositionScores.load(path)
-    path.write_bytes(whole.replace(b'"version":"1"', b'"version":"7"'))
+    path.write_bytes(whole.replace(b'"version":"2"', b'"version":"7"'))
     with pytest.raises(interp.WrongVersion, match="version 7"):
         circuits.CompositionScores.load(path)
 
@@ -519,7 +519,7 @@ def test_what_a_decoder_writes_along_the_ones_is_read_by_none() -> None:
 def test_a_decoders_scores_say_which_pairs_they_have(tmp_path: Path) -> None:
     model = interp.wrap(tiny_causal_pipeline(), name="alone")
     scores = scores_of(model)
-    assert repr(scores) == "CompositionScores(alone: 81 pairs, chance 0.204, norms folded)"
+    assert repr(scores).splitlines()[0] == "CompositionScores(alone: 81 pairs, chance 0.204, norms folded)"
     for call in (
         lambda: scores.between("encoder.self", "decoder.cross", "K"),
         lambda: scores.edge("encoder.self.0.0", "decoder.cross.1.0", "K"),
@@ -540,7 +540,7 @@ def test_a_decoders_scores_say_which_pairs_they_have(tmp_path: Path) -> None:
     assert again.provenance == json.loads(json.dumps(scores.provenance))
 
 
-@pytest.mark.parametrize("lost", ["z decoder.self decoder.self K", "raw decoder.self decoder.self Q", ""])
+@pytest.mark.parametrize("lost", ["z/decoder.self decoder.self K", "raw/decoder.self decoder.self Q", ""])
 def test_files_that_lack_a_table(tmp_path: Path, lost: str) -> None:
     from safetensors import safe_open
     from safetensors.numpy import save_file

@@ -73,7 +73,8 @@ def test_damaged_files(scores: HeadScores, tmp_path: Path) -> None:
     with pytest.raises(interp.WrongVersion, match="version 99"):
         HeadScores.load(path)
     for part in ("values", "site", "provenance"):
-        path.write_text(json.dumps({k: v for k, v in content.items() if k != part}))
+        fields = {k: v for k, v in content["fields"]["items"].items() if k != part}
+        path.write_text(json.dumps(content | {"fields": {"items": fields}}))
         with pytest.raises(interp.DamagedFile):
             HeadScores.load(path)
     path.write_bytes(b"\xff\xfe\x00")

@@ -10,7 +10,7 @@ import pytest
 import circuits
 import interp
 from circuits.ablation.effect_results import CurvePoint
-from interp.results.result import Saved
+from interp.results.result import Result
 from tests.circuits.ablation.test_ablation import scored
 from tests.circuits.ablation.test_forecasts import SERIES, effects
 from tests.circuits.ablation.test_head_effects import stimulus
@@ -36,7 +36,7 @@ def same(a: Any, b: Any) -> None:
     if isinstance(a, np.ndarray):
         assert not b.flags.writeable
         np.testing.assert_array_equal(a, b)
-    elif isinstance(a, Saved):
+    elif isinstance(a, Result):
         same(vars(a), vars(b))
     elif isinstance(a, dict):
         assert list(a) == list(b)

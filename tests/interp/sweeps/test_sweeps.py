@@ -641,8 +641,8 @@ def test_the_induction_sweep_is_mosaics_in_a_loop() -> None:
     frame, model = found.to_frame(), interp.load("pico-t5")
     axes = ["model", "repetitions", "sequence_length", "seed"]
     assert list(found.axes) == axes
-    first = "head layer index relative_layer current_token current_token_stderr token_to_right token_to_right_stderr"
-    more = "either lift eos occurrence_sum right_sum n_tokens accuracy n_parameters"
+    first = "head current_token current_token_stderr token_to_right token_to_right_stderr either lift eos"
+    more = "occurrence_sum layer index relative_layer right_sum n_tokens accuracy n_parameters"
     last = [f"{kind}_{i}" for kind in ("current", "right") for i in (1, 2, 3)]
     assert list(frame.columns) == [*axes, *first.split(), *more.split(), *last]
     for (_, n, length, seed), rows in frame.groupby(axes):

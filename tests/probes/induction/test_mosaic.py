@@ -169,7 +169,9 @@ def test_numbers_from_numpy_can_be_saved(model: Model, tmp_path: Path) -> None:
 )
 def test_a_file_of_another_form(model: Model, tmp_path: Path, change: dict[str, Any]) -> None:
     path = induction_mosaic(model, batch_size=3).save(tmp_path / "m.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    content = json.loads(path.read_text())
+    content["fields"]["items"] |= change
+    path.write_text(json.dumps(content))
     with pytest.raises(interp.DamagedFile):
         Mosaic.load(path)
 

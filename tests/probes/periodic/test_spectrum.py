@@ -296,7 +296,8 @@ def test_save_and_load(planted: AttentionSpectrum, model: interp.Model, tmp_path
 def test_a_damaged_file_says_so(model: interp.Model, tmp_path: Path, change: dict[str, Any]) -> None:
     path = attention_spectrum(model, SHORT, shuffles=0).save(tmp_path / "s.json")
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | change))
+    fields = content["fields"]["items"]
+    path.write_text(json.dumps(content | {"fields": {"items": fields | change}}))
     with pytest.raises(interp.DamagedFile):
         AttentionSpectrum.load(path)
     path.write_text(json.dumps(content | {"version": 0}))
