@@ -20,7 +20,7 @@ from probes.periodic.context_attention import attention_spectrum, context_attent
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum
 from probes.questions.agreement import Agreement, MultisineScores, agreement, multisine_scores
-from probes.questions.claims import claims
+from probes.questions.claims import check_claims
 from probes.questions.comb_origin import CombOrigin, comb_origin, value_matching
 from probes.questions.length_effect import LengthEffect, length_effect
 from probes.questions.repetition_effect import RepetitionEffect, repetition_effect
@@ -28,14 +28,21 @@ from probes.reports.mosaics import induction_heads, summary
 from probes.stimuli import datasets
 from probes.stimuli.pairs import Pair, another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
 from probes.stimuli.period_pairs import changed_period
+from probes.stimuli.periodic_series import motif, multisine
 from probes.stimuli.repeated_sequences import TEXT_TOKENS, RepeatedSequences, repeated_sequences
-from probes.stimuli.repeated_tokens import ALL_VALUES, NARROW, RepeatedTokens, random_tokens, repeated_random_tokens
-from probes.stimuli.time_series import SeriesBatch, TimeSeries, motif, multisine, series_batch
+from probes.stimuli.repeated_tokens import (
+    DEFAULT_TOKENS,
+    VALUE_TOKENS,
+    RepeatedTokens,
+    random_tokens,
+    repeated_random_tokens,
+)
+from probes.stimuli.time_series import SeriesBatch, TimeSeries, series_batch
 
 __all__ = [
-    "ALL_VALUES",
-    "NARROW",
+    "DEFAULT_TOKENS",
     "TEXT_TOKENS",
+    "VALUE_TOKENS",
     "Agreement",
     "AttentionCurves",
     "AttentionPatterns",
@@ -62,7 +69,7 @@ __all__ = [
     "attention_patterns",
     "attention_spectrum",
     "changed_period",
-    "claims",
+    "check_claims",
     "comb_origin",
     "context_attention",
     "datasets",

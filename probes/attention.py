@@ -1,4 +1,4 @@
-"""Attention patterns of chosen heads, and how attention depends on values and on distance."""
+"""Attention patterns of chosen heads, and mean attention by value difference and by lag."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,11 +19,14 @@ from interp.validate import as_tensor, whole
 class AttentionPatterns:
     """Patterns of heads of one stack and kind, `[head, query, key]`.
 
-    Where no row has a token, at the query or at the key, there is padding, and values are NaN. `key_tokens` and
-    `query_tokens` are the token ids along the axes, None at padding, and None altogether where the pattern is a mean
-    over rows that differ; `key_values` and `query_values` are the scaled values they stand for, NaN at special tokens
-    and padding, and None too where a model's tokens are no values. `key_names` and `query_names` are what special
-    tokens are called.
+    Attributes:
+        values: NaN where no row has a token at the query or at the key (padding).
+        key_tokens: token ids along the axis, None at padding; None altogether if the pattern is a mean over rows that
+            differ. `query_tokens` likewise.
+        key_values: scaled values of these tokens, NaN at special tokens and padding; None altogether where there are
+            no `key_tokens` or a model's tokens are words. `query_values` likewise.
+        row: the row of the batch; None for the mean over rows.
+        key_names: names of special tokens by id; `query_names` likewise.
     """
 
     heads: tuple[Head, ...]
@@ -40,7 +43,7 @@ class AttentionPatterns:
 
 @dataclass(frozen=True, eq=False)
 class AttentionCurves:
-    """Mean attention against something, by head: `values` is `[head, bin]`, `x` the bins' centres."""
+    """Mean attention by head, `values` `[head, bin]`, against the bins' centres `x`."""
 
     heads: tuple[Head, ...]
     x: Floats
@@ -50,14 +53,9 @@ class AttentionCurves:
 
 
 def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:
-    """The scaled values that tokens stand for: bin centres, NaN for special tokens and for ids beyond the tokenizer's.
+    """Return the scaled values of token ids: bin centres in units of the series' mean absolute value.
 
-    Args:
-        model: whose tokenizer to use.
-        ids: token ids of any shape.
-
-    Returns:
-        Values of the same shape, in units of the series' mean absolute value.
+    Special tokens and ids beyond the tokenizer's are NaN.
 
     Raises:
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
@@ -66,7 +64,7 @@ def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"
 
 
 def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "batch pos"]:
-    """The scaled values of a stack's tokens, NaN where they are none: a start token is none, whatever its id."""
+    """Return the scaled values of a stack's tokens, NaN at special ones, a start token of any id among them."""
     values = token_values(model, batch.ids(stack))
     if stack == "decoder" and batch.has_encoder:
         starts = batch.decoder_input_ids[:, 0].cpu() == model.vocabulary.start
@@ -75,28 +73,25 @@ def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "bat
 
 
 def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | None = None) -> AttentionPatterns:
-    """The attention patterns of heads of one stack and kind.
+    """Read the attention patterns of heads of one stack and kind.
 
     Args:
-        model: the model.
-        batch: what it is fed.
         heads: one or several heads; `model.heads("decoder.cross")` for all.
-        row: which row of the batch; the mean over all rows by default.
+        row: one row of the batch; the mean over all rows by default.
 
     Returns:
         The patterns, with tokens and values along the axes. A mean is over the rows that have a token at the query and
-        at the key; where rows are padded differently, those are others for other keys, and a query's mean attention
-        need not sum to 1.
+        at the key. If rows are padded differently, these rows differ between keys, and a query's mean attention may
+        not sum to 1.
 
     Raises:
         InvalidInput: heads of more than one stack or kind, or a row that is not there.
     """
-    found = _of_one_kind(as_heads(model, heads))
+    chosen = _of_one_kind(as_heads(model, heads))
     if row is not None and whole("row", row, 0) >= len(batch):
         raise InvalidInput(f"row={row}: the batch has rows 0-{len(batch) - 1}.")
-    patterns = _patterns(model, batch, found)
-    patterns = patterns.cpu().double()
-    stacks = _stacks(found[0])
+    patterns = _patterns(model, batch, chosen)
+    stacks = _stacks(chosen[0])
     key, query = (batch.mask(stack).bool().cpu() for stack in stacks)
     if not bool(key.all() and query.all()):
         patterns = patterns.masked_fill(~(query[:, :, None] & key[:, None]), torch.nan)
@@ -105,7 +100,7 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
     ids = [_common(batch.ids(stack).cpu(), batch.mask(stack).bool().cpu(), row) for stack in stacks]
     names = [model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks]
     return AttentionPatterns(
-        heads=tuple(found),
+        heads=tuple(chosen),
         values=values.numpy(),
         key_tokens=ids[0],
         query_tokens=ids[1],
@@ -119,77 +114,69 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
 
 
 def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 41) -> AttentionCurves:
-    """Mean attention against the difference of the key's value from the query's, by head.
+    """Average attention by the key's value minus the query's, by head; special and masked tokens are left out.
 
     Args:
-        model: the model.
-        batch: what it is fed; special tokens and masked ones are left out.
         heads: heads of one stack and kind.
-        bins: how many equal bins of the difference, over the central 98 % of pairs.
+        bins: number of equal bins of the difference, over the central 98 % of pairs.
 
     Returns:
         The curves; a head that matches values peaks at zero. Bins without a pair are NaN.
 
     Raises:
-        InvalidInput: heads of more than one stack or kind, no query that is a value, or values that
-            do not differ.
+        InvalidInput: heads of more than one stack or kind, no query that is a value, or values that do not differ.
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
-    found = _of_one_kind(as_heads(model, heads))
+    chosen = _of_one_kind(as_heads(model, heads))
     (key, seen_key), (query, seen_query) = (
-        (batch_values(model, batch, stack), _shown(model, batch, stack)) for stack in _stacks(found[0])
+        (batch_values(model, batch, stack), _shown(model, batch, stack)) for stack in _stacks(chosen[0])
     )
     gap = key[:, None, :] - query[:, :, None]
-    keep = ~gap.isnan() & seen_key[:, None, :] & seen_query[:, :, None] & _reach(found[0], batch)
-    if not bool(keep.any()):
+    counted = ~gap.isnan() & seen_key[:, None, :] & seen_query[:, :, None] & _reach(chosen[0], batch)
+    if not bool(counted.any()):
         raise InvalidInput(
             "no query is a value: give the decoder values too, as Batch.from_series(..., num_decoder=1) does."
         )
     # quantile takes 16 million values at most; a stride leaves no row out.
-    some = gap[keep][:: 1 + int(keep.sum()) // 1_000_000]
-    low, high = torch.quantile(some, torch.tensor([0.01, 0.99])).tolist()
+    sample = gap[counted][:: 1 + int(counted.sum()) // 1_000_000]
+    low, high = torch.quantile(sample, torch.tensor([0.01, 0.99])).tolist()
     if low == high:
         raise InvalidInput("all pairs of query and key differ by the same value: a constant series has no curve.")
     edges = torch.linspace(low, high, whole("bins", bins, 1) + 1)
-    return _curves(model, batch, found, gap, keep, edges, "value difference")
+    return _curves(model, batch, chosen, gap, counted, edges, "value difference")
 
 
 def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurves:
-    """Mean attention against how far back the key is, by head.
-
-    Args:
-        model: the model.
-        batch: what it is fed; special tokens and masked ones are left out.
-        heads: heads of one stack and kind.
+    """Average attention by how far back the key is, by head; special and masked tokens are left out.
 
     Returns:
-        The curves, one bin a lag. In self-attention the lag is query minus key, in
-        cross-attention it is counted from the end of the context, 1 being its last value. Padding between tokens
-        counts as the model counts it: in T5, which adds scores by distance, a missing value is a step of its own; where
-        positions are embedded, as in GPT-2, they are those of the tokens alone.
+        The curves, one bin a lag. In self-attention the lag is query minus key; in cross-attention it counts from the
+        end of the context, whose last value has lag 1. Padding between tokens counts as the model counts it: in T5,
+        which adds scores by distance, a missing value is a step of its own; models that embed positions, as GPT-2,
+        number the tokens alone.
 
     Raises:
         InvalidInput: heads of more than one stack or kind.
     """
-    found = _of_one_kind(as_heads(model, heads))
-    key, query = (_shown(model, batch, stack) for stack in _stacks(found[0]))
-    n_queries = query.shape[1]
-    places = _places(model, batch, _stacks(found[0])[0])
-    if found[0].kind == "cross":
+    chosen = _of_one_kind(as_heads(model, heads))
+    stacks, (head, *_) = _stacks(chosen[0]), chosen
+    key, query = (_shown(model, batch, stack) for stack in stacks)
+    key_there, query_there = (batch.mask(stack).bool().cpu() for stack in stacks)
+    places = _places(model, batch, stacks[0])
+    if head.kind == "cross":
         last = places.masked_fill(~key, -1).amax(1)
-        lag = (1 + last[:, None, None] - places[:, None]).expand(-1, n_queries, -1)
+        lag = (1 + last[:, None, None] - places[:, None]).expand(-1, query.shape[1], -1)
     else:
         lag = places[:, :, None] - places[:, None]
     # A decoder looks from its start token too.
-    looking = query if found[0].stack == "encoder" else batch.mask("decoder").bool().cpu()
-    keep = key[:, None, :] & looking[:, :, None] & _reach(found[0], batch)
-    shown = [batch.mask(stack).bool().cpu() for stack in _stacks(found[0])]
-    among = lag[(shown[0][:, None] & shown[1][:, :, None]).expand_as(lag)]
+    looking = query if head.stack == "encoder" else query_there
+    counted = key[:, None, :] & looking[:, :, None] & _reach(head, batch)
+    among = lag[(key_there[:, None] & query_there[:, :, None]).expand_as(lag)]
     low, high = int(among.min()), int(among.max())
-    if found[0].stack == "decoder":
-        low = 1 if found[0].kind == "cross" else 0
+    if head.stack == "decoder":
+        low = 1 if head.kind == "cross" else 0
     edges = torch.arange(low, high + 2) - 0.5
-    return _curves(model, batch, found, lag.float(), keep, edges, "lag")
+    return _curves(model, batch, chosen, lag.float(), counted, edges, "lag")
 
 
 def _curves(
@@ -197,19 +184,21 @@ def _curves(
     batch: Batch,
     heads: list[Head],
     x: Tensor,
-    keep: Tensor,
+    counted: Tensor,
     edges: Tensor,
     against: Literal["value difference", "lag"],
 ) -> AttentionCurves:
-    patterns = _patterns(model, batch, heads).cpu().double()
+    """Average patterns in bins of `x`, over the pairs that are counted, both `[batch, query, key]`."""
+    bins = len(edges) - 1
     # Tokens are discrete: pairs on the outer edges belong to the outer bins.
-    at = x[keep]
+    at = x[counted]
     place = torch.bucketize(at, edges, right=True) - 1
-    place[at == edges[-1]] = len(edges) - 2
-    inside = (place >= 0) & (place < len(edges) - 1)
+    place[at == edges[-1]] = bins - 1
+    inside = (place >= 0) & (place < bins)
     place = place[inside]
-    count = torch.bincount(place, minlength=len(edges) - 1).double()
-    sums = torch.stack([torch.bincount(place, p[keep][inside], minlength=len(edges) - 1) for p in patterns])
+    count = torch.bincount(place, minlength=bins).double()
+    patterns = _patterns(model, batch, heads)
+    sums = torch.stack([torch.bincount(place, pattern[counted][inside], minlength=bins) for pattern in patterns])
     values = torch.where(count > 0, sums / count, torch.nan)
     return AttentionCurves(
         heads=tuple(heads),
@@ -221,38 +210,38 @@ def _curves(
 
 
 def _patterns(model: Model, batch: Batch, heads: list[Head]) -> Tensor:
-    """`[head, batch, query, key]` of heads of one kind, in the order given."""
+    """Capture the patterns of heads of one kind, in their order: `[head, batch, query, key]`."""
     cache = capture(model, batch, sorted({str(h.site("pattern")) for h in heads}))
-    return torch.stack([cache[h.site("pattern")][:, h.head] for h in heads])
+    return torch.stack([cache[h.site("pattern")][:, h.head] for h in heads]).cpu().double()
 
 
 def _stacks(head: Head) -> tuple[Stack, Stack]:
-    """Where a head's keys and its queries are."""
+    """Return the stacks of a head's keys and of its queries."""
     return "encoder" if head.kind == "cross" else head.stack, head.stack
 
 
 def _shown(model: Model, batch: Batch, stack: Stack) -> Tensor:
-    """Which tokens of a stack are neither masked nor special, `[batch, pos]`; words have no special ones."""
+    """Mark the tokens of a stack that are neither masked nor special, `[batch, pos]`; words have no special ones."""
     shown = batch.mask(stack).bool().cpu()
     return shown & ~batch_values(model, batch, stack).isnan() if model.tokens_are_values else shown
 
 
 def _places(model: Model, batch: Batch, stack: Stack) -> Tensor:
-    """Where each token is as the model counts positions, `[batch, pos]`."""
+    """Return each token's position as the model counts it, `[batch, pos]`."""
     if model.embeds_positions:
         return positions_of(batch.mask(stack).cpu())
     return torch.arange(batch.ids(stack).shape[1]).expand(batch.ids(stack).shape)
 
 
 def _reach(head: Head, batch: Batch) -> Tensor:
-    """Which queries reach which keys `[query, key]`: all, but in a decoder's own attention none that come later."""
+    """Mark the keys that a query reaches, `[query, key]`: in a decoder's own attention only itself and earlier ones."""
     keys, queries = (batch.ids(stack).shape[1] for stack in _stacks(head))
     seen = torch.ones(queries, keys, dtype=torch.bool)
     return seen.tril() if (head.stack, head.kind) == ("decoder", "self") else seen
 
 
 def _values(model: Model, batch: Batch, stack: Stack, row: int | None) -> Floats | None:
-    """What the tokens of a row stand for, or of all rows, in which they are the same; None where they are words."""
+    """Return the values of a row's tokens, or of all rows', which are the same; None where they are words."""
     if not model.tokens_are_values:
         return None
     shown = batch.mask(stack).bool().cpu()
@@ -270,7 +259,7 @@ def _of_one_kind(heads: list[Head]) -> list[Head]:
 
 
 def _common(ids: Tensor, shown: Tensor, row: int | None) -> tuple[int | None, ...] | None:
-    """The tokens along an axis, None at padding: of one row, or of all if they are the same where they are any."""
+    """Return the tokens along an axis, None at padding: of one row, or of all rows if they agree."""
     chosen = slice(None) if row is None else slice(row, row + 1)
     ids, shown = ids[chosen], shown[chosen]
     first = ids[shown.long().argmax(0), range(ids.shape[1])]

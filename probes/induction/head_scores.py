@@ -1,13 +1,14 @@
 """Scores of self-attention heads on repeated random tokens: where in the past, or future, they look.
 
-One stimulus serves all: random tokens repeated, in the encoder followed by EOS where the model has
-one, in its decoder after the start token, in a decoder alone as they are. Each score is the mean attention from a set
-of queries to the keys that the score is named for, over the batch.
+One stimulus serves all: random tokens repeated, in the encoder followed by EOS where the model has one, in its decoder
+after the start token, in a decoder alone as they are. Each score is the mean attention from a set of queries to the
+keys that the score is named for, over the batch. To add a score, add its keys to `SCORES`.
 
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,21 +20,31 @@ from interp.models.model import as_model
 from interp.results.by_head import HeadScores, over_rows, provenance
 from probes.stimuli.repeated_sequences import RepeatedSequences, sequences_for
 
+Keys = Callable[[int, int], Iterable[int]]
+"""The key positions of a score, from the query's position and the sequence's length; those off the tokens are dropped.
 
-@dataclass(frozen=True)
-class Pairs:
-    """Query-key pairs `[pair]`, in positions of the repeated tokens, and how to weigh them."""
-
-    query: Tensor
-    key: Tensor
-    n_queries: int
+Positions count the repeated tokens alone. A query without any key does not count.
+"""
 
 
-def pairs_at(queries: range, offsets: list[int], length: int) -> Pairs:
-    """All pairs of a query and an offset from it that stay within the tokens."""
-    pairs = [(i, i + offset) for i in queries for offset in offsets if 0 <= i + offset < length]
-    query, key = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    return Pairs(query, key, len({i for i, _ in pairs}))
+def _after_occurrences(query: int, length: int, *, offset: int) -> list[int]:
+    """Return the positions `offset` after all earlier occurrences of the query's token, the latest first."""
+    return [occurrence + offset for occurrence in range(query - length, -1, -length)]
+
+
+SCORES: dict[str, Keys] = {
+    "previous_token": lambda query, length: [query - 1],
+    "duplicate_token": lambda query, length: [query - length],
+    "induction": lambda query, length: [query - length + 1] if query >= length else [],
+    "prefix_matching": partial(_after_occurrences, offset=1),
+    "prefix_matching_0": partial(_after_occurrences, offset=0),
+    "prefix_matching_-1": partial(_after_occurrences, offset=-1),
+    "next_token": lambda query, length: [query + 1],
+    "later_occurrence": lambda query, length: [query + length],
+}
+
+AHEAD = ("next_token", "later_occurrence")
+"""Scores of an encoder alone, which sees both sides."""
 
 
 def head_scores(
@@ -45,56 +56,30 @@ def head_scores(
     vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
-    """Where the self-attention heads of all stacks look on repeated random tokens.
+    """Score where the self-attention heads of all stacks look on repeated random tokens.
 
     Args:
-        model: the model.
-        sequence_length: tokens in the sequence.
-        repetitions: how often it is given, 2 or more.
-        batch_size: rows.
-        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
-        seed: of the tokens.
+        repetitions: how often the sequence comes, 2 or more.
 
     Returns:
-        HeadScores by address, such as `decoder.self.previous_token`. All stacks:
-        `previous_token` (mean attention one back), `duplicate_token` (to the latest earlier
-        occurrence), `induction` (to the position after it), `prefix_matching` (to the positions
-        after all earlier occurrences, added, queries of the second repetition on),
-        `prefix_matching_0` and `prefix_matching_-1` (at the occurrences, and before them). An
-        encoder, which sees both sides, also `next_token` and `later_occurrence`.
+        HeadScores by address, such as `decoder.self.previous_token`. All stacks: `previous_token` (mean attention one
+        back), `duplicate_token` (to the latest earlier occurrence), `induction` (to the position after it),
+        `prefix_matching` (to the positions after all earlier occurrences, added, queries of the second repetition on),
+        `prefix_matching_0` and `prefix_matching_-1` (at the occurrences, and before them). An encoder also has
+        `next_token` and `later_occurrence`.
 
     Raises:
         InvalidInput: fewer than two repetitions, or a sequence of fewer than two tokens.
     """
-    parameters: dict[str, Any] = {
-        "sequence_length": sequence_length,
-        "repetitions": repetitions,
-        "batch_size": batch_size,
-        "vocab_range": vocab_range,
-        "seed": seed,
-    }
-    stimulus = sequences_for(as_model(model), None, parameters)
-    n, total = stimulus.sequence_length, stimulus.sequence_length * stimulus.repetitions
-    every, repeated = range(total), range(n, total)
-    pairs = {
-        "previous_token": pairs_at(every, [-1], total),
-        "duplicate_token": pairs_at(repeated, [-n], total),
-        "induction": pairs_at(repeated, [1 - n], total),
-    }
-    for offset, name in ((1, "prefix_matching"), (0, "prefix_matching_0"), (-1, "prefix_matching_-1")):
-        pairs[name] = _earlier(n, stimulus.repetitions, offset)
-    both_sides = {
-        "next_token": pairs_at(every, [1], total),
-        "later_occurrence": pairs_at(range(total - n), [n], total),
-    }
-    kept = {name: stimulus.parameters[name] for name in parameters}
-    source = provenance(model, name="head_scores", **kept)
-    found: dict[str, HeadScores] = {}
-    for site in self_attention(model):
+    stimulus, parameters = _sequences(model, sequence_length, repetitions, batch_size, vocab_range, seed)
+    source = provenance(model, name="head_scores", **parameters)
+    scores: dict[str, HeadScores] = {}
+    for site in _self_attention(model):
         patterns = token_patterns(model, stimulus, site)
-        for name, some in (pairs | (both_sides if site == "encoder.self" else {})).items():
-            found[f"{site}.{name}"] = score(name, site, patterns, some, source)
-    return found
+        for name, keys in SCORES.items():
+            if name not in AHEAD or site == "encoder.self":
+                scores[f"{site}.{name}"] = score(name, keys, patterns, site, stimulus.sequence_length, source)
+    return scores
 
 
 def prefix_matching(
@@ -108,17 +93,12 @@ def prefix_matching(
     vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
-    """Prefix matching by self-attention head: attention tied to the token's earlier occurrences.
+    """Score prefix matching by self-attention head: attention tied to the token's earlier occurrences.
 
     Args:
-        model: the model.
         offset: where to look from each occurrence; sources disagree: +1 (default), 0 or -1.
-        average: the mean over the earlier occurrences instead of their sum, which is at most 1.
-        sequence_length: random tokens in the sequence.
-        repetitions: how often it is given; queries are those of the second repetition on.
-        batch_size: rows.
-        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
-        seed: of the tokens.
+        average: take the mean over the earlier occurrences instead of their sum, which is at most 1.
+        repetitions: how often the sequence comes; queries are those of the second repetition on.
 
     Returns:
         HeadScores by `decoder.self`, and `encoder.self` where there is an encoder.
@@ -130,54 +110,51 @@ def prefix_matching(
     """
     if offset not in (-1, 0, 1):
         raise InvalidInput(f"offset={offset}: choose -1, 0 or 1.")
-    parameters: dict[str, Any] = {
-        "sequence_length": sequence_length,
-        "repetitions": repetitions,
-        "batch_size": batch_size,
-        "vocab_range": vocab_range,
-        "seed": seed,
-    }
-    stimulus = sequences_for(as_model(model), None, parameters)
-    pairs = _earlier(stimulus.sequence_length, stimulus.repetitions, offset)
-    kept = {name: stimulus.parameters[name] for name in parameters}
-    source = provenance(model, name="prefix_matching", offset=offset, average=average, **kept)
+    stimulus, parameters = _sequences(model, sequence_length, repetitions, batch_size, vocab_range, seed)
+    source = provenance(model, name="prefix_matching", offset=offset, average=average, **parameters)
+    keys, length = partial(_after_occurrences, offset=offset), stimulus.sequence_length
     return {
-        site: score("prefix_matching", site, token_patterns(model, stimulus, site), pairs, source, average)
-        for site in self_attention(model)
+        site: score("prefix_matching", keys, token_patterns(model, stimulus, site), site, length, source, average)
+        for site in _self_attention(model)
     }
 
 
-def _earlier(n: int, repetitions: int, offset: int) -> Pairs:
-    """Pairs of each query of the second repetition on with all its earlier occurrences, shifted."""
-    total = n * repetitions
-    pairs = [(i, j + offset) for i in range(n, total) for j in range(i - n, -1, -n) if j + offset >= 0]
-    query, key = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    return Pairs(query, key, len({i for i, _ in pairs}))
+def _sequences(
+    model: Model, length: int, repetitions: int, rows: int, vocab_range: tuple[int, int] | None, seed: int
+) -> tuple[RepeatedSequences, dict[str, Any]]:
+    """Make the stimulus, and return the parameters that name it."""
+    wanted = {"sequence_length": length, "repetitions": repetitions, "batch_size": rows}
+    wanted |= {"vocab_range": vocab_range, "seed": seed}
+    stimulus = sequences_for(as_model(model), None, wanted)
+    return stimulus, {name: stimulus.parameters[name] for name in wanted}
 
 
-def self_attention(model: Model) -> list[str]:
-    """The kinds of self-attention that a model has, in forward order."""
+def _self_attention(model: Model) -> list[str]:
+    """Return the kinds of self-attention that a model has, in forward order."""
     return [f"{stack}.{kind}" for stack, kind in model.family.kinds if kind == "self"]
 
 
 def token_patterns(model: Model, stimulus: RepeatedSequences, site: str) -> Tensor:
-    """Patterns among the repeated tokens alone, `[layer, batch, head, query, key]`.
+    """Capture patterns among the repeated tokens alone, `[layer, batch, head, query, key]`.
 
     Raises:
         InvalidInput: a row is padded among them.
     """
-    stack, places = model.kind(site)[0], stimulus.places(model.kind(site)[0])
+    stack = model.kind(site)[0]
+    places = stimulus.places(stack)
     check_tokens(stimulus.mask(stack), stack, range(places.start, places.stop), "a repeated token")
     cache = capture(model, stimulus, f"{site}.*.pattern")
     return torch.stack([pattern[:, :, places, places] for pattern in cache.values()])
 
 
 def score(
-    name: str, site: str, patterns: Tensor, pairs: Pairs, source: dict[str, Any], average: bool = False
+    name: str, keys: Keys, patterns: Tensor, site: str, length: int, source: dict[str, Any], average: bool = False
 ) -> HeadScores:
-    """The attention that pairs of query and key get, added by query, mean over queries and rows."""
-    paid = patterns.cpu()[..., pairs.query, pairs.key].double()
+    """Add up (or average) the attention that a query pays to its keys, and take the mean over queries and rows."""
+    total = patterns.shape[-1]
+    pairs = [(query, key) for query in range(total) for key in keys(query, length) if 0 <= key < total]
+    query, key = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    paid = patterns.cpu()[..., query, key].double()
     if average:
-        per_query = torch.bincount(pairs.query).to(paid)
-        paid = paid / per_query[pairs.query]
-    return over_rows(name, site, paid.sum(-1) / pairs.n_queries, source)
+        paid = paid / torch.bincount(query).to(paid)[query]
+    return over_rows(name, site, paid.sum(-1) / len(query.unique()), source)

@@ -1,8 +1,8 @@
-"""Induction heads as nnsight's tutorial finds them: the attention paid so far back as the sequence is long, less one.
+"""Induction heads as nnsight's tutorial finds them: by attention to the token that followed the last occurrence.
 
 On `S S` of n tokens each, the token after the earlier occurrence of query i stands at i - (n - 1). The tutorial takes
 the mean of that diagonal of the pattern. Its first query is n - 1, the last token of the first S, for which nothing has
-repeated yet: the score without it stands first here, and the tutorial's own beside it.
+repeated yet: `induction` leaves it out, `induction_diagonal` is the tutorial's own score.
 
 Source: nnsight's tutorial on induction heads in GPT-2; Olsson et al. 2022.
 """
@@ -18,22 +18,24 @@ from interp.models.model import as_model
 from interp.results.by_head import HeadScores, ScoredHead, provenance
 from interp.results.result import Result
 from interp.validate import whole
-from probes.induction.head_scores import pairs_at, score, token_patterns
+from probes.induction.head_scores import SCORES, Keys, score, token_patterns
 from probes.stimuli.repeated_sequences import sequences_for
 
 REPEAT_SCORES = ("induction", "induction_diagonal", "previous_token", "duplicate_token")
 
+_KEYS: dict[str, Keys] = SCORES | {"induction_diagonal": lambda query, length: [query - length + 1]}
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InductionScores(Result):
-    """Where the self-attention heads of one stack look on a random sequence given several times.
+    """Mean attention of the self-attention heads of one stack on a random sequence that repeats.
 
     Attributes:
-        induction: mean attention to the token after the latest earlier occurrence, of the queries that have one.
-        induction_diagonal: the tutorial's: the mean of the whole diagonal, with the query before the first repeat.
+        induction: to the token after the latest earlier occurrence, of the queries that have one.
+        induction_diagonal: the tutorial's score: `induction` with the query before the first repeat.
         previous_token: to the token before.
         duplicate_token: to the latest earlier occurrence, of the queries that have one.
-        sequence_length: tokens in the sequence; `induction` is paid `sequence_length - 1` back.
+        sequence_length: tokens in the sequence; `induction` looks `sequence_length - 1` back.
         provenance: the model, its weights' digest, the stimulus, versions.
     """
 
@@ -65,7 +67,7 @@ class InductionScores(Result):
         return self.induction.site
 
     def heads(self, threshold: float = -np.inf) -> tuple[ScoredHead, ...]:
-        """The heads whose `induction` is at or over a threshold, strongest first; all by default."""
+        """Return the heads whose `induction` is at or over a threshold, strongest first; all by default."""
         return self.induction.heads(threshold)
 
     def to_frame(self) -> pd.DataFrame:
@@ -95,13 +97,12 @@ class InductionScores(Result):
 def induction_scores(
     model: Model, batch: Batch | None = None, *, site: str = "decoder.self", **stimulus: Any
 ) -> InductionScores:
-    """Attention `sequence_length - 1` places back, by self-attention head, on a random sequence given twice.
+    """Score attention `sequence_length - 1` places back, by self-attention head, on a random sequence that repeats.
 
     Args:
-        model: the model.
-        batch: what `repeated_sequences` made; or
-        site: of which heads: `decoder.self`, or `encoder.self` where there is an encoder, which sees both sides.
-        stimulus: parameters of `repeated_sequences`, such as `sequence_length=50, seed=0`.
+        batch: from `repeated_sequences`; or
+        stimulus: its parameters, such as `sequence_length=50, seed=0`.
+        site: the kind of attention: `decoder.self`, or `encoder.self` where there is an encoder, which sees both sides.
 
     Returns:
         Four scores by head, means over queries and rows with standard errors over rows.
@@ -116,15 +117,8 @@ def induction_scores(
     if as_model(model).kind(site)[1] != "self":
         raise InvalidInput(f"site={site!r}: these are scores of self-attention; of {site}, probes.induction_mosaic.")
     tokens = sequences_for(model, batch, stimulus)
-    n, total = tokens.sequence_length, tokens.sequence_length * tokens.repetitions
-    every, repeated = range(total), range(n, total)
-    pairs = {
-        "induction": pairs_at(repeated, [1 - n], total),
-        "induction_diagonal": pairs_at(every, [1 - n], total),
-        "previous_token": pairs_at(every, [-1], total),
-        "duplicate_token": pairs_at(repeated, [-n], total),
-    }
     source = provenance(model, name="repeated_sequences", **tokens.parameters)
     patterns = token_patterns(model, tokens, site)
-    found = {name: score(name, site, patterns, some, source) for name, some in pairs.items()}
-    return InductionScores(**found, sequence_length=n, provenance=source)
+    length = tokens.sequence_length
+    panels = {name: score(name, _KEYS[name], patterns, site, length, source) for name in REPEAT_SCORES}
+    return InductionScores(**panels, sequence_length=length, provenance=source)

@@ -19,7 +19,7 @@ from probes.stimuli.repeated_tokens import repeated_random_tokens
 
 VARIED = {"repetitions": "repetitions", "sequence_length": "sequence_lengths", "seed": "seeds"}
 OF_MODEL = ("encoder", "model")
-"""What each model says of itself, so that one sweep can hold models of both families."""
+"""Parameters that each model sets itself, so that one sweep can hold models of both families."""
 
 
 def induction_sweep(
@@ -35,31 +35,25 @@ def induction_sweep(
     progress: bool = True,
     **stimulus: Any,
 ) -> Sweep:
-    """The induction mosaic of each model on each kind of repeated random tokens.
+    """Run the induction mosaic of each model on each kind of repeated random tokens.
 
     Args:
-        models: one or several names or directories; open models where it runs in this process.
-        repetitions: how often the sequences are given.
-        sequence_lengths: tokens in one sequence.
-        seeds: of the tokens.
-        store: a directory that keeps results; see `interp.sweeps.sweep`.
-        n_jobs: processes; -1 is one a core, None what `joblib.parallel_config` says.
-        dtype: of the weights.
-        device: where the models run.
-        progress: whether to show a bar.
+        models: one or several names or directories; open models where the sweep runs in this process.
         stimulus: other parameters of `repeated_random_tokens`, the same for all.
 
+    `store`, `n_jobs`, `dtype`, `device` and `progress` are those of `interp.sweeps.sweep`.
+
     Returns:
-        The sweep, axes `model, repetitions, sequence_length, seed`. Its frame has one row a
-        configuration and head of the mosaic: `head, layer, index, relative_layer`, the scores with standard
-        errors, `either`, `lift` (times chance), `eos`, `occurrence_sum` and `right_sum` (attention
-        to all earlier occurrences and one to their right, added), `n_tokens` (that can be seen),
-        `accuracy` (share of rows whose continuation is predicted), `n_parameters`, and attention
-        by occurrence, `current_1, ...` and `right_1, ...`, 1 being the last; NaN beyond the repetitions.
+        The sweep, axes `model, repetitions, sequence_length, seed`. Its frame has one row a configuration and head of
+        the mosaic: `head, layer, index, relative_layer`, the scores with standard errors, `either`, `lift` (times
+        chance), `eos`, `occurrence_sum` and `right_sum` (attention to all earlier occurrences and one to their right,
+        added), `n_tokens` (that can be seen), `accuracy` (share of rows whose continuation is predicted),
+        `n_parameters`, and attention by occurrence, `current_1, ...` and `right_1, ...`, 1 being the last; NaN beyond
+        the repetitions.
 
     Raises:
         InvalidInput: an unknown or impossible parameter of the stimulus, or an impossible axis.
-        InterpError: what `interp.sweeps.sweep` raises.
+        InterpError: from `interp.sweeps.sweep`.
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2.
     """
@@ -84,13 +78,13 @@ def induction_sweep(
 
 
 def defaults() -> dict[str, Any]:
-    """The parameters of `repeated_random_tokens` that a sweep neither varies nor takes from the model, by default."""
+    """Return the parameters of `repeated_random_tokens` that neither the sweep varies nor the model sets."""
     parameters = inspect.signature(repeated_random_tokens).parameters
     return {name: parameter.default for name, parameter in parameters.items() if name not in (*VARIED, *OF_MODEL)}
 
 
 def _check_stimulus(grid: dict[str, Any], stimulus: dict[str, Any]) -> None:
-    """See that every stimulus of the grid can be made, before a model is opened."""
+    """Check that every stimulus of the grid can be made, before a model is opened."""
     known = list(defaults())
     for name in stimulus:
         if name in VARIED:
@@ -110,15 +104,7 @@ def _check_stimulus(grid: dict[str, Any], stimulus: dict[str, Any]) -> None:
 
 
 def induction_rows(model: Model, **stimulus: Any) -> pd.DataFrame:
-    """One row a head of the mosaic: the columns of `induction_sweep`, of one model and stimulus.
-
-    Args:
-        model: the model.
-        stimulus: parameters of `repeated_random_tokens`.
-
-    Returns:
-        The rows, in the order of layers and heads.
-    """
+    """Run the mosaic of one model on one stimulus: a row a head, with the columns of `induction_sweep`."""
     mosaic = induction_mosaic(model, **stimulus)
     current, right = mosaic.current_by_occurrence, mosaic.right_by_occurrence
     assert current is not None

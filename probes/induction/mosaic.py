@@ -12,7 +12,7 @@ from interp.results.result import Floats, Result, frozen
 from interp.validate import whole
 
 THRESHOLD = 0.3
-"""From which score on a head counts as an induction head, as published."""
+"""The score from which a head counts as an induction head, as published."""
 
 SITES = ("decoder.cross", "decoder.self")
 """The attention that reads the past: with an encoder, and without."""
@@ -58,16 +58,16 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mosaic(Result):
-    """The scores on repeated random tokens of all heads that read the past.
+    """The scores of all heads that read the past on repeated random tokens.
 
-    These are the `decoder.cross` heads of an encoder-decoder, or the `decoder.self` heads of a decoder alone.
+    They are the `decoder.cross` heads of an encoder-decoder, or the `decoder.self` heads of a decoder alone.
 
     Attributes:
         current_token: attention to the query token's last earlier occurrence.
         token_to_right: attention to the position after it.
-        n_tokens: tokens that can be seen, EOS or, in a decoder alone, the query itself included: chance is
+        n_tokens: number of tokens that the query sees, with EOS or, in a decoder alone, itself: chance is
             `1 / n_tokens`.
-        eos: attention to EOS; None where the model has none, without an encoder, and for published mosaics.
+        eos: attention to EOS; None without an encoder or EOS, and for published mosaics.
         occurrence_sum: attention to all earlier occurrences of the query's token, added; None for published mosaics.
         current_by_occurrence: attention to each earlier occurrence, `[layer, head, occurrence]`,
             occurrence 0 being the last; None for published mosaics.
@@ -130,7 +130,7 @@ class Mosaic(Result):
 
     @property
     def lift(self) -> HeadScores:
-        """`either` in units of chance: times the number of tokens that can be seen."""
+        """`either` in units of chance, `1 / n_tokens`."""
         e = self.either
         stderr = None if e.stderr is None else e.stderr * self.n_tokens
         return HeadScores(
@@ -138,18 +138,11 @@ class Mosaic(Result):
         )
 
     def accuracy(self, within: int = 0) -> float:
-        """The share of rows whose continuation is predicted, exactly or within some bins.
-
-        Args:
-            within: how many bins the prediction may be off; tokens are values.
-
-        Returns:
-            The share; NaN for published mosaics, where it is not known.
-        """
+        """Return the share of rows whose continuation is predicted at most `within` bins off; NaN if published."""
         return float("nan") if self.bin_errors is None else float((self.bin_errors <= within).mean())
 
     def heads(self, threshold: float = THRESHOLD) -> tuple[ScoredHead, ...]:
-        """The induction heads, each once, strongest first, with the kind that is stronger."""
+        """Return the induction heads, each once, strongest first, with their stronger kind."""
         kind = np.where(self.current_token.values >= self.token_to_right.values, *KINDS)
         return tuple(
             ScoredHead(h.address, str(kind[h.address.layer, h.address.head]), h.score)
@@ -157,7 +150,7 @@ class Mosaic(Result):
         )
 
     def counts(self, threshold: float = THRESHOLD) -> Counts:
-        """How many heads reach the threshold, by kind."""
+        """Count the heads that reach the threshold, by kind."""
         return Counts(
             threshold=threshold,
             current_token=int((self.current_token.values >= threshold).sum()),
@@ -190,14 +183,10 @@ class Mosaic(Result):
         )
 
     def compare(self, other: Self) -> Comparison:
-        """How close another mosaic of the same shape is.
-
-        Args:
-            other: of a model with as many layers and heads.
+        """Compare with another mosaic of the same shape.
 
         Returns:
-            By kind: the largest difference, Spearman's rank correlation over heads, and the
-            counts at 0.3 of the two.
+            By kind: the largest difference, Spearman's rank correlation over heads, and both counts at 0.3.
 
         Raises:
             InvalidInput: mosaics of different shapes.

@@ -1,12 +1,12 @@
 """The loss by position: how well each next token is predicted, before and after a sequence begins to repeat.
 
 `loss[t]` is the cross-entropy of token t + 1 as predicted at position t. On `S S` of n tokens each it is at chance up
-to t = n - 1: the last token of the first S has been followed by nothing yet, so the first repeated token cannot be
-foreseen. From t = n on the current token has been seen before, and what followed it then is the next token. A `bos`
-or start token in front moves all by one.
+to t = n - 1: nothing has followed the last token of the first S yet, so the first repeated token cannot be predicted.
+From t = n on the current token has come before, and what followed it then is the next token. A `bos` or start token in
+front moves all by one.
 
-An encoder-decoder has read the whole sequence in the encoder before its decoder begins, so for it the half-way point is
-nothing special and no drop is to be expected there.
+An encoder-decoder has read the whole sequence in the encoder before its decoder begins, so no drop is expected at its
+half-way point.
 
 Source: nnsight's tutorial on induction heads in GPT-2; Olsson et al. 2022.
 """
@@ -35,8 +35,8 @@ class PositionLoss(Result):
 
     Attributes:
         rows: `[row, pos]`, where `pos` t is the prediction of the token after t; NaN at padding.
-        split: the half-way point, the first position of the second half: the first at which a repeated sequence can
-            be continued, or the middle of tokens that repeat nothing.
+        split: the first position of the second half: the first at which a repeated sequence can be continued, or the
+            middle of tokens that do not repeat.
         provenance: the model, its weights' digest, the stimulus, versions.
     """
 
@@ -66,7 +66,7 @@ class PositionLoss(Result):
 
     @property
     def bounds(self) -> tuple[Floats, Floats]:
-        """Student's 95 % interval of it over rows, low and high `[pos]`; NaN where fewer than three rows are."""
+        """Student's 95 % interval of the mean, low and high `[pos]`; NaN where fewer than three rows have a loss."""
         return self._by_position[1], self._by_position[2]
 
     @cached_property
@@ -82,11 +82,11 @@ class PositionLoss(Result):
 
     @property
     def drop(self) -> float:
-        """By how much the second half's mean is lower than the first's, mean over rows, in nats."""
+        """The first half's mean less the second's, mean over rows, in nats."""
         return _mean(self.halves[0] - self.halves[1])
 
     def summary(self) -> pd.DataFrame:
-        """The halves and the drop.
+        """Tabulate the mean of each half and the drop.
 
         Returns:
             Rows `first half`, `second half`, `drop` (the first less the second, row by row) and `drop at once` (the
@@ -126,18 +126,18 @@ class PositionLoss(Result):
 
 
 def position_loss(model: Model, batch: Batch | None = None, **stimulus: Any) -> PositionLoss:
-    """Cross-entropy of each next token by position, in nats.
+    """Measure the cross-entropy of each next token by position, in nats.
 
     Args:
-        model: the model; of an encoder-decoder the decoder's tokens are read, teacher-forced.
-        batch: any tokens; with what `repeated_sequences` made, the halves are before and after repeats can be
-            predicted, else they part in the middle of the columns, padding counted; or
+        model: of an encoder-decoder the decoder's tokens are read, teacher-forced.
+        batch: any tokens. The halves of a batch from `repeated_sequences` are before and after repeats can be
+            predicted; others part in the middle of the columns, padding counted; or
         stimulus: parameters of `repeated_sequences`, such as `sequence_length=50, seed=0`; `repetitions=1` is the
             control, in which no loss should drop.
 
     Returns:
-        The losses `[row, pos]`, of the token that comes next in the row, padding between the two left out. At padding,
-        and at a row's last token, there is none.
+        The losses `[row, pos]` of the token that comes next in the row, across padding. Padding and a row's last token
+        have none.
 
     Raises:
         InvalidInput: one decoder token a row, which leaves nothing to predict, or both a batch and parameters.
@@ -167,7 +167,7 @@ def position_loss(model: Model, batch: Batch | None = None, **stimulus: Any) -> 
 
 
 def _next(ids: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-    """Each token's next one of its row, padding between them left out, and where there is one: `[row, pos - 1]`."""
+    """Return each token's next one in its row, across padding, and where there is one: `[row, pos - 1]`."""
     size = ids.shape[1]
     places = torch.where(shown, torch.arange(size), size)
     # The smallest place from each position on, of those that come after it.
@@ -176,7 +176,7 @@ def _next(ids: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _split(tokens: Batch) -> int:
-    """The first position of the second half: where the first repeated token has been read, or the middle."""
+    """Return the first position of the second half: where the first repeated token has been read, or the middle."""
     if not isinstance(tokens, RepeatedSequences):
         return tokens.decoder_input_ids.shape[1] // 2
     length = tokens.sequence_length
@@ -189,6 +189,6 @@ def _mean(values: Floats) -> float:
 
 
 def _over_rows(values: Floats) -> tuple[float, float, float, int]:
-    """Mean, Student's 95 % interval and how many there are, of the rows that are known."""
+    """Return the mean of the rows that are known, its 95 % interval, and their number."""
     low, high = interval(values)
     return _mean(values), float(low), float(high), int((~np.isnan(values)).sum())

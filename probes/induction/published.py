@@ -1,4 +1,4 @@
-"""The induction mosaics that were published for Amazon's models, shipped as data.
+"""The published induction mosaics of Amazon's models, shipped as data.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", repository hasithv/chronos_induction.
 """
@@ -15,7 +15,7 @@ from interp import UnknownModel
 from interp.errors import nearest
 from interp.results.by_head import HeadScores
 from probes.induction.mosaic import Mosaic
-from probes.stimuli.repeated_tokens import NARROW
+from probes.stimuli.repeated_tokens import DEFAULT_TOKENS
 
 
 @cache
@@ -24,13 +24,13 @@ def _data() -> dict[str, Any]:
 
 
 def published(model_name: str) -> tuple[Mosaic, ...]:
-    """The published mosaics of a model, first the run that the published table is of.
+    """Return the published mosaics of a model, one a run; the published table is of the first run.
 
     Args:
         model_name: such as `amazon/chronos-t5-small`, or `chronos-t5-small`.
 
     Returns:
-        One mosaic a run: scores only, without standard errors, attention to EOS or accuracy.
+        Mosaics with scores only: no standard errors, attention to EOS or accuracy.
 
     Raises:
         UnknownModel: nothing was published for this name.
@@ -45,7 +45,7 @@ def published(model_name: str) -> tuple[Mosaic, ...]:
 
 
 def published_table() -> pd.DataFrame:
-    """The published counts at 0.3: `model, parameters, current_token, token_to_right`."""
+    """Return the published counts at 0.3: `model, parameters, current_token, token_to_right`."""
     return pd.DataFrame(_data()["published_table"])
 
 
@@ -61,7 +61,7 @@ def _mosaic(run: dict[str, Any]) -> Mosaic:
             "batch_size": run["batch_size"],
             "sequence_length": run["sequence_length"],
             "repetitions": run["repetitions"],
-            "vocab_range": list(NARROW),
+            "vocab_range": list(DEFAULT_TOKENS),
             "sub_extension": 1,
         },
     }

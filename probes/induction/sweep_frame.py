@@ -21,14 +21,11 @@ class Framed(Protocol):
 
 
 def swept(sweep: Framed | pd.DataFrame, axes: Sequence[str] = ("model",)) -> pd.DataFrame:
-    """The frame of a sweep of mosaics, checked.
+    """Check the frame of a sweep of mosaics, and turn lists on its axes into tuples.
 
     Args:
         sweep: a sweep, or its frame.
-        axes: that the figure needs.
-
-    Returns:
-        The frame; values of axes that are lists are tuples in it.
+        axes: the axes that the caller needs.
 
     Raises:
         InvalidInput: no rows, columns that are missing, or a head that a configuration has twice.
@@ -36,7 +33,7 @@ def swept(sweep: Framed | pd.DataFrame, axes: Sequence[str] = ("model",)) -> pd.
     frame = sweep if isinstance(sweep, pd.DataFrame) else getattr(sweep, "to_frame", lambda: None)()
     if not isinstance(frame, pd.DataFrame):
         raise InvalidInput(
-            f"{type(sweep).__name__} is no sweep: give what probes.induction_sweep returns, or its frame."
+            f"{type(sweep).__name__} is no sweep: give the result of probes.induction_sweep, or its frame."
         )
     missing = [name for name in (*axes, "head", "layer", "index", *KINDS) if name not in frame]
     missing += [name for name in axes if name not in missing and name not in axis_names(frame)]
@@ -51,47 +48,43 @@ def swept(sweep: Framed | pd.DataFrame, axes: Sequence[str] = ("model",)) -> pd.
     frame = frame.assign(**{name: frame[name].map(_hashable) for name in names if frame[name].dtype == object})
     twice = frame[frame.duplicated([*names, "head"])]
     if len(twice):
-        found = ", ".join(f"{name} {text(twice.iloc[0][name])}" for name in [*names, "head"])
-        raise InvalidInput(f"{len(twice)} rows are there twice, the first of {found}: give each configuration once.")
+        first = ", ".join(f"{name} {text(twice.iloc[0][name])}" for name in [*names, "head"])
+        raise InvalidInput(f"{len(twice)} rows are there twice, the first of {first}: give each configuration once.")
     return frame
 
 
 def axis_names(frame: pd.DataFrame) -> list[str]:
-    """The axes of a sweep's frame: its columns before `head`."""
+    """Return the axes of a sweep's frame: its columns before `head`."""
     return [str(name) for name in frame.columns[: frame.columns.get_loc("head")]] if "head" in frame else []
 
 
 def axis_values(frame: pd.DataFrame, axis: str) -> list[Any]:
-    """The values of an axis that occur: numbers in order, others as they come."""
+    """Return the values of an axis that occur: numbers in order, others as they come."""
     values = list(frame[axis].drop_duplicates())
     numbers = all(isinstance(value, Real) for value in values)
     return sorted(values) if numbers else values  # type: ignore[type-var]
 
 
 def axis_labels(axis: str, values: Sequence[Any]) -> list[str]:
-    """The values of an axis as they are written on a figure."""
+    """Return the values of an axis as a figure writes them."""
     return unique([str(value) for value in values]) if axis == "model" else [text(value) for value in values]
 
 
 def text(value: Any) -> str:
-    """A value of an axis in words, NumPy's numbers as plain ones."""
+    """Write a value of an axis, NumPy's numbers as plain ones."""
     if isinstance(value, tuple):
         return ", ".join(text(part) for part in value)
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def sites(sweep: Framed | pd.DataFrame) -> list[str]:
-    """The kinds of attention that a sweep's heads are of, such as `decoder.cross`, each once."""
+    """Return the kinds of attention of a sweep's heads, such as `decoder.cross`, each once."""
     heads = swept(sweep)["head"].drop_duplicates()
     return list(dict.fromkeys(str(head).rsplit(".", 2)[0] for head in heads))
 
 
 def head_counts(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """How many heads of each configuration reach a threshold.
-
-    Args:
-        frame: what `swept` gave.
-        threshold: from which score on a head counts.
+    """Count the heads of each configuration in a frame from `swept` that reach a threshold.
 
     Returns:
         One row a configuration: its axes, `current_token, token_to_right, either, n_heads`.

@@ -1,18 +1,18 @@
-"""Combs: is a magnitude spectrum itself periodic, with which spacing, how strongly, and by chance?
+"""Combs: whether a magnitude spectrum is itself periodic, with which spacing, how strongly, and how likely by chance.
 
-1. The constant part is taken off, and the one-sided magnitude spectrum is read on a grid twice as
-   fine (zero padding), so that lags do not wrap around the end of the context.
-2. The spectrum's own spectrum (the second FFT of the sources), over lags in steps: a comb of spacing
-   D shows at the multiples of 1/D, whatever the offset of its teeth.
-3. For each spacing that is tried, the share of the energy at those lags stands against the share that
-   even energy would have there. The best is the one that is furthest from chance (Kullback-Leibler
-   divergence): half the spacing has half the lags, twice the spacing dilutes them.
-4. How likely such a best score is by chance is counted, by scoring values whose order is broken: permuted over
-   positions, as for attention that is exchangeable; and cut into blocks that change places, which keeps how alike
-   neighbouring positions are. Bumps of attention alone can look periodic to the first of the two.
+1. Subtract the constant part, and take the one-sided magnitude spectrum on a grid twice as fine (zero padding), so
+   that lags do not wrap around the end of the context.
+2. Take the spectrum's own spectrum (the second FFT of the sources), over lags in steps: a comb of spacing D shows at
+   the multiples of 1/D, whatever the offset of its teeth.
+3. For each spacing, compare the share of the energy at those lags with the share that even energy would have there.
+   The best spacing is furthest from chance (Kullback-Leibler divergence): half the spacing has half the lags, twice
+   the spacing dilutes them.
+4. Count how often chance reaches the best score, with values whose order is broken: permuted over positions, as for
+   exchangeable attention; and cut into blocks that are permuted, so that neighbours stay alike. Bumps of attention
+   alone can look periodic to the first of the two.
 
-Source: the second FFT is that of "Hunting for Induction Heads in Amazon's Chronos", part 2; to search
-for periods by the share of energy on a comb of lags is the toolkit's own.
+Source: the second FFT is that of "Hunting for Induction Heads in Amazon's Chronos", part 2; the search for periods by
+the share of energy on a comb of lags is the toolkit's own.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from interp.results.result import Floats
 
 LEAST_LAG = 4
-"""The shortest lag, in steps: below it lies how smooth a curve is."""
+"""The shortest lag, in steps: shorter ones only show how smooth a curve is."""
 
 BLOCK = 10
-"""The shortest block that changes places as a whole, in steps, or a tenth of all steps; the longest is twice that."""
+"""The shortest block that is permuted as a whole, in steps, or a tenth of all steps; the longest is twice that."""
 
 _CHUNK = 1 << 22
 """Numbers of scores held at once."""
@@ -37,10 +37,10 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class Combs:
-    """Combs that are tried on values of `steps` steps.
+    """Combs to try on values of `steps` steps.
 
-    `period` is 1 / spacing, in steps; `member` is which lags of 0 to steps - 1 each has, `[comb, lag]`;
-    `chance` the share of the energy that falls on them if pairs of steps count alike.
+    `period` is 1 / spacing, in steps; `member` marks the lags of each, from 0 to steps - 1, `[comb, lag]`; `chance` is
+    the share of the energy on these lags if all pairs of steps count alike.
     """
 
     period: Floats
@@ -52,9 +52,9 @@ class Combs:
 class Best:
     """The best comb of each row, `[...]`: period in steps, share of the energy, strength, and score in nats.
 
-    `strength` is the share beyond chance: up to 1 if the spectrum is periodic and nothing else (the constant
-    part, a tooth of its own, is missing: equal spikes 20 steps apart have 0.94, 6 apart 0.80), 0 by chance.
-    Where no comb is beyond chance, as in constant values, it is 0 and there is no period (NaN).
+    `strength` is the share beyond chance: 0 by chance, near 1 if the spectrum is periodic and nothing else. (The
+    constant part, also a tooth, is missing: equal spikes 20 steps apart have 0.94, 6 apart 0.80.) Where no comb is beyond
+    chance, as in constant values, it is 0 and the period is NaN.
     """
 
     period: Floats
@@ -64,16 +64,16 @@ class Best:
 
 
 def comb_lags(steps: int, period: float) -> NDArray[np.bool_]:
-    """Which lags of 0 to steps - 1 are multiples of a period, rounded both ways, `[lag]`."""
+    """Mark the lags of 0 to steps - 1 that are multiples of a period, rounded both ways, `[lag]`."""
     multiples = np.arange(1, int(steps / period) + 1) * period
     lags = np.concatenate([np.floor(multiples + 1e-6), np.ceil(multiples - 1e-6)]).astype(int)
-    found = np.zeros(steps, dtype=bool)
-    found[lags[(lags >= LEAST_LAG) & (lags < steps)]] = True
-    return found
+    member = np.zeros(steps, dtype=bool)
+    member[lags[(lags >= LEAST_LAG) & (lags < steps)]] = True
+    return member
 
 
 def combs(steps: int, periods: Sequence[float] | Floats) -> Combs:
-    """The combs of given periods in steps."""
+    """Return the combs of periods in steps."""
     member = np.array([comb_lags(steps, float(p)) for p in periods]).reshape(-1, steps)
     pairs = np.where(np.arange(steps) >= LEAST_LAG, steps - np.arange(steps), 0)
     return Combs(np.asarray(periods, dtype=np.float64), member.astype(np.float32), member @ pairs / pairs.sum())
@@ -81,26 +81,22 @@ def combs(steps: int, periods: Sequence[float] | Floats) -> Combs:
 
 @lru_cache(maxsize=8)
 def candidates(steps: int) -> Combs:
-    """All combs that are tried: periods from four steps to half of all, so dense that the last lag moves by one."""
+    """Return all combs to try: periods from four steps to half of all, so dense that the last lag moves by one."""
     count = max(int(np.log(steps / 2 / LEAST_LAG) * steps) + 1, 1)
     periods = LEAST_LAG * np.exp(np.arange(count) / steps)
     whole = np.arange(LEAST_LAG, steps // 2 + 1, dtype=np.float64)
-    # Whole periods come last, so that of equal combs theirs is the name.
+    # Whole periods come last, so that they replace others with equal lags.
     unique = {comb_lags(steps, p).tobytes(): p for p in [*periods[periods <= steps / 2], *whole]}
     return combs(steps, sorted(unique.values()))
 
 
 def lag_energy(values: Floats) -> Floats:
-    """The energy of the magnitude spectrum's own spectrum by lag: `[..., step]` to `[..., lag]`, adding to 1.
+    """Return the energy of the magnitude spectrum's own spectrum by lag: `[..., step]` to `[..., lag]`, adding to 1.
 
-    Args:
-        values: such as attention over the context.
-
-    Returns:
-        Shares for lags of 0 to steps - 1, zero under the least lag; zeros for constant values.
+    Lags go from 0 to steps - 1. The energy is 0 at lags under the least one, and for constant values.
     """
     steps = values.shape[-1]
-    # The first value is taken off before the mean, so that constant values are exactly zero at any level.
+    # The first value is subtracted before the mean, so that constant values are exactly zero at any level.
     centred = values - values[..., :1]
     centred -= centred.mean(-1, keepdims=True)
     spectrum = np.abs(np.fft.rfft(centred, n=2 * steps, axis=-1))
@@ -111,25 +107,17 @@ def lag_energy(values: Floats) -> Floats:
 
 
 def comb_scores(energy: Floats, among: Combs) -> tuple[Floats, Floats]:
-    """Share and score of each comb: `[..., lag]` to two of `[..., comb]`; the score is 0 under chance."""
+    """Return share and score of each comb, `[..., lag]` to two of `[..., comb]`; the score is 0 under chance."""
     share = np.clip((energy.astype(np.float32) @ among.member.T).astype(np.float64), 1e-12, 1 - 1e-6)
     score = share * np.log(share / among.chance) + (1 - share) * np.log((1 - share) / (1 - among.chance))
     return share, np.where(share > among.chance, score, 0.0)
 
 
 def best_comb(energy: Floats, among: Combs) -> Best:
-    """The best comb of each row, its period fitted to the energy.
-
-    Args:
-        energy: `[..., lag]`, as `lag_energy` gives it.
-        among: combs to choose from.
-
-    Returns:
-        The one of the highest score.
-    """
+    """Return the comb of the highest score for each row of energies `[..., lag]`, its period fitted to the energy."""
     lead, flat = energy.shape[:-1], energy.reshape(-1, energy.shape[-1])
     lags = np.arange(flat.shape[1])
-    found = np.empty((4, len(flat)))
+    best = np.empty((4, len(flat)))
     for rows in np.array_split(np.arange(len(flat)), max(1, -(-len(flat) * len(among.period) // _CHUNK))):
         share, score = comb_scores(flat[rows], among)
         at = score.argmax(1)
@@ -141,40 +129,21 @@ def best_comb(energy: Floats, among: Combs) -> Best:
         known = (weight * multiple**2).sum(1)
         fitted = np.divide((weight * multiple * lags).sum(1), known, out=among.period[at].copy(), where=known > 0)
         none = score[taken] <= 0
-        found[:, rows] = np.where(none, np.nan, fitted), share[taken], np.where(none, 0.0, strength), score[taken]
-    return Best(*(row.reshape(lead) for row in found))
+        best[:, rows] = np.where(none, np.nan, fitted), share[taken], np.where(none, 0.0, strength), score[taken]
+    return Best(*(row.reshape(lead) for row in best))
 
 
 def permutation_null(values: Floats, among: Combs, draws: int, seed: int) -> Floats:
-    """The best comb's score of permuted values: what even distances come to by chance.
-
-    Args:
-        values: `[..., step]`; each row is permuted over its steps.
-        among: combs to choose from.
-        draws: permutations.
-        seed: of them.
-
-    Returns:
-        `[draw, ...]`.
-    """
+    """Return the best comb's score of values `[..., step]` permuted over their steps, row by row: `[draw, ...]`."""
     rng = np.random.default_rng(seed)
     return np.stack([best_comb(lag_energy(rng.permuted(values, axis=-1)), among).score for _ in range(draws)])
 
 
 def block_null(values: Floats, among: Combs, draws: int, seed: int) -> Floats:
-    """The best comb's score of values whose blocks change places: what bumps and smooth values come to by chance.
+    """Return the best comb's score of values `[..., step]` whose blocks are permuted, row by row: `[draw, ...]`.
 
-    Blocks of 10 to 20 steps (fewer in contexts under 100), of random lengths and places, keep what is alike within
-    them, and leave no period in step from one to the next.
-
-    Args:
-        values: `[..., step]`; each row is cut and put together again by itself.
-        among: combs to choose from.
-        draws: times.
-        seed: of lengths, places and order.
-
-    Returns:
-        `[draw, ...]`.
+    Blocks of 10 to 20 steps (fewer in contexts under 100), of random lengths and places, keep bumps and smoothness, but
+    no period.
 
     Source: blocks of random length, as the stationary bootstrap's (Politis & Romano 1994), each used once.
     """
@@ -189,25 +158,25 @@ def _in_blocks(values: Floats, rng: np.random.Generator) -> Floats:
     most = -(-steps // shortest)
     ends = rng.integers(shortest, 2 * shortest + 1, (len(flat), most)).cumsum(1)
     block = (np.arange(steps)[None, :, None] >= ends[:, None, :]).sum(-1)
-    # Blocks change places by keys of their own; the steps of a block have one key and stay in order.
+    # Blocks are sorted by random keys; the steps of a block share one key and stay in order.
     keys = np.take_along_axis(rng.random((len(flat), most + 1)), block, axis=1)
     order = (keys.argsort(1, kind="stable") + rng.integers(steps, size=(len(flat), 1))) % steps
     return np.take_along_axis(flat, order, axis=1).reshape(values.shape)
 
 
 def over_null(score: Floats, null: Floats) -> Floats:
-    """How far scores lie over their nulls `[draw, ...]`, in the nulls' standard deviations.
+    """Return how far scores lie over their nulls `[draw, ...]`, in the nulls' standard deviations.
 
-    The fewer places attention has, the better a comb fits it by chance: two are always one. Only over
-    its own permutations can the score of one attention be held against that of another.
+    The fewer steps attention goes to, the better a comb fits it by chance: two steps always make a comb. So the scores
+    of two attentions can be compared only relative to permutations of each.
     """
     spread = null.std(0)
     return np.divide(score - null.mean(0), spread, out=np.zeros_like(score), where=spread > 1e-12)
 
 
 def p_values(real: Floats, null: Floats) -> Any:
-    """The share of chance scores `[draw, ...]` that reach the real one, the real one counted with them.
+    """Return the share of scores, the real one and those by chance `[draw, ...]`, that reach the real one.
 
-    No p comes under 1 / (1 + draws).
+    The smallest p is 1 / (1 + draws).
     """
     return (1 + (null >= real - 1e-9).sum(0)) / (1 + len(null))

@@ -10,7 +10,7 @@ from interp.results.by_head import HeadScores, ScoredHead
 from interp.results.result import Floats
 
 SITE = "decoder.cross"
-"""Of results that do not name the kind of attention they are of."""
+"""The kind of attention of results that do not name it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +20,11 @@ class HeadCombs:
     Attributes:
         spacing: distance of the spectrum's peaks, in cycles a `unit` of the series; NaN without a comb.
         strength: how periodic the spectrum is with that spacing: near 1 entirely, 0 as by chance.
-        p_permuted: of the attention against itself permuted over positions.
-        p_blocks: against itself in blocks that change places, which stay as smooth or as bumpy as it is;
-            None where it was not asked.
-        p_shuffled: against the attention to the series with its context shuffled; NaN without such runs.
-        p: the largest of the three: a comb must be one against all.
+        p_permuted: p against the same attention permuted over positions.
+        p_blocks: p against the same attention with its blocks permuted, which keeps it as smooth or bumpy as it is;
+            None if unknown.
+        p_shuffled: p against the attention to the series with its context shuffled; NaN without such runs.
+        p: the largest of the three.
         q: `p` controlled for false discovery over heads (Benjamini & Hochberg).
     """
 
@@ -40,7 +40,7 @@ class HeadCombs:
     p_blocks: Floats | None = None
 
     def heads(self, level: float = 0.05) -> tuple[ScoredHead, ...]:
-        """The heads whose comb is beyond chance at a false discovery rate, strongest first."""
+        """Return the heads whose comb is beyond chance at a false discovery rate, strongest first."""
         strengths = HeadScores("comb", self.site, np.where(self.q <= level, self.strength, np.nan))
         return strengths.heads()
 

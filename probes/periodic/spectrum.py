@@ -3,6 +3,7 @@
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,19 +25,19 @@ from probes.stimuli.time_series import TimeSeries
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionSpectrum(Result):
-    """What each head that reads the past pays to a series from one decoder position, over time and frequency.
+    """Attention to a series, over time and frequency, of each head that reads the past, from one decoder position.
 
     Attributes:
-        series: that the model read, with its time axis.
+        series: the series that the model read, with its time axis.
         attention: `[layer, head, step]` over the context, EOS left out.
         eos: attention to EOS, `[layer, head]`; None where the model has none, as without an encoder.
         position: the decoder position that looks, counted from the end of the context: 0 is the start token or, in a
             decoder alone, the context's last value, 1 the first value after the context.
-        query_step: the series' step that stands there; -1 for the start token.
-        prediction: the value after that position, by one greedy step, in units of the series; NaN
-            where the model puts a special token first.
-        shuffled: how far the best comb of runs with the context shuffled is over permutations of its
-            own attention, in their standard deviations, `[draw, layer, head]`.
+        query_step: the series' step at that position; -1 for the start token.
+        prediction: the value after that position, by one greedy step, in units of the series; NaN if the model predicts
+            a special token.
+        shuffled: score of the best comb in runs with the context shuffled, above permutations of their own attention,
+            in standard deviations of these, `[draw, layer, head]`.
         provenance: the model, its weights' digest, the stimulus, versions.
         site: the kind of attention: `decoder.cross`, or `decoder.self` without an encoder.
     """
@@ -77,17 +78,17 @@ class AttentionSpectrum(Result):
 
     @property
     def context(self) -> TimeSeries:
-        """What the model saw of the series before the decoder's values."""
+        """The part of the series before the decoder's values."""
         return self.series.first(self.attention.shape[-1])
 
     @property
     def next_step(self) -> int:
-        """The step that `prediction` is of."""
+        """The step that `prediction` predicts."""
         return self.attention.shape[-1] if self.query_step < 0 else self.query_step + 1
 
     @property
     def frequencies(self) -> Floats:
-        """Of the spectra's bins, 0 first, in cycles a unit of time: `[bin]`."""
+        """Frequencies of the spectra's bins, 0 first, in cycles a unit of time: `[bin]`."""
         return frozen(np.fft.rfftfreq(self.attention.shape[-1], self.series.spacing))
 
     @cached_property
@@ -97,22 +98,28 @@ class AttentionSpectrum(Result):
 
     @cached_property
     def series_spectrum(self) -> Floats:
-        """The same of the context's values: `[bin]`."""
+        """Magnitudes of the FFT of the context's values: `[bin]`."""
         return frozen(np.abs(np.fft.rfft(self.context.values)))
 
     @property
     def periods(self) -> Floats:
-        """Of the second spectra's bins, 0 first, in units of time: `[bin]`."""
+        """Periods of the second spectra's bins, 0 first, in units of time: `[bin]`."""
         return frozen(np.fft.rfftfreq(self.spectrum.shape[-1], 1 / self.context.duration))
 
     @cached_property
-    def second(self) -> Floats:
+    def second_spectrum(self) -> Floats:
         """Magnitudes of the FFT of the one-sided magnitudes, `[layer, head, bin]`: peaks at a comb's 1 / spacing."""
         return frozen(np.abs(np.fft.rfft(self.spectrum, axis=-1)))
 
+    @property
+    def second(self) -> Floats:
+        """The old name of `second_spectrum`."""
+        warnings.warn("AttentionSpectrum.second is now second_spectrum", DeprecationWarning, stacklevel=2)
+        return self.second_spectrum
+
     @cached_property
     def second_series(self) -> Floats:
-        """The same of the context's values: `[bin]`."""
+        """The second spectrum of the context's values: `[bin]`."""
         return frozen(np.abs(np.fft.rfft(self.series_spectrum)))
 
     @property
@@ -123,20 +130,18 @@ class AttentionSpectrum(Result):
         )
 
     def comb(self, *, permutations: int = 499, seed: int = 0) -> HeadCombs:
-        """The comb in each head's spectrum: the spacing of its peaks, how strong, how certain.
+        """Find the comb in each head's spectrum: the spacing of its peaks, its strength, and p.
 
         Args:
-            permutations: of the attention over its positions, for the first null, and of its blocks of 10 to 20
-                steps, for the second.
-            seed: of them.
+            permutations: number of permutations of the attention over its positions, for the first null, and of its
+                blocks of 10 to 20 steps, for the second.
 
         Returns:
-            Spacing, strength, p against all nulls, and q over heads, `[layer, head]`. No p comes under
-            1 / (1 + permutations), nor, where the context was shuffled, under 1 / (1 + shuffles): with the defaults
-            0.002 and 0.01. So q cannot come under H times that if one head of H alone has a comb. The permuted
-            attention is a null for attention that is exchangeable over positions; attention in bumps looks periodic
-            to it in two of three cases, to the blocks in one of twenty (`docs/error_rates.md`). Phase shuffling and
-            circular shifts leave the spectrum as it is and are no null.
+            Spacing, strength, p against all nulls, and q over heads, `[layer, head]`. The smallest p is
+            1 / (1 + permutations), or 1 / (1 + shuffles) where the context was shuffled: 0.002 and 0.01 by default. So
+            if one head of H has a comb, its q is at least H times that. Attention in bumps is not exchangeable over
+            positions: it looks periodic to permutations in two of three cases, to blocks in one of twenty
+            (`docs/error_rates.md`). Phase shuffling and circular shifts do not change the spectrum and are no null.
 
         Raises:
             InvalidInput: no permutations, or a context too short for a comb.
@@ -165,19 +170,17 @@ class AttentionSpectrum(Result):
         )
 
     def coherence(self, *, segments: int = 5, permutations: int = 199, peaks: int = 4, seed: int = 0) -> pd.DataFrame:
-        """How steadily each head's attention goes along with the series, at each of its frequencies.
+        """Measure the coherence of each head's attention with the series, at each of its frequencies.
 
         Args:
-            segments: windows, overlapping by half, over which the cross-spectrum is averaged; of one
-                alone the coherence is 1 whatever the two are.
-            permutations: of the attention over its positions, for p.
-            peaks: how many of the series' highest spectral peaks stand for its frequencies, if it
-                does not know them.
-            seed: of the permutations.
+            segments: windows, overlapping by half, over which the cross-spectrum is averaged; one window alone has
+                coherence 1 whatever the series.
+            permutations: number of permutations of the attention over its positions, for p.
+            peaks: how many of the series' highest spectral peaks are its frequencies, if it does not know them.
 
         Returns:
-            One row a head and frequency: `head, frequency, bin` (the frequency that the windows
-            resolve), `coherence` (0 to 1), `p`, and `q` over all rows.
+            One row a head and frequency: `head, frequency, bin` (the frequency that the windows resolve), `coherence`
+            (0 to 1), `p`, and `q` over all rows.
 
         Raises:
             InvalidInput: fewer than two segments, or a context too short for them.
@@ -188,18 +191,18 @@ class AttentionSpectrum(Result):
         length = 2 * steps // (whole("segments", segments, 2) + 1)
         if length < 8:
             raise InvalidInput(f"{steps} steps in {segments} segments leave windows of {length} steps: take fewer.")
-        found, _ = signal.find_peaks(self.series_spectrum[1:])
-        highest = found[np.argsort(-self.series_spectrum[1:][found])][: whole("peaks", peaks, 1)] + 1
+        local, _ = signal.find_peaks(self.series_spectrum[1:])
+        highest = local[np.argsort(-self.series_spectrum[1:][local])][: whole("peaks", peaks, 1)] + 1
         wanted = np.array(self.series.frequencies or sorted(self.frequencies[highest]))
         if not wanted.size:
             raise InvalidInput(f"{self.series.name} has no peak in its spectrum to take as its frequency.")
 
         def at(values: Floats) -> tuple[Floats, Floats]:
-            bins, all_of_them = signal.coherence(
+            bins, coherence = signal.coherence(
                 self.context.values, values, fs=1 / self.series.spacing, nperseg=length, noverlap=length // 2
             )
             nearest = np.abs(bins[:, None] - wanted).argmin(0)
-            return bins[nearest], np.nan_to_num(all_of_them[..., nearest])
+            return bins[nearest], np.nan_to_num(coherence[..., nearest])
 
         bins, real = at(self.attention)
         rng = np.random.default_rng(whole("seed", seed, 0))
@@ -250,7 +253,7 @@ class AttentionSpectrum(Result):
 
 
 def comb_candidates(steps: int) -> comb.Combs:
-    """All combs that are tried on a context.
+    """Return all combs to try on a context.
 
     Raises:
         InvalidInput: a context in which no period comes twice.

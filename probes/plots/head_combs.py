@@ -54,7 +54,7 @@ def second_spectrum(
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     pairs = (
         ("series", spectrum.second_series, SERIES),
-        ("attention", spectrum.second[one.layer, one.head], ATTENTION),
+        ("attention", spectrum.second_spectrum[one.layer, one.head], ATTENTION),
     )
     for name, values, color in pairs:
         line = go.Scatter(x=spectrum.periods, y=values, name=name, mode="lines", line={"color": color, "width": 1.6})

@@ -31,8 +31,9 @@ from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.periodic import combs as comb
 from probes.periodic.context_attention import context_attention
 from probes.periodic.spectrum import comb_candidates
+from probes.stimuli.periodic_series import random_multisines
 from probes.stimuli.repeated_tokens import context_site
-from probes.stimuli.time_series import multisine, positive
+from probes.stimuli.time_series import positive, shuffled_context
 
 MEASURES = ("same_phase", "next_phase", "amplitude", "comb")
 
@@ -107,16 +108,8 @@ def multisine_scores(
     if n < 2 * period:
         raise InvalidInput(f"a period of {period:.0f} steps does not come twice in a context of {n}: take more steps.")
     rng = np.random.default_rng(seed)
-    values = np.stack(
-        [
-            multisine(
-                tones, amplitudes, rng.uniform(0, 2 * np.pi, len(tones)).tolist(), duration=duration, steps=steps
-            ).values
-            for _ in range(draws)
-        ]
-    )
-    mixed = values.copy()
-    mixed[:, :n] = rng.permuted(values[:, :n], axis=1)
+    values = random_multisines(rng, tones, amplitudes, draws=draws, duration=duration, steps=steps)
+    mixed = shuffled_context(rng, values, n)
     back = np.rint(np.arange(1, int(query / period) + 1) * period).astype(int)
     places = {"same_phase": query - back, "next_phase": query + 1 - back}
     source = provenance(

@@ -37,7 +37,7 @@ from probes.questions.evidence import (
     slope_interval,
     without_each,
 )
-from probes.stimuli.repeated_tokens import ALL_VALUES, NARROW, repeated_random_tokens
+from probes.stimuli.repeated_tokens import DEFAULT_TOKENS, VALUE_TOKENS, repeated_random_tokens
 
 DRAWS = 2000
 """Permutations."""
@@ -51,7 +51,7 @@ LEVELS_OFF = 0.13
 COLUMNS = ("claim", "on", "statistic", "value", "low", "high", "none", "n", "covers", "verdict")
 
 
-def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.DataFrame:
+def check_claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.DataFrame:
     """Each claim of the sources with its statistic, interval and verdict.
 
     Args:
@@ -101,7 +101,7 @@ def claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.D
         (
             "the narrow range finds more than all tokens",
             [_range_gap(a, b, threshold) for a, b in pairs],
-            f"needs mosaics of one model with vocab_range {NARROW} and {ALL_VALUES}",
+            f"needs mosaics of one model with vocab_range {DEFAULT_TOKENS} and {VALUE_TOKENS}",
         ),
         (
             "more repetitions give fewer",

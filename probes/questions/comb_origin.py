@@ -37,8 +37,9 @@ from interp.validate import whole
 from probes.periodic import combs as comb
 from probes.periodic.context_attention import context_attention
 from probes.periodic.head_combs import SITE
+from probes.stimuli.periodic_series import random_multisines
 from probes.stimuli.repeated_tokens import context_site
-from probes.stimuli.time_series import multisine, positive
+from probes.stimuli.time_series import positive, shuffled_context
 
 HYPOTHESES = ("gcd", "smallest difference", "smallest frequency")
 CASES = ((9, 15, 24), (10, 16, 26), (12, 20, 30))
@@ -185,20 +186,8 @@ def comb_origin(
                 f"{case}: their gcd, {three[0]} Hz, does not repeat twice in the context, {n} of {steps} steps."
             )
         among = comb.combs(n, [steps / duration / spacing for spacing in three])
-        values = np.stack(
-            [
-                multisine(
-                    case,
-                    rng.uniform(0.5, 1, len(case)).tolist(),
-                    rng.uniform(0, 2 * np.pi, len(case)).tolist(),
-                    duration=duration,
-                    steps=steps,
-                ).values
-                for _ in range(draws)
-            ]
-        )
-        mixed = values.copy()
-        mixed[:, :n] = np.random.default_rng((seed, len(found))).permuted(values[:, :n], axis=1)
+        values = random_multisines(rng, case, None, draws=draws, duration=duration, steps=steps)
+        mixed = shuffled_context(np.random.default_rng((seed, len(found))), values, n)
         sources = {
             "": [context_attention(model, rows, num_decoder=num_decoder) for rows in (values, mixed)],
             "control_": [value_matching(rows, num_decoder, width) for rows in (values, mixed)],

@@ -1,10 +1,10 @@
-"""What a claim rests on, and its intervals where heads are alike: within layers, and within models.
+"""The evidence for a claim, and its intervals where heads are alike: within layers, and within models.
 
-Heads of a layer, and of a model, are alike, so that ten heads are less than ten independent ones. Clusters are what is
-drawn: the models where there are three or more, otherwise the layers of the one or two that there are.
+Heads of a layer, and of a model, are alike, so that ten heads count less than ten independent ones. The intervals are
+over clusters: over models if there are three or more, otherwise over the layers of the one or two models.
 
 * A share of heads, or the chance that a head of one kind beats one of another, has Wilson's interval of an effective
-  number of heads: so many as would vary as the clusters do, and never more than there are.
+  number of heads: as many as would vary as the clusters do, and never more than there are.
 * Other statistics have the jackknife over clusters.
 * Depth is permuted by whole layers; kinds of heads by whole layers and within them.
 
@@ -23,15 +23,15 @@ from interp.results.statistics import LEAST_ROWS, wilson
 from probes.induction.mosaic import Mosaic
 
 LEAST_MODELS = 3
-"""From how many models on the models are the clusters."""
+"""The number of models from which models are the clusters."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a claim rests on: a statistic with its interval, the value of no effect, and the verdict.
+    """A statistic with its interval, the value of no effect `none`, and the verdict on the claim.
 
-    `covers` says what the interval is over: what else could have been drawn. The claim's side is the upper one, unless
-    the verdict is given.
+    `covers` says what the interval is over, such as models or seeds. The claim says that the statistic is over `none`,
+    unless a verdict is passed.
     """
 
     on: str
@@ -52,39 +52,36 @@ class Evidence:
 
 
 Counts = list[Floats]
-"""Of each model, how many heads each layer has, `[layer]`."""
+"""By model, the number of heads in each layer, `[layer]`."""
 
 
 def covered(mosaics: Sequence[Mosaic]) -> str:
-    """What an interval over the clusters of some models covers, in words."""
+    """Say in words what an interval over the clusters of some models covers."""
     if len(mosaics) >= LEAST_MODELS:
         return f"{len(mosaics)} models, as if drawn from many like them"
     return f"layers of {'this model' if len(mosaics) == 1 else 'these two models'}"
 
 
 def without_each(counts: Sequence[Counts]) -> list[list[Counts]]:
-    """Some counts without each cluster in turn that has any of these heads: whole models, or layers."""
-    found: list[list[Counts]] = []
+    """Leave out each cluster, a model or a layer, that has any of these heads, in turn."""
+    left_out: list[list[Counts]] = []
     for i, size in enumerate(len(layers) for layers in counts[0]):
         for place in [slice(None)] if len(counts[0]) >= LEAST_MODELS else range(size):
             if any(np.any(kind[i][place]) for kind in counts):
                 left = [[layers.copy() for layers in kind] for kind in counts]
                 for kind in left:
                     kind[i][place] = 0
-                found.append(left)
-    return found
+                left_out.append(left)
+    return left_out
 
 
 def proportion_over_clusters(value: float, left_out: Floats, most: float) -> tuple[float, float]:
-    """Wilson's interval of a proportion that varies between clusters.
+    """Return Wilson's interval, low and high, of a proportion that varies between clusters.
 
     Args:
         value: the proportion.
-        left_out: the proportion without each cluster in turn.
-        most: the number of heads it is of, which the effective number does not exceed.
-
-    Returns:
-        Low and high; NaN for fewer than three clusters, and where the proportion does not exist without one.
+        left_out: the proportion without each cluster in turn. With fewer than three, or any NaN, the interval is NaN.
+        most: the number of heads, which the effective number does not exceed.
     """
     n = len(left_out)
     if n < LEAST_ROWS or np.isnan(left_out).any():
@@ -99,9 +96,9 @@ def proportion_over_clusters(value: float, left_out: Floats, most: float) -> tup
 
 
 def slope_interval(x: Floats, y: Floats) -> tuple[float, float, float]:
-    """The slope of y on x with Student's 95 % interval, as a regression's: NaN under three points, or on a line."""
-    found = cast(Any, stats.linregress(x, y))
-    slope, error = float(found.slope), float(found.stderr)
+    """Return the slope of y on x with a regression's 95 % interval: NaN under three points, or on a line."""
+    line = cast(Any, stats.linregress(x, y))
+    slope, error = float(line.slope), float(line.stderr)
     if len(x) < LEAST_ROWS or not error > 1e-9 * abs(slope):
         return slope, float("nan"), float("nan")
     half = float(stats.t.ppf(0.975, len(x) - 2)) * error
@@ -109,7 +106,7 @@ def slope_interval(x: Floats, y: Floats) -> tuple[float, float, float]:
 
 
 def chance_of_higher(ours: Floats, others: Floats) -> float:
-    """How often one of ours is higher than one of the others, ties by half: the area under the ROC curve."""
+    """Return how often one of ours is higher than one of the others, ties by half: the area under the ROC curve."""
     if not min(len(ours), len(others)):
         return float("nan")
     return float(((ours[:, None] > others) + 0.5 * (ours[:, None] == others)).mean())

@@ -16,7 +16,7 @@ from probes.induction.induction_sweep import induction_sweep
 from probes.induction.measured_mosaic import induction_mosaic
 from probes.questions.agreement import Agreement, agreement, multisine_scores
 from probes.questions.by_seed import seeds_of
-from probes.questions.claims import claims
+from probes.questions.claims import check_claims
 from probes.questions.comb_origin import CombOrigin, comb_origin
 from probes.questions.length_effect import LengthEffect, length_effect
 from probes.questions.repetition_effect import RepetitionEffect, repetition_effect
@@ -92,7 +92,7 @@ def answer(
         lengths=lengths,
         agreements=agreements,
         origins=[comb_origin(model, draws=draws) for model in models],
-        claims=claims([*narrow, *wide, sweep, *agreements]),
+        claims=check_claims([*narrow, *wide, sweep, *agreements]),
     )
 
 

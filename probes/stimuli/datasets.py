@@ -1,4 +1,4 @@
-"""Small real series that ship with the package, each in the public domain.
+"""Real series that ship with the package, small and in the public domain.
 
 Source: Box & Jenkins 1976, Series G (air passengers); National Geophysical Data Center (sunspots);
 NOAA, ERSST.V3B, Nino 1+2 (El Nino); Keeling & Whorf 2004, flask samples (CO2).
@@ -22,18 +22,18 @@ def _read(file: str, column: str, spacing: float, name: str) -> TimeSeries:
 
 
 def air_passengers() -> TimeSeries:
-    """Monthly airline passengers in thousands, 1949-1960: 144 steps, a season of 12, growth."""
+    """Return monthly airline passengers in thousands, 1949-1960: 144 steps, a season of 12, growth."""
     parameters = {"first": "1949-01", "last": "1960-12"}
     return TimeSeries(_air_passengers(), 1 / 12, "year", "air passengers", parameters=parameters)
 
 
 def sunspots() -> TimeSeries:
-    """Yearly sunspot numbers, 1700-2008: 309 steps, a cycle of about 11 years."""
+    """Return yearly sunspot numbers, 1700-2008: 309 steps, a cycle of about 11 years."""
     return _read("sunspots.csv", "sunspots", 1.0, "sunspots")
 
 
 def el_nino() -> TimeSeries:
-    """Monthly sea surface temperature off Peru in degrees Celsius, 1950-2010: 732 steps, a season of 12.
+    """Return monthly sea surface temperature off Peru in degrees Celsius, 1950-2010: 732 steps, a season of 12.
 
     Longer than the context of most models: `el_nino().last(512)`.
     """
@@ -41,7 +41,7 @@ def el_nino() -> TimeSeries:
 
 
 def mauna_loa_co2() -> TimeSeries:
-    """Monthly mean CO2 at Mauna Loa in parts per million, May 1964 to 2001: 452 steps, growth and a small season."""
+    """Return monthly mean CO2 at Mauna Loa in parts per million, 1964-2001: 452 steps, growth and a small season."""
     return _read("mauna_loa_co2.csv", "co2", 1 / 12, "Mauna Loa CO2")
 
 

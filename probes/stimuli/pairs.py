@@ -1,7 +1,7 @@
 """Pairs for patching: a clean and a corrupt input that differ in one thing, aligned position by position.
 
-`clean, corrupt = pair`; what is right on clean is `pair.target`, and what corrupt makes right is `pair.against`. Where
-the sequences are is the same with and without an encoder: in its tokens, or in the decoder's own.
+`clean, corrupt = pair`; the right token is `pair.target` on clean and `pair.against` on corrupt. The sequences are in
+the encoder's tokens or, without an encoder, in the decoder's own.
 
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching" (a symmetric token replacement keeps the
 input in distribution, unlike noise); Wang et al. 2022.
@@ -31,11 +31,9 @@ MAKE = "probes.repeated_random_tokens(unique=True, ...)"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pair:
-    """Two batches that differ in one thing.
+    """Two batches, `clean` and `corrupt`, that have the same shapes and masks and differ in one thing.
 
     Attributes:
-        clean: the batch.
-        corrupt: the other, of the same shapes and masks.
         target: the token that is right on clean, `[batch]`.
         against: the token that is right on corrupt instead, `[batch]`, or None where there is none.
         parameters: what differs, and what both were made with.
@@ -53,9 +51,9 @@ class Pair:
     def __post_init__(self) -> None:
         check_aligned(self.clean, self.corrupt)
         for name in ("target", "against"):
-            if (given := getattr(self, name)) is None and name == "against":
+            if (tokens := getattr(self, name)) is None and name == "against":
                 continue
-            ids = token_ids(name, given)
+            ids = token_ids(name, tokens)
             if len(ids) != len(self.clean):
                 raise InvalidInput(
                     f"{name} has {len(ids)} tokens and the batches {len(self.clean)} rows: give one a row."
@@ -71,36 +69,35 @@ class Pair:
 
     def __repr__(self) -> str:
         name = self.parameters.get("name", "pair")
-        found = " and ".join(f"{len(positions)} {stack}" for stack, positions in self.changed.items())
-        return f"Pair({name}: {len(self)} rows, {found} positions differ)"
+        counts = " and ".join(f"{len(positions)} {stack}" for stack, positions in self.changed.items())
+        return f"Pair({name}: {len(self)} rows, {counts} positions differ)"
 
     @property
     def changed(self) -> dict[str, tuple[int, ...]]:
-        """The positions at which the two differ in any row, of `encoder`, where there is one, and `decoder`."""
+        """The positions at which the two differ in any row, by stack."""
         clean, corrupt = self.clean, self.corrupt
         differ = {s: (clean.ids(s) != corrupt.ids(s)) & (clean.mask(s) == 1) for s in stacks_of(clean)}
         return {stack: tuple(map(int, where.any(0).nonzero()[:, 0])) for stack, where in differ.items()}
 
 
 def stacks_of(batch: Batch) -> tuple[Stack, ...]:
-    """The stacks that a batch has tokens for; the first is where the past is read."""
+    """Return the stacks that a batch has tokens for; the first is where the past is read."""
     return STACKS if batch.has_encoder else ("decoder",)
 
 
 def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
-    """The tokens after the query's in the sequences, in another order, so that another one follows it.
+    """Shuffle the tokens after the query's within the sequences, so that another one follows it.
 
-    In each row one random order is taken for all repetitions, so the corrupt batch too is repeated random tokens, with
-    a continuation of its own, and `against` is that token: what is corrupted is the content that repeats, not that it
-    repeats. (Shuffled one by one, the repetitions would leave nothing to predict.) The query's token, what comes before
-    it in a repetition, and with that the part after the repetitions stay; so does the query.
+    Each row has one random order for all its repetitions, so the corrupt batch is repeated random tokens too, with a
+    continuation of its own: its content changes, but it still repeats. (Shuffled one by one, the repetitions would
+    leave nothing to predict.) The query's token, what comes before it in a repetition, and the part after the
+    repetitions stay.
 
     A head that finds the query's token looks at the same place in both, and finds another token there. So the pair
     shows what a circuit carries, not how it finds the place: for its queries and keys take `another_sequence`.
 
     Args:
-        batch: what `repeated_random_tokens(unique=True, ...)` made, clean.
-        seed: of the orders.
+        batch: the clean batch, from `repeated_random_tokens(unique=True, ...)`.
 
     Returns:
         The pair; `target` is the continuation, `against` the token that then follows, never the same.
@@ -117,15 +114,14 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
 
 
 def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
-    """The token after the query's exchanged with a later one of its sequences, in every repetition alike.
+    """Exchange the token after the query's with a later one of its sequences, in every repetition alike.
 
-    The least change that makes another token right: two positions a repetition. The corrupt batch too is repeated
-    random tokens. The other token is one of those that come after the continuation in a repetition, so the part after
-    the repetitions stays, as does the query. What shows is what is carried, as with `shuffled_occurrences`.
+    This is the least change that makes another token right: two positions a repetition. The corrupt batch is repeated
+    random tokens too. The other token comes after the continuation in a repetition, one random choice a row, so the
+    part after the repetitions stays, as does the query. Like `shuffled_occurrences`, the pair shows what is carried.
 
     Args:
-        batch: what `repeated_random_tokens(unique=True, ...)` made, clean.
-        seed: of the choice of the other token, one a row.
+        batch: as for `shuffled_occurrences`.
 
     Returns:
         The pair; `target` is the continuation, `against` the other token.
@@ -142,18 +138,18 @@ def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
 
 
 def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
-    """Every token that is not special moved by some bins, in all stacks: the structure stays, no value does.
+    """Move every token that is not special by some bins, in all stacks: the structure stays, no value does.
 
     Args:
-        batch: what `repeated_random_tokens(...)` made, clean.
-        by: how many bins up, or down if negative; of the published models a bin is 30 / 4092 of the series' scale.
+        batch: the clean batch, from `repeated_random_tokens(...)`.
+        by: how many bins up, or down if negative; in the published models a bin is 30 / 4092 of the series' scale.
 
     Returns:
         The pair; `target` is the continuation, `against` the continuation moved likewise.
 
     Raises:
-        InvalidInput: a batch that does not know its continuation, a shift of 0, or one by which a token would leave
-            the value tokens.
+        InvalidInput: a batch that does not know its continuation, a shift of 0, or one that moves a token out of the
+            value tokens.
     """
     tokens = stimulus_of(batch, "shifted_values")
     known = tokens.vocabulary or published(tokens.has_encoder)
@@ -173,16 +169,15 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
 
 
 def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
-    """Other random tokens throughout, none of the row's own, and the query's token at another place of the sequence.
+    """Replace all tokens by others that a row does not hold, and put the query's at another place of the sequence.
 
-    Nothing of the clean input is right on the corrupt one: not the tokens, nor the place where the query's token
-    occurred. So all that induction needs shows: what finds the place, and what is carried from there. (Repeated random
-    tokens of another seed will not do for that: by their formula all rows repeat at the same positions, so that corrupt
-    queries and keys agree on the very place that is right on clean. Nor will `shifted_values`.)
+    Nothing of the clean input is right on the corrupt one: neither the tokens nor the place where the query's token
+    occurred. So the pair shows all that induction needs: what finds the place, and what is carried from there.
+    (Repeated random tokens of another seed do not: all rows repeat at the same positions, so that corrupt queries and
+    keys agree on the very place that is right on clean. Neither does `shifted_values`.)
 
     Args:
-        batch: what `repeated_random_tokens(unique=True, ...)` made, clean.
-        seed: of the other tokens.
+        batch: as for `shuffled_occurrences`.
 
     Returns:
         The pair; `target` is the continuation, `against` the corrupt batch's own, which comes about halfway between
@@ -218,18 +213,18 @@ def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
 
 
 def _sequences(batch: RepeatedTokens) -> Tensor:
-    """The tokens in which the sequences repeat."""
+    """Return the tokens in which the sequences repeat."""
     return batch.ids(stacks_of(batch)[0])
 
 
 def _after(batch: Any, what: str) -> Ids:
-    """The positions after the query's token in each repetition, `[repetition, pos]`."""
+    """Return the positions after the query's token in each repetition, `[repetition, pos]`."""
     tokens = stimulus_of(batch, what)
     known = tokens.parameters
     if not all(bool(tokens.mask(stack).all()) for stack in stacks_of(tokens)):
         raise InvalidInput(
-            f"{what}: the batch is padded, and where its sequences are follows from how it was made: make the pair of "
-            "the batch without padding, and pad both."
+            f"{what}: the batch is padded, so its sequences are not where they were made. Make the pair of the batch "
+            "without padding, and pad both."
         )
     if missing := sorted({"sequence_length", "num_unique_sequences", "prefix"} - set(known)):
         raise InvalidInput(f"{what}: the batch's parameters have no {', '.join(missing)}: make it with {MAKE}.")
@@ -237,25 +232,25 @@ def _after(batch: Any, what: str) -> Ids:
     motif = np.sort(_sequences(tokens)[:, start : start + length].numpy(), axis=1)
     if (twice := (np.diff(motif, axis=1) == 0).any(1)).any():
         raise InvalidInput(
-            f"{what}: in {twice.sum()} of {len(tokens)} rows a token is in the sequences twice, so that it is not one "
-            f"token that follows: make the batch with {MAKE}."
+            f"{what}: in {twice.sum()} of {len(tokens)} rows a token is in the sequences twice, so that more than one "
+            f"token follows it: make the batch with {MAKE}."
         )
     count = length - 1 - (tokens.occurrences[0] - start)
     if count < 2:
         raise InvalidInput(
-            f"{what}: {count} tokens come after the query's in a repetition, and two at least are to change places: "
+            f"{what}: {count} tokens come after the query's in a repetition, and at least two must change places: "
             "choose a smaller sub_extension or extension, or longer sequences."
         )
     return np.array(tokens.occurrences)[:, None] + 1 + np.arange(count)
 
 
 def _others(rng: Generator, rows: int, after: Ids) -> Ids:
-    """In each row, one of the tokens after the query's that is not the first of them: `[row, 1]`."""
+    """Choose one of the tokens after the query's in each row, but not the first of them: `[row, 1]`."""
     return rng.integers(1, after.shape[1], (rows, 1))
 
 
 def _reordered(name: str, batch: RepeatedTokens, after: Ids, order: Ids, seed: int) -> Pair:
-    """The tokens at `after` in another order, `[row, pos]`, the same in each repetition."""
+    """Put the tokens at `after` into another order `[row, pos]`, the same in each repetition."""
     ids = _sequences(batch).clone()
     ids[:, torch.from_numpy(after)] = ids[:, after[0]].gather(1, torch.from_numpy(order))[:, None]
     return _pair(name, batch, {stacks_of(batch)[0]: ids}, {"seed": int(seed)})
@@ -283,14 +278,14 @@ def _pair(
 
 
 def check_aligned(clean: Any, corrupt: Any) -> None:
-    """See that two inputs can stand for each other, position by position.
+    """Check that two inputs are aligned position by position.
 
     Raises:
         InvalidInput: not batches, or of different shapes or masks.
     """
-    for name, given in (("clean", clean), ("corrupt", corrupt)):
-        if not isinstance(given, Batch):
-            raise InvalidInput(f"{name} must be a Batch; found {type(given).__name__}.")
+    for name, batch in (("clean", clean), ("corrupt", corrupt)):
+        if not isinstance(batch, Batch):
+            raise InvalidInput(f"{name} must be a Batch; found {type(batch).__name__}.")
     for name in ("input_ids", "decoder_input_ids"):
         one, other = getattr(clean, name), getattr(corrupt, name)
         if one.shape != other.shape:
@@ -302,14 +297,14 @@ def check_aligned(clean: Any, corrupt: Any) -> None:
         raise InvalidInput("clean and corrupt mask different positions: the two must be aligned position by position.")
 
 
-def token_ids(name: str, given: Any) -> Tensor:
-    """Tokens of rows, `[row]`, or `[1]` for one that is meant for all.
+def token_ids(name: str, tokens: Any) -> Tensor:
+    """Return tokens of rows, `[row]`, or `[1]` for one that is meant for all.
 
     Raises:
         InvalidInput: none, or something other than whole numbers.
     """
     try:
-        ids = as_tensor(given)
+        ids = as_tensor(tokens)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{name} must be token ids, one a row: {error}.") from None
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim > 1 or ids.numel() == 0:

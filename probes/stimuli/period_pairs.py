@@ -24,19 +24,17 @@ from probes.stimuli.pairs import Pair, stacks_of
 def changed_period(
     model: Model, *, period: int, other: int, steps: int = 96, batch_size: int = 100, seed: int = 0
 ) -> Pair:
-    """Two periodic series that agree at the end and differ in their period.
+    """Make pairs of periodic series that agree at the end and differ in their period.
 
     The longer motif is the shorter one with random values in front. So the last steps agree, as many as the shorter
-    period, the one that an encoder does not see among them: what comes next follows from the period alone. The values
-    in front are scaled so that the mean absolute value of the context, by which Chronos divides, is the same too.
+    period, with the decoder's value among them: what comes next follows from the period alone. The values in front are
+    scaled so that the mean absolute value of the context, by which Chronos divides, is the same too.
 
     Args:
-        model: whose tokenizer to use; a decoder alone gets all values in one row.
-        period: of the clean series, in steps.
-        other: of the corrupt one.
-        steps: values of the context, which an encoder sees; the decoder gets the one after them.
+        period: period of the clean series, in steps.
+        other: period of the corrupt series, in steps.
+        steps: values in the context; the decoder gets the one after them. A decoder alone gets all in one row.
         batch_size: rows, each with a motif of its own, standard normal before scaling.
-        seed: of the motifs.
 
     Returns:
         The pair; `target` and `against` are the tokens of the true next value of each, different in every row.
@@ -52,14 +50,14 @@ def changed_period(
         raise InvalidInput(f"period and other are both {first}: choose two periods.")
     if not 2 * max(first, second) <= whole("steps", steps, 1) <= longest:
         raise InvalidInput(
-            f"steps={steps}: a period of {max(first, second)} is to be seen twice in {model.name}'s context, so choose "
+            f"steps={steps}: a period of {max(first, second)} must come twice in {model.name}'s context, so choose "
             f"{2 * max(first, second)} to {longest}."
         )
     rng = np.random.default_rng(whole("seed", seed, 0))
     short = min(first, second)
     series = _motifs(rng, 2 * rows + 16, short, max(first, second), steps)
     (clean, target), (corrupt, against) = (
-        _begun(model, values) for values in (series if first == short else series[::-1])
+        _tokenized(model, values) for values in (series if first == short else series[::-1])
     )
     # Rounding may put equal values into two bins, and different ones can fall into one.
     agree = torch.ones(len(clean), dtype=torch.bool)
@@ -82,21 +80,21 @@ def changed_period(
 
 
 def _motifs(rng: Generator, rows: int, short: int, long: int, steps: int) -> tuple[Floats, Floats]:
-    """Series of both periods, `[row, step]`: the context, the last value, and the true next one."""
+    """Draw series of both periods, `[row, step]`: the context, the last value, and the true next one."""
     end, front = rng.standard_normal((rows, short)), rng.standard_normal((rows, long - short))
     # The next step begins a motif, in both.
-    begun = np.arange(steps + 2) - (steps + 1)
-    one = end[:, begun % short]
-    other = np.concatenate([front, end], axis=1)[:, begun % long]
-    put = begun % long < long - short
+    step_in_motif = np.arange(steps + 2) - (steps + 1)
+    one = end[:, step_in_motif % short]
+    other = np.concatenate([front, end], axis=1)[:, step_in_motif % long]
+    in_front = step_in_motif % long < long - short
     seen, total = np.abs(other[:, :steps]), np.abs(one[:, :steps]).sum(1)
-    factor = (total - (seen * ~put[:steps]).sum(1)) / (seen * put[:steps]).sum(1)
-    # Below 0 no values in front could make up the scale; the series then differ in theirs, and are not chosen.
-    return one, np.where(put, other * factor.clip(0)[:, None], other)
+    factor = (total - (seen * ~in_front[:steps]).sum(1)) / (seen * in_front[:steps]).sum(1)
+    # Below 0 no values in front give that scale: the two series differ in theirs, and are not chosen.
+    return one, np.where(in_front, other * factor.clip(0)[:, None], other)
 
 
-def _begun(model: Model, values: Floats) -> tuple[Batch, Tensor]:
-    """Series through the tokenizer, all but the last two values as context, and the token of the last."""
+def _tokenized(model: Model, values: Floats) -> tuple[Batch, Tensor]:
+    """Tokenize series, all but the last two values as context, and return the token of the last apart."""
     batch = Batch.from_series(model, values, num_decoder=2)
     ids, mask = batch.decoder_input_ids, batch.decoder_attention_mask
     return replace(batch, decoder_input_ids=ids[:, :-1], decoder_attention_mask=mask[:, :-1]), ids[:, -1]

@@ -1,7 +1,7 @@
-"""The stimulus of self-attention heads and of the loss by position: random tokens given over again, nothing after.
+"""Repeated sequences: random tokens that repeat, with nothing after them, for self-attention and losses by position.
 
 An encoder reads them with EOS at the end and its decoder the same tokens after the start token, teacher-forced:
-`S S <EOS> | <START> S S`. A decoder alone reads `S S`. What EOS and the start token are, the model says.
+`S S <EOS> | <START> S S`. A decoder alone reads `S S`. The model says what EOS and the start token are.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from interp.validate import whole
 from probes.stimuli.repeated_tokens import random_tokens, stacked, token_range, tokens_for, unusual_tokens
 
 TEXT_TOKENS = (1000, 9999)
-"""The ids that nnsight's tutorial draws from for GPT-2, both included."""
+"""First and last id that nnsight's tutorial draws from for GPT-2."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,7 +33,7 @@ class RepeatedSequences(Batch):
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def places(self, stack: Stack) -> slice:
-        """The positions of the repeated tokens in a stack, without special tokens around them."""
+        """Return the positions of the repeated tokens in a stack, without special tokens around them."""
         first = 0 if stack == "encoder" else self.first
         return slice(first, first + self.sequence_length * self.repetitions)
 
@@ -50,20 +50,14 @@ def repeated_sequences(
     bos: int | None = None,
     seed: int = 0,
 ) -> RepeatedSequences:
-    """A random sequence S in each row, given several times and nothing after: `S S`.
+    """Repeat a random sequence S in each row, with nothing after it: `S S`.
 
     Args:
-        model: for which it is made: its tokens, and its encoder or none. Without one it is for the published
-            tokens, and models of others refuse it.
-        batch_size: rows, each with a sequence of its own.
-        sequence_length: tokens in the sequence.
-        repetitions: how often it is given; 1 is the control, in which nothing repeats.
-        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default, which are
-            1911 to 2187 in the published models. nnsight's tutorial on GPT-2 has `TEXT_TOKENS`.
-        unique: draw without replacement within a row.
-        encoder: whether an encoder is to read them, where no model is given; it is by default.
+        model: as for `repeated_random_tokens`; so are `encoder` and `unique`.
+        repetitions: how often S comes; 1 is the control, in which nothing repeats.
+        vocab_range: first and last id to draw from, 1911 to 2187 by default in the published models. nnsight's tutorial
+            on GPT-2 has `TEXT_TOKENS`.
         bos: a token in front for a decoder alone; none by default, as in the tutorial.
-        seed: of the tokens.
 
     Returns:
         The batch: the decoder's tokens, after the start token where an encoder reads them too, followed by EOS
@@ -108,16 +102,10 @@ def repeated_sequences(
 
 
 def sequences_for(model: Model, batch: Batch | None, stimulus: dict[str, Any], least: int = 2) -> RepeatedSequences:
-    """The batch that was given, or one made for the model from the stimulus' parameters.
+    """Return the batch, or make one for the model from the parameters of `repeated_sequences`.
 
     Args:
-        model: for which it is.
-        batch: what `repeated_sequences` made, or None.
-        stimulus: its parameters, where no batch is given.
         least: the fewest repetitions that make sense.
-
-    Returns:
-        The batch.
 
     Raises:
         InvalidInput: a batch that does not know its sequence, too few repetitions, or both a batch and parameters.

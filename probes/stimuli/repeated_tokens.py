@@ -1,4 +1,8 @@
-"""What the probes feed a model: repeated random tokens that know where they repeat."""
+"""Repeated random tokens: a stimulus that knows its query, where the query's token came before, and what follows.
+
+encoder  S_0 S_1 ...  S_0 S_1 ...  (begun once more)  <EOS>      decoder  <START> query
+decoder alone                      S_0 S_1 ...  S_0 S_1 ...  (begun once more)  query
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,20 +21,25 @@ from interp.models.model import as_model
 from interp.names import Stack
 from interp.validate import as_tensor, whole
 
-NARROW = PUBLISHED.narrow
-"""The ids of scaled values within +-1.01 in the published models, inclusive; of any model `model.vocabulary.narrow`."""
+DEFAULT_TOKENS = PUBLISHED.narrow
+"""First and last id of scaled values within +-1.01 in the published models; of any model `model.vocabulary.narrow`."""
 
-ALL_VALUES = PUBLISHED.value_range
-"""All ids that are values in the published models, inclusive: part 1's range; else `model.vocabulary.value_range`."""
+VALUE_TOKENS = PUBLISHED.value_range
+"""First and last id that is a value in the published models, as in part 1; else `model.vocabulary.value_range`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RepeatedTokens(Batch):
     """A batch that knows its query, the query token's earlier occurrences and what follows.
 
-    `query` is the decoder position that looks; `occurrences` are the positions of the query's token among the keys,
-    the encoder's tokens or, without an encoder, the decoder's own, first to last; `continuation` is the token after
-    the last of them, `[batch]`. The positions hold for every row, by the stimulus' formula.
+    The positions follow from the stimulus' formula and hold for every row.
+
+    Attributes:
+        query: the decoder position that looks.
+        occurrences: positions of the query's token among the keys, first to last: in the encoder's tokens or, without
+            an encoder, in the decoder's own.
+        continuation: the token after the last occurrence, `[batch]`.
+        parameters: what the batch was made with.
     """
 
     query: int
@@ -43,23 +52,23 @@ class RepeatedTokens(Batch):
         object.__setattr__(self, "continuation", as_tensor(self.continuation))
 
     def check_occurrences(self) -> None:
-        """See that all rows have a token at each earlier occurrence and after it.
+        """Check that all rows have a token at each earlier occurrence and after it.
 
         Raises:
             InvalidInput: a row is padded there.
         """
-        places = {place + after for place in self.occurrences for after in (0, 1)}
+        positions = {position + after for position in self.occurrences for after in (0, 1)}
         stack: Stack = "encoder" if self.has_encoder else "decoder"
-        check_tokens(self.mask(stack), stack, sorted(places), "an earlier occurrence")
+        check_tokens(self.mask(stack), stack, sorted(positions), "an earlier occurrence")
 
 
 def context_site(model: Model) -> str:
-    """The kind of attention that reads the past: `decoder.cross`, or `decoder.self` without an encoder."""
+    """Return the kind of attention that reads the past: `decoder.cross`, or `decoder.self` without an encoder."""
     return ".".join(model.family.context)
 
 
 def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
-    """The batch, if it knows its query and continuation.
+    """Return the batch if it knows its query and continuation.
 
     Raises:
         InvalidInput: it does not, or a row is padded at the query.
@@ -73,11 +82,11 @@ def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
 
 
 def tokens_for(model: Model | None, encoder: bool | None) -> tuple[Vocabulary | None, bool]:
-    """What a stimulus is made of: the tokens of a model, or the published ones, and whether an encoder reads them.
+    """Return the vocabulary of a stimulus, and whether an encoder reads it.
 
     Args:
         model: None for the published tokens.
-        encoder: None for what the model has; without a model an encoder.
+        encoder: None for what the model has; without a model, an encoder.
 
     Returns:
         The vocabulary, None where a model's tokens are words; and whether there is an encoder.
@@ -86,7 +95,8 @@ def tokens_for(model: Model | None, encoder: bool | None) -> tuple[Vocabulary | 
         InvalidInput: an encoder for a model that has none, or the other way round.
     """
     if model is None:
-        return published(encoder is None or bool(encoder)), encoder is None or bool(encoder)
+        encoder = encoder is None or bool(encoder)
+        return published(encoder), encoder
     has_encoder = as_model(model).has_encoder
     if encoder is not None and bool(encoder) != has_encoder:
         raise InvalidInput(
@@ -111,28 +121,25 @@ def repeated_random_tokens(
     encoder: bool | None = None,
     seed: int = 0,
 ) -> RepeatedTokens:
-    """Random sequences S_0, S_1, ... repeated, then begun once more: `ABC...J ABC...J A <EOS> | <START> B`.
+    """Repeat random sequences S_0, S_1, ... and begin them once more: `ABC...J ABC...J A <EOS> | <START> B`.
 
     For a decoder-only model the very same tokens come in one row, `ABC...J ABC...J A B`.
 
     Args:
-        model: for which it is made: its tokens, and its encoder or none. Without one it is for the published
-            tokens, and models of others refuse it.
+        model: takes its tokens and whether it has an encoder. Without one the tokens are the published ones, and models
+            with others refuse them.
         batch_size: rows, each with sequences of its own.
-        sequence_length: tokens in one sequence.
-        repetitions: how often (S_0 S_1 ...) is given; 1 is the control with one occurrence.
+        repetitions: how often (S_0 S_1 ...) comes; 1 is the control with one occurrence.
         num_unique_sequences: distinct sequences in a row.
-        extension: how many of them the encoder gets once more after the repetitions.
-        sub_extension: how many tokens of the next one it gets after that; the decoder gets the
-            token that comes then.
-        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default, which
-            are 1911 to 2187 in the published models. Part 1 has `(2, 4095)` with `sub_extension=0`.
+        extension: how many of them come once more after the repetitions.
+        sub_extension: how many tokens of the next one come after that. The token after those is the query.
+        vocab_range: first and last id to draw from, 1911 to 2187 by default in the published models. Part 1 has
+            `(2, 4095)` with `sub_extension=0`.
         unique: draw without replacement within a row, over all its sequences.
-        min_gap: draw so that any two tokens of a row's sequences differ by at least this many bins.
-        prefix: random tokens in front, none of them one of the row's sequences: a longer context in
-            which nothing else changes.
-        encoder: whether an encoder is to read them, where no model is given; it is by default.
-        seed: of the tokens.
+        min_gap: smallest distance in bins between any two tokens of a row's sequences.
+        prefix: number of random tokens in front, none of them in the row's sequences: a longer context in which nothing
+            else changes.
+        encoder: whether an encoder reads them, where no model says so; it does by default.
 
     Returns:
         The batch: encoder ids `[batch, pos]` with EOS at the end, where the model has one, and decoder ids
@@ -140,9 +147,9 @@ def repeated_random_tokens(
         is the query.
 
     Raises:
-        InvalidInput: sizes that leave no earlier occurrence (no repetition) or nothing after it (a
-            sequence of one token), or a vocabulary range that is empty, reversed, holds special tokens,
-            is too narrow, or leaves no token for the prefix.
+        InvalidInput: sizes that leave no earlier occurrence (no repetition) or nothing after it (a sequence of one
+            token); or a vocabulary range that is empty, reversed, too narrow, holds special tokens or leaves no token
+            for the prefix.
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2; Olsson et al. 2022.
     """
@@ -176,7 +183,7 @@ def repeated_random_tokens(
     rng = np.random.default_rng(seed)
     tokens = _drawn(rng, batch_size, num_unique_sequences * sequence_length, (low, high), max(min_gap, int(unique)))
     sequences = tokens.reshape(batch_size, num_unique_sequences, sequence_length)
-    given = np.concatenate(
+    context = np.concatenate(
         [
             _others(rng, tokens, prefix, (low, high)),
             np.tile(tokens, (1, repetitions)),
@@ -186,54 +193,43 @@ def repeated_random_tokens(
         axis=1,
     )
     query = sequences[:, extension, [sub_extension]]
+    in_one_row = np.concatenate([context, query], axis=1)
     occurrences = tuple(
         prefix + sequence_length * (r * num_unique_sequences + extension) + sub_extension for r in range(repetitions)
     )
-    continuation = np.concatenate([given, query], axis=1)[:, occurrences[-1] + 1]
+    stacks = stacked(context, query, vocabulary) if encoder else {"decoder_input_ids": torch.from_numpy(in_one_row)}
     return RepeatedTokens(
-        **_stacks(given, query, vocabulary, encoder),
+        **stacks,
         vocabulary=vocabulary,
-        query=1 if encoder else given.shape[1],
+        query=1 if encoder else context.shape[1],
         occurrences=occurrences,
-        continuation=torch.from_numpy(continuation),
+        continuation=torch.from_numpy(in_one_row[:, occurrences[-1] + 1]),
         parameters=parameters,
     )
 
 
 def unusual_tokens(vocabulary: Vocabulary | None, encoder: bool) -> dict[str, Any]:
-    """What a stimulus' parameters say of its tokens: nothing where they are the published ones, or words."""
+    """Return what a stimulus' parameters say of its tokens: nothing for the published ones and for words."""
     return {} if vocabulary in (None, published(encoder)) else {"tokens": vocabulary.to_dict()}
 
 
-def stacked(given: NDArray[np.int64], after: NDArray[np.int64], vocabulary: Vocabulary | None) -> dict[str, Tensor]:
-    """What each stack of an encoder-decoder reads: tokens `given` and EOS, if any; those `after` the start token.
+def stacked(context: NDArray[np.int64], after: NDArray[np.int64], vocabulary: Vocabulary | None) -> dict[str, Tensor]:
+    """Put tokens `[row, pos]` into the stacks of an encoder-decoder.
 
-    Args:
-        given: the encoder's tokens `[row, pos]`.
-        after: the decoder's.
-        vocabulary: which says what the special tokens are.
+    The encoder reads `context` and EOS, if there is one; the decoder reads the start token and `after`.
     """
     known = vocabulary or PUBLISHED
     ends, begins = (
-        np.full((len(given), int(token is not None)), token or 0, dtype=np.int64) for token in (known.eos, known.start)
+        np.full((len(after), int(token is not None)), token or 0, dtype=np.int64) for token in (known.eos, known.start)
     )
     return {
-        "input_ids": torch.from_numpy(np.concatenate([given, ends], axis=1)),
+        "input_ids": torch.from_numpy(np.concatenate([context, ends], axis=1)),
         "decoder_input_ids": torch.from_numpy(np.concatenate([begins, after], axis=1)),
     }
 
 
-def _stacks(
-    given: NDArray[np.int64], query: NDArray[np.int64], vocabulary: Vocabulary | None, encoder: bool
-) -> dict[str, Tensor]:
-    """Tokens in the encoder and the query after the decoder's start token, or all in one row."""
-    if encoder:
-        return stacked(given, query, vocabulary)
-    return {"decoder_input_ids": torch.from_numpy(np.concatenate([given, query], axis=1))}
-
-
 def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: tuple[int, int]) -> NDArray[np.int64]:
-    """Random tokens `[row, count]` of the range that are none of the row's own."""
+    """Draw tokens `[row, count]` of the range that are none of the row's own."""
     if not count:
         return tokens[:, :0]
     own = np.zeros((len(tokens), vocab_range[1] + 1 - vocab_range[0]), dtype=bool)
@@ -247,11 +243,11 @@ def _others(rng: Generator, tokens: NDArray[np.int64], count: int, vocab_range: 
 
 
 def token_range(vocab_range: Any, vocabulary: Vocabulary | None) -> tuple[int, int]:
-    """The first and last id of a range, as plain ints.
+    """Return the first and last id of a range as plain ints.
 
     Args:
         vocab_range: None for the scaled values within +-1.01, of the published models where tokens are words.
-        vocabulary: what the tokens are; None for words.
+        vocabulary: None where tokens are words.
 
     Raises:
         InvalidInput: something else than two ids, a range that is empty or reversed, or one that holds special tokens.
@@ -279,18 +275,7 @@ def random_tokens(
     *,
     model: Model | None = None,
 ) -> NDArray[np.int64]:
-    """Uniform random tokens `[row, pos]`, with replacement unless `min_gap` is 1 or more.
-
-    Args:
-        rng: where the randomness comes from.
-        rows: how many rows.
-        length: tokens in one row.
-        vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
-        min_gap: the least difference between two tokens of a row.
-        model: whose tokens they are; the published ones without.
-
-    Returns:
-        The ids.
+    """Draw uniform random tokens `[row, pos]`, with replacement unless `min_gap`, in bins, is 1 or more.
 
     Raises:
         InvalidInput: a range that is empty, reversed, holds special tokens, or is too narrow.
@@ -306,8 +291,8 @@ def _drawn(rng: Generator, rows: int, length: int, among: tuple[int, int], min_g
     free = (high - low + 1) - (length - 1) * (min_gap - 1)
     if free < length:
         raise InvalidInput(
-            f"{length} tokens that differ by {min_gap} or more do not fit into vocab_range={among}: it "
-            f"must hold {(length - 1) * min_gap + 1} ids."
+            f"{length} tokens that differ by {min_gap} or more do not fit into vocab_range={among}: it must hold "
+            f"{(length - 1) * min_gap + 1} ids."
         )
     # Sorted draws without replacement from a shortened range, spread by the gap, then shuffled.
     chosen = np.sort(np.argsort(rng.random((rows, free)), axis=1)[:, :length], axis=1)

@@ -1,9 +1,7 @@
-"""Series that know their time axis, and the batch that keeps which token is which time step."""
+"""Time series that know their time axis, and batches that know which token is which time step."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Number
 from typing import Any, Self, cast
 
 import numpy as np
@@ -26,11 +24,11 @@ class TimeSeries(Result):
     """One series on an even time axis.
 
     Attributes:
-        values: `[step]`; given as any one series (`interp.inputs.user_series.Series`).
+        values: `[step]`, from any one series (`interp.inputs.user_series.Series`).
         spacing: time from one step to the next, in `unit`.
-        unit: of time: `s` makes frequencies Hz, `year` cycles a year.
-        name: what figures call it.
-        frequencies: of the components it was made of, in cycles a `unit`; none for real series.
+        unit: unit of time: `s` makes frequencies Hz, `year` cycles a year.
+        name: its name in figures.
+        frequencies: frequencies of its components, in cycles a `unit`; none for real series.
         parameters: what it was made with.
 
     Raises:
@@ -55,8 +53,8 @@ class TimeSeries(Result):
         object.__setattr__(self, "spacing", positive("spacing", self.spacing))
         tones = np.atleast_1d(np.asarray(self.frequencies, dtype=object)).tolist()
         object.__setattr__(self, "frequencies", tuple(positive("frequencies", f) for f in tones))
-        kept = {str(name): plain(str(name), value) for name, value in self.parameters.items()}
-        object.__setattr__(self, "parameters", json.loads(json.dumps(kept)))
+        parameters = {str(name): plain(str(name), value) for name, value in self.parameters.items()}
+        object.__setattr__(self, "parameters", json.loads(json.dumps(parameters)))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -87,21 +85,21 @@ class TimeSeries(Result):
         return 0.5 / self.spacing
 
     def first(self, steps: int) -> Self:
-        """The first steps of it."""
+        """Return its first steps."""
         return replace(self, values=self.values[: whole("steps", steps, 1)])
 
     def last(self, steps: int) -> Self:
-        """The last steps of it, as for a model with a shorter context."""
+        """Return its last steps, as for a model with a shorter context."""
         return replace(self, values=self.values[-whole("steps", steps, 1) :])
 
     def shuffled(self, seed: int = 0) -> Self:
-        """The same values in random order: what has no period left."""
+        """Return the same values in random order, so that no period is left."""
         values = np.random.default_rng(whole("seed", seed, 0)).permutation(self.values)
         return replace(self, values=values, name=f"{self.name}, shuffled", frequencies=())
 
 
 def positive(name: str, value: Any) -> float:
-    """A finite number over zero.
+    """Return a finite number over zero.
 
     Raises:
         InvalidInput: something else.
@@ -115,127 +113,19 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
-def multisine(
-    frequencies: Sequence[float] | float,
-    amplitudes: Sequence[float] | float = 1.0,
-    phases: Sequence[float] | float = 0.0,
-    *,
-    duration: float = 3.0,
-    steps: int = 301,
-) -> TimeSeries:
-    """A sum of sines: f(t) = sum_i a_i sin(2 pi k_i t + phi_i).
-
-    Args:
-        frequencies: k in Hz, one or several; the published notebook has 5, 10, 20, 40.
-        amplitudes: a, one for all components or one a component; there 1, 0.75, 0.5, 0.5.
-        phases: phi in radians, one for all or one a component.
-        duration: in seconds; the end itself is left out.
-        steps: how many points.
-
-    Returns:
-        The series.
-
-    Raises:
-        InvalidInput: amplitudes or phases that do not fit the frequencies, a duration or steps that
-            are not positive, or frequencies at or over the Nyquist limit of the sampling.
-
-    Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.
-    """
-    duration, steps = positive("duration", duration), whole("steps", steps, 1)
-    tones = _numbers("frequencies", frequencies)
-    heights = _each("amplitudes", amplitudes, len(tones))
-    shifts = _each("phases", phases, len(tones))
-    nyquist = steps / duration / 2
-    if (tones <= 0).any():
-        raise InvalidInput(f"frequencies={tones.tolist()} must be over 0 Hz.")
-    if (beyond := tones[tones >= nyquist]).size:
-        raise InvalidInput(
-            f"frequencies={beyond.tolist()} are not under the Nyquist limit of {steps} steps in {duration:g} s, "
-            f"{nyquist:g} Hz: they would show as others. Take more steps or lower frequencies."
-        )
-    t = np.arange(steps) * (duration / steps)
-    values = (heights[:, None] * np.sin(2 * np.pi * tones[:, None] * t + shifts[:, None])).sum(0)
-    return TimeSeries(
-        values,
-        duration / steps,
-        "s",
-        f"multisine {', '.join(f'{f:g}' for f in tones)} Hz",
-        tuple(tones.tolist()),
-        {
-            "frequencies": tones.tolist(),
-            "amplitudes": heights.tolist(),
-            "phases": shifts.tolist(),
-            "duration": duration,
-            "steps": steps,
-        },
-    )
-
-
-def _numbers(name: str, values: Any) -> Floats:
-    try:
-        given = np.atleast_1d(np.asanyarray(values))
-        if given.dtype.kind not in "fiu" and given.size:
-            raise TypeError
-        array = np.ma.filled(given.astype(np.float64), np.nan)
-    except (TypeError, ValueError):
-        raise InvalidInput(f"{name}={values!r} must be one number or several.") from None
-    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise InvalidInput(f"{name}={values!r} must be one finite number or several.")
-    return array
-
-
-def _each(name: str, values: Any, count: int) -> Floats:
-    array = _numbers(name, values)
-    if len(array) not in (1, count):
-        raise InvalidInput(f"{name} are {len(array)} and frequencies {count}: give one for all, or one each.")
-    return np.broadcast_to(array, (count,)).astype(np.float64)
-
-
-def motif(
-    pattern: Sequence[float] | int = 12, repetitions: int = 8, *, noise: float = 0.0, seed: int = 0
-) -> TimeSeries:
-    """A pattern of values repeated: the series that repeated random tokens stand for.
-
-    Args:
-        pattern: the values, or how many to draw from a standard normal distribution.
-        repetitions: how often it is given.
-        noise: standard deviation of what is added to each step, in units of the values.
-        seed: of the draws.
-
-    Returns:
-        The series, with its repetition as the only frequency, in cycles a step.
-
-    Raises:
-        InvalidInput: an empty or single-valued pattern, no repetition, or negative noise.
-    """
-    rng = np.random.default_rng(whole("seed", seed, 0))
-    drawn = isinstance(pattern, Number) or getattr(pattern, "ndim", 1) == 0
-    values = rng.standard_normal(whole("pattern", pattern, 2)) if drawn else _pattern(pattern)
-    spread, count = _numbers("noise", noise), whole("repetitions", repetitions, 1)
-    if len(spread) > 1 or spread[0] < 0:
-        raise InvalidInput(f"noise={noise!r} must be one number, 0 or more.")
-    series = np.tile(values, count)
-    series = series + spread[0] * rng.standard_normal(len(series))
-    parameters = {"pattern": values.tolist(), "repetitions": count, "noise": float(spread[0]), "seed": int(seed)}
-    return TimeSeries(series, name=f"motif of {len(values)}", frequencies=(1 / len(values),), parameters=parameters)
-
-
-def _pattern(values: Any) -> Floats:
-    try:
-        pattern = TimeSeries(values).values
-    except InvalidInput as error:
-        raise InvalidInput(f"pattern: {error}") from None
-    if len(pattern) < 2 or np.isnan(pattern).any():
-        raise InvalidInput(f"pattern={values!r:.60} must hold two values or more, none of them missing.")
-    return pattern
+def shuffled_context(rng: np.random.Generator, values: Floats, context: int) -> Floats:
+    """Return series `[series, step]` whose first `context` steps are in random order, so that they have no period."""
+    mixed = values.copy()
+    mixed[:, :context] = rng.permuted(values[:, :context], axis=1)
+    return mixed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SeriesBatch(Batch):
     """A batch of one series that knows which token is which time step.
 
-    `encoder_steps` and `decoder_steps` are the series' step at each token position, -1 at special
-    tokens, of which a decoder alone has none; `scale` is what the tokenizer divided the values by.
+    `encoder_steps` and `decoder_steps` are the series' step at each token position, -1 at special tokens (a decoder
+    alone has none); `scale` is what the tokenizer divided the values by.
     """
 
     series: TimeSeries
@@ -245,23 +135,22 @@ class SeriesBatch(Batch):
 
 
 def as_time_series(series: Any) -> TimeSeries:
-    """A series with its time axis: as it is, or with one step as the unit of time and the name that it has.
+    """Give a series a time axis, in steps and with its own name, if it has none.
 
     Raises:
         InvalidInput: what is no series, or several.
     """
     if isinstance(series, TimeSeries):
         return series
-    found = read_series(series)
-    return TimeSeries(found.values, name=found.names[0] or "series")
+    user_series = read_series(series)
+    return TimeSeries(user_series.values, name=user_series.names[0] or "series")
 
 
 def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBatch:
-    """A series through the pipeline's own tokenizer, keeping which token is which time step.
+    """Tokenize a series with the pipeline's own tokenizer, keeping which token is which time step.
 
     Args:
-        model: whose tokenizer and context length to use.
-        series: a `TimeSeries`, or one series as `interp.inputs.user_series.Series` says.
+        series: a `TimeSeries`, or any one series (`interp.inputs.user_series.Series`).
         num_decoder: how many of the last values go to the decoder, after the start token. In a decoder alone
             they follow the context in one row.
 
@@ -273,21 +162,21 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
             model's, or nothing left for the context.
         UnsupportedModel: a model without a tokenizer for series.
     """
-    given, num_decoder = as_time_series(series), whole("num_decoder", num_decoder, 0)
-    check_series(model, given.values[None], num_decoder)
-    batch = Batch.from_series(model, given, num_decoder=num_decoder)
-    n = len(given) - num_decoder
-    context, rest, special = torch.arange(n), torch.arange(n, len(given)), torch.tensor([-1])
+    timed, num_decoder = as_time_series(series), whole("num_decoder", num_decoder, 0)
+    check_series(model, timed.values[None], num_decoder)
+    batch = Batch.from_series(model, timed, num_decoder=num_decoder)
+    n = len(timed) - num_decoder
+    context, rest, special = torch.arange(n), torch.arange(n, len(timed)), torch.tensor([-1])
     encoder_steps = torch.cat([context, special])[: batch.input_ids.shape[1]]  # with EOS, or none, or no encoder
     decoder_steps = torch.cat([special if batch.has_encoder else context, rest])
     tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
-    scale = tokenizer.context_input_transform(as_series(given.values[:n]))[2]
+    scale = tokenizer.context_input_transform(as_series(timed.values[:n]))[2]
     return SeriesBatch(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         decoder_input_ids=batch.decoder_input_ids,
         vocabulary=batch.vocabulary,
-        series=given,
+        series=timed,
         encoder_steps=encoder_steps,
         decoder_steps=decoder_steps,
         scale=float(scale),
@@ -295,7 +184,7 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
 
 
 def check_series(model: Model, values: Floats, num_decoder: int) -> None:
-    """Hold series `[series, step]` against what a spectrum over a model's context needs.
+    """Check that series `[series, step]` have a spectrum over a model's context.
 
     Raises:
         InvalidInput: constant or missing values, a context longer than the model's, or nothing left
@@ -322,6 +211,6 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
     ids = tokenizer.context_input_transform(as_series(values[:, :steps]))[0][:, :steps]
     if (ids == ids[:, :1]).all(1).any():
         raise InvalidInput(
-            "a constant series has no spectrum: nothing varies in what the model sees, all values fall into one "
-            "token. A series whose level is much larger than its variation must have the level taken off."
+            "a constant series has no spectrum: all its values fall into one token. If its level is much larger than "
+            "its variation, subtract the level."
         )

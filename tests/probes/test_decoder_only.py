@@ -192,7 +192,9 @@ def test_a_sweep_over_both_families(causal: Model, model: Model, tmp_path: Path)
 
 
 def test_claims_count_the_same_tokens_in_one_row(causal: Model) -> None:
-    table = probes.claims([probes.induction_mosaic(causal), probes.induction_mosaic(causal, vocab_range=(2, 4095))])
+    table = probes.check_claims(
+        [probes.induction_mosaic(causal), probes.induction_mosaic(causal, vocab_range=(2, 4095))]
+    )
     ranges = table[table["claim"] == "the narrow range finds more than all tokens"]
     assert list(ranges["on"]) == ["tiny-causal"]
 

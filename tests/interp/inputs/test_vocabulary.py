@@ -325,7 +325,7 @@ def test_claims_find_the_ranges_of_other_tokens() -> None:
     model = odd("few values", True)
     narrow = probes.induction_mosaic(model, batch_size=4)
     wide = probes.induction_mosaic(model, batch_size=4, vocab_range=model.vocabulary.value_range)
-    table = probes.claims([narrow, wide]).set_index("claim")
+    table = probes.check_claims([narrow, wide]).set_index("claim")
     assert "needs" not in str(table.loc["the narrow range finds more than all tokens", "verdict"])
 
 
@@ -346,7 +346,7 @@ def test_words_are_no_values() -> None:
 
 def test_the_published_stimulus_is_as_it_was(pico: interp.Model) -> None:
     plain, made = probes.repeated_random_tokens(), probes.repeated_random_tokens(model=pico)
-    assert (probes.NARROW, probes.ALL_VALUES) == ((1911, 2187), (2, 4095))
+    assert (probes.DEFAULT_TOKENS, probes.VALUE_TOKENS) == ((1911, 2187), (2, 4095))
     assert plain.parameters == made.parameters
     assert torch.equal(plain.input_ids, made.input_ids)
     assert (int(plain.input_ids[0, -1]), int(plain.decoder_input_ids[0, 0])) == (1, 0)

@@ -42,7 +42,7 @@ def published_spectra(pipeline: Any, plain: Any, series: TimeSeries, num_decoder
         "attention": attention,
         "eos": np.stack([layer[:, -1] for layer in layers]),
         "spectrum": spectrum,
-        "second": np.abs(np.fft.rfft(spectrum)),
+        "second_spectrum": np.abs(np.fft.rfft(spectrum)),
         "prediction": float(tokenizer.output_transform(token[None, :, None], scale)),
     }
 
@@ -108,9 +108,11 @@ def test_the_second_spectrum_peaks_at_the_combs_inverse_spacing_in_seconds(perio
     spacing = 100 / period
     lines, _ = signal.find_peaks(found.spectrum[0, 0], height=found.spectrum[0, 0, 0] / 3)
     np.testing.assert_allclose(np.diff(found.frequencies[lines]).mean(), spacing, rtol=0.02)
-    assert found.periods[1 + found.second[0, 0, 1:].argmax()] == pytest.approx(1 / spacing, abs=found.periods[1])
+    assert found.periods[1 + found.second_spectrum[0, 0, 1:].argmax()] == pytest.approx(
+        1 / spacing, abs=found.periods[1]
+    )
     assert found.comb(permutations=19).spacing[0, 0] == pytest.approx(spacing, rel=0.01)
-    assert found.periods.shape == found.second[0, 0].shape
+    assert found.periods.shape == found.second_spectrum[0, 0].shape
 
 
 def test_amplitude_is_the_highest_line_apart_from_the_constant_one() -> None:
@@ -335,3 +337,9 @@ def test_what_is_refused(model: interp.Model, planted: AttentionSpectrum) -> Non
     for message, ask in refused:
         with pytest.raises(interp.InvalidInput, match=message):
             ask()
+
+
+def test_the_old_name_of_the_second_spectrum_warns(model: interp.Model) -> None:
+    spectrum = attention_spectrum(model, SHORT, shuffles=0)
+    with pytest.warns(DeprecationWarning, match="second_spectrum"):
+        assert spectrum.second is spectrum.second_spectrum

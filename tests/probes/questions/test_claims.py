@@ -57,7 +57,7 @@ def swept(count: Callable[[int, int, int], float], models: tuple[str, ...] = ("m
 
 
 def table_of(results: Any, claim: str) -> pd.DataFrame:
-    table = probes.claims(results)
+    table = probes.check_claims(results)
     return table.loc[table["claim"].str.contains(claim)]
 
 
@@ -68,7 +68,7 @@ def verdict(results: Any, claim: str) -> pd.Series:
 
 
 def test_the_published_mosaics_support_what_was_published() -> None:
-    table = probes.claims([probes.published(f"chronos-t5-{size}")[0] for size in SIZES]).set_index("claim")
+    table = probes.check_claims([probes.published(f"chronos-t5-{size}")[0] for size in SIZES]).set_index("claim")
     for claim in ("most induction heads are right", "current heads sit in earlier"):
         assert table[table.index.str.startswith(claim)]["verdict"].tolist() == ["supported"]
     # Larger models have more heads of any kind, and a share of induction heads that does not grow.
@@ -87,7 +87,7 @@ def test_the_published_mosaics_support_what_was_published() -> None:
 
 
 def test_what_cannot_be_tested_says_what_it_needs() -> None:
-    table = probes.claims([])
+    table = probes.check_claims([])
     assert len(table) == 8
     assert table["value"].isna().all()
     assert table["verdict"].str.startswith("needs ").all()
@@ -255,26 +255,26 @@ def test_another_stimulus_or_other_weights_do_not_count() -> None:
 def test_a_grid_with_holes_is_refused() -> None:
     frame = swept(lambda r, n, s: 10)
     with pytest.raises(InvalidInput, match="26 of 27 runs"):
-        probes.claims(frame[(frame["repetitions"] != 8) | (frame["sequence_length"] != 8) | (frame["seed"] != 1)])
+        probes.check_claims(frame[(frame["repetitions"] != 8) | (frame["sequence_length"] != 8) | (frame["seed"] != 1)])
 
 
 def test_one_result_or_many_and_nothing_else(pico: interp.Model) -> None:
     one = probes.induction_mosaic(pico, batch_size=10)
-    assert probes.claims(one).equals(probes.claims([one]))
+    assert probes.check_claims(one).equals(probes.check_claims([one]))
     with pytest.raises(InvalidInput, match="no sweep"):
-        probes.claims(["pico-t5"])
+        probes.check_claims(["pico-t5"])
     for wrong in (3, "pico-t5", {}):
         with pytest.raises(InvalidInput, match="no result"):
-            probes.claims(wrong)
+            probes.check_claims(wrong)
     with pytest.raises(InvalidInput, match="threshold"):
-        probes.claims([], threshold=float("nan"))
+        probes.check_claims([], threshold=float("nan"))
 
 
 def test_amplitudes_beyond_those_on_shuffled_series_are_a_row_of_their_own() -> None:
     found = by_layer([0] * 8, [1, 2, 1, 2, 1, 2, 1, 2])
     plain = agreed(np.random.default_rng(0).random((8, 8)) + 2 * found.token_to_right.values, found).multisine
     same = replace(plain, shuffled={"amplitude": plain.amplitude})
-    table = probes.claims(Agreement(found, same))
+    table = probes.check_claims(Agreement(found, same))
     rows = table[table["claim"].str.contains("highest amplitudes")]
     assert rows["value"].tolist() == [1.0, 0.5]
     assert rows["verdict"].tolist() == ["supported", "undecided"]

@@ -13,7 +13,7 @@ from probes import agreement, comb_origin, induction_mosaic, multisine_scores, v
 from probes.periodic.combs import lag_energy
 from probes.questions import agreement as agreement_module
 from probes.questions import comb_origin as origin
-from probes.stimuli.time_series import multisine
+from probes.stimuli.periodic_series import multisine
 from tests.conftest import tiny_pipeline
 from tests.tolerance import BUNDLED, FORWARD, LAYER, close
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import interp
-from probes import ALL_VALUES, RepeatedTokens, random_tokens, repeated_random_tokens
+from probes import VALUE_TOKENS, RepeatedTokens, random_tokens, repeated_random_tokens
 
 
 def test_the_published_stimulus() -> None:
@@ -30,7 +30,7 @@ def test_the_published_stimulus() -> None:
 
 def test_part_one_is_a_setting() -> None:
     """`ABCABC <EOS> | <START> A` over all value tokens."""
-    batch = repeated_random_tokens(sequence_length=3, vocab_range=ALL_VALUES, sub_extension=0)
+    batch = repeated_random_tokens(sequence_length=3, vocab_range=VALUE_TOKENS, sub_extension=0)
     assert tuple(batch.input_ids.shape) == (100, 7)
     assert bool((batch.decoder_input_ids[:, 1] == batch.input_ids[:, 3]).all())
     assert batch.occurrences == (0, 3)
