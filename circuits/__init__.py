@@ -1,10 +1,11 @@
 """How heads do it: what their weights compute, how they are wired, and which ones cause what."""
 
 from circuits import plots
-from circuits.ablation.curve import ablation_curve, layer_effects
-from circuits.ablation.effect_results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
+from circuits.ablation.curve import AblationCurve, ablation_curve
 from circuits.ablation.forecast_effects import forecast_effects
-from circuits.ablation.head_effects import head_effects
+from circuits.ablation.forecast_runs import ForecastEffects
+from circuits.ablation.head_effects import HeadEffects, head_effects
+from circuits.ablation.layer_effects import LayerEffects, layer_effects
 from circuits.ablation.mosaic_effects import MosaicEffects, mosaic_effects
 from circuits.ablation.self_repair import SelfRepair, self_repair
 from circuits.attribution.by_position import PastAttribution, past_attribution, past_value_attribution

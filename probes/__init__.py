@@ -12,8 +12,7 @@ from probes.attention import (
 from probes.induction.head_scores import head_scores, prefix_matching
 from probes.induction.induction_scores import InductionScores, induction_scores
 from probes.induction.induction_sweep import induction_sweep
-from probes.induction.measured_mosaic import induction_mosaic
-from probes.induction.mosaic import Comparison, Counts, Mosaic
+from probes.induction.mosaic import Comparison, Counts, Mosaic, induction_mosaic
 from probes.induction.position_loss import PositionLoss, position_loss
 from probes.induction.published import published, published_table
 from probes.periodic.context_attention import attention_spectrum, context_attention

@@ -13,7 +13,7 @@ import circuits
 import interp
 import probes
 from circuits.graph.attribution_patching import edge_attributions
-from circuits.graph.path_patching import Subject
+from circuits.graph.subject import Subject
 from interp.editing.edits import FreezePatterns
 from tests.conftest import context, first_stack, masked_batch, other_tokens
 

@@ -35,7 +35,7 @@ def test_a_file_keeps_the_rules(path: Path) -> None:
     assert not upward, f"imports upward: {upward}"
     assert not names & {"pickle", "dill", "cloudpickle"}
     assert "torch.load" not in path.read_text()
-    assert path.read_text().count("\n") <= 320
+    assert path.read_text().count("\n") <= 450
     assert ast.get_docstring(ast.parse(path.read_text())) is not None
 
 

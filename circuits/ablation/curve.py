@@ -7,20 +7,98 @@ Source: Crosbie & Shutova 2024 (the strongest heads against random heads of the 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from circuits.ablation.effect_results import AblationCurve, CurvePoint, LayerEffects
+import numpy as np
+import pandas as pd
+
 from circuits.ablation.forecast_runs import Variants, measure_forecasts
 from circuits.ablation.head_sets import set_outcomes
 from circuits.ablation.outcomes import method_of, stimulus_of
-from circuits.controls import Controls, random_controls, strongest
+from circuits.controls import Controls, columns_of_controls, random_controls, strongest
 from interp import Batch, InvalidInput, Model
 from interp.editing.edits import Method, Reference
 from interp.inputs.user_series import Series, as_series
+from interp.names import Head
 from interp.results.by_head import HeadScores, provenance
+from interp.results.result import Floats, Result
+from interp.results.statistics import (
+    interval,
+    proportion_change_interval,
+    proportion_interval,
+)
 from interp.validate import whole
 from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.stimuli.repeated_tokens import RepeatedTokens
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CurvePoint(Result):
+    """One k: the heads, the change in log-probability and the hits by row, and the controls' `[draw, row]`."""
+
+    KIND = "curve-point"
+
+    count: int
+    heads: tuple[Head, ...]
+    log_prob: Floats
+    hit: Floats
+    control_sets: tuple[tuple[Head, ...], ...]
+    control_log_prob: Floats
+    control_hit: Floats
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AblationCurve(Result):
+    """The strongest k heads ablated, against random heads of the same layers, for several k.
+
+    `clean_log_prob` and `clean_hit` are the unedited model's, by row; `forecasts` are those of the
+    same sets, where series were given.
+    """
+
+    KIND = "ablation-curve"
+
+    points: tuple[CurvePoint, ...]
+    clean_log_prob: Floats
+    clean_hit: Floats
+    provenance: dict[str, Any]
+    forecasts: "ForecastEffects | None" = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a k and outcome, for the heads and, as `control...`, for the control sets.
+
+        `effect` is the change in log-probability (nats), `accuracy` the share of rows whose continuation is predicted,
+        and `accuracy change` that minus the unedited model's, row by row. `low, high` are 95 % intervals over rows:
+        Student's, Wilson's, and Bonett & Price's. `control_low, control_high` are the least and the largest mean of
+        the control sets, or the middle 95 % of 39 sets or more, as `band` says; `p` is the rank of the value among
+        the sets, which cannot come under 1 / (1 + draws). All of these are NaN where there is no control.
+        """
+        rows = []
+        for point in self.points:
+            clean = float(self.clean_hit.mean())
+            change_interval = proportion_change_interval(point.hit, self.clean_hit)
+            change, others_change = point.hit - self.clean_hit, point.control_hit - self.clean_hit
+            for outcome, own, (low, high), others, level in (
+                ("effect", point.log_prob, interval(point.log_prob), point.control_log_prob, 0.0),
+                ("accuracy", point.hit, proportion_interval(point.hit), point.control_hit, clean),
+                ("accuracy change", change, change_interval, others_change, 0.0),
+            ):
+                means = others.mean(-1) if len(others) else np.empty(0)
+                rows.append(
+                    {
+                        "count": point.count,
+                        "outcome": outcome,
+                        "clean": level,
+                        "value": own.mean(),
+                        "low": float(low),
+                        "high": float(high),
+                        **columns_of_controls(float(own.mean()), means),
+                        "reason": point.reason,
+                        "heads": " ".join(map(str, point.heads)),
+                    }
+                )
+        return pd.DataFrame(rows)
 
 
 def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
@@ -177,40 +255,3 @@ def check_controls(drawn: dict[Any, Controls], asked: int) -> None:
     if asked and drawn and not any(found.sets for found in drawn.values()):
         reasons = "; ".join(dict.fromkeys(found.reason for found in drawn.values()))
         raise InvalidInput(f"controls cannot be drawn at all: {reasons}. Take fewer heads, or controls=0.")
-
-
-def layer_effects(
-    model: Model,
-    batch: Batch,
-    *,
-    method: Method = "zero",
-    reference: Reference | None = None,
-    progress: bool = True,
-) -> LayerEffects:
-    """Ablate whole attention layers and MLPs, one at a time.
-
-    Args:
-        model: the model, with no edit in force.
-        batch: what `probes.repeated_random_tokens` made.
-        method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from.
-        progress: whether to show a progress bar.
-
-    Returns:
-        The change in log-probability (nats) of the continuation, and of the row's other tokens as
-        the control, for each layer.
-
-    Raises:
-        InvalidInput: as `head_effects`.
-    """
-    tokens = stimulus_of(batch, "layer_effects")
-    places = [*model.layers(), *model.sites("*.*.mlp_out")]
-    measured = set_outcomes(
-        model, tokens, [[], *([place] for place in places)], method=method, reference=reference, progress=progress
-    )
-    return LayerEffects(
-        tuple(str(place) for place in places),
-        measured.log_prob[1:] - measured.log_prob[0],
-        measured.control[1:] - measured.control[0],
-        provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(method, reference),
-    )

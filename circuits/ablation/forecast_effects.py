@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from circuits.ablation.baselines import WINDOW
-from circuits.ablation.effect_results import ForecastEffects
-from circuits.ablation.forecast_runs import Variants, measure_forecasts
+from circuits.ablation.forecast_runs import ForecastEffects, Variants, measure_forecasts
 from circuits.ablation.head_effects import MEMORY
 from circuits.controls import Controls, random_controls
 from interp import InvalidInput, Model

@@ -12,28 +12,120 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from chronos import MeanScaleUniformBins
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.ablation.baselines import WINDOW, naive, parrot, seasonal_naive
-from circuits.ablation.effect_results import ForecastEffects
 from circuits.ablation.forecast_scores import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.ablation.head_effects import MEMORY
 from circuits.ablation.outcomes import method_of
 from circuits.ablation.sampling import Ablated, reading, sampling, split, uniforms
-from circuits.controls import Controls
+from circuits.controls import Controls, columns_of_controls
 from interp import Batch, InvalidInput, Model
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Address, Method, Reference, ablations
 from interp.inputs.user_series import Series, as_series
 from interp.results.by_head import provenance
-from interp.results.result import Floats
+from interp.results.result import Floats, Result
+from interp.results.statistics import (
+    interval,
+)
 from interp.validate import whole
 
 UNEDITED = "unedited"
 BASELINES = ("naive", "seasonal_naive", "parroting")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ForecastEffects(Result):
+    """Forecasts unedited, ablated and under controls, with what they are worth.
+
+    Attributes:
+        names: of the variants: `unedited`, the ablations, their controls.
+        sets: what each variant ablates.
+        controls: by ablation, the names of its controls.
+        reasons: by ablation, why it has no controls or fewer than asked; empty otherwise.
+        outcomes: by name, `[variant, series]`: `nll` (nats a step over the value tokens, the truth read step by step),
+            `crps` (of the bins' distribution, likewise), `mase`, `wql`, `distance` (of the median
+            to the unedited one), `to_parroting` (of the median to the parroted forecast),
+            `parroting` (correlation of the two over steps). CRPS and distances are in units of the
+            context's mean absolute seasonal difference, as MASE is.
+        baselines: `mase` and `wql` `[series]` of `naive`, `seasonal_naive`, `parroting`.
+        contexts: `[series, step]`.
+        truth: `[series, step]`.
+        fans: quantile forecasts 0.1 to 0.9, `[variant, series, quantile, step]`.
+        points: the baselines' forecasts, `[series, step]`.
+        provenance: the model, its weights' digest, seeds, versions.
+    """
+
+    KIND = "forecast-effects"
+
+    names: tuple[str, ...]
+    sets: dict[str, tuple[str, ...]]
+    controls: dict[str, tuple[str, ...]]
+    reasons: dict[str, str]
+    outcomes: dict[str, Floats]
+    baselines: dict[str, dict[str, Floats]]
+    contexts: Floats
+    truth: Floats
+    fans: Floats
+    points: dict[str, Floats]
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row a variant, series and outcome; the baselines' among them."""
+        rows = [
+            {"variant": name, "series": i, "outcome": outcome, "value": float(value)}
+            for outcome, values in self.outcomes.items()
+            for name, of_series in zip(self.names, values, strict=True)
+            for i, value in enumerate(of_series)
+        ]
+        rows += [
+            {"variant": name, "series": i, "outcome": outcome, "value": float(value)}
+            for name, found in self.baselines.items()
+            for outcome, values in found.items()
+            for i, value in enumerate(values)
+        ]
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """One row an ablation and outcome: means over series, the change, and the controls' change.
+
+        `low, high` are Student's 95 % interval of the change over series (NaN under three series); `control` is the
+        mean change over control sets, `control_low, control_high` the least and the largest of them, or the middle
+        95 % of 39 sets or more, as `band` says; `p` is the rank of the change among theirs, which cannot come under
+        1 / (1 + draws). `series` is how many have the outcome under all of these.
+        """
+        rows = []
+        for name in self.controls:
+            for outcome, values in self.outcomes.items():
+                variants = values[[0, self.names.index(name), *(self.names.index(c) for c in self.controls[name])]]
+                # A correlation with parroting does not exist where what is parroted is flat.
+                kept = ~np.isnan(variants).any(0)
+                clean, own, *controls = variants[:, kept]
+                low, high = interval((own - clean)[None])
+                if not kept.any():
+                    clean, own, controls = np.full(1, np.nan), np.full(1, np.nan), []
+                others = np.array([float((control - clean).mean()) for control in controls])
+                rows.append(
+                    {
+                        "ablation": name,
+                        "outcome": outcome,
+                        "unedited": clean.mean(),
+                        "ablated": own.mean(),
+                        "change": (own - clean).mean(),
+                        "low": low[0],
+                        "high": high[0],
+                        **columns_of_controls(float((own - clean).mean()), others),
+                        "draws": len(self.controls[name]),
+                        "series": int(kept.sum()),
+                        "reason": self.reasons[name],
+                    }
+                )
+        return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

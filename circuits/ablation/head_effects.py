@@ -11,16 +11,18 @@ Source: total effects, as Heimersheim & Nanda 2024; Benjamini & Hochberg 1995.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from einops import einsum
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.ablation.effect_results import HeadEffects
 from circuits.ablation.outcomes import continuation_scores, method_of, stimulus_of
-from interp import Batch, Model
+from interp import Batch, InvalidInput, Model
 from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Method, Reference, ablations
@@ -29,11 +31,112 @@ from interp.editing.variants import Context, check_dtype, clean_run, resume, res
 from interp.models.weights.head_weights import projection
 from interp.models.weights.layers import embed
 from interp.names import AttentionLayer, Site, Stack
-from interp.results.by_head import provenance
+from interp.results.by_head import HeadScores, ScoredHead, provenance
+from interp.results.result import Floats, frozen
+from interp.results.statistics import (
+    Test,
+    interval,
+    p_values,
+    q_values,
+)
 from probes.stimuli.repeated_tokens import RepeatedTokens
 
 MEMORY = 2**28
 """How many bytes the variants of one run may take, by default."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadEffects(HeadScores):
+    """The change that ablating each head alone makes, with every row of the stimulus.
+
+    `values` `[layer, head]` are means over `rows` `[layer, head, row]`, in nats: negative where the
+    head helps. `control_rows` are the same change for the row's other tokens.
+    """
+
+    rows: Floats = None  # type: ignore[assignment]
+    control_rows: Floats = None  # type: ignore[assignment]
+
+    KIND = "head-effects"
+    VERSION = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rows", "control_rows"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
+            if getattr(self, name).shape[:2] != self.values.shape or getattr(self, name).ndim != 3:
+                raise InvalidInput(f"{name} must be [layer, head, row] for {list(self.values.shape)} heads.")
+
+    @classmethod
+    def of(cls, site: str, rows: Floats, control_rows: Floats, source: dict[str, Any]) -> Self:
+        """From rows `[layer, head, row]`."""
+        n = rows.shape[-1]
+        stderr = rows.std(-1, ddof=1) / n**0.5 if n > 1 else None
+        return cls(
+            name="effect",
+            site=site,
+            values=rows.mean(-1),
+            stderr=stderr,
+            unit="change in log-probability (nats)",
+            provenance=source,
+            rows=rows,
+            control_rows=control_rows,
+        )
+
+    @property
+    def control(self) -> HeadScores:
+        """The same change for the row's other tokens: what the ablation does at large."""
+        return HeadScores("control", self.site, self.control_rows.mean(-1), None, self.unit, self.provenance)
+
+    @property
+    def helpful(self) -> HeadScores:
+        """How much each head helps: the effect with its sign turned, so that the strongest comes first."""
+        return HeadScores("help", self.site, -self.values, self.stderr, self.unit, self.provenance)
+
+    def interval(self) -> tuple[Floats, Floats]:
+        """Student's 95 % interval of each effect over rows, low and high `[layer, head]`; NaN under three rows."""
+        return interval(self.rows)
+
+    @property
+    def q_values(self) -> Floats:
+        """Benjamini-Hochberg adjusted p-values of no effect, by the t-test, over all heads, `[layer, head]`."""
+        return q_values(p_values(self.rows))
+
+    def discoveries(self, q: float = 0.05, test: Test = "t") -> tuple[ScoredHead, ...]:
+        """The heads with an effect at a false discovery rate, the most helpful first.
+
+        Args:
+            q: the rate.
+            test: `t`, or `sign flips`, which does not take rows for near-normal (`interp.results.statistics.p_values`).
+
+        Raises:
+            InvalidInput: another test.
+        """
+        kept = np.where(q_values(p_values(self.rows, test)) <= q, self.values, np.nan)
+        return tuple(
+            ScoredHead(found.address, self.name, -found.score)
+            for found in HeadScores(self.name, self.site, -kept).heads()
+        )
+
+    def to_frame(self, test: Test = "t") -> pd.DataFrame:
+        """One tidy row a head, with `low, high` (Student's 95 % over rows), `control, q`.
+
+        Args:
+            test: of no effect, of which `q` is adjusted: `t`, or `sign flips`.
+
+        Raises:
+            InvalidInput: another test.
+        """
+        low, high = self.interval()
+        q = q_values(p_values(self.rows, test)).ravel()
+        return super().to_frame().assign(low=low.ravel(), high=high.ravel(), control=self.control.values.ravel(), q=q)
+
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("score")
+
+    @classmethod
+    def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
+        rows = {name: frozen(content[name]) for name in ("rows", "control_rows")}
+        return super()._of_old(content) | rows
 
 
 @torch.no_grad()

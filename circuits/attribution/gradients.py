@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.edges import EMBEDDINGS
 from circuits.metrics import Metric, measured, metric_name
-from circuits.nodes import EMBEDDINGS
 from interp import Batch, Cache, InvalidInput, Model, Site
 from interp.cache import by_head, trace
 from interp.editing.knockouts import keys_of

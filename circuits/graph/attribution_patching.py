@@ -22,13 +22,12 @@ from torch import Tensor
 
 from circuits.ablation.head_effects import MEMORY
 from circuits.attribution.gradients import Gradients, gradients, replaced_embeddings
-from circuits.edges import Composition
+from circuits.edges import EMBEDDINGS, LOGITS, Composition
 from circuits.graph.edge_matrix import Graph, Port
 from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.mixed_run import normed
-from circuits.graph.path_patching import Subject, plain
+from circuits.graph.subject import Subject, plain
 from circuits.metrics import Metric
-from circuits.nodes import EMBEDDINGS, LOGITS
 from interp import Batch, Model
 from interp.models.checks.states import evaluated
 from interp.models.weights.head_weights import projection

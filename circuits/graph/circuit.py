@@ -11,9 +11,8 @@ from typing import Any, Self, cast
 
 import pandas as pd
 
-from circuits.edges import Edge, as_edge
+from circuits.edges import EMBEDDINGS, LOGITS, Edge, Node, as_edge, as_node, forward_order
 from circuits.graph.edge_matrix import Graph
-from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node, forward_order
 from interp import Head, InvalidInput, Model
 from interp.results.result import Result
 

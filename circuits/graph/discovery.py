@@ -17,7 +17,7 @@ from circuits.ablation.head_effects import MEMORY
 from circuits.graph.attribution_patching import edge_attributions
 from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.edge_matrix import Mask
-from circuits.graph.path_patching import Subject
+from circuits.graph.subject import Subject
 from circuits.metrics import Metric
 from interp import Batch, InvalidInput, Model
 from interp.results.result import Floats

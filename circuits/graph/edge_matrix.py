@@ -14,8 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.edges import Composition, Edge
-from circuits.nodes import EMBEDDINGS, LOGITS, Node, as_node
+from circuits.edges import EMBEDDINGS, LOGITS, Composition, Edge, Node, as_node
 from interp import Head, Model, Site, UnknownHead, UnknownSite
 from interp.models.model import as_model
 from interp.names import KINDS, STACKS, AttentionLayer, Kind, Stack

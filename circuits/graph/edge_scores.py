@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from circuits.edges import Edge, as_edge
+from circuits.edges import Edge, Node, as_edge
 from circuits.graph.circuit import Circuit
 from circuits.graph.edge_matrix import Graph
-from circuits.nodes import Node
 from interp import Head, InvalidInput, UnknownSite
 from interp.names import Stack, parse_kind
 from interp.results.by_head import HeadScores

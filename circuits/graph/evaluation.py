@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 
 from circuits.ablation.head_effects import MEMORY
-from circuits.edges import Edge
+from circuits.edges import Edge, Node
 from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.edge_matrix import Graph, Mask
 from circuits.graph.node_outputs import Outside
-from circuits.graph.path_patching import Subject, off_outside
+from circuits.graph.path_patching import off_outside
 from circuits.graph.random_circuits import random_connected, random_edges
+from circuits.graph.subject import Subject
 from circuits.metrics import Metric, warn_of_gap
-from circuits.nodes import Node
 from interp import Batch, Head, InvalidInput, Model
 from interp.results.result import Floats, Result
 from interp.results.statistics import LEAST_ROWS, band, band_words, interval, ratio_interval

@@ -19,8 +19,9 @@ from circuits.graph.circuit import check_circuit
 from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.evaluation import normalised, normalised_interval
 from circuits.graph.node_outputs import Outside
-from circuits.graph.path_patching import Subject, off_outside
+from circuits.graph.path_patching import off_outside
 from circuits.graph.random_circuits import random_connected, random_edges
+from circuits.graph.subject import Subject
 from circuits.metrics import Metric, warn_of_gap
 from interp import Batch, InvalidInput, Model
 from interp.results.result import Floats, Result

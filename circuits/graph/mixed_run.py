@@ -22,10 +22,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from circuits.edges import Composition
+from circuits.edges import LOGITS, Composition
 from circuits.graph.edge_matrix import Graph, Port
 from circuits.graph.node_outputs import Outputs
-from circuits.nodes import LOGITS
 from interp import Batch, Model
 from interp.editing.scopes import Scope, entered
 from interp.models.checks.states import evaluating

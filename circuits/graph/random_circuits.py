@@ -11,8 +11,8 @@ alone. Connected ones are drawn path by path:
 import numpy as np
 from numpy.typing import NDArray
 
+from circuits.edges import EMBEDDINGS, LOGITS
 from circuits.graph.edge_matrix import Graph, Mask
-from circuits.nodes import EMBEDDINGS, LOGITS
 
 TRIES = 50
 """Paths in a row that do not fit, after which single edges fill up."""

@@ -17,13 +17,12 @@ from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import head_effects
 from circuits.attribution.direct import direct_attribution
-from circuits.edges import Edge
+from circuits.edges import Edge, Node
 from circuits.graph.attribution_patching import attribution_patching
 from circuits.graph.circuit import Circuit
 from circuits.graph.discovery import discover
 from circuits.graph.path_patching import patch_edges
 from circuits.metrics import Metric, logit_difference
-from circuits.nodes import Node
 from circuits.patching import patch_heads
 from circuits.weights.composition import composition_scores
 from interp import InvalidInput, Model, zoo

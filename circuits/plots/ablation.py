@@ -4,7 +4,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.ablation.effect_results import AblationCurve, HeadEffects, LayerEffects
+from circuits.ablation.curve import AblationCurve
+from circuits.ablation.head_effects import HeadEffects
+from circuits.ablation.layer_effects import LayerEffects
 from circuits.ablation.self_repair import SelfRepair
 from interp import InvalidInput
 from interp.output.style import COLORS, label, short, styled

@@ -6,11 +6,10 @@ from typing import Any, cast
 import pandas as pd
 import plotly.graph_objects as go
 
-from circuits.edges import Edge
+from circuits.edges import EMBEDDINGS, LOGITS, Edge, Node
 from circuits.graph.circuit import Circuit
 from circuits.graph.edge_matrix import Graph
 from circuits.graph.evaluation import CONTROLS, CircuitReport
-from circuits.nodes import EMBEDDINGS, LOGITS, Node
 from circuits.plots.hovering import node_words
 from circuits.plots.stacks import (
     BOX,

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from circuits.edges import Edge
-from circuits.nodes import Node, title
+from circuits.edges import Edge, Node, title
 from circuits.plots.stacks import ATTENDED, hover
 from interp import Head
 from interp.output.style import label

@@ -8,9 +8,8 @@ from typing import cast
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.edges import Composition, Edge
+from circuits.edges import EMBEDDINGS, LOGITS, Composition, Edge, Node
 from circuits.graph.edge_matrix import Graph
-from circuits.nodes import EMBEDDINGS, LOGITS, Node
 from interp import Head, Site
 from interp.output.style import COLORS, label
 from probes.induction.mosaic import Mosaic

@@ -6,8 +6,7 @@ from typing import cast
 
 import plotly.graph_objects as go
 
-from circuits.edges import Composition, Edges, ScoredEdge
-from circuits.nodes import forward_order
+from circuits.edges import Composition, Edges, ScoredEdge, forward_order
 from circuits.plots.stacks import GAP, INPUT, WIRE, Spot, add_heads, curve, hover, name_rows, name_stacks, spot
 from circuits.weights.composition_scores import CompositionScores
 from circuits.weights.induction_candidates import InductionCandidate, InductionCandidates

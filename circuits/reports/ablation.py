@@ -10,10 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits import plots
-from circuits.ablation.curve import ablation_curve, layer_effects
-from circuits.ablation.effect_results import AblationCurve, ForecastEffects, HeadEffects, LayerEffects
+from circuits.ablation.curve import AblationCurve, ablation_curve
 from circuits.ablation.forecast_effects import forecast_effects
-from circuits.ablation.head_effects import head_effects
+from circuits.ablation.forecast_runs import ForecastEffects
+from circuits.ablation.head_effects import HeadEffects, head_effects
+from circuits.ablation.layer_effects import LayerEffects, layer_effects
 from circuits.ablation.self_repair import SelfRepair, self_repair
 from circuits.controls import random_controls, strongest
 from interp import Batch, InvalidInput, Model, UnsupportedModel

@@ -14,7 +14,7 @@ from interp.errors import nearest
 from interp.sweeps import Sweep, sweep
 from interp.sweeps.grid import axis_values
 from interp.validate import whole
-from probes.induction.measured_mosaic import induction_mosaic
+from probes.induction.mosaic import induction_mosaic
 from probes.stimuli.repeated_tokens import repeated_random_tokens
 
 VARIED = {"repetitions": "repetitions", "sequence_length": "sequence_lengths", "seed": "seeds"}

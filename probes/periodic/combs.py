@@ -53,8 +53,8 @@ class Best:
     """The best comb of each row, `[...]`: period in steps, share of the energy, strength, and score in nats.
 
     `strength` is the share beyond chance: 0 by chance, near 1 if the spectrum is periodic and nothing else. (The
-    constant part, also a tooth, is missing: equal spikes 20 steps apart have 0.94, 6 apart 0.80.) Where no comb is beyond
-    chance, as in constant values, it is 0 and the period is NaN.
+    constant part, also a tooth, is missing: equal spikes 20 steps apart have 0.94, 6 apart 0.80.) Where no comb is
+    beyond chance, as in constant values, it is 0 and the period is NaN.
     """
 
     period: Floats

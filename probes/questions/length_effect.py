@@ -28,8 +28,7 @@ from interp.sweeps import sweep
 from interp.sweeps.grid import axis_values
 from interp.validate import number, whole
 from probes.induction.induction_sweep import induction_rows
-from probes.induction.measured_mosaic import induction_mosaic
-from probes.induction.mosaic import THRESHOLD
+from probes.induction.mosaic import THRESHOLD, induction_mosaic
 from probes.questions.by_seed import Table, over_seeds, seeds_of
 from probes.stimuli.repeated_tokens import repeated_random_tokens
 

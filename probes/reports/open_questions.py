@@ -13,7 +13,7 @@ from interp.output.style import unique
 from interp.results.files import write_text
 from probes import plots
 from probes.induction.induction_sweep import induction_sweep
-from probes.induction.measured_mosaic import induction_mosaic
+from probes.induction.mosaic import induction_mosaic
 from probes.questions.agreement import Agreement, agreement, multisine_scores
 from probes.questions.by_seed import seeds_of
 from probes.questions.claims import check_claims

@@ -11,7 +11,7 @@ import circuits
 import interp
 import probes
 from circuits.graph.attribution_patching import edge_attributions
-from circuits.graph.path_patching import Subject
+from circuits.graph.subject import Subject
 from tests.benchmarks.shapes import opened, timed
 
 pytestmark = pytest.mark.benchmark

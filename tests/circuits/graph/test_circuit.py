@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import circuits
 import interp
 from circuits import Circuit, Edge
+from circuits.edges import LOGITS, as_node, depth, forward_order
 from circuits.graph.edge_matrix import Graph
-from circuits.nodes import LOGITS, as_node, depth, forward_order
 from interp import Head
 from interp.names import KINDS
 

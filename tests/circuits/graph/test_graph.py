@@ -367,7 +367,7 @@ def test_faithful_to_one_and_to_nothing(each: interp.Model) -> None:
 
 def test_all_edges_are_faithful_to_the_letter(each: interp.Model) -> None:
     clean, corrupt = pair_for(each)
-    from circuits.graph.path_patching import Subject
+    from circuits.graph.subject import Subject
 
     subject = Subject.of(each, clean, corrupt, METRIC, "resample")
     exists = subject.graph.exists

@@ -11,8 +11,8 @@ import circuits
 import interp
 import probes
 from circuits import plots
+from circuits.edges import LOGITS
 from circuits.graph.edge_matrix import Graph
-from circuits.nodes import LOGITS
 from circuits.plots.circuit_graph import FEEDS
 from circuits.plots.stacks import DOT, MLP, Plane, is_mlp
 from tests.probes.plots.test_mosaics import needs_browser, traces

@@ -9,7 +9,7 @@ import pytest
 
 import circuits
 import interp
-from circuits.ablation.effect_results import CurvePoint
+from circuits.ablation.curve import CurvePoint
 from interp.results.result import Result
 from tests.circuits.ablation.test_ablation import scored
 from tests.circuits.ablation.test_forecasts import SERIES, effects

@@ -1,0 +1,82 @@
+"""The subject of an experiment on edges: a model, a clean and a corrupt input, and what is measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from circuits.ablation.outcomes import told
+from circuits.edges import LOGITS
+from circuits.graph.edge_matrix import Graph, Mask
+from circuits.graph.mixed_run import chunks, run
+from circuits.graph.node_outputs import Outputs, Outside, check_outside, gathered, sites
+from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name
+from interp import Batch, Model, capture
+from interp.editing.context import check_unhooked
+from interp.editing.variants import check_dtype
+from interp.names import STACKS
+from interp.results.by_head import provenance
+from interp.results.result import Floats
+from interp.validate import whole
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, a pair of inputs and a metric: what circuits are measured on."""
+
+    model: Model
+    graph: Graph
+    clean: Batch
+    corrupt: Batch
+    metric: Metric
+    outside: Outside
+    written: Outputs
+    other: Outputs
+    clean_values: Floats
+    corrupt_values: Floats
+
+    @classmethod
+    def of(cls, model: Model, clean: Batch, corrupt: Batch, metric: Metric, outside: Outside) -> "Subject":
+        """All that is measured, checked.
+
+        Raises:
+            InvalidInput: as `patch_edges`.
+        """
+        check_pair(model, clean, corrupt)
+        check_unhooked(model, "a run by edges")
+        check_dtype(model)
+        how = check_outside(outside)
+        with torch.no_grad():
+            graph = Graph.of(model)
+            here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
+            values = [measured(metric, found[LOGITS], clean) for found in (here, there)]
+            check_moves(metric, *values)
+            other = gathered(model, there).standing_in(corrupt, how)
+            return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(plain, values))
+
+    def measure(self, off: Mask, *, memory: int, progress: bool, what: str) -> Floats:
+        """The metric with some edges cut, `[variant, row]`, of `off`, `[variant, reader, writer]`."""
+        whole("memory", memory, 1)
+        found: list[Floats] = []
+        bar = tqdm(total=len(off), disable=not progress, desc=what, unit="run", leave=False)
+        for part in chunks(self.model, self.clean, len(off), memory):
+            logits = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
+            found += [plain(measured(self.metric, variant, self.clean)) for variant in logits]
+            bar.update(len(logits))
+        bar.close()
+        return np.stack(found)
+
+    def source(self, name: str, **settings: Any) -> dict[str, Any]:
+        """Where a result came from."""
+        pair = {"clean": told(self.clean), "corrupt": told(self.corrupt)}
+        settings |= {"metric": metric_name(self.metric), "outside": self.outside}
+        size = {"n_layers": {stack: self.graph.layers(stack) for stack in STACKS}, "n_heads": self.graph.heads}
+        return provenance(self.model, name=name, **pair, **settings) | size
+
+
+def plain(values: Tensor) -> Floats:
+    """A tensor as float64 in NumPy."""
+    return values.detach().double().cpu().numpy()
