@@ -124,8 +124,8 @@ def attribute(
     made = attribution_report.tables(found)
     parts = made["attribution"].drop(columns=["kind", "layer", "head"])
     _say(f"logit of the continuation, {len(found.batch)} rows", parts.head(8))
-    _say(f"by {'encoder ' * opened.has_encoder}position", made["past_attribution"].head(4))
-    _say(f"forecast of {found.series.name}, by step", made["past_value_attribution"].head(6))
+    _say(f"by {'encoder ' * opened.has_encoder}position", made["attribution_by_position"].head(4))
+    _say(f"forecast of {found.series.name}, by step", made["value_attribution_by_position"].head(6))
     _say_written(written)
 
 
@@ -208,13 +208,13 @@ def _say_written(written: list[Path]) -> None:
 def _check_folder(out: Path) -> None:
     check_out(out)
     if out.suffix.lower() == ".html":
-        raise interp.InvalidInput(f"--out {out}: give a directory, for the page and its tables.")
+        raise interp.errors.InvalidInput(f"--out {out}: give a directory, for the page and its tables.")
 
 
 def _drawn(out: Path, figures: dict[str, go.Figure]) -> list[Path]:
     try:
         return write_images({out / f"{name}.png": figure for name, figure in figures.items()})
-    except interp.MissingBrowser as error:
+    except interp.errors.MissingBrowser as error:
         typer.echo(f"note: {error}", err=True)
         return []
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from interp import InvalidInput, Model
+from interp import Model
+from interp.errors import InvalidInput
 from interp.names import AttentionLayer, Head
 from interp.results.by_head import HeadScores, ScoredHead, as_heads
 from interp.results.result import Floats

@@ -6,7 +6,8 @@ from typing import Literal, Self, cast, get_args, overload
 
 import pandas as pd
 
-from interp import Head, InvalidInput, Site
+from interp import Head, Site
+from interp.errors import InvalidInput
 from interp.names import STACKS, Stack, as_head, parse_address, parse_kind
 
 Composition = Literal["Q", "K", "V"]

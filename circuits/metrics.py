@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model, UnclearGap
+from interp import Batch, Model
+from interp.errors import InvalidInput, UnclearGap
 from interp.inputs.masks import row_positions
 from interp.models.model import as_model
 from interp.results.result import Floats

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp import InvalidInput, UnknownSite
 from interp.editing.actions import in_encoder_positions
+from interp.errors import InvalidInput, UnknownSite
 from interp.names import Site, parse_kind
 from interp.results.by_head import HeadScores, row_mean
 from interp.results.result import Floats, Result

@@ -27,11 +27,12 @@ from circuits.ablation.logits_after import logits_after, needs
 from circuits.ablation.outcomes import told
 from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
 from circuits.patched import PatchedHeads, PatchedPositions, stack_of
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.cache import capture
 from interp.editing.context import check_unhooked, edited
 from interp.editing.edits import Resample, Target, as_address
 from interp.editing.variants import clean_run
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site, Stack
 from interp.results.by_head import provenance

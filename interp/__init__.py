@@ -1,75 +1,36 @@
 """The instrument: open a Chronos model or a GPT-2, name its heads, read it, edit it."""
 
-from interp import sweeps, zoo
-from interp.cache import Cache, capture
+from interp import errors, sweeps, zoo
+from interp.cache import capture
 from interp.editing.context import ablate, edited
 from interp.editing.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
-from interp.errors import (
-    BrokenHook,
-    CannotWrite,
-    ChangedModel,
-    DamagedFile,
-    InertEdit,
-    InterpError,
-    InvalidInput,
-    LostWorker,
-    MissingBrowser,
-    MissingFile,
-    UnclearGap,
-    UnknownHead,
-    UnknownModel,
-    UnknownSite,
-    UnsupportedModel,
-    WrongStore,
-    WrongVersion,
-)
+from interp.errors import InterpError
 from interp.inputs.batch import Batch
 from interp.models.model import Model
 from interp.models.opening import load, wrap
-from interp.models.weights.factored import FactoredMatrix
-from interp.models.weights.head_weights import HeadWeights, StackedWeights
-from interp.models.weights.position_bias import PositionBias, position_bias
+from interp.models.weights.position_bias import position_bias
 from interp.names import AttentionLayer, Head, Site
+from interp.renamed import renamed
 from interp.results.result import read
 
 __all__ = [
     "Add",
     "AttentionLayer",
     "Batch",
-    "BrokenHook",
-    "Cache",
-    "CannotWrite",
-    "ChangedModel",
-    "DamagedFile",
-    "FactoredMatrix",
     "FreezePatterns",
     "Head",
-    "HeadWeights",
-    "InertEdit",
     "InterpError",
-    "InvalidInput",
     "Knockout",
-    "LostWorker",
     "Mean",
-    "MissingBrowser",
-    "MissingFile",
     "Model",
-    "PositionBias",
     "Resample",
     "Scale",
     "Site",
-    "StackedWeights",
-    "UnclearGap",
-    "UnknownHead",
-    "UnknownModel",
-    "UnknownSite",
-    "UnsupportedModel",
-    "WrongStore",
-    "WrongVersion",
     "Zero",
     "ablate",
     "capture",
     "edited",
+    "errors",
     "load",
     "position_bias",
     "read",
@@ -77,3 +38,30 @@ __all__ = [
     "wrap",
     "zoo",
 ]
+
+RENAMED = {
+    "BrokenHook": "interp.errors:BrokenHook",
+    "Cache": "interp.cache:Cache",
+    "CannotWrite": "interp.errors:CannotWrite",
+    "ChangedModel": "interp.errors:ChangedModel",
+    "DamagedFile": "interp.errors:DamagedFile",
+    "FactoredMatrix": "interp.models.weights.factored:FactoredMatrix",
+    "HeadWeights": "interp.models.weights.head_weights:HeadWeights",
+    "InertEdit": "interp.errors:InertEdit",
+    "InvalidInput": "interp.errors:InvalidInput",
+    "LostWorker": "interp.errors:LostWorker",
+    "MissingBrowser": "interp.errors:MissingBrowser",
+    "MissingFile": "interp.errors:MissingFile",
+    "PositionBias": "interp.models.weights.position_bias:PositionBias",
+    "StackedWeights": "interp.models.weights.head_weights:StackedWeights",
+    "UnclearGap": "interp.errors:UnclearGap",
+    "UnknownHead": "interp.errors:UnknownHead",
+    "UnknownModel": "interp.errors:UnknownModel",
+    "UnknownSite": "interp.errors:UnknownSite",
+    "UnsupportedModel": "interp.errors:UnsupportedModel",
+    "WrongStore": "interp.errors:WrongStore",
+    "WrongVersion": "interp.errors:WrongVersion",
+}
+"""Old public names, and where they are now."""
+
+__getattr__ = renamed(__name__, RENAMED)

@@ -7,7 +7,8 @@ from typing import Annotated
 import torch
 import typer
 
-from interp import MissingFile, Model, load, zoo
+from interp import Model, load, zoo
+from interp.errors import MissingFile
 from interp.models.checkpoints import PUBLISHED, TEXT
 from interp.models.opening import check_device
 from interp.output.command import Dtype, guarded

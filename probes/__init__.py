@@ -1,65 +1,33 @@
 """The probes: stimulus in, scores out. Which heads look back, and where to."""
 
+from interp.renamed import renamed
 from probes import plots
-from probes.attention import (
-    AttentionCurves,
-    AttentionPatterns,
-    attention_by_lag,
-    attention_by_value,
-    attention_patterns,
-    token_values,
-)
+from probes.attention import attention_by_lag, attention_by_value, attention_patterns, token_values
 from probes.induction.head_scores import head_scores, prefix_matching
-from probes.induction.induction_scores import InductionScores, induction_scores
+from probes.induction.induction_scores import induction_scores
 from probes.induction.induction_sweep import induction_sweep
-from probes.induction.mosaic import Comparison, Counts, Mosaic, induction_mosaic
-from probes.induction.position_loss import PositionLoss, position_loss
+from probes.induction.mosaic import induction_mosaic
+from probes.induction.position_loss import position_loss
 from probes.induction.published import published, published_table
 from probes.periodic.context_attention import attention_spectrum, context_attention
-from probes.periodic.head_combs import HeadCombs
-from probes.periodic.spectrum import AttentionSpectrum
-from probes.questions.agreement import Agreement, MultisineScores, agreement, multisine_scores
+from probes.questions.agreement import agreement, multisine_scores
 from probes.questions.claims import check_claims
-from probes.questions.comb_origin import CombOrigin, comb_origin, value_matching
-from probes.questions.length_effect import LengthEffect, length_effect
-from probes.questions.repetition_effect import RepetitionEffect, repetition_effect
-from probes.reports.mosaics import induction_heads, summary
+from probes.questions.comb_origin import comb_origin, value_matching
+from probes.questions.length_effect import length_effect
+from probes.questions.repetition_effect import repetition_effect
+from probes.reports.mosaics import induction_heads, mosaic_summary
 from probes.stimuli import datasets
-from probes.stimuli.pairs import Pair, another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
+from probes.stimuli.pairs import another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
 from probes.stimuli.period_pairs import changed_period
 from probes.stimuli.periodic_series import motif, multisine
-from probes.stimuli.repeated_sequences import TEXT_TOKENS, RepeatedSequences, repeated_sequences
-from probes.stimuli.repeated_tokens import (
-    DEFAULT_TOKENS,
-    VALUE_TOKENS,
-    RepeatedTokens,
-    random_tokens,
-    repeated_random_tokens,
-)
-from probes.stimuli.time_series import SeriesBatch, TimeSeries, series_batch
+from probes.stimuli.repeated_sequences import TEXT_TOKENS, repeated_sequences
+from probes.stimuli.repeated_tokens import DEFAULT_TOKENS, VALUE_TOKENS, random_tokens, repeated_random_tokens
+from probes.stimuli.time_series import TimeSeries, series_batch
 
 __all__ = [
     "DEFAULT_TOKENS",
     "TEXT_TOKENS",
     "VALUE_TOKENS",
-    "Agreement",
-    "AttentionCurves",
-    "AttentionPatterns",
-    "AttentionSpectrum",
-    "CombOrigin",
-    "Comparison",
-    "Counts",
-    "HeadCombs",
-    "InductionScores",
-    "LengthEffect",
-    "Mosaic",
-    "MultisineScores",
-    "Pair",
-    "PositionLoss",
-    "RepeatedSequences",
-    "RepeatedTokens",
-    "RepetitionEffect",
-    "SeriesBatch",
     "TimeSeries",
     "agreement",
     "another_sequence",
@@ -78,6 +46,7 @@ __all__ = [
     "induction_scores",
     "induction_sweep",
     "length_effect",
+    "mosaic_summary",
     "motif",
     "multisine",
     "multisine_scores",
@@ -93,8 +62,35 @@ __all__ = [
     "series_batch",
     "shifted_values",
     "shuffled_occurrences",
-    "summary",
     "swapped_continuation",
     "token_values",
     "value_matching",
 ]
+
+RENAMED = {
+    "Pair": "probes.stimuli.pairs:Pair",
+    "ALL_VALUES": "probes.stimuli.repeated_tokens:VALUE_TOKENS",
+    "Agreement": "probes.questions.agreement:Agreement",
+    "AttentionCurves": "probes.attention:AttentionCurves",
+    "AttentionPatterns": "probes.attention:AttentionPatterns",
+    "AttentionSpectrum": "probes.periodic.spectrum:AttentionSpectrum",
+    "CombOrigin": "probes.questions.comb_origin:CombOrigin",
+    "Comparison": "probes.induction.mosaic:Comparison",
+    "Counts": "probes.induction.mosaic:Counts",
+    "HeadCombs": "probes.periodic.head_combs:HeadCombs",
+    "InductionScores": "probes.induction.induction_scores:InductionScores",
+    "LengthEffect": "probes.questions.length_effect:LengthEffect",
+    "Mosaic": "probes.induction.mosaic:Mosaic",
+    "MultisineScores": "probes.questions.agreement:MultisineScores",
+    "NARROW": "probes.stimuli.repeated_tokens:DEFAULT_TOKENS",
+    "PositionLoss": "probes.induction.position_loss:PositionLoss",
+    "RepeatedSequences": "probes.stimuli.repeated_sequences:RepeatedSequences",
+    "RepeatedTokens": "probes.stimuli.repeated_tokens:RepeatedTokens",
+    "RepetitionEffect": "probes.questions.repetition_effect:RepetitionEffect",
+    "SeriesBatch": "probes.stimuli.time_series:SeriesBatch",
+    "claims": "probes.questions.claims:check_claims",
+    "summary": "probes.reports.mosaics:mosaic_summary",
+}
+"""Old public names, and where they are now."""
+
+__getattr__ = renamed(__name__, RENAMED)

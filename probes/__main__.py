@@ -54,7 +54,7 @@ def _numbers(name: str, given: str) -> list[int]:
     except ValueError:
         found = []
     if not found or not all(found):
-        raise interp.InvalidInput(f"--{name} {given}: give whole numbers, as 2,4,6 or 0-4.")
+        raise interp.errors.InvalidInput(f"--{name} {given}: give whole numbers, as 2,4,6 or 0-4.")
     return [n for part in found for n in part]
 
 
@@ -62,7 +62,7 @@ def _floats(name: str, given: str) -> list[float]:
     try:
         return [float(part) for part in given.split(",")]
     except ValueError:
-        raise interp.InvalidInput(f"--{name} {given}: give numbers, as 5,10,20,40.") from None
+        raise interp.errors.InvalidInput(f"--{name} {given}: give numbers, as 5,10,20,40.") from None
 
 
 def _text(numbers: Sequence[float]) -> str:
@@ -72,7 +72,7 @@ def _text(numbers: Sequence[float]) -> str:
 def _draw(out: Path, figures: dict[str, go.Figure]) -> list[Path]:
     try:
         return plots.write_images({out / f"{file_name(name)}.png": figure for name, figure in figures.items()})
-    except interp.MissingBrowser as error:
+    except interp.errors.MissingBrowser as error:
         typer.echo(f"note: {error}", err=True)
         return []
 
@@ -133,7 +133,7 @@ def mosaic(
         table = mosaic_report.induction_heads(found, threshold)
         typer.echo(table.to_string(index=False, float_format="%.3f") if len(table) else f"{found.name}: none")
         typer.echo("")
-    _say(mosaic_report.summary(mosaics, threshold), written)
+    _say(mosaic_report.mosaic_summary(mosaics, threshold), written)
 
 
 @app.command()
@@ -200,7 +200,7 @@ def multisine_command(
     heights = amplitudes or (_text(PUBLISHED[1]) if frequencies == _text(PUBLISHED[0]) else "1")
     made = (frequencies, amplitudes, phases, duration, steps)
     if series and made != (_text(PUBLISHED[0]), "", "0", 3.0, 301):
-        raise interp.InvalidInput(f"--series {series} is as it is: leave out the options that make a multisine.")
+        raise interp.errors.InvalidInput(f"--series {series} is as it is: leave out the options that make a multisine.")
     named = {"frequencies": frequencies, "amplitudes": heights, "phases": phases}
     parts = [_floats(name, text) for name, text in named.items()]
     given = _series(series) if series else multisine(*parts, duration=duration, steps=steps)
@@ -225,7 +225,7 @@ def multisine_command(
 
 def _series(name: str) -> TimeSeries:
     if name not in datasets.__all__:
-        raise interp.InvalidInput(
+        raise interp.errors.InvalidInput(
             f"--series {name}: there are {', '.join(datasets.__all__)}.{nearest(name, datasets.__all__)}"
         )
     return getattr(datasets, name)()

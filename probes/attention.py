@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import Batch, Head, InvalidInput, Model, capture
+from interp import Batch, Head, Model, capture
+from interp.errors import InvalidInput
 from interp.inputs.masks import positions_of
 from interp.names import Stack
 from interp.results.by_head import Heads, as_heads, provenance

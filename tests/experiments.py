@@ -104,7 +104,7 @@ def experiments(model: interp.Model) -> dict[str, Callable[[], Any]]:
             circuits.patch_edges(model, batch, corrupt, metric, f"{at}.0 -> decoder.logits", progress=False).values
         ),
         "direct_attribution": lambda: circuits.direct_attribution(model, batch, target=5),
-        "past_attribution": lambda: circuits.past_attribution(model, batch, target=5),
+        "attribution_by_position": lambda: circuits.attribution_by_position(model, batch, target=5),
         "logit_lens": lambda: circuits.logit_lens(model, batch, target=5),
         "forecast_effects": lambda: circuits.forecast_effects(
             model, _series(), {"head": heads[0]}, prediction_length=4, num_samples=2, controls=1, progress=False

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-import probes
+from probes.stimuli.repeated_tokens import RepeatedTokens
 
 
-def published_attentions(module: Any, batch: probes.RepeatedTokens) -> tuple[torch.Tensor, ...]:
+def published_attentions(module: Any, batch: RepeatedTokens) -> tuple[torch.Tensor, ...]:
     """One generated token with all attentions; the cross-attentions of its step, one tensor a layer."""
     with torch.no_grad():
         out = module.generate(
@@ -27,7 +27,7 @@ def published_attentions(module: Any, batch: probes.RepeatedTokens) -> tuple[tor
     return out.cross_attentions[0]
 
 
-def published_scores(module: Any, batch: probes.RepeatedTokens, position: int) -> np.ndarray[Any, Any]:
+def published_scores(module: Any, batch: RepeatedTokens, position: int) -> np.ndarray[Any, Any]:
     """The mean over rows of the attention from decoder position 1 to a position, `[layer, head]`."""
     layers = published_attentions(module, batch)
     return np.stack([layer[:, :, 1, position].float().mean(0).numpy() for layer in layers])

@@ -9,6 +9,7 @@ import pandas as pd
 
 import interp
 import probes
+from probes.induction.mosaic import Mosaic
 
 
 def real_frame(
@@ -51,7 +52,7 @@ def random_frame(model: str, shape: tuple[int, int], *, draw: int = 0, **axes: A
     return made_up(model, current, right, accuracy=float(rng.random()), **axes)
 
 
-def _with_axes(mosaic: probes.Mosaic, model: str, axes: dict[str, int]) -> pd.DataFrame:
+def _with_axes(mosaic: Mosaic, model: str, axes: dict[str, int]) -> pd.DataFrame:
     frame = mosaic.to_frame().drop(columns="model")
     frame["n_tokens"], frame["accuracy"] = mosaic.n_tokens, mosaic.accuracy()
     for place, (name, value) in enumerate({"model": model, **axes}.items()):

@@ -19,7 +19,13 @@ from torch import Tensor
 import circuits
 import interp
 import probes
-from interp import Batch, InvalidInput, Model
+from circuits.attribution.by_position import AttributionByPosition
+from circuits.attribution.direct import DirectAttribution
+from interp import Batch, Model
+from interp.cache import Cache
+from interp.errors import InvalidInput
+from probes.stimuli.repeated_sequences import RepeatedSequences
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline
 from tests.tolerance import FORWARD, tolerance
 
@@ -86,7 +92,7 @@ def contents(seed: int) -> list[Tensor]:
     return [torch.randint(1900, 2200, (length,), generator=generator) for length in LENGTHS]
 
 
-def repeats(rows: Rows) -> probes.RepeatedTokens:
+def repeats(rows: Rows) -> RepeatedTokens:
     """Repeated random tokens of one length, with five columns of padding and the positions moved along."""
     tokens = probes.repeated_random_tokens(batch_size=3, sequence_length=4, encoder=rows.encoder, seed=0)
     stack = "encoder" if rows.encoder else "decoder"
@@ -107,7 +113,7 @@ def repeats(rows: Rows) -> probes.RepeatedTokens:
     )
 
 
-def sequences(rows: Rows) -> probes.RepeatedSequences:
+def sequences(rows: Rows) -> RepeatedSequences:
     """A repeated sequence, padded after it, or before it in a decoder alone."""
     tokens = probes.repeated_sequences(batch_size=3, sequence_length=4, encoder=rows.encoder, seed=0)
     stack = "encoder" if rows.encoder else "decoder"
@@ -212,15 +218,15 @@ CASES: dict[str, Callable[[Model, Batch, Batch], Any]] = {
     "circuits.direct_attribution": lambda model, batch, other: by_row(
         circuits.direct_attribution(model, batch, target=500, against=600)
     ),
-    "circuits.direct_value_attribution": lambda model, batch, other: by_row(
-        circuits.direct_value_attribution(model, batch)
-    ),
+    "circuits.direct_attribution, value": lambda model, batch, other: by_row(circuits.direct_attribution(model, batch)),
     "circuits.logit_lens": lambda model, batch, other: lens(model, batch),
-    "circuits.past_attribution": lambda model, batch, other: past(
-        circuits.past_attribution(model, batch, target=500, against=600),
-        circuits.past_attribution(model, batch, target=500, position=-2),
+    "circuits.attribution_by_position": lambda model, batch, other: past(
+        circuits.attribution_by_position(model, batch, target=500, against=600),
+        circuits.attribution_by_position(model, batch, target=500, position=-2),
     ),
-    "circuits.past_value_attribution": lambda model, batch, other: past(circuits.past_value_attribution(model, batch)),
+    "circuits.attribution_by_position, value": lambda model, batch, other: past(
+        circuits.attribution_by_position(model, batch)
+    ),
     "circuits.gradients": slopes,
     "circuits.patch_heads": lambda model, batch, other: circuits.patch_heads(
         model, batch, other, METRIC, ["*.*.*.z", "*.*.1.pattern"], progress=False
@@ -259,7 +265,7 @@ MEANS: dict[str, Callable[[Model, Batch, Batch], Any]] = {
 }  # fmt: skip
 """Likewise, where numbers are of all rows together, so that a row alone is another experiment."""
 
-REPEATS: dict[str, Callable[[Model, probes.RepeatedTokens], Any]] = {
+REPEATS: dict[str, Callable[[Model, RepeatedTokens], Any]] = {
     "probes.induction_mosaic": lambda model, tokens: probes.induction_mosaic(model, tokens),
     "circuits.head_effects": lambda model, tokens: [
         *(
@@ -283,7 +289,7 @@ REPEATS: dict[str, Callable[[Model, probes.RepeatedTokens], Any]] = {
 }  # fmt: skip
 """What is called on repeated random tokens, whose positions move with the tokens."""
 
-REFUSED: dict[str, Callable[[probes.RepeatedTokens], Any]] = {
+REFUSED: dict[str, Callable[[RepeatedTokens], Any]] = {
     "probes.another_sequence": probes.another_sequence,
     "probes.shuffled_occurrences": probes.shuffled_occurrences,
     "probes.swapped_continuation": probes.swapped_continuation,
@@ -302,7 +308,7 @@ def scores(model: Model) -> interp.results.by_head.HeadScores:
     return interp.results.by_head.HeadScores("any", context, values)
 
 
-def by_row(found: circuits.DirectAttribution) -> Any:
+def by_row(found: DirectAttribution) -> Any:
     shown = ~np.isnan(found.total)
     assert (np.isnan(found.values) == ~shown).all(), "parts are NaN where the total is"
     return found.at(), found.at(-2), found.to_frame(), found.by_layer(), found.heads(), found.total
@@ -313,7 +319,7 @@ def lens(model: Model, batch: Batch) -> Any:
     return found, found.agrees, found.effective_tokens, found.to_frame(), found.to_frame(-2)
 
 
-def past(*found: circuits.PastAttribution) -> Any:
+def past(*found: AttributionByPosition) -> Any:
     return [(one.total, one.values.sum(-1), one.of(), one.by_position(), one.heads(), one.to_frame()) for one in found]
 
 
@@ -329,7 +335,7 @@ def listed(found: Any) -> list[Any]:
         return listed(found.detach().cpu().double().numpy())
     if isinstance(found, np.ndarray):
         return [found.astype(float)] if found.dtype.kind in "fiub" else [[str(x) for x in found.ravel()]]
-    if isinstance(found, dict | interp.Cache):
+    if isinstance(found, dict | Cache):
         return [item for key in found for item in listed(found[key])]
     if isinstance(found, list | tuple):
         return [item for value in found for item in listed(value)]
@@ -368,7 +374,7 @@ def public() -> dict[str, inspect.Signature]:
 
 def test_every_public_function_that_takes_a_batch_has_a_case() -> None:
     taking = {name for name, signature in public().items() if TAKE_BATCHES & set(signature.parameters)}
-    cases = {*CASES, *MEANS, *REPEATS, *REFUSED, *ELSEWHERE}
+    cases = {name.split(",")[0] for name in (*CASES, *MEANS, *REPEATS, *REFUSED, *ELSEWHERE)}
     # What `edited` takes are edits, which hold the batches.
     assert taking - set(NOT_BATCHES) == cases - {"interp.edited"}
     assert set(NOT_BATCHES) <= taking

@@ -198,7 +198,7 @@ def test_a_copied_model_carries_no_edit(either: interp.Model, either_batch: Batc
 def test_frozen_patterns_do_not_follow_other_tokens(either: interp.Model, either_batch: Batch) -> None:
     ids, encoder = either_batch.decoder_input_ids[:, :-2], either_batch.input_ids
     shorter = Batch(encoder if either.has_encoder else None, either_batch.attention_mask, ids)
-    with pytest.raises(interp.InvalidInput, match="frozen"), interp.edited(either, FreezePatterns(either_batch)):
+    with pytest.raises(interp.errors.InvalidInput, match="frozen"), interp.edited(either, FreezePatterns(either_batch)):
         logits(either, shorter)
 
 

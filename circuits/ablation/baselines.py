@@ -7,7 +7,7 @@ Practice" (naive methods).
 
 import numpy as np
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.validate import whole
 

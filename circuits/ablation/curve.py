@@ -17,8 +17,9 @@ from circuits.ablation.forecast_runs import Variants, measure_forecasts
 from circuits.ablation.head_sets import set_outcomes
 from circuits.ablation.outcomes import method_of, stimulus_of
 from circuits.controls import Controls, columns_of_controls, random_controls, strongest
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.editing.edits import Method, Reference
+from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
 from interp.names import Head
 from interp.results.by_head import HeadScores, provenance

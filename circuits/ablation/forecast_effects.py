@@ -17,10 +17,11 @@ from circuits.ablation.baselines import WINDOW
 from circuits.ablation.forecast_runs import ForecastEffects, Variants, measure_forecasts
 from circuits.ablation.head_effects import MEMORY
 from circuits.controls import Controls, random_controls
-from interp import InvalidInput, Model
+from interp import Model
 from interp.editing.actions import locate
 from interp.editing.edits import Address, Method, Reference, Target, as_address
 from interp.editing.edits import ablations as check_once
+from interp.errors import InvalidInput
 from interp.inputs.user_series import Series
 from interp.names import Head
 from interp.results.by_head import Heads, as_heads

@@ -24,9 +24,10 @@ from circuits.ablation.head_effects import MEMORY
 from circuits.ablation.outcomes import method_of
 from circuits.ablation.sampling import Ablated, reading, sampling, split, uniforms
 from circuits.controls import Controls, columns_of_controls
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Address, Method, Reference, ablations
+from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
 from interp.results.by_head import provenance
 from interp.results.result import Floats, Result

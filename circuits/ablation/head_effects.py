@@ -22,12 +22,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.ablation.outcomes import continuation_scores, method_of, stimulus_of
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Method, Reference, ablations
 from interp.editing.running import Run
 from interp.editing.variants import Context, check_dtype, clean_run, resume, resume_encoder
+from interp.errors import InvalidInput
 from interp.models.weights.head_weights import projection
 from interp.models.weights.layers import embed
 from interp.names import AttentionLayer, Site, Stack

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 
 from circuits.ablation.outcomes import method_of, stimulus_of
 from circuits.controls import random_controls
-from interp import Batch, InvalidInput, Model, capture
+from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked, edited
 from interp.editing.edits import Method, Reference, ablations
+from interp.errors import InvalidInput
 from interp.names import Head, parse_kind
 from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.result import Floats, Result

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from circuits.ablation.head_sets import Set, in_decoder_attention, kept_heads, layers_of
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.editing.actions import actions
 from interp.editing.context import edited
 from interp.editing.edits import Address, Method, Reference, ablations
 from interp.editing.running import Run
 from interp.editing.variants import Context, decode, encode, read, repeated, variant_heads
+from interp.errors import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
 from interp.names import AttentionLayer
 

@@ -15,11 +15,12 @@ from circuits.ablation.head_effects import written
 from circuits.ablation.head_sets import set_outcomes
 from circuits.ablation.outcomes import continuation_scores, method_of, stimulus_of
 from circuits.controls import layer_of
-from interp import Batch, InvalidInput, Model, capture
+from interp import Batch, Model, capture
 from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Method, Reference, ablations
 from interp.editing.running import Run
+from interp.errors import InvalidInput
 from interp.models.weights.layers import last_norm
 from interp.names import Head
 from interp.results.by_head import Heads, as_heads, provenance

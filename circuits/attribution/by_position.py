@@ -23,9 +23,11 @@ from einops import einsum
 from torch import Tensor
 
 from circuits.attribution.direct import head_directions
-from circuits.attribution.readout import VALUE, Asked, asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens, bin_centers
-from interp import Batch, Cache, InvalidInput, Model, capture
+from circuits.attribution.readout import asked_of, check_run, direction, last_stream, stimulus_parameters
+from circuits.metrics import Tokens
+from interp import Batch, Model, capture
+from interp.cache import Cache
+from interp.errors import InvalidInput
 from interp.names import AttentionLayer, Head, as_head, parse_kind
 from interp.results.by_head import Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
 from interp.results.result import Floats, Result
@@ -39,7 +41,7 @@ MEMORY = 2**29
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PastAttribution(Result):
+class AttributionByPosition(Result):
     """What each past position adds to a number through each head that reads it, `values` `[layer, head, row, key]`.
 
     `site` is the heads' kind: `decoder.cross`, whose keys are the encoder's positions, or `decoder.self` without an
@@ -132,59 +134,35 @@ class PastAttribution(Result):
         return frame.assign(mean=row_mean(rows).ravel(), low=low.ravel(), high=high.ravel())
 
 
-def past_attribution(
-    model: Model, batch: Batch, *, target: Tokens, against: Tokens | None = None, position: int = -1
-) -> PastAttribution:
-    """What each past position adds, through each head that reads it, to a token's logit or a difference of two.
+@torch.no_grad()
+def attribution_by_position(
+    model: Model, batch: Batch, *, target: Tokens | None = None, against: Tokens | None = None, position: int = -1
+) -> AttributionByPosition:
+    """Split what each head that reads the past adds to the output into what each past position adds through it.
 
-    The heads are those of cross-attention, or a lone decoder's own: `model.family.context`.
+    The heads are those of cross-attention, or of a lone decoder's own attention: `model.family.context`.
 
     Args:
         model: the model; edits in force are seen, unless they change what such a head puts out otherwise than by
             its pattern and values.
-        batch: what it is fed.
-        target: the token, as in `direct_attribution`.
+        batch: the input.
+        target: the token, as in `direct_attribution`; without one the expected value of the forecast is split.
         against: another token, whose logit is taken off.
         position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
 
     Returns:
-        The contributions; over positions they sum to those of `direct_attribution`.
+        The contributions, in the units of `direct_attribution`; over positions they sum to its heads.
 
     Raises:
-        InvalidInput: tokens of another shape or outside the vocabulary, no such position, no batch, a model in
-            float16, or edits of such a head's z.
-        UnsupportedModel: weights that cannot be read.
+        InvalidInput: tokens of another shape or outside the vocabulary, `against` without a target, no such position,
+            no batch, a model in float16, or edits of such a head's z.
+        UnsupportedModel: weights that cannot be read, or no target for a model whose tokens are not values.
 
-    Source: pattern[q, k] * v_k W_O . direction; Elhage et al. 2021.
+    Source: pattern[q, k] * v_k W_O . direction; Elhage et al. 2021. For the expected value: Sundararajan et al. 2017,
+    through the heads' sums over positions.
     """
     check_run(model, batch)
-    return _split(model, batch, asked_of(model, batch, target, against), position)
-
-
-def past_value_attribution(model: Model, batch: Batch, *, position: int = -1) -> PastAttribution:
-    """What each past position adds, through each head that reads it, to the forecast's expected value.
-
-    Args:
-        model: the model; edits as in `past_attribution`.
-        batch: what it is fed.
-        position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
-
-    Returns:
-        The contributions, in units of the series' scale, as in `direct_value_attribution`.
-
-    Raises:
-        InvalidInput: no such position, no batch, a model in float16, or edits of such a head's z.
-        UnsupportedModel: weights that cannot be read, or a model whose tokens are no values.
-
-    Source: Sundararajan et al. 2017, through the heads' sums over positions.
-    """
-    check_run(model, batch)
-    bin_centers(model)
-    return _split(model, batch, VALUE, position)
-
-
-@torch.no_grad()
-def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttribution:
+    asked = asked_of(model, batch, target, against)
     columns, rows = batch.position(position).to(model.device), torch.arange(len(batch), device=model.device)
     one, last = asked.at(columns), last_stream(model)
     looking = batch.decoder_attention_mask.to(model.device).bool()[rows, columns]
@@ -211,7 +189,7 @@ def _split(model: Model, batch: Batch, asked: Asked, position: int) -> PastAttri
     if model.tokens_are_values:
         shown = batch_values(model, batch, past)[:, :width].double().masked_fill(hidden, torch.nan).numpy()
     one_column = bool((columns == columns[0]).all())
-    return PastAttribution(
+    return AttributionByPosition(
         name=one.name,
         unit=one.unit,
         values=torch.stack(found).masked_fill(hidden, 0.0).masked_fill(~looking.cpu()[:, None], torch.nan).numpy(),

@@ -24,9 +24,10 @@ from einops import einsum
 from torch import Tensor
 
 from circuits.attribution.constants import constants
-from circuits.attribution.readout import VALUE, Asked, asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens, bin_centers
-from interp import Batch, InvalidInput, Model, UnknownSite, capture
+from circuits.attribution.readout import asked_of, check_run, direction, last_stream, stimulus_parameters
+from circuits.metrics import Tokens
+from interp import Batch, Model, capture
+from interp.errors import InvalidInput, UnknownSite
 from interp.inputs.masks import at_position
 from interp.models.weights.head_weights import projection
 from interp.names import AttentionLayer, Head, Kind, Site, parse_address, parse_kind
@@ -140,56 +141,37 @@ class DirectAttribution(Result):
         return replace(scores, unit=self.unit)
 
 
+@torch.no_grad()
 def direct_attribution(
-    model: Model, batch: Batch, *, target: Tokens, against: Tokens | None = None
+    model: Model, batch: Batch, *, target: Tokens | None = None, against: Tokens | None = None
 ) -> DirectAttribution:
-    """What every part of the decoder adds to the logit of a token, or to the difference of two tokens' logits.
+    """Split a number that the decoder puts out into what each of its parts adds to it.
+
+    The number is the logit of a token, the difference of two tokens' logits or, where no token is given, the expected
+    value of the forecast.
 
     Args:
         model: the model; edits in force are seen. In bfloat16 the parts sum up to its rounding.
-        batch: what it is fed.
-        target: the token of each row, such as `batch.continuation`; one for all; or one a row and decoder position,
-            `[row, pos]`.
+        batch: the input.
+        target: the token of each row, such as `batch.continuation`; one for all; or one for each row and decoder
+            position, `[row, pos]`.
         against: another token, likewise, whose logit is taken off.
 
     Returns:
-        The parts, in units of logits, at every decoder position.
+        The parts at every decoder position, in units of logits, or of the series' scale for the expected value. The
+        parts of the expected value sum to it minus the mean of all bins, which is what no logits at all would give.
 
     Raises:
-        InvalidInput: tokens of another shape or outside the vocabulary, no batch, or a model in float16.
-        UnsupportedModel: weights that cannot be read.
+        InvalidInput: tokens of another shape or outside the vocabulary, `against` without a target, no batch, or a
+            model in float16.
+        UnsupportedModel: weights that cannot be read, or no target for a model whose tokens are not values.
 
     Source: logit_t = sum over parts c of c . W_U[:, t] / deviation(stream) + b_U[t], with folded W_U; Elhage et al.
-    2021.
+    2021. For the expected value: Aumann-Shapley along the straight path of the logits (integrated gradients),
+    Sundararajan et al. 2017.
     """
     check_run(model, batch)
-    return _attributed(model, batch, asked_of(model, batch, target, against))
-
-
-def direct_value_attribution(model: Model, batch: Batch) -> DirectAttribution:
-    """What every part of the decoder adds to the forecast's expected value, in units of the series' scale.
-
-    Args:
-        model: the model; edits in force are seen. In bfloat16 the parts sum up to its rounding.
-        batch: what it is fed.
-
-    Returns:
-        The parts, at every decoder position; they sum to the expected value of the distribution over value tokens
-        minus the mean of all bins, which is what no logits at all would give.
-
-    Raises:
-        InvalidInput: no batch, or a model in float16.
-        UnsupportedModel: weights that cannot be read, or a model whose tokens are no values.
-
-    Source: Aumann-Shapley along the straight path of the logits (integrated gradients), Sundararajan et al. 2017.
-    """
-    check_run(model, batch)
-    bin_centers(model)
-    return _attributed(model, batch, VALUE)
-
-
-@torch.no_grad()
-def _attributed(model: Model, batch: Batch, asked: Asked) -> DirectAttribution:
+    asked = asked_of(model, batch, target, against)
     last = last_stream(model)
     kinds: list[Kind] = [kind for stack, kind in model.family.kinds if stack == "decoder"]
     attention = [f"decoder.{kind}.*.z" for kind in kinds]

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from circuits.edges import EMBEDDINGS
 from circuits.metrics import Metric, measured, metric_name
-from interp import Batch, Cache, InvalidInput, Model, Site
-from interp.cache import by_head, trace
+from interp import Batch, Model, Site
+from interp.cache import Cache, by_head, trace
 from interp.editing.knockouts import keys_of
 from interp.editing.scopes import entered
+from interp.errors import InvalidInput
 from interp.models.families.family import Point, part_of
 from interp.models.model import as_model
 from interp.names import Stack

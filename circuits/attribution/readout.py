@@ -23,8 +23,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.metrics import Tokens, bin_centers, token_ids
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
 from interp.editing.variants import check_dtype
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.models.weights.head_weights import unembedding, unembedding_bias
 from interp.models.weights.norms import final_norm
@@ -61,12 +62,18 @@ VALUE = Asked("expected value", "scaled value")
 """The expected value of the forecast, over the mean of the bins."""
 
 
-def asked_of(model: Model, batch: Batch, target: Tokens, against: Tokens | None) -> Asked:
-    """A question about tokens, held against the batch and the vocabulary.
+def asked_of(model: Model, batch: Batch, target: Tokens | None, against: Tokens | None) -> Asked:
+    """Return the number to explain: of tokens, held against the batch and the vocabulary, or the expected value.
 
     Raises:
-        InvalidInput: ids of another shape, not whole numbers, or outside the vocabulary.
+        InvalidInput: ids of another shape, not whole numbers, or outside the vocabulary; or `against` alone.
+        UnsupportedModel: no target for a model whose tokens are not values.
     """
+    if target is None:
+        if against is not None:
+            raise InvalidInput("against is a second token: give target, the token whose logit it is taken off, too.")
+        bin_centers(model)
+        return VALUE
     ids = positions_tokens("target", target, model, batch)
     if against is None:
         return Asked("logit", "logit", ids)

@@ -13,7 +13,8 @@ import pandas as pd
 
 from circuits.edges import EMBEDDINGS, LOGITS, Edge, Node, as_edge, as_node, forward_order
 from circuits.graph.edge_matrix import Graph
-from interp import Head, InvalidInput, Model
+from interp import Head, Model
+from interp.errors import InvalidInput
 from interp.results.result import Result
 
 

@@ -19,7 +19,8 @@ from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.edge_matrix import Mask
 from circuits.graph.subject import Subject
 from circuits.metrics import Metric
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.validate import whole
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.edges import EMBEDDINGS, LOGITS, Composition, Edge, Node, as_node
-from interp import Head, Model, Site, UnknownHead, UnknownSite
+from interp import Head, Model, Site
+from interp.errors import UnknownHead, UnknownSite
 from interp.models.model import as_model
 from interp.names import KINDS, STACKS, AttentionLayer, Kind, Stack
 

@@ -10,7 +10,8 @@ from scipy import stats
 from circuits.edges import Edge, Node, as_edge
 from circuits.graph.circuit import Circuit
 from circuits.graph.edge_matrix import Graph
-from interp import Head, InvalidInput, UnknownSite
+from interp import Head
+from interp.errors import InvalidInput, UnknownSite
 from interp.names import Stack, parse_kind
 from interp.results.by_head import HeadScores
 from interp.results.result import Floats, Result

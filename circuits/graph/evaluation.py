@@ -27,7 +27,8 @@ from circuits.graph.path_patching import off_outside
 from circuits.graph.random_circuits import random_connected, random_edges
 from circuits.graph.subject import Subject
 from circuits.metrics import Metric, warn_of_gap
-from interp import Batch, Head, InvalidInput, Model
+from interp import Batch, Head, Model
+from interp.errors import InvalidInput
 from interp.results.result import Floats, Result
 from interp.results.statistics import LEAST_ROWS, band, band_words, interval, ratio_interval
 from interp.validate import whole

@@ -23,7 +23,8 @@ from circuits.graph.path_patching import off_outside
 from circuits.graph.random_circuits import random_connected, random_edges
 from circuits.graph.subject import Subject
 from circuits.metrics import Metric, warn_of_gap
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.results.result import Floats, Result
 from interp.validate import whole
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from circuits.attribution.constants import constants
 from circuits.graph.edge_matrix import Graph
-from interp import Batch, Cache, InvalidInput, Model, capture
-from interp.errors import nearest
+from interp import Batch, Model, capture
+from interp.cache import Cache
+from interp.errors import InvalidInput, nearest
 from interp.names import Site, Stack
 
 Outside = Literal["resample", "mean", "zero"]

@@ -17,7 +17,8 @@ from circuits.graph.edge_matrix import Graph, Mask
 from circuits.graph.node_outputs import Outside
 from circuits.graph.subject import Subject
 from circuits.metrics import Metric, warn_of_gap
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 

@@ -25,7 +25,8 @@ from circuits.graph.path_patching import patch_edges
 from circuits.metrics import Metric, logit_difference
 from circuits.patching import patch_heads
 from circuits.weights.composition import composition_scores
-from interp import InvalidInput, Model, zoo
+from interp import Model, zoo
+from interp.errors import InvalidInput
 from interp.results.by_head import HeadScores
 from interp.validate import whole
 from probes import another_sequence, induction_mosaic, repeated_random_tokens
@@ -133,7 +134,7 @@ def _pair(model: Model, batch_size: int, seed: int) -> tuple[Pair, Metric]:
     return pair, logit_difference(pair.target, pair.against)
 
 
-def recovery(
+def recovery_benchmark(
     plants: Mapping[str, zoo.Planted] | None = None, *, batch_size: int = 20, seed: int = 0, progress: bool = True
 ) -> pd.DataFrame:
     """How well every method recovers circuits that were planted by hand.

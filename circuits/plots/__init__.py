@@ -1,7 +1,7 @@
 """Results of experiments to plotly figures: nothing here runs a model."""
 
 from circuits.plots.ablation import ablation_curve, head_effects, layer_effects, score_against_effect, self_repair
-from circuits.plots.attributions import attribution, past_attribution
+from circuits.plots.attributions import attribution, attribution_by_position
 from circuits.plots.circuit_graph import circuit
 from circuits.plots.compositions import composition, composition_explorer
 from circuits.plots.evaluations import circuit_report, estimate_against_patch
@@ -11,10 +11,12 @@ from circuits.plots.head_circuits import eigenvalues, head_circuit, position_cir
 from circuits.plots.lenses import logit_lens
 from circuits.plots.patching import patched_heads, patched_positions
 from circuits.plots.wires import wiring
+from interp.renamed import renamed
 
 __all__ = [
     "ablation_curve",
     "attribution",
+    "attribution_by_position",
     "circuit",
     "circuit_report",
     "composition",
@@ -28,7 +30,6 @@ __all__ = [
     "head_effects",
     "layer_effects",
     "logit_lens",
-    "past_attribution",
     "patched_heads",
     "patched_positions",
     "position_circuit",
@@ -38,3 +39,10 @@ __all__ = [
     "token_circuit",
     "wiring",
 ]
+
+RENAMED = {
+    "past_attribution": "circuits.plots.attributions:attribution_by_position",
+}
+"""Old public names, and where they are now."""
+
+__getattr__ = renamed(__name__, RENAMED)

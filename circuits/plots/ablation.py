@@ -8,7 +8,7 @@ from circuits.ablation.curve import AblationCurve
 from circuits.ablation.head_effects import HeadEffects
 from circuits.ablation.layer_effects import LayerEffects
 from circuits.ablation.self_repair import SelfRepair
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import COLORS, label, short, styled
 from interp.results.statistics import band_words, rank_correlation
 from probes import plots
@@ -118,7 +118,7 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
         InvalidInput: a mosaic of other weights.
     """
     _check_same(effects, mosaic)
-    figure = plots.scores(effects, title=f"Effect of ablating each head, {effects.site}")
+    figure = plots.head_scores(effects, title=f"Effect of ablating each head, {effects.site}")
     ringed = ""
     if mosaic is not None and effects.site == mosaic.either.site:
         figure.add_trace(rings(mosaic.either, threshold).update(marker_color="black"))

@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.attribution.by_position import PastAttribution
+from circuits.attribution.by_position import AttributionByPosition
 from circuits.attribution.direct import BIASES, EMBEDDING, DirectAttribution
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.inputs.masks import position_words
 from interp.names import Head, as_head
 from interp.output.style import COLORS, expected, short, styled
@@ -27,7 +27,7 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
     """The waterfall: what the parts add in forward order, up to the number itself.
 
     Args:
-        result: what `direct_attribution` or `direct_value_attribution` returns.
+        result: what `direct_attribution` or `direct_attribution` returns.
         position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
         row: one row of the batch; the mean over rows by default, with 95 % intervals of each part.
         named: how many of the largest parts have a bar of their own, the embedding and biases in addition; the rest
@@ -116,11 +116,13 @@ def _whiskers(x: list[str], ends: Floats, spread: Floats) -> list[go.Scatter]:
     return [bars, numbers]
 
 
-def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row: int | None = None) -> go.Figure:
+def attribution_by_position(
+    result: AttributionByPosition, *, heads: Heads | None = None, row: int | None = None
+) -> go.Figure:
     """What each past step adds through the heads that read it, under the values that stood there.
 
     Args:
-        result: what `past_attribution` or `past_value_attribution` returns.
+        result: what `attribution_by_position` or `attribution_by_position` returns.
         heads: which have a colour of their own; the five that move most by default. The rest share one.
         row: one row of the batch; the mean over rows by default.
 
@@ -132,7 +134,7 @@ def past_attribution(result: PastAttribution, *, heads: Heads | None = None, row
         UnknownHead: a malformed address.
         InvalidInput: no such row, heads that are none of those that read the past, or another result.
     """
-    result = expected(result, PastAttribution, "past_attribution", "circuits")
+    result = expected(result, AttributionByPosition, "attribution_by_position", "circuits")
     chosen = _heads(result, heads)
     place = result.position if result.position >= 0 else f"{result.position} of each row's tokens"
     there = np.where(np.isnan(result.tokens), np.nan, 0.0).T
@@ -208,7 +210,7 @@ def over(rows: int) -> str:
     return f"mean over {rows} rows" if rows > 1 else "one row"
 
 
-def _heads(result: PastAttribution, heads: Heads | None) -> list[Head]:
+def _heads(result: AttributionByPosition, heads: Heads | None) -> list[Head]:
     if heads is not None:
         result.of(heads)  # says what is wrong with them
         return [as_head(h) for h in ([heads] if isinstance(heads, Head | ScoredHead | str) else heads)]
@@ -218,7 +220,7 @@ def _heads(result: PastAttribution, heads: Heads | None) -> list[Head]:
     return [Head.parse(f"{result.site}.{layer}.{head}") for layer, head in places]
 
 
-def _asked(result: DirectAttribution | PastAttribution) -> str:
+def _asked(result: DirectAttribution | AttributionByPosition) -> str:
     def told(ids: Floats) -> str:
         return f"token {int(ids.flat[0])}" if (ids == ids.flat[0]).all() else "each row's token"
 

@@ -24,7 +24,8 @@ from circuits.plots.stacks import (
     name_rows,
     name_stacks,
 )
-from interp import Head, InvalidInput, Site
+from interp import Head, Site
+from interp.errors import InvalidInput
 from interp.names import Stack, parse_kind
 from interp.output.style import expected, short, styled
 from probes.induction.mosaic import THRESHOLD, Mosaic

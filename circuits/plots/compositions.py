@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from circuits.edges import Pair, check_pair
 from circuits.weights.composition_scores import CompositionScores, Score
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import short, styled
 
 UNITS = {"raw": "score", "excess": "over chance", "z": "z"}

@@ -10,7 +10,8 @@ from circuits.edges import Edge
 from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.evaluation import CONTROLS, CircuitReport
 from circuits.plots.circuit_graph import FEEDS, OUTSIDE
-from interp import InvalidInput, Site
+from interp import Site
+from interp.errors import InvalidInput
 from interp.output.style import expected, short, styled
 from interp.results.result import Floats
 

@@ -7,7 +7,7 @@ from circuits.graph.faithfulness_by_size import SizeCurve
 from circuits.plots.attributions import model_of
 from circuits.plots.circuit_graph import OUTSIDE
 from circuits.plots.evaluations import CIRCUIT, SHADES
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import expected, label, styled
 
 

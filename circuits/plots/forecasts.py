@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 from circuits.ablation.forecast_runs import ForecastEffects
 from circuits.ablation.forecast_scores import QUANTILES
 from circuits.plots.ablation import CONTROL, HEADS
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import short, styled
 from interp.results.statistics import band_words
 from interp.validate import whole

@@ -10,7 +10,8 @@ from plotly.subplots import make_subplots
 from circuits.weights.head_circuit import HeadCircuit
 from circuits.weights.position_circuit import PositionCircuit
 from circuits.weights.token_circuit import TokenCircuit
-from interp import Head, InvalidInput
+from interp import Head
+from interp.errors import InvalidInput
 from interp.output.style import SCALE, short, styled
 from interp.results.result import Floats
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.patched import Patched, PatchedHeads, PatchedPositions, stack_of
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
 from interp.names import Site
 from interp.output.style import label, short, styled

@@ -10,7 +10,8 @@ from circuits.edges import Composition, Edges, ScoredEdge, forward_order
 from circuits.plots.stacks import GAP, INPUT, WIRE, Spot, add_heads, curve, hover, name_rows, name_stacks, spot
 from circuits.weights.composition_scores import CompositionScores
 from circuits.weights.induction_candidates import InductionCandidate, InductionCandidates
-from interp import Head, InvalidInput
+from interp import Head
+from interp.errors import InvalidInput
 from interp.names import parse_kind
 from interp.output.style import short, styled
 from probes.induction.mosaic import THRESHOLD, Mosaic

@@ -17,7 +17,8 @@ from circuits.ablation.head_effects import HeadEffects, head_effects
 from circuits.ablation.layer_effects import LayerEffects, layer_effects
 from circuits.ablation.self_repair import SelfRepair, self_repair
 from circuits.controls import random_controls, strongest
-from interp import Batch, InvalidInput, Model, UnsupportedModel
+from interp import Batch, Model
+from interp.errors import InvalidInput, UnsupportedModel
 from interp.output.page import write_page
 from interp.results.files import write_text
 from interp.validate import whole

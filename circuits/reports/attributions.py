@@ -8,14 +8,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits import plots
-from circuits.attribution.by_position import PastAttribution, past_attribution, past_value_attribution
-from circuits.attribution.direct import DirectAttribution, direct_attribution, direct_value_attribution
+from circuits.attribution.by_position import AttributionByPosition, attribution_by_position
+from circuits.attribution.direct import DirectAttribution, direct_attribution
 from circuits.attribution.logit_lens import LogitLens, logit_lens
 from interp import Model
 from interp.output.folder import Part, write_folder
-from probes import RepeatedTokens, TimeSeries, repeated_random_tokens, series_batch
+from probes import TimeSeries, repeated_random_tokens, series_batch
 from probes.stimuli import datasets
 from probes.stimuli.pairs import stacks_of, swapped_continuation
+from probes.stimuli.repeated_tokens import RepeatedTokens
 
 SHOWN = 12
 """How many of a table's rows are on the page; all are in the CSV."""
@@ -28,12 +29,12 @@ class AttributionReport:
     batch: RepeatedTokens
     direct: DirectAttribution
     other: DirectAttribution
-    past: PastAttribution
+    past: AttributionByPosition
     lens: LogitLens
     series: TimeSeries
     direct_value: DirectAttribution
-    past_value: PastAttribution
-    shuffled: PastAttribution
+    past_value: AttributionByPosition
+    shuffled: AttributionByPosition
     value_lens: LogitLens
 
 
@@ -63,12 +64,12 @@ def run_report(model: Model, *, batch_size: int = 100, seed: int = 0) -> Attribu
         batch=batch,
         direct=direct_attribution(model, batch, target=batch.continuation),
         other=direct_attribution(model, batch, target=other),
-        past=past_attribution(model, batch, target=batch.continuation),
+        past=attribution_by_position(model, batch, target=batch.continuation),
         lens=logit_lens(model, batch, target=batch.continuation),
         series=series,
-        direct_value=direct_value_attribution(model, real),
-        past_value=past_value_attribution(model, real),
-        shuffled=past_value_attribution(model, shuffled),
+        direct_value=direct_attribution(model, real),
+        past_value=attribution_by_position(model, real),
+        shuffled=attribution_by_position(model, shuffled),
         value_lens=logit_lens(model, real),
     )
 
@@ -83,10 +84,10 @@ def figures(report: AttributionReport) -> dict[str, go.Figure]:
     """The report's figures by name."""
     return {
         "attribution": plots.attribution(report.direct),
-        "past-attribution": plots.past_attribution(report.past),
+        "past-attribution": plots.attribution_by_position(report.past),
         "logit-lens": plots.logit_lens(report.lens),
         "value-attribution": plots.attribution(report.direct_value),
-        "past-value-attribution": plots.past_attribution(report.past_value),
+        "past-value-attribution": plots.attribution_by_position(report.past_value),
         "value-lens": plots.logit_lens(report.value_lens),
     }
 
@@ -101,10 +102,10 @@ def tables(report: AttributionReport) -> dict[str, pd.DataFrame]:
     past.insert(1, "holds", _held(report.batch))
     return {
         "attribution": _strongest(report.direct.to_frame().assign(other_token=report.other.to_frame()["mean"])),
-        "past_attribution": _strongest(past),
+        "attribution_by_position": _strongest(past),
         "logit_lens": _by_point(report.lens),
         "value_attribution": _strongest(report.direct_value.to_frame()),
-        "past_value_attribution": _strongest(value),
+        "value_attribution_by_position": _strongest(value),
         "value_lens": _by_point(report.value_lens),
     }
 
@@ -162,11 +163,12 @@ _WORDS = {
 _COLUMNS = {
     "attribution": "The strongest parts. other_token: what the same part adds to another token of the row's sequence, "
     "drawn at random: a part that adds as much to it does not tell the two apart.",
-    "past_attribution": "The strongest positions, all {kind} heads together; means over rows with 95 % intervals.",
+    "attribution_by_position": "The strongest positions, all {kind} heads together; means over rows with 95 % "
+    "intervals.",
     "logit_lens": "Means over rows. agrees: how often the likeliest token is already the model's own.",
     "value_attribution": "The strongest parts.",
-    "past_value_attribution": "The strongest steps, counted back from the one that is forecast. shuffled: what the "
-    "same position adds when the series before its last value is shuffled.",
+    "value_attribution_by_position": "The strongest steps, counted back from the one that is forecast. shuffled: "
+    "what the same position adds when the series before its last value is shuffled.",
     "value_lens": "",
 }
 """Words by name of the table."""
@@ -201,10 +203,10 @@ def write_report(out: str | Path, report: AttributionReport, drawn: dict[str, go
     results = {
         "attribution": report.direct,
         "attribution_other_token": report.other,
-        "past_attribution": report.past,
+        "attribution_by_position": report.past,
         "logit_lens": report.lens,
         "value_attribution": report.direct_value,
-        "past_value_attribution": report.past_value,
+        "value_attribution_by_position": report.past_value,
         "past_value_attribution_shuffled": report.shuffled,
         "value_lens": report.value_lens,
     }

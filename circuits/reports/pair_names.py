@@ -1,8 +1,8 @@
 """What the reports on pairs run on: repeated random tokens, a corruption by name, and the metric between the two."""
 
 from circuits.metrics import Metric, logit_difference
-from interp import InvalidInput, Model
-from interp.errors import nearest
+from interp import Model
+from interp.errors import InvalidInput, nearest
 from interp.inputs.vocabulary import PUBLISHED
 from probes import repeated_random_tokens
 from probes.stimuli import pairs

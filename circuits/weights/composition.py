@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.edges import PAIRS, Composition, Edge, Order, Pair
+from circuits.edges import PAIRS, Composition, Order, Pair
 from circuits.weights.composition_scores import CompositionScores, wires_of
-from interp import Head, Model
+from interp import Model
 from interp.models.model import as_model
 from interp.models.weights.head_weights import Projection, projection
 from interp.results.by_head import provenance
@@ -104,7 +104,7 @@ def composition_scores(
 
     Returns:
         Raw scores, z-scores and the baseline, for the kinds of heads that the model has. With `fold_norm=False` the Q
-        scores are those of the cursive-transformer notebook; of GPT-2 the raw scores are TransformerLens' with
+        Q scores are those of the cursive-transformer notebook, on correctly cut heads; of GPT-2 the raw scores are TransformerLens' with
         `fold_ln=True, center_writing_weights=False`.
 
     Raises:
@@ -208,24 +208,3 @@ def _standardised(raw: Floats, A: _Factor, B: _Factor, d_model: int) -> Floats:
     spreads = [torch.where(side.spread > 1e-6, side.spread, torch.nan) for side in (A, B)]
     spread = (spreads[0][:, :, None, None] * spreads[1]).cpu().numpy()
     return (raw**2 - 1 / d_model) / np.sqrt(2 * spread / (d_model**2 * (d_model - 1) * (d_model + 2)))
-
-
-def cursive_composition(model: Model, writer: Head | str, reader: Head | str) -> float:
-    """The cursive-transformer notebook's composition score of one pair: the plain Q one, no norm folded.
-
-    Args:
-        model: the model.
-        writer: the earlier head.
-        reader: the later head, whose queries read the stream that the writer writes to.
-
-    Returns:
-        `|W_V1 W_O1 W_Q2 W_K2^T| / (|W_V1 W_O1| |W_Q2 W_K2^T|)`, on correctly cut heads.
-
-    Raises:
-        UnknownHead: the model has no such head.
-        InvalidInput: a pair that cannot exist.
-    """
-    edge = Edge(model.head(writer), model.head(reader), "Q")
-    OV = model.weights(edge.heads[0], fold_norm=False).OV
-    QK = model.weights(edge.heads[1], fold_norm=False).QK
-    return float((OV @ QK).norm() / (OV.norm() * QK.norm()))

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from circuits.edges import WIRES, Edge, Edges, Pair, ScoredEdge, check_pair
-from interp import Head, InvalidInput
+from interp import Head
+from interp.errors import InvalidInput
 from interp.names import as_head, parse_kind
 from interp.results.result import Floats, Result, frozen
 from interp.validate import number, whole

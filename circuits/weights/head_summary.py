@@ -10,7 +10,8 @@ from torch import Tensor
 
 from circuits.ablation.curve import check_digest
 from circuits.weights.token_circuit import Tokens, token_factors, tokens_or_narrow
-from interp import Head, InvalidInput, Model
+from interp import Head, Model
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.head_weights import layer_weights

@@ -24,7 +24,8 @@ from circuits.edges import Edges, Pair, ScoredEdge
 from circuits.weights.composition import composition_scores
 from circuits.weights.composition_scores import CompositionScores
 from circuits.weights.token_circuit import token_composition
-from interp import Head, InvalidInput, Model
+from interp import Head, Model
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, provenance
 from probes import head_scores
@@ -46,25 +47,25 @@ ROUTES: dict[str, dict[Route, tuple[str, Pair]]] = {
 class InductionCandidate:
     """A head that feeds an induction head, and what speaks for it.
 
-    `encoder_score` is the first head's attention one token back (or ahead), of the encoder where there is one;
+    `writer_score` is the first head's attention one token back (or ahead), of the encoder where there is one;
     `mosaic_score` the induction head's, `token_score` the eigenvalue score of the two composed in token space (1: the
     wire carries the token itself), `strength` the product of the excess over chance and the two attentions.
     """
 
     route: Route
     edge: ScoredEdge
-    encoder_score: float
+    writer_score: float
     mosaic_score: float
     token_score: float
 
     @property
     def strength(self) -> float:
         """Excess over the random baseline, times the first head's score, times the mosaic's."""
-        return self.edge.excess * self.encoder_score * self.mosaic_score
+        return self.edge.excess * self.writer_score * self.mosaic_score
 
     def __str__(self) -> str:
         first, second = ("encoder", "cross") if self.edge.edge.heads[1].kind == "cross" else ("first", "second")
-        heads = f"{first} head {self.encoder_score:.2f}, {second} head {self.mosaic_score:.2f}"
+        heads = f"{first} head {self.writer_score:.2f}, {second} head {self.mosaic_score:.2f}"
         return f"{self.edge}, {self.route.replace('_', ' ')}: {heads}"
 
 
@@ -102,7 +103,7 @@ class InductionCandidates:
         """One tidy row a candidate: `route, edge, writer, reader, kind, raw, excess, z`, its scores, `strength`."""
         frame = self.edges.to_frame()
         frame.insert(0, "route", [candidate.route for candidate in self.candidates])
-        names = ("encoder_score", "mosaic_score", "token_score", "strength")
+        names = ("writer_score", "mosaic_score", "token_score", "strength")
         return frame.assign(**{name: [getattr(c, name) for c in self.candidates] for name in names})
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from circuits.weights.head_circuit import HeadCircuit
 from circuits.weights.token_circuit import biased, normed
-from interp import Head, InvalidInput
+from interp import Head
 from interp import validate as checks
+from interp.errors import InvalidInput
 from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.head_weights import position_embedding
 from interp.results.by_head import provenance

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from circuits.edges import Edge, ScoredEdge, as_edge
 from circuits.weights.head_circuit import HeadCircuit
-from interp import Batch, Head, InvalidInput, Model, capture
+from interp import Batch, Head, Model, capture
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.head_weights import embedding, unembedding

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results.files import write_text
 
 _STYLE = """

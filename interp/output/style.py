@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from interp import InvalidInput, MissingBrowser
+from interp.errors import InvalidInput, MissingBrowser
 
 COLORS = {"current_token": "#1f6f8b", "token_to_right": "#d1603d", "either": "#5b5b5b", "eos": "#8a7fa8"}
 LABELS = {

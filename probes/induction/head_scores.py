@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp import InvalidInput, Model, capture
+from interp import Model, capture
+from interp.errors import InvalidInput
 from interp.inputs.masks import check_tokens
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, over_rows, provenance

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, ScoredHead, provenance
 from interp.results.result import Result

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp import InvalidInput, Model
-from interp.errors import nearest
+from interp import Model
+from interp.errors import InvalidInput, nearest
 from interp.sweeps import Sweep, sweep
 from interp.sweeps.grid import axis_values
 from interp.validate import whole

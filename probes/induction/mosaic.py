@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model, capture
+from interp import Batch, Model, capture
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.names import Stack
 from interp.results.by_head import HeadScores, ScoredHead, over_rows, provenance

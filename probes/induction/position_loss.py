@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model, capture
+from interp import Batch, Model, capture
+from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.results.by_head import provenance
 from interp.results.result import Floats, Result, frozen

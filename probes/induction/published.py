@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp import UnknownModel
-from interp.errors import nearest
+from interp.errors import UnknownModel, nearest
 from interp.results.by_head import HeadScores
 from probes.induction.mosaic import Mosaic
 from probes.stimuli.repeated_tokens import DEFAULT_TOKENS

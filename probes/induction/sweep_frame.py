@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import unique
 from probes.induction.mosaic import KINDS
 

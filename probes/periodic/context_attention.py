@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp import Batch, InvalidInput, Model, capture
+from interp import Batch, Model, capture
+from interp.errors import InvalidInput
 from interp.inputs.user_series import as_series
 from interp.models.model import as_model
 from interp.results.by_head import provenance

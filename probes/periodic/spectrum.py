@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import signal
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.names import parse_kind
 from interp.results.by_head import HeadScores
 from interp.results.result import Floats, Result, frozen

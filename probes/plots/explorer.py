@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import COLORS, SCALE
 from interp.results.files import write_text
 from interp.results.result import listed

@@ -11,7 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp import Head, InvalidInput
+from interp import Head
+from interp.errors import InvalidInput
 from interp.output.style import SCALE, expected, short, styled
 from interp.results.by_head import ScoredHead
 from probes.periodic.head_combs import HeadCombs

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import SCALE, heads_of, label, styled
 from probes.induction.mosaic import KINDS, THRESHOLD
 from probes.induction.sweep_frame import Framed, axis_labels, axis_names, axis_values, head_counts, sites, swept, text

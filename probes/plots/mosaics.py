@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import COLORS, SCALE, heads_of, label, short, styled, unique
 from interp.results.by_head import HeadScores
 from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic
@@ -82,7 +82,7 @@ def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     )
 
 
-def scores(result: HeadScores, *, title: str | None = None) -> go.Figure:
+def head_scores(result: HeadScores, *, title: str | None = None) -> go.Figure:
     """Any head scores as a heatmap in the mosaic's layout; on 0 to 1 if they are attention."""
     layers, heads = result.values.shape
     axis: dict[str, Any] = {"colorscale": SCALE, "colorbar": {"title": result.unit}}
@@ -113,7 +113,7 @@ def _each(mosaics: Sequence[Mosaic] | Mosaic) -> list[Mosaic]:
     return found
 
 
-def counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Number and proportion of induction heads by model.
 
     Args:
@@ -154,7 +154,7 @@ def counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
     )
 
 
-def layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Where induction heads sit: relative layers (layer + 1) / n_layers by kind, as violins with points.
 
     Args:
@@ -202,7 +202,7 @@ def layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) 
     )
 
 
-def occurrences(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+def attention_by_occurrence(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Attention by earlier occurrence, counted from the last, for each head over the threshold.
 
     Raises:

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import COLORS, expected, styled, unique
 from interp.validate import whole
 from probes.plots.induction_sweeps import ordered_colors

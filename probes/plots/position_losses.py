@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.style import SCALE, expected, heads_of, short, styled, unique
 from probes.induction.induction_scores import InductionScores
 from probes.induction.mosaic import THRESHOLD

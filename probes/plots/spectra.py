@@ -11,7 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp import Head, InvalidInput
+from interp import Head
+from interp.errors import InvalidInput
 from interp.names import as_head, parse_kind
 from interp.output.style import COLORS, expected, short, styled, unique
 from interp.results.by_head import Heads

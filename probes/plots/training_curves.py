@@ -7,7 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp import InvalidInput, zoo
+from interp import zoo
+from interp.errors import InvalidInput
 from interp.output.style import COLORS, label, styled
 from probes.induction.mosaic import THRESHOLD
 

@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from interp import InvalidInput, Model
+from interp import Model
+from interp.errors import InvalidInput
 from interp.results.by_head import HeadScores, over_rows, provenance
 from interp.results.result import Floats
 from interp.results.statistics import rank_correlation

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.results.statistics import interval
 from probes.induction.mosaic import THRESHOLD

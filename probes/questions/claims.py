@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
 from interp.results.result import Floats
 from interp.results.statistics import LEAST_ROWS, interval, jackknife_interval, shuffled

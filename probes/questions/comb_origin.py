@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from interp import InvalidInput, Model
+from interp import Model
+from interp.errors import InvalidInput
 from interp.inputs.user_series import read_series
 from interp.models.model import as_model
 from interp.results.by_head import provenance

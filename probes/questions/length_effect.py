@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp import InvalidInput, Model
+from interp import Model
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.results.statistics import ratio_interval
 from interp.sweeps import sweep

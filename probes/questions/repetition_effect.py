@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.validate import number
 from probes.induction.mosaic import THRESHOLD

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.page import check_out, file_name, write_page
 from interp.output.style import heads_of, label, short, unique
 from interp.results.files import write_text
@@ -40,7 +40,7 @@ def induction_heads(mosaic: Mosaic, threshold: float = THRESHOLD) -> pd.DataFram
     return pd.DataFrame(rows, columns=["model", "head", "kind", "score", "stderr", "lift", "EOS"])
 
 
-def summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> pd.DataFrame:
+def mosaic_summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> pd.DataFrame:
     """One row a model: counts, shares, accuracy of the continuation, dtype."""
     rows = []
     for mosaic in mosaics:
@@ -66,10 +66,10 @@ def figures(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> dict[str
     """The report's figures by name: a mosaic a model, counts, layers, occurrences."""
     names = unique([m.name for m in mosaics])
     made = {f"mosaic-{name}": plots.mosaic(m, threshold=threshold) for name, m in zip(names, mosaics, strict=True)}
-    made["counts"] = plots.counts(mosaics, threshold=threshold)
-    made["layers"] = plots.layers(mosaics, threshold=threshold)
+    made["counts"] = plots.head_counts(mosaics, threshold=threshold)
+    made["layers"] = plots.head_layers(mosaics, threshold=threshold)
     for name, m in zip(names, mosaics, strict=True):
-        made[f"occurrences-{name}"] = plots.occurrences(m, threshold=threshold)
+        made[f"occurrences-{name}"] = plots.attention_by_occurrence(m, threshold=threshold)
     return made
 
 
@@ -95,7 +95,7 @@ def write_report_page(path: str | Path, mosaics: Sequence[Mosaic], threshold: fl
         f"(current token) and to the position after it (token to right). Computed in {used}. "
         f"Heads with a score of at least {threshold:g} count as induction heads."
     )
-    parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = [("Models", text, summary(mosaics, threshold))]
+    parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = [("Models", text, mosaic_summary(mosaics, threshold))]
     for name, figure in figures(mosaics, threshold).items():
         parts.append((name.replace("-", ": ", 1).capitalize(), "", figure))
     heads = pd.concat([induction_heads(m, threshold) for m in mosaics], ignore_index=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.output.page import check_out, file_name, write_page
 from interp.output.style import heads_of, short, unique
 from interp.results.files import write_text

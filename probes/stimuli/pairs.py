@@ -18,7 +18,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Batch, InvalidInput
+from interp import Batch
+from interp.errors import InvalidInput
 from interp.inputs.vocabulary import published
 from interp.names import STACKS, Stack
 from interp.validate import as_tensor, whole

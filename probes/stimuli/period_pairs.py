@@ -15,7 +15,8 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.validate import whole
 from probes.stimuli.pairs import Pair, stacks_of

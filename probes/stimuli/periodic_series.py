@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results.by_head import Floats
 from interp.validate import whole
 from probes.stimuli.time_series import TimeSeries, positive

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.names import Stack
 from interp.validate import whole
 from probes.stimuli.repeated_tokens import random_tokens, stacked, token_range, tokens_for, unusual_tokens

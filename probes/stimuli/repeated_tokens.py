@@ -14,7 +14,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.inputs.masks import check_tokens
 from interp.inputs.vocabulary import PUBLISHED, Vocabulary, published
 from interp.models.model import as_model

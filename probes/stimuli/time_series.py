@@ -12,7 +12,8 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Batch, InvalidInput, Model
+from interp import Batch, Model
+from interp.errors import InvalidInput
 from interp.inputs.user_series import as_series, read_series
 from interp.results.result import Floats, Result, frozen
 from interp.sweeps.grid import plain

@@ -14,6 +14,7 @@ import torch
 import circuits
 import interp
 import probes
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.benchmarks.shapes import SHAPES, opened, paired, timed
 
 pytestmark = pytest.mark.benchmark
@@ -21,7 +22,7 @@ STEPS = 24
 SERIES = torch.from_numpy(np.sin(np.arange(536) * 2 * np.pi / 12) + np.random.default_rng(0).normal(0, 0.1, (8, 536)))
 
 
-def limit(model: interp.Model, batch: probes.RepeatedTokens) -> float:
+def limit(model: interp.Model, batch: RepeatedTokens) -> float:
     """Multiplications of a full forward a head, over those of the sweep, whatever runs them.
 
     The sweep needs one forward; and for each head of layer l the MLP of that layer, the later

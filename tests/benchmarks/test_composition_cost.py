@@ -15,6 +15,7 @@ import torch
 import circuits
 import interp
 from circuits.weights.composition import MEMORY, _factor, _standardised, _table
+from circuits.weights.composition_scores import CompositionScores
 from tests.benchmarks.shapes import opened, timed
 from tests.conftest import tiny_gpt2
 from tests.tolerance import FORWARD, close
@@ -153,7 +154,7 @@ def test_a_decoder_against_transformer_lens() -> None:
     def all_of_theirs() -> dict[str, np.ndarray]:
         return {kind: theirs.composition_scores(OV, right[kind], broadcast_dims=True).numpy() for kind in right}
 
-    def ours() -> circuits.CompositionScores:
+    def ours() -> CompositionScores:
         return circuits.composition_scores(model, progress=False)
 
     scores, wanted = ours(), all_of_theirs()

@@ -14,6 +14,7 @@ import torch
 import interp
 import probes
 from interp import zoo
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.benchmarks.shapes import SHAPES, timed
 from tests.conftest import tiny_pipeline
 from tests.published_procedure import published_attentions
@@ -30,7 +31,7 @@ def pipelines(size: str, dtype: torch.dtype) -> Any:
     return BaseChronosPipeline.from_pretrained(str(zoo.path("pico-t5")), dtype=dtype, attn_implementation="eager")
 
 
-def published(module: Any, batch: probes.RepeatedTokens) -> None:
+def published(module: Any, batch: RepeatedTokens) -> None:
     layers = published_attentions(module, batch)
     for position in (batch.occurrences[-1], batch.occurrences[-1] + 1):
         for layer in layers:

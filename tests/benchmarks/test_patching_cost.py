@@ -12,6 +12,7 @@ import interp
 import probes
 from circuits.graph.attribution_patching import edge_attributions
 from circuits.graph.subject import Subject
+from probes.stimuli.pairs import Pair
 from tests.benchmarks.shapes import opened, timed
 
 pytestmark = pytest.mark.benchmark
@@ -20,7 +21,7 @@ KINDS = ("encoder.self", "decoder.self", "decoder.cross")
 BUNDLED = "pico-t5-induction"
 
 
-def subject(model: interp.Model, rows: int, seed: int) -> tuple[probes.Pair, circuits.metrics.NamedMetric]:
+def subject(model: interp.Model, rows: int, seed: int) -> tuple[Pair, circuits.metrics.NamedMetric]:
     pair = probes.another_sequence(probes.repeated_random_tokens(batch_size=rows, unique=True, seed=seed), seed=seed)
     assert pair.against is not None
     return pair, circuits.logit_difference(pair.target, pair.against)

@@ -48,9 +48,9 @@ def test_whether_a_token_is_right_is_a_number(model: interp.Model) -> None:
     assert circuits.patch_heads(model, clean, corrupt, right, progress=False).clean.tolist() == [1.0] * 3
     assert circuits.patch_heads(model, clean, corrupt, which, progress=False).clean.tolist() == top.tolist()
     for metric in (right, which):
-        with pytest.raises(interp.InvalidInput, match="not differentiable"):
+        with pytest.raises(interp.errors.InvalidInput, match="not differentiable"):
             circuits.attribution_patching(model, clean, corrupt, metric, progress=False)
-    with pytest.raises(interp.InvalidInput, match="real numbers"):
+    with pytest.raises(interp.errors.InvalidInput, match="real numbers"):
         circuits.patch_heads(model, clean, corrupt, lambda logits: logits[:, -1, 5] * 1j, progress=False)
 
 
@@ -61,7 +61,7 @@ def test_a_gradient_that_does_not_come_through_the_logits(model: interp.Model) -
     def metric(logits: Tensor) -> Tensor:
         return logits[:, -1, 5].detach() * weight[0, 0]
 
-    with pytest.raises(interp.InvalidInput, match="not differentiable"):
+    with pytest.raises(interp.errors.InvalidInput, match="not differentiable"):
         circuits.attribution_patching(model, clean, corrupt, metric, progress=False)
 
 
@@ -95,5 +95,5 @@ def test_something_else_than_a_model() -> None:
         (circuits.Circuit.full, ()),
     ]
     for call, rest in calls:
-        with pytest.raises(interp.InvalidInput, match="a model is needed"):
+        with pytest.raises(interp.errors.InvalidInput, match="a model is needed"):
             call("pico-t5", *rest)

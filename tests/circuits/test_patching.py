@@ -16,12 +16,15 @@ import interp
 import probes
 from circuits.ablation.logits_after import logits_after, needs
 from circuits.metrics import Metric, expected_value, log_prob, logit_difference
-from interp import Batch, InvalidInput, UnknownSite
+from circuits.patched import PatchedHeads
+from interp import Batch
 from interp.editing.variants import clean_run
+from interp.errors import InvalidInput, UnknownSite
 from interp.names import Site
 from interp.results.result import Floats
 from interp.results.statistics import interval, p_values, q_values
 from interp.zoo.planted_t5 import CROSS_HEADS, ENCODER_HEADS
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline
 from tests.tolerance import BUNDLED, FORWARD, close, tolerance
 
@@ -468,7 +471,7 @@ def test_the_formulas_of_the_result(double: interp.Model, tmp_path: Path) -> Non
         assert not loaded.values.flags.writeable
         text = (tmp_path / "patched.json").read_text()
         (tmp_path / "patched.json").write_text(text.replace('"shape": [3]', '"shape": [1, 3]'))
-        with pytest.raises(interp.DamagedFile):
+        with pytest.raises(interp.errors.DamagedFile):
             type(result).load(tmp_path / "patched.json")
 
 
@@ -476,7 +479,7 @@ def test_the_share_s_standard_error_is_that_of_the_bootstrap() -> None:
     rng = np.random.default_rng(0)
     clean, corrupt = rng.normal(3, 1, 200), rng.normal(-2, 1.5, 200)
     values = clean + 0.4 * (corrupt - clean) + rng.normal(0, 0.8, (1, 1, 200))
-    found = circuits.PatchedHeads("m", ("decoder.cross.0.z",), values, clean, corrupt, {})
+    found = PatchedHeads("m", ("decoder.cross.0.z",), values, clean, corrupt, {})
     draws = rng.integers(0, 200, (4000, 200))
     shares = (values[0, 0] - clean)[draws].mean(1) / (corrupt - clean)[draws].mean(1)
     assert found.stderr[0, 0] == pytest.approx(shares.std(), rel=0.1)
@@ -513,7 +516,7 @@ def test_permuting_heads_permutes_the_values(kind: str) -> None:
         assert np.abs(found.effects - wanted.effects).max() > LIVE
 
 
-def minimal_pair(route: str) -> tuple[probes.RepeatedTokens, Batch]:
+def minimal_pair(route: str) -> tuple[RepeatedTokens, Batch]:
     """Repeated tokens, and the same with one token of each repetition exchanged for one that is met nowhere else.
 
     It is the token that the encoder's planted head copies, and that nothing else carries: the one
@@ -612,7 +615,7 @@ def test_bad_input(model: interp.Model) -> None:
         together(model, clean, corrupt, METRIC, "decoder.cross.0.head_out")
     with pytest.raises(InvalidInput, match="in two ways"):
         together(model, clean, corrupt, METRIC, ["decoder.cross.0.z", "decoder.cross.0.attn_out"])
-    with pytest.raises(interp.UnknownHead):
+    with pytest.raises(interp.errors.UnknownHead):
         together(model, clean, corrupt, METRIC, "decoder.cross.0.9")
 
 

@@ -239,21 +239,21 @@ def test_views_of_one_module_are_assigned_side_by_side(either: Model, either_bat
 
 
 def test_no_sites_is_an_error(model: Model, batch: Batch) -> None:
-    with pytest.raises(interp.InvalidInput, match="no sites"):
+    with pytest.raises(interp.errors.InvalidInput, match="no sites"):
         capture(model, batch, [])
 
 
 def test_a_site_that_was_not_captured_is_an_error(model: Model, batch: Batch) -> None:
     cache = capture(model, batch, "decoder.cross.1.pattern")
     assert "decoder.cross.1.pattern" in cache
-    with pytest.raises(interp.UnknownSite, match=r"Did you mean 'decoder\.cross\.1\.pattern'"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"Did you mean 'decoder\.cross\.1\.pattern'"):
         cache["decoder.cross.0.pattern"]
 
 
 def test_tokens_outside_the_vocabulary(either: Model) -> None:
     ids = torch.tensor([[5, 4096]])
     bad = Batch(input_ids=ids) if either.has_encoder else Batch(decoder_input_ids=ids)
-    with pytest.raises(interp.InvalidInput, match=r"token 4096.*0-4095"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"token 4096.*0-4095"):
         capture(either, bad, "decoder.0.resid_pre")
 
 
@@ -261,12 +261,12 @@ def test_a_sequence_over_the_positions(causal: Model) -> None:
     assert causal.max_positions == 96
     longest = Batch(decoder_input_ids=torch.arange(2, 98)[None])
     assert capture(causal, longest, "decoder.logits")["decoder.logits"].shape == (1, 96, 4096)
-    with pytest.raises(interp.InvalidInput, match=r"97 tokens: tiny-causal has 96 positions"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"97 tokens: tiny-causal has 96 positions"):
         capture(causal, Batch(decoder_input_ids=torch.arange(2, 99)[None]), "decoder.0.resid_pre")
 
 
 def test_a_batch_of_the_other_family(model: Model, causal: Model) -> None:
-    with pytest.raises(interp.InvalidInput, match="decoder-only GPT-2 and has no encoder to read input_ids"):
+    with pytest.raises(interp.errors.InvalidInput, match="decoder-only GPT-2 and has no encoder to read input_ids"):
         capture(causal, masked_batch(True), "decoder.0.resid_pre")
-    with pytest.raises(interp.InvalidInput, match="has an encoder, and the batch has no tokens for it"):
+    with pytest.raises(interp.errors.InvalidInput, match="has an encoder, and the batch has no tokens for it"):
         capture(model, masked_batch(False), "decoder.0.resid_pre")

@@ -35,7 +35,7 @@ def test_attention_layer_round_trip() -> None:
 
 @given(st.text(max_size=30))
 def test_any_other_text_is_a_typed_error(text: str) -> None:
-    for parse, error in ((Head.parse, interp.UnknownHead), (Site.parse, interp.UnknownSite)):
+    for parse, error in ((Head.parse, interp.errors.UnknownHead), (Site.parse, interp.errors.UnknownSite)):
         try:
             parsed = parse(text)
         except error:
@@ -48,20 +48,20 @@ def test_any_other_text_is_a_typed_error(text: str) -> None:
     ["decoder.cross.3", "decoder.cross.3.-1", "encoder.cross.0.0", "decoder.cross.03.1", "decoder.cross.a.1", ""],
 )
 def test_malformed_heads(text: str) -> None:
-    with pytest.raises(interp.UnknownHead, match=r"decoder\.cross\.3\.5"):
+    with pytest.raises(interp.errors.UnknownHead, match=r"decoder\.cross\.3\.5"):
         Head.parse(text)
 
 
 def test_an_error_names_the_nearest(model: interp.Model) -> None:
-    with pytest.raises(interp.UnknownHead, match=r"decoder layers 0-1.*Did you mean 'decoder\.cross\.1\.2'"):
+    with pytest.raises(interp.errors.UnknownHead, match=r"decoder layers 0-1.*Did you mean 'decoder\.cross\.1\.2'"):
         model.head("decoder.cross.9.5")
-    with pytest.raises(interp.UnknownSite, match=r"Did you mean 'decoder\.cross\.1\.pattern'"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"Did you mean 'decoder\.cross\.1\.pattern'"):
         model.sites("decoder.cross.1.patern")
-    with pytest.raises(interp.UnknownSite, match=r"layers 0-1"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"layers 0-1"):
         model.sites("decoder.cross.5.pattern")
-    with pytest.raises(interp.UnknownSite, match=r"matches no site"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"matches no site"):
         model.sites("decoder.cros.*.pattern")
-    with pytest.raises(interp.UnknownSite, match=r"Did you mean 'decoder\.cross'"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"Did you mean 'decoder\.cross'"):
         model.heads("decoder.cros")
 
 
@@ -69,18 +69,20 @@ def test_errors_are_builtins_too() -> None:
     with pytest.raises(KeyError) as caught:
         Head.parse("nonsense")
     assert not str(caught.value).startswith('"')
-    assert issubclass(interp.InvalidInput, ValueError)
-    assert issubclass(interp.UnknownModel, FileNotFoundError)
+    assert issubclass(interp.errors.InvalidInput, ValueError)
+    assert issubclass(interp.errors.UnknownModel, FileNotFoundError)
 
 
 def test_an_error_names_the_nearest_in_a_decoder_alone(causal: interp.Model) -> None:
-    with pytest.raises(interp.UnknownHead, match=r"decoder layers 0-2.*Did you mean 'decoder\.self\.2\.1'"):
+    with pytest.raises(interp.errors.UnknownHead, match=r"decoder layers 0-2.*Did you mean 'decoder\.self\.2\.1'"):
         causal.head("decoder.self.9.1")
-    with pytest.raises(interp.UnknownSite, match=r"Did you mean 'decoder\.self\.1\.pattern'"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"Did you mean 'decoder\.self\.1\.pattern'"):
         causal.sites("decoder.self.1.patern")
-    with pytest.raises(interp.UnknownSite, match=r"decoder-only GPT-2.*Did you mean 'decoder\.self\.1\.pattern'"):
+    with pytest.raises(
+        interp.errors.UnknownSite, match=r"decoder-only GPT-2.*Did you mean 'decoder\.self\.1\.pattern'"
+    ):
         causal.sites("decoder.cross.1.pattern")
-    with pytest.raises(interp.UnknownSite, match=r"decoder layers 0-2.*Did you mean 'decoder\.self\.2'"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"decoder layers 0-2.*Did you mean 'decoder\.self\.2'"):
         causal.layer("decoder.self.3")
 
 
@@ -130,7 +132,7 @@ def test_every_site_has_a_module(either: interp.Model) -> None:
 
 
 def test_one_address_is_proposed(model: interp.Model) -> None:
-    with pytest.raises(interp.UnknownHead) as caught:
+    with pytest.raises(interp.errors.UnknownHead) as caught:
         model.head("decoder.cros.1.2")
     assert str(caught.value).count("Did you mean") == 1
     assert "'decoder.cross.1.2'" in str(caught.value)

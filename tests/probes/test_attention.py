@@ -65,14 +65,14 @@ def test_pairs_on_the_edges_are_counted(model: Model) -> None:
     assert not np.isnan(curves.values[0, [0, 2, 4]]).any()
     pattern = interp.capture(model, batch, "encoder.self.0.pattern")["encoder.self.0.pattern"][0, 0]
     close(curves.values[0, 0], float(pattern[0:16:2, 1:16:2].mean()), terms=FORWARD)
-    with pytest.raises(interp.InvalidInput, match="constant series"):
+    with pytest.raises(interp.errors.InvalidInput, match="constant series"):
         attention_by_value(model, Batch.from_series(model, [2.0] * 8), "encoder.self.0.0")
 
 
 def test_what_is_refused(model: Model, batch: Batch) -> None:
-    with pytest.raises(interp.InvalidInput, match="one stack and kind"):
+    with pytest.raises(interp.errors.InvalidInput, match="one stack and kind"):
         attention_patterns(model, batch, ["decoder.cross.0.0", "encoder.self.0.0"])
-    with pytest.raises(interp.InvalidInput, match="rows 0-3"):
+    with pytest.raises(interp.errors.InvalidInput, match="rows 0-3"):
         attention_patterns(model, batch, "decoder.cross.0.0", row=4)
-    with pytest.raises(interp.InvalidInput, match="no query is a value"):
+    with pytest.raises(interp.errors.InvalidInput, match="no query is a value"):
         attention_by_value(model, Batch.from_series(model, [1.0, 2.0]), "decoder.cross.0.0")

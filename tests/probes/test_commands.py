@@ -15,7 +15,8 @@ import circuits.__main__ as circuits_command
 import interp
 import interp.__main__ as interp_command
 import probes.__main__ as probes_command
-from probes import Mosaic, induction_mosaic
+from probes import induction_mosaic
+from probes.induction.mosaic import Mosaic
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2
 from tests.probes.plots.test_mosaics import BROWSERS, needs_browser
 

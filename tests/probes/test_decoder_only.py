@@ -155,17 +155,17 @@ SERIES_DOORS: dict[str, Callable[[Model], Any]] = {
 
 @pytest.mark.parametrize("door", SERIES_DOORS)
 def test_a_text_model_has_no_series(words: Model, door: str) -> None:
-    with pytest.raises(interp.UnsupportedModel, match="no chronos_config"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="no chronos_config"):
         SERIES_DOORS[door](words)
 
 
 def test_heads_that_are_not_there(causal: Model) -> None:
     batch = masked_batch(False)
     for asked in (probes.attention_patterns, probes.attention_by_lag, probes.attention_by_value):
-        with pytest.raises(interp.UnknownHead, match="no encoder and no cross-attention"):
+        with pytest.raises(interp.errors.UnknownHead, match="no encoder and no cross-attention"):
             asked(causal, batch, "decoder.cross.0.0")
     spectrum = attention_spectrum(causal, SERIES, shuffles=0)
-    with pytest.raises(interp.InvalidInput, match=r"decoder\.self layers 0-2"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"decoder\.self layers 0-2"):
         plots.second_spectrum(spectrum, "decoder.cross.0.0")
     assert len(cast(Any, plots.attention_spectrum(spectrum, heads="decoder.self.2.1").data)) > 2
     assert plots.attention_over_series(spectrum).layout.annotations[0].text.startswith("decoder.self.0.")
@@ -187,7 +187,7 @@ def test_a_sweep_over_both_families(causal: Model, model: Model, tmp_path: Path)
     assert "decoder attention heads" in plots.sweep_lines(found).layout.title.subtitle.text
     runs = json.loads(plots.mosaic_explorer(found).data)["runs"]
     assert {run["site"] for run in runs} == {"decoder.self", "decoder.cross"}
-    with pytest.raises(interp.InvalidInput, match="each model's own"):
+    with pytest.raises(interp.errors.InvalidInput, match="each model's own"):
         probes.induction_sweep(causal, encoder=False, **grid)
 
 

@@ -11,6 +11,7 @@ import interp
 import probes
 import probes.__main__ as command
 from interp.sweeps import read
+from probes.periodic.spectrum import AttentionSpectrum
 from probes.reports import spectra as spectra_report
 from tests.tolerance import BUNDLED, close
 
@@ -28,7 +29,7 @@ def test_multisine_writes_page_spectra_and_combs(tmp_path: Path, pico: interp.Mo
     result = run("multisine", "--model", "pico-t5", *options, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["combs.csv", "multisine.html", "spectrum-pico-t5.json"]
-    stored = probes.AttentionSpectrum.load(tmp_path / "spectrum-pico-t5.json")
+    stored = AttentionSpectrum.load(tmp_path / "spectrum-pico-t5.json")
     expected = probes.attention_spectrum(pico, probes.multisine([9, 15, 24]), num_decoder=1, shuffles=0)
     close(stored.attention, expected.attention, of=1, terms=BUNDLED)
     table = pd.read_csv(tmp_path / "combs.csv")
@@ -39,11 +40,11 @@ def test_multisine_writes_page_spectra_and_combs(tmp_path: Path, pico: interp.Mo
 
 
 def test_multisine_takes_the_published_amplitudes_and_real_series(tmp_path: Path) -> None:
-    def stored(*options: Any) -> probes.AttentionSpectrum:
+    def stored(*options: Any) -> AttentionSpectrum:
         out = tmp_path / str(len(list(tmp_path.iterdir())))
         result = run("multisine", "--model", "pico-t5", "--shuffles", 0, "--no-images", "--out", out, *options)
         assert result.exit_code == 0, result.output
-        return probes.AttentionSpectrum.load(out / "spectrum-pico-t5.json")
+        return AttentionSpectrum.load(out / "spectrum-pico-t5.json")
 
     assert stored().series.parameters["amplitudes"] == [1, 0.75, 0.5, 0.5]
     assert stored("--frequencies", "5,10").series.parameters["amplitudes"] == [1, 1]

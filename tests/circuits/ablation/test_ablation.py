@@ -12,8 +12,9 @@ import interp
 import probes
 from circuits.ablation.head_sets import set_outcomes
 from circuits.controls import strongest
-from interp import InvalidInput, Mean, Resample, Zero, zoo
+from interp import Mean, Resample, Zero, zoo
 from interp.editing.edits import ablations
+from interp.errors import InvalidInput
 from interp.names import Head, parse_address
 from interp.results.by_head import HeadScores
 from interp.results.result import Floats
@@ -302,18 +303,20 @@ def test_whole_layers(either: interp.Model) -> None:
 def test_heads_that_a_decoder_alone_does_not_have(causal: interp.Model, model: interp.Model) -> None:
     tokens = stimulus(model=causal)
     for address in ("decoder.cross.0.0", "encoder.self.0"):
-        with pytest.raises((interp.UnknownHead, interp.UnknownSite), match="no encoder and no cross-attention"):
+        with pytest.raises(
+            (interp.errors.UnknownHead, interp.errors.UnknownSite), match="no encoder and no cross-attention"
+        ):
             set_outcomes(causal, tokens, [[parse_address(address)]], progress=False)
     for call in (circuits.self_repair, circuits.mosaic_effects):
-        with pytest.raises(interp.UnknownHead, match="no encoder and no cross-attention"):
+        with pytest.raises(interp.errors.UnknownHead, match="no encoder and no cross-attention"):
             call(causal, tokens, ["decoder.cross.0.0"])
         with pytest.raises(InvalidInput, match="decoder-only"):
             call(causal, stimulus(), ["decoder.self.0.0"])
     of_t5 = HeadScores("random", "decoder.cross", RNG.random((2, 3)))
-    with pytest.raises(interp.UnknownSite, match="no encoder and no cross-attention"):
+    with pytest.raises(interp.errors.UnknownSite, match="no encoder and no cross-attention"):
         circuits.ablation_curve(causal, of_t5, tokens)
     text = interp.wrap(tiny_gpt2(), name="text")
-    with pytest.raises(interp.UnsupportedModel, match="no chronos_config"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="no chronos_config"):
         circuits.ablation_curve(text, scored(text, "decoder.self"), tokens, series=np.sin(np.arange(40.0)))
 
 

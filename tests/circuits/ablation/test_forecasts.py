@@ -11,9 +11,11 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 import circuits
 import interp
 from circuits.ablation.baselines import naive, parrot, seasonal_naive
+from circuits.ablation.forecast_runs import ForecastEffects
 from circuits.ablation.forecast_scores import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.ablation.sampling import Ablated, Sampler, reading, sampling, split, uniforms
-from interp import Batch, InvalidInput, zoo
+from interp import Batch, zoo
+from interp.errors import InvalidInput
 from interp.names import Head
 from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
@@ -290,7 +292,7 @@ def test_baselines() -> None:
     np.testing.assert_array_equal(seasonal_naive(np.array([np.nan, 1, np.nan, 2]), 3, 2), [np.nan, 2, np.nan])
 
 
-def effects(model: interp.Model, series: Any = SERIES, **options: Any) -> circuits.ForecastEffects:
+def effects(model: interp.Model, series: Any = SERIES, **options: Any) -> ForecastEffects:
     chosen: dict[str, Any] = {"one": Head(*model.family.context, 1, 0)}
     settings: dict[str, Any] = {"ablations": chosen, "prediction_length": 6, "num_samples": 5, "controls": 2}
     return circuits.forecast_effects(model, series, progress=False, **(settings | options))
@@ -323,7 +325,7 @@ def test_what_forecast_effects_hold(double: interp.Model) -> None:
     close(found.baselines["parroting"]["mase"][0], missed, terms=FORWARD)
 
 
-def found_heads(found: circuits.ForecastEffects, name: str) -> list[Head]:
+def found_heads(found: ForecastEffects, name: str) -> list[Head]:
     return [Head.parse(head) for head in found.sets[name]]
 
 
@@ -380,7 +382,9 @@ def test_missing_values_in_the_context(either: interp.Model) -> None:
 
 def test_what_a_decoder_alone_cannot_forecast(causal: interp.Model) -> None:
     for address in ("decoder.cross.1.0", "encoder.self.0", "encoder.0.mlp_out"):
-        with pytest.raises((interp.UnknownHead, interp.UnknownSite), match="no encoder and no cross-attention"):
+        with pytest.raises(
+            (interp.errors.UnknownHead, interp.errors.UnknownSite), match="no encoder and no cross-attention"
+        ):
             effects(causal, ablations={"one": address})
     of_t5 = Batch(torch.ones(2, 9, dtype=torch.long))
     with pytest.raises(InvalidInput, match="decoder-only GPT-2"):
@@ -390,7 +394,7 @@ def test_what_a_decoder_alone_cannot_forecast(causal: interp.Model) -> None:
         effects(short, np.sin(np.arange(80) * 0.7))
     assert np.isfinite(effects(short, np.sin(np.arange(80) * 0.7)[-65:]).outcomes["mase"]).all()
     text = interp.wrap(tiny_gpt2(), name="text")
-    with pytest.raises(interp.UnsupportedModel, match="text has no chronos_config"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="text has no chronos_config"):
         effects(text)
 
 
@@ -429,7 +433,7 @@ def test_bad_input(model: interp.Model, series: Any, options: dict[str, Any], sa
 
 
 def test_unknown_heads_and_edits_in_force(model: interp.Model) -> None:
-    with pytest.raises(interp.UnknownHead):
+    with pytest.raises(interp.errors.UnknownHead):
         effects(model, ablations={"far": "decoder.cross.9.0"})
     with interp.edited(model, interp.Scale("decoder.cross.0", 1.0)):
         with pytest.raises(InvalidInput, match="Leave edits first"):

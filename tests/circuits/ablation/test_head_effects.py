@@ -11,15 +11,17 @@ import circuits
 import interp
 import probes
 from circuits.ablation.outcomes import continuation_scores
-from interp import Batch, InvalidInput, zoo
+from interp import Batch, zoo
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.results.statistics import interval, p_values, q_values, rank_correlation
 from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.conftest import tiny_causal_pipeline, tiny_pipeline
 from tests.tolerance import BUNDLED, FORWARD, LAYER, close
 
 
-def stimulus(seed: int = 1, model: interp.Model | None = None, **options: Any) -> probes.RepeatedTokens:
+def stimulus(seed: int = 1, model: interp.Model | None = None, **options: Any) -> RepeatedTokens:
     """For a model of either family; by default for one with an encoder."""
     encoder = model is None or model.has_encoder
     return probes.repeated_random_tokens(batch_size=5, sequence_length=4, seed=seed, encoder=encoder, **options)
@@ -29,12 +31,12 @@ KINDS = [("t5", "encoder.self"), ("t5", "decoder.self"), ("t5", "decoder.cross")
 
 
 @torch.no_grad()
-def log_probs(model: interp.Model, tokens: probes.RepeatedTokens) -> Floats:
+def log_probs(model: interp.Model, tokens: RepeatedTokens) -> Floats:
     logits = model.module(**model.inputs(tokens)).logits[:, -1].log_softmax(-1)
     return logits.gather(1, tokens.continuation[:, None])[:, 0].double().numpy()
 
 
-def one_by_one(model: interp.Model, tokens: probes.RepeatedTokens, kind: str, **options: Any) -> Floats:
+def one_by_one(model: interp.Model, tokens: RepeatedTokens, kind: str, **options: Any) -> Floats:
     clean, rows = log_probs(model, tokens), []
     for head in model.heads(kind):
         with interp.ablate(model, head, **options):
@@ -133,16 +135,16 @@ def test_what_the_result_holds(pico: interp.Model, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.rows, effects.rows)
     assert loaded.provenance == effects.provenance
     (tmp_path / "effects.json").write_text('{"kind": "head-effects", "version": 1}')
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         circuits.HeadEffects.load(tmp_path / "effects.json")
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         circuits.HeadEffects.load(mosaic.either.save(tmp_path / "scores.json"))
 
 
 def test_bad_input(model: interp.Model, batch: Batch) -> None:
     with pytest.raises(InvalidInput, match="continuation"):
         circuits.head_effects(model, batch)
-    with pytest.raises(interp.UnknownSite):
+    with pytest.raises(interp.errors.UnknownSite):
         circuits.head_effects(model, stimulus(), "decoder.mlp")
     with pytest.raises(InvalidInput, match="reference"):
         circuits.head_effects(model, stimulus(), method="mean")
@@ -165,7 +167,7 @@ def test_bad_input(model: interp.Model, batch: Batch) -> None:
 def test_what_a_decoder_alone_cannot_do(causal: interp.Model) -> None:
     tokens = stimulus(model=causal)
     for kind in ("decoder.cross", "encoder.self"):
-        with pytest.raises(interp.UnknownSite, match="decoder-only GPT-2"):
+        with pytest.raises(interp.errors.UnknownSite, match="decoder-only GPT-2"):
             circuits.head_effects(causal, tokens, kind)
     with pytest.raises(InvalidInput, match="decoder-only GPT-2"):
         circuits.head_effects(causal, stimulus())
@@ -208,5 +210,5 @@ def test_statistics() -> None:
     assert np.isnan([flat["overall"], flat["overall_p"], flat["within_layers"], flat["within_layers_p"]]).all()
     assert np.isnan(p_values(np.array([np.nan, 1.0, 2.0])))
     for one, other in ((scores, scores[:2]), (scores.ravel(), scores.ravel())):
-        with pytest.raises(interp.InvalidInput, match="two tables"):
+        with pytest.raises(interp.errors.InvalidInput, match="two tables"):
             rank_correlation(one, other)

@@ -14,9 +14,12 @@ from torch import Tensor
 import circuits
 import interp
 import probes
+from circuits.attribution.by_position import AttributionByPosition
+from circuits.attribution.direct import DirectAttribution
 from circuits.attribution.readout import value_weights
 from circuits.metrics import bin_centers
-from interp import Batch, InvalidInput
+from interp import Batch
+from interp.errors import InvalidInput
 from interp.results.by_head import as_heads
 from tests.conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.planted import content_matcher
@@ -104,7 +107,7 @@ def test_parts_sum_to_the_expected_value(changes: dict[str, Any], dtype: torch.d
     batch = batch_for(model)
     values = probes.token_values(model, torch.arange(2, 4096)).double()
     wanted = logits_of(model, batch).double()[..., 2:].softmax(-1) @ values - values.mean()
-    found = circuits.direct_value_attribution(model, batch)
+    found = circuits.direct_attribution(model, batch)
     close(found.total, wanted, terms=FORWARD, dtype=torch.float64)
     close(found.values.sum(0), wanted, of=15, terms=LAYER, dtype=dtype)  # values of tokens go up to 15
     assert np.nanmax(np.abs(wanted)) > 0.01
@@ -144,7 +147,7 @@ def test_values_are_integrated_gradients(batch: Batch) -> None:
     rms = (cache["decoder.1.resid_post"][:, -1].double().pow(2).mean(-1) + norm.variance_epsilon).sqrt()
     write = cache["decoder.1.mlp_out"][:, -1].double() * norm.weight.double() / rms[:, None]
     wanted = (write @ model.module.lm_head.weight.double().T * gradient).sum(-1).detach().numpy()
-    found = circuits.direct_value_attribution(model, batch)
+    found = circuits.direct_attribution(model, batch)
     np.testing.assert_allclose(found.values[found.parts.index("decoder.1.mlp_out"), :, -1], wanted, rtol=1e-3)
 
 
@@ -230,10 +233,10 @@ def test_permuting_heads_permutes_their_shares(value: bool, alone: bool) -> None
     batch = batch_for(model)
     permuted(other, order)
 
-    def both(of: interp.Model) -> tuple[circuits.DirectAttribution, circuits.PastAttribution]:
+    def both(of: interp.Model) -> tuple[DirectAttribution, AttributionByPosition]:
         if value:
-            return circuits.direct_value_attribution(of, batch), circuits.past_value_attribution(of, batch)
-        return circuits.direct_attribution(of, batch, target=9), circuits.past_attribution(of, batch, target=9)
+            return circuits.direct_attribution(of, batch), circuits.attribution_by_position(of, batch)
+        return circuits.direct_attribution(of, batch, target=9), circuits.attribution_by_position(of, batch, target=9)
 
     (direct, past), (direct_other, past_other) = both(model), both(other)
     wanted = direct.heads().values.copy()
@@ -253,7 +256,7 @@ def test_where_nothing_writes_the_embedding_says_it_all() -> None:
     embedding = model.module.shared.weight[6].detach().double()
     wanted = embedding @ embedding / embedding.pow(2).mean().sqrt() * 64**-0.5
     assert found.total[0, 1] == pytest.approx(float(wanted), rel=1e-4)
-    np.testing.assert_array_equal(circuits.past_attribution(model, batch, target=6).values, 0)
+    np.testing.assert_array_equal(circuits.attribution_by_position(model, batch, target=6).values, 0)
 
 
 @pytest.mark.parametrize("route", ["token_to_right", "current_token"])
@@ -268,7 +271,7 @@ def test_the_planted_head_carries_the_difference(route: Any) -> None:
     assert str(cross.heads()[0].address) == "decoder.cross.1.2"
     assert cross["decoder.cross.1.2"] > 0.7 * found.total[:, -1].mean()
     assert max(rest) < 0.02 * cross["decoder.cross.1.2"]
-    past = circuits.past_attribution(model, tokens, target=tokens.continuation, against=other)
+    past = circuits.attribution_by_position(model, tokens, target=tokens.continuation, against=other)
     shift = 1 if route == "token_to_right" else 0
     at = [place + shift for place in tokens.occurrences]
     shares = past.values[1, 2].mean(0) / past.values[1, 2].mean(0).sum()
@@ -293,11 +296,11 @@ def test_past_steps_sum_to_their_heads(
     for direct, past in (
         (
             circuits.direct_attribution(model, batch, target=target, against=3),
-            circuits.past_attribution(model, batch, target=target, against=3, position=position),
+            circuits.attribution_by_position(model, batch, target=target, against=3, position=position),
         ),
         (
-            circuits.direct_value_attribution(model, batch),
-            circuits.past_value_attribution(model, batch, position=position),
+            circuits.direct_attribution(model, batch),
+            circuits.attribution_by_position(model, batch, position=position),
         ),
     ):
         chosen = [i for i, part in enumerate(direct.parts) if part.startswith(site)]
@@ -317,14 +320,14 @@ def test_past_steps_sum_to_their_heads(
         )
         close(past.by_position()["mean"], np.nanmean(there, axis=0), of=1, terms=LAYER, dtype=dtype)
     monkeypatch.setattr("circuits.attribution.by_position.MEMORY", 1)
-    again = circuits.past_value_attribution(model, batch, position=position)
+    again = circuits.attribution_by_position(model, batch, position=position)
     close(again.values, past.values, of=1, terms=LAYER, dtype=dtype)
 
 
 @torch.no_grad()
 def test_a_past_step_by_hand(batch: Batch) -> None:
     model = made(dtype=torch.float64)
-    found = circuits.past_attribution(model, batch, target=77, position=3)
+    found = circuits.attribution_by_position(model, batch, target=77, position=3)
     w = model.weights("decoder.cross.1.2", fold_norm=False)
     cache = interp.capture(model, batch, ["encoder.ln_final", "decoder.cross.1.pattern", "decoder.1.resid_post"])
     x = cache["decoder.1.resid_post"][2, 3]
@@ -349,7 +352,7 @@ def test_a_past_step_of_a_decoder_alone_by_hand() -> None:
     """Values with their bias in them, from the stream that the layer itself reads."""
     model = made(dtype=torch.float64, alone=True)
     batch = batch_for(model)
-    found = circuits.past_attribution(model, batch, target=77, position=9)
+    found = circuits.attribution_by_position(model, batch, target=77, position=9)
     cache = interp.capture(model, batch, ["decoder.1.resid_pre", "decoder.self.1.pattern", "decoder.2.resid_post"])
     block: Any = model.module.transformer.h[1]
     read = block.ln_1(cache["decoder.1.resid_pre"][2, 4])
@@ -375,7 +378,7 @@ def test_the_planted_decoder_reads_what_comes_next() -> None:
     for wired in (True, False):
         model = interp.zoo.planted_decoder(wired=wired).model
         found = circuits.direct_attribution(model, tokens, target=tokens.continuation, against=other)
-        past = circuits.past_attribution(model, tokens, target=tokens.continuation, against=other)
+        past = circuits.attribution_by_position(model, tokens, target=tokens.continuation, against=other)
         best = found.heads().heads()[0]
         after = past.values[1, 2].mean(0)[[at + 1 for at in tokens.occurrences]]
         if wired:
@@ -389,7 +392,7 @@ def test_the_planted_decoder_reads_what_comes_next() -> None:
 
 def test_a_model_of_words_has_logits_and_no_values(tmp_path: Path) -> None:
     model, batch = interp.wrap(tiny_gpt2(), name="text"), masked_batch(False)
-    past, lens = circuits.past_attribution(model, batch, target=9), circuits.logit_lens(model, batch)
+    past, lens = circuits.attribution_by_position(model, batch, target=9), circuits.logit_lens(model, batch)
     assert past.token_values is None
     assert past.by_position()["value"].isna().all()
     assert lens.expected_value is None
@@ -398,19 +401,19 @@ def test_a_model_of_words_has_logits_and_no_values(tmp_path: Path) -> None:
         again = type(result).load(result.save(tmp_path / "text.json"))
         pd.testing.assert_frame_equal(again.to_frame(), result.to_frame(), check_exact=True)
     assert np.nanmax(np.abs(circuits.direct_attribution(model, batch, target=9).remainder)) < 1e-4
-    for ask in (circuits.direct_value_attribution, circuits.past_value_attribution):
-        with pytest.raises(interp.UnsupportedModel, match="no chronos_config"):
+    for ask in (circuits.direct_attribution, circuits.attribution_by_position):
+        with pytest.raises(interp.errors.UnsupportedModel, match="no chronos_config"):
             ask(model, batch)
 
 
 def test_kinds_that_a_decoder_alone_does_not_have(causal: interp.Model) -> None:
     found = circuits.direct_attribution(causal, masked_batch(False), target=9)
     assert found.heads().site == "decoder.self"
-    with pytest.raises(interp.UnknownSite, match="a decoder alone, without cross-attention"):
+    with pytest.raises(interp.errors.UnknownSite, match="a decoder alone, without cross-attention"):
         found.heads("decoder.cross")
     with pytest.raises(InvalidInput, match=r"There are decoder\.self\."):
         found.heads("encoder.self")
-    past = circuits.past_attribution(causal, masked_batch(False), target=9)
+    past = circuits.attribution_by_position(causal, masked_batch(False), target=9)
     with pytest.raises(InvalidInput, match=r"self heads of 3 layers of 3 \(decoder\.self\)"):
         past.of("decoder.cross.0.0")
     with pytest.raises(InvalidInput, match="no encoder"):
@@ -419,13 +422,13 @@ def test_kinds_that_a_decoder_alone_does_not_have(causal: interp.Model) -> None:
 
 def test_files_of_before_are_read(model: interp.Model, batch: Batch, tmp_path: Path) -> None:
     """They say nothing of the kind of heads, which were cross heads."""
-    found = circuits.past_attribution(model, batch, target=9)
+    found = circuits.attribution_by_position(model, batch, target=9)
     path = found.save(tmp_path / "past.json")
     text = path.read_text()
     cut = re.sub(r',\s*"site": "decoder.cross"', "", text)
     assert cut != text
     path.write_text(cut)
-    assert circuits.PastAttribution.load(path).site == "decoder.cross"
+    assert AttributionByPosition.load(path).site == "decoder.cross"
 
 
 def test_edits_in_force_are_seen(batch: Batch) -> None:
@@ -436,7 +439,7 @@ def test_edits_in_force_are_seen(batch: Batch) -> None:
         ablated = circuits.direct_attribution(model, batch, target=9)
         wanted = logits_of(model, batch)[..., 9]
         with pytest.raises(InvalidInput, match=r"decoder\.cross\.0\.1.*no sum over the past"):
-            circuits.past_attribution(model, batch, target=9)
+            circuits.attribution_by_position(model, batch, target=9)
     close(ablated.total, wanted, terms=LAYER)
     assert (ablated.values[place] == 0).all()
     assert (plain.values[place] != 0).all()
@@ -453,7 +456,7 @@ def test_edits_in_force_are_seen(batch: Batch) -> None:
     np.testing.assert_allclose(steered.remainder, by_hand.detach(), rtol=1e-3)
 
     with interp.edited(model, interp.Knockout("decoder.cross.1.0", key=4)):
-        cut = circuits.past_attribution(model, batch, target=9)
+        cut = circuits.attribution_by_position(model, batch, target=9)
     assert (cut.values[1, 0, :, 4] == 0).all()
     assert (cut.values[1, 1, :, 4] != 0).all()
 
@@ -464,13 +467,13 @@ def test_bfloat16_sums_up_to_its_rounding(alone: bool) -> None:
     batch = batch_for(model)
     for found in (
         circuits.direct_attribution(model, batch, target=9),
-        circuits.direct_value_attribution(model, batch),
+        circuits.direct_attribution(model, batch),
     ):
         assert np.nanmax(np.abs(found.remainder)) < 0.02 * np.nanmax(np.abs(found.values).sum(0))
     exact = circuits.direct_attribution(made(alone=alone), batch, target=9).heads()
     np.testing.assert_allclose(circuits.direct_attribution(model, batch, target=9).heads().values, exact.values,
                                atol=0.1 * np.abs(exact.values).max())  # fmt: skip
-    past = circuits.past_attribution(model, batch, target=9)
+    past = circuits.attribution_by_position(model, batch, target=9)
     np.testing.assert_allclose(past.heads().values, circuits.direct_attribution(model, batch, target=9).heads().values,
                                atol=0.03)  # fmt: skip
 
@@ -507,7 +510,7 @@ def test_what_the_results_hold(model: interp.Model, tmp_path: Path) -> None:
     close(scores["decoder.self.1.2"], found.values[found.parts.index("decoder.self.1.2"), :, 0].mean())
     assert found.provenance["stimulus"]["seed"] == 1
     assert found.provenance["model"] == "tiny"
-    past = circuits.past_attribution(model, tokens, target=tokens.continuation)
+    past = circuits.attribution_by_position(model, tokens, target=tokens.continuation)
     lens = circuits.logit_lens(model, tokens, target=tokens.continuation)
     for result in (found, past, lens, circuits.logit_lens(model, tokens)):
         again = type(result).load(result.save(tmp_path / "result.json"))
@@ -520,22 +523,22 @@ def test_what_the_results_hold(model: interp.Model, tmp_path: Path) -> None:
 
 def test_one_row_has_no_interval(pico: interp.Model) -> None:
     series = probes.series_batch(pico, probes.datasets.air_passengers(), num_decoder=1)
-    found = circuits.direct_value_attribution(pico, series)
+    found = circuits.direct_attribution(pico, series)
     assert found.to_frame()["low"].isna().all()
     assert found.heads().stderr is None
     assert found.provenance["stimulus"]["series"] == "air passengers"
-    past = circuits.past_value_attribution(pico, series)
+    past = circuits.attribution_by_position(pico, series)
     frame = past.by_position()
     np.testing.assert_allclose(frame["value"][:143] * series.scale, series.series.values[:143], atol=1.2)
     # The step that is forecast is the 145th: what was there one, two and three seasons ago adds most.
     assert sorted(frame.sort_values("mean")["key"].iloc[-3:]) == [108, 120, 132]
     shuffled = probes.series_batch(pico, probes.datasets.air_passengers().shuffled(0), num_decoder=1)
-    control = circuits.past_value_attribution(pico, shuffled).by_position()
+    control = circuits.attribution_by_position(pico, shuffled).by_position()
     assert sorted(control.sort_values("mean")["key"].iloc[-3:]) != [108, 120, 132]
 
 
 def bad(model: interp.Model, batch: Batch) -> dict[str, Callable[[], object]]:
-    direct, past, lens = circuits.direct_attribution, circuits.past_attribution, circuits.logit_lens
+    direct, past, lens = circuits.direct_attribution, circuits.attribution_by_position, circuits.logit_lens
     return {
         r"2 tokens and the batch 4 rows": lambda: direct(model, batch, target=[3, 4]),
         r"\[4, 4\]; the decoder has": lambda: direct(model, batch, target=torch.ones(4, 4, dtype=torch.long)),
@@ -545,9 +548,9 @@ def bad(model: interp.Model, batch: Batch) -> dict[str, Callable[[], object]]:
         r"token ids": lambda: direct(model, batch, target=[0.5] * 4),  # type: ignore[arg-type]
         r"must be token ids, one a row": lambda: lens(model, batch, target="a"),  # type: ignore[arg-type]
         r"Batch is needed": lambda: direct(model, "series", target=3),  # type: ignore[arg-type]
-        r"model is needed": lambda: circuits.direct_value_attribution("pico-t5", batch),  # type: ignore[arg-type]
+        r"model is needed": lambda: circuits.direct_attribution("pico-t5", batch),  # type: ignore[arg-type]
         r"positions 0-4": lambda: past(model, batch, target=3, position=5),
-        r"position=-6": lambda: circuits.past_value_attribution(model, batch, position=-6),
+        r"position=-6": lambda: circuits.attribution_by_position(model, batch, position=-6),
         r"no direct path": lambda: direct(model, batch, target=3).heads("encoder.self"),
         r"position=7": lambda: direct(model, batch, target=3).to_frame(7),
         r"cross heads of 2 layers": lambda: past(model, batch, target=3).by_position("decoder.cross.2.0"),
@@ -555,7 +558,7 @@ def bad(model: interp.Model, batch: Batch) -> dict[str, Callable[[], object]]:
         r"at least one": lambda: Batch(
             input_ids=batch.input_ids, decoder_input_ids=torch.zeros(4, 0, dtype=torch.long)
         ),
-        r"float16": lambda: circuits.direct_value_attribution(interp.wrap(tiny_pipeline(dtype=torch.float16)), batch),
+        r"float16": lambda: circuits.direct_attribution(interp.wrap(tiny_pipeline(dtype=torch.float16)), batch),
     }
 
 

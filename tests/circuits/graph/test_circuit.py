@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import circuits
 import interp
 from circuits import Circuit, Edge
-from circuits.edges import LOGITS, as_node, depth, forward_order
+from circuits.edges import LOGITS, ScoredEdge, as_node, depth, forward_order
 from circuits.graph.edge_matrix import Graph
 from interp import Head
 from interp.names import KINDS
@@ -83,7 +82,7 @@ def test_the_edges_of_a_model_are_all_that_can_be(model: interp.Model) -> None:
             for kind in ("Q", "K", "V", None):
                 try:
                     edge = Edge(writer, reader, kind)  # type: ignore[arg-type]
-                except interp.InvalidInput:
+                except interp.errors.InvalidInput:
                     continue
                 every += 1
                 assert edge in full
@@ -109,7 +108,7 @@ def test_the_edges_of_a_decoder_alone(causal: interp.Model) -> None:
             for kind in ("Q", "K", "V", None):
                 try:
                     edge = Edge(writer, reader, kind)  # type: ignore[arg-type]
-                except interp.InvalidInput:
+                except interp.errors.InvalidInput:
                     continue
                 possible += 1
                 assert graph.edge(*graph.cell(edge)) == edge
@@ -141,10 +140,10 @@ def test_a_circuit_by_its_heads(model: interp.Model) -> None:
     ]
     assert [str(head) for head in found.heads] == ["encoder.self.0.1", "decoder.cross.1.2"]
     assert Circuit.among(model, model.heads() + list(Circuit.full(model).mlps)) == Circuit.full(model)
-    with pytest.raises(interp.UnknownHead, match=r"layers 0-1"):
+    with pytest.raises(interp.errors.UnknownHead, match=r"layers 0-1"):
         Circuit.among(model, ["decoder.cross.2.0"])
     for one in ("decoder.cross.1.0", Head.parse("decoder.cross.1.0")):
-        with pytest.raises(interp.InvalidInput, match="several parts"):
+        with pytest.raises(interp.errors.InvalidInput, match="several parts"):
             Circuit.among(model, one)  # type: ignore[arg-type]
 
 
@@ -156,9 +155,9 @@ def test_files(model: interp.Model, tmp_path: Path) -> None:
     assert again.digest == "abc"
     for damaged in ("{", path.read_text().replace("->", "~"), path.read_text().replace('"abc"', "3")):
         path.write_text(damaged)
-        with pytest.raises(interp.DamagedFile):
+        with pytest.raises(interp.errors.DamagedFile):
             Circuit.load(path)
-    with pytest.raises(interp.MissingFile):
+    with pytest.raises(interp.errors.MissingFile):
         Circuit.load(tmp_path / "none.json")
 
 
@@ -190,13 +189,13 @@ def test_edges_that_cannot_exist(text: str, why: str) -> None:
 
 def test_circuits_of_other_weights_do_not_mix() -> None:
     one, other = Circuit(EDGES[:2], "one"), Circuit(EDGES[1:3], "other")
-    with pytest.raises(interp.InvalidInput, match="of different weights"):
+    with pytest.raises(interp.errors.InvalidInput, match="of different weights"):
         _ = one | other
     assert (one | Circuit.parse(str(other))).digest == "one"
     assert one != other
     assert Circuit(EDGES[:2]) == one
     for wrong in ("decoder.cross.1.2 -> decoder.logits", EDGES[0], 3):
-        with pytest.raises(interp.InvalidInput, match="give several"):
+        with pytest.raises(interp.errors.InvalidInput, match="give several"):
             Circuit(wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         _ = one <= {EDGES[0]}  # type: ignore[operator]
@@ -207,7 +206,7 @@ def test_circuits_of_other_weights_do_not_mix() -> None:
 def test_parts_are_given_in_any_form() -> None:
     head = Head.parse("decoder.cross.1.2")
     scored = interp.results.by_head.ScoredHead(head, "either", 0.5)
-    edge = circuits.ScoredEdge(Edge.parse("encoder.self.0.0 -> decoder.cross.1.2:k"), 0.1, 0.1, 2.0)
+    edge = ScoredEdge(Edge.parse("encoder.self.0.0 -> decoder.cross.1.2:k"), 0.1, 0.1, 2.0)
     assert as_node(scored) == as_node(str(head)) == head
     assert Circuit([edge]) == Circuit([edge.edge]) == Circuit([str(edge.edge)])
     assert {(s, k) for s, k in KINDS}

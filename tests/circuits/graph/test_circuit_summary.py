@@ -8,6 +8,7 @@ import pytest
 import circuits
 import interp
 import probes
+from probes.stimuli.repeated_tokens import RepeatedTokens
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def circuit(plant: interp.zoo.Planted) -> circuits.Circuit:
 
 
 @pytest.fixture(scope="module")
-def tokens() -> probes.RepeatedTokens:
+def tokens() -> RepeatedTokens:
     return probes.repeated_random_tokens(seed=3, batch_size=4)
 
 
@@ -48,7 +49,7 @@ def test_a_row_a_head_with_its_place_in_the_circuit(plant: interp.zoo.Planted, c
 
 
 def test_the_other_columns_are_those_of_all_heads(
-    plant: interp.zoo.Planted, circuit: circuits.Circuit, tokens: probes.RepeatedTokens
+    plant: interp.zoo.Planted, circuit: circuits.Circuit, tokens: RepeatedTokens
 ) -> None:
     mosaic = probes.induction_mosaic(plant.model, tokens)
     kinds = ("decoder.cross", "encoder.self")
@@ -71,25 +72,25 @@ def test_a_circuit_of_no_heads_has_an_empty_table(plant: interp.zoo.Planted) -> 
 
 
 def test_bad_input_is_told(
-    plant: interp.zoo.Planted, circuit: circuits.Circuit, tokens: probes.RepeatedTokens, model: interp.Model
+    plant: interp.zoo.Planted, circuit: circuits.Circuit, tokens: RepeatedTokens, model: interp.Model
 ) -> None:
-    with pytest.raises(interp.InvalidInput, match="must be a Circuit"):
+    with pytest.raises(interp.errors.InvalidInput, match="must be a Circuit"):
         circuits.circuit_summary(plant.model, list(circuit))  # type: ignore[arg-type]
-    with pytest.raises(interp.InvalidInput, match="of other weights"):
+    with pytest.raises(interp.errors.InvalidInput, match="of other weights"):
         circuits.circuit_summary(model, circuit)
-    with pytest.raises(interp.UnknownHead, match=r"decoder\.cross\.1\.7"):
+    with pytest.raises(interp.errors.UnknownHead, match=r"decoder\.cross\.1\.7"):
         circuits.circuit_summary(model, circuits.Circuit.parse("decoder.cross.1.7 -> decoder.logits"))
     other = probes.induction_mosaic(model, probes.repeated_random_tokens(seed=1, batch_size=2, sequence_length=4))
-    with pytest.raises(interp.InvalidInput, match="make them with this model"):
+    with pytest.raises(interp.errors.InvalidInput, match="make them with this model"):
         circuits.circuit_summary(plant.model, circuit, mosaic=other)
-    with pytest.raises(interp.InvalidInput, match="effects= takes a list of HeadScores"):
+    with pytest.raises(interp.errors.InvalidInput, match="effects= takes a list of HeadScores"):
         circuits.circuit_summary(plant.model, circuit, effects=[1.0])  # type: ignore[list-item]
-    with pytest.raises(interp.InvalidInput):
+    with pytest.raises(interp.errors.InvalidInput):
         circuits.circuit_summary(plant.model.module, circuit)  # type: ignore[arg-type]
 
 
 def test_its_heads_are_taken_wherever_heads_are(
-    plant: interp.zoo.Planted, circuit: circuits.Circuit, tokens: probes.RepeatedTokens
+    plant: interp.zoo.Planted, circuit: circuits.Circuit, tokens: RepeatedTokens
 ) -> None:
     """Ablating the circuit's heads undoes what the model does; all others together do not."""
     model = plant.model
@@ -113,5 +114,5 @@ def test_its_heads_are_taken_wherever_heads_are(
     assert list(repair.heads) == upper
     # Either copy stands in for the other: giving one back brings far more than taking one away does.
     assert (repair.restored[:2].mean(1) > 10 * abs(repair.total[:2].mean(1))).all()
-    with pytest.raises(interp.InvalidInput, match="takes decoder heads"):
+    with pytest.raises(interp.errors.InvalidInput, match="takes decoder heads"):
         circuits.self_repair(model, tokens, circuit.heads, progress=False)

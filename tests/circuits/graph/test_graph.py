@@ -15,10 +15,13 @@ import interp
 import probes
 from circuits import Circuit
 from circuits.graph.edge_matrix import Graph
+from circuits.graph.evaluation import CircuitReport
 from circuits.graph.mixed_run import chunks, run
 from circuits.graph.node_outputs import outputs
 from circuits.graph.recovery import roc_area
-from interp import InvalidInput, zoo
+from interp import zoo
+from interp.errors import InvalidInput, UnknownSite
+from probes.stimuli.pairs import Pair
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_graph import forward
 from tests.tolerance import FORWARD, LAYER, close, tolerance
@@ -272,7 +275,7 @@ def test_scores_know_their_sample_and_go_to_files(single: interp.Model, tmp_path
     assert len(frame) == 477 == len(scores.by_edge())
     assert frame["patched"].notna().sum() == 12
     assert scores[frame["edge"][0]] == frame["score"][0] == scores.by_edge()[circuits.Edge.parse(frame["edge"][0])]
-    with pytest.raises(interp.InvalidInput, match="there are 477 edges"):
+    with pytest.raises(interp.errors.InvalidInput, match="there are 477 edges"):
         scores.top(478)
     rows = [interp.Batch(b.input_ids[:1], b.attention_mask[:1], b.decoder_input_ids[:1]) for b in (clean, corrupt)]
     alone = circuits.attribution_patching(single, *rows, circuits.log_prob(7), progress=False)
@@ -280,9 +283,7 @@ def test_scores_know_their_sample_and_go_to_files(single: interp.Model, tmp_path
     assert np.isfinite(alone.values[alone.graph.exists]).all()
 
 
-def planted_pair(
-    rows: int = 16, seed: int = 0, encoder: bool = True
-) -> tuple[probes.Pair, circuits.metrics.NamedMetric]:
+def planted_pair(rows: int = 16, seed: int = 0, encoder: bool = True) -> tuple[Pair, circuits.metrics.NamedMetric]:
     clean = probes.repeated_random_tokens(batch_size=rows, unique=True, seed=seed, encoder=encoder)
     pair = probes.another_sequence(clean, seed=seed)
     assert pair.against is not None
@@ -347,7 +348,7 @@ def test_faithful_to_one_and_to_nothing(each: interp.Model) -> None:
     single = each
     clean, corrupt = pair_for(each)
     full = Circuit.full(single)
-    evaluate: Callable[..., circuits.CircuitReport] = circuits.evaluate
+    evaluate: Callable[..., CircuitReport] = circuits.evaluate
     for outside in ("resample", "mean", "zero"):
         few: dict[str, Any] = {"outside": outside, "controls": 2, "parts": 2, "progress": False}
         half = Circuit(list(full)[::2])
@@ -438,7 +439,7 @@ def test_reports_go_to_files_and_frames(single: interp.Model, tmp_path: Path) ->
     metric = circuits.logit_difference(*likeliest)
     report = circuits.evaluate(single, circuit, clean, corrupt, metric, controls=3, parts=2, progress=False)
     assert report.decided
-    again = circuits.CircuitReport.load(report.save(tmp_path / "report.json"))
+    again = CircuitReport.load(report.save(tmp_path / "report.json"))
     assert again.faithfulness == report.faithfulness
     assert np.array_equal(again.without, report.without)
     frame = report.to_frame()
@@ -467,20 +468,20 @@ def test_areas_by_hand() -> None:
     assert roc_area({"a": 1, "b": 1, "c": 1}, {"a"}) == 0.5
     assert roc_area({"a": np.nan, "b": 0, "c": 1}, {"a"}) == 0
     for truth in (set[str](), {"a", "b"}):
-        with pytest.raises(interp.InvalidInput, match="some that should"):
+        with pytest.raises(interp.errors.InvalidInput, match="some that should"):
             roc_area({"a": 1.0, "b": 2.0}, truth)
 
 
 def test_what_each_method_recovers() -> None:
     name = "token to right"
-    table = circuits.recovery({name: zoo.planted(**zoo.PLANTED[name])}, batch_size=8, progress=False)
+    table = circuits.recovery_benchmark({name: zoo.planted(**zoo.PLANTED[name])}, batch_size=8, progress=False)
     areas = dict(zip(table["method"], table[name], strict=True))
     patched = ("discover", "edge patching", "edge patching, clean into corrupt", "attribution patching, integrated")
     assert all(areas[method] == 1 for method in (*patched, "composition", "head patching", "direct attribution"))
     # Its attention is saturated, and has no gradient: the plain estimate misses what finds the place.
     assert 0.5 < areas["attribution patching"] < 0.9
-    with pytest.raises(interp.InvalidInput, match="nothing was built"):
-        circuits.recovery({"cut": zoo.planted(wired=False)})
+    with pytest.raises(interp.errors.InvalidInput, match="nothing was built"):
+        circuits.recovery_benchmark({"cut": zoo.planted(wired=False)})
 
 
 def refused(model: interp.Model) -> list[tuple[Callable[[], object], str]]:
@@ -543,7 +544,7 @@ def test_what_is_refused(single: interp.Model, case: int) -> None:
 
 def test_edits_in_force_are_refused(single: interp.Model) -> None:
     with interp.edited(single, interp.Zero("decoder.cross.0.1")):
-        with pytest.raises(interp.InvalidInput, match="Leave edits first"):
+        with pytest.raises(interp.errors.InvalidInput, match="Leave edits first"):
             circuits.discover(single, drawn(1), drawn(2), METRIC)
         # Gradients are of whatever runs, edits included.
         found = circuits.gradients(single, drawn(1), METRIC, "decoder.cross.0.z")
@@ -559,20 +560,20 @@ def refused_alone(model: interp.Model) -> list[tuple[Callable[[], object], type[
     hidden = interp.Batch(decoder_input_ids=corrupt.decoder_input_ids)
     alone = "a decoder alone, without encoder and cross-attention: decoder layers 0-2 and heads 0-2"
     return [
-        (lambda: patch(model, clean, corrupt, METRIC, crossed), interp.UnknownHead, alone),
+        (lambda: patch(model, clean, corrupt, METRIC, crossed), interp.errors.UnknownHead, alone),
         (lambda: patch(model, clean, corrupt, METRIC, "encoder.0.resid_pre -> encoder.0.mlp_out"),
-         interp.UnknownSite, alone),
-        (lambda: circuits.evaluate(model, crossed, clean, corrupt, METRIC), interp.UnknownHead, alone),
-        (lambda: Circuit.among(model, ["decoder.cross.1.0"]), interp.UnknownHead, alone),
-        (lambda: Circuit.among(model, ["encoder.0.mlp_out"]), interp.UnknownSite, alone),
+         interp.errors.UnknownSite, alone),
+        (lambda: circuits.evaluate(model, crossed, clean, corrupt, METRIC), interp.errors.UnknownHead, alone),
+        (lambda: Circuit.among(model, ["decoder.cross.1.0"]), interp.errors.UnknownHead, alone),
+        (lambda: Circuit.among(model, ["encoder.0.mlp_out"]), interp.errors.UnknownSite, alone),
         (lambda: patch(model, clean, corrupt, METRIC, "decoder.self.0.0 -> decoder.self.7.0:k"),
-         interp.UnknownHead, r"the model has decoder layers 0-2 and heads 0-2"),
+         interp.errors.UnknownHead, r"the model has decoder layers 0-2 and heads 0-2"),
         (lambda: patch(model, drawn(1), drawn(2), METRIC, edge), InvalidInput, "no encoder to read input_ids"),
         (lambda: patch(model, clean, drawn(2), METRIC, edge), InvalidInput, r"\[4, 0\] in clean and \[4, 9\]"),
         (lambda: patch(model, clean, hidden, METRIC, edge), InvalidInput, "mask different positions"),
-        (lambda: scores(model, clean, corrupt, METRIC, progress=False).heads("decoder.cross"), interp.UnknownSite,
+        (lambda: scores(model, clean, corrupt, METRIC, progress=False).heads("decoder.cross"), UnknownSite,
          r"a decoder alone, with decoder\.self"),
-        (lambda: circuits.gradients(model, clean, METRIC, "decoder.cross.*.z"), interp.UnknownSite, "decoder-only"),
+        (lambda: circuits.gradients(model, clean, METRIC, "decoder.cross.*.z"), UnknownSite, "decoder-only"),
     ]  # fmt: skip
 
 

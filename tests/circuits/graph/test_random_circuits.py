@@ -10,11 +10,12 @@ import torch
 
 import circuits
 import interp
-from circuits import Circuit, CircuitReport
+from circuits import Circuit
 from circuits.graph.edge_matrix import Graph
-from circuits.graph.evaluation import CONTROLS, GAP
+from circuits.graph.evaluation import CONTROLS, GAP, CircuitReport
 from circuits.graph.random_circuits import random_connected, random_edges
-from interp import Batch, UnclearGap
+from interp import Batch
+from interp.errors import UnclearGap
 from tests.conftest import tiny_pipeline
 from tests.tolerance import FORWARD, close
 

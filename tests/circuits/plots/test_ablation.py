@@ -56,7 +56,7 @@ def test_without_induction_heads_none_are_ringed(causal: interp.Model) -> None:
     points = plots.score_against_effect(mosaic, effects)
     assert sum(len(trace.x) for trace in points.data) == len(causal.heads())
     of_t5 = circuits.HeadEffects.of("decoder.cross", effects.rows, effects.control_rows, {})
-    with pytest.raises(interp.InvalidInput, match=r"decoder\.cross \[3, 3\], the mosaic of decoder\.self"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"decoder\.cross \[3, 3\], the mosaic of decoder\.self"):
         plots.score_against_effect(mosaic, of_t5)
 
 
@@ -68,7 +68,7 @@ def test_a_point_a_head(report: AblationReport) -> None:
         close(x, report.mosaic.either[name])
         close(y, report.effects[name])
     other = circuits.HeadEffects.of("encoder.self", RNG.random((3, 8, 4)), RNG.random((3, 8, 4)), {})
-    with pytest.raises(interp.InvalidInput):
+    with pytest.raises(interp.errors.InvalidInput):
         plots.score_against_effect(report.mosaic, other)
     shape = (*report.effects.values.shape, 4)
     strange = circuits.HeadEffects.of("decoder.cross", RNG.random(shape), RNG.random(shape), {"digest": "other"})
@@ -76,7 +76,7 @@ def test_a_point_a_head(report: AblationReport) -> None:
         lambda: plots.score_against_effect(report.mosaic, strange),
         lambda: plots.head_effects(strange, report.mosaic),
     ):
-        with pytest.raises(interp.InvalidInput, match="different weights"):
+        with pytest.raises(interp.errors.InvalidInput, match="different weights"):
             draw()
 
 
@@ -89,7 +89,7 @@ def test_fans_before_and_after(report: AblationReport) -> None:
     close(lines["unedited"], effects.fans[0, 1, 4])
     close(lines["ablated"], effects.fans[effects.names.index(name), 1, 4])
     for bad in ({"series": 99}, {"names": ["nothing"]}, {"names": []}):
-        with pytest.raises(interp.InvalidInput):
+        with pytest.raises(interp.errors.InvalidInput):
             plots.forecast_fan(effects, **bad)  # type: ignore[arg-type]
 
 
@@ -130,7 +130,7 @@ def test_the_report_is_written(report: AblationReport, tmp_path: Path) -> None:
 def test_the_report_with_means(pico: interp.Model) -> None:
     report = run_report(pico, top=1, method="mean", controls=2, progress=False)
     assert report.curve.provenance["method"] == "mean"
-    with pytest.raises(interp.InvalidInput):
+    with pytest.raises(interp.errors.InvalidInput):
         run_report(pico, method="resample")  # type: ignore[arg-type]
 
 

@@ -13,19 +13,21 @@ import circuits
 import interp
 import probes
 from circuits import plots
-from interp import InvalidInput
+from circuits.attribution.direct import DirectAttribution
+from interp.errors import InvalidInput
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.conftest import tiny_gpt2
 from tests.probes.plots.test_mosaics import needs_browser, traces
 from tests.tolerance import BUNDLED, LAYER, close
 
 
 @pytest.fixture
-def tokens() -> probes.RepeatedTokens:
+def tokens() -> RepeatedTokens:
     return probes.repeated_random_tokens(batch_size=5, sequence_length=4, seed=1)
 
 
 @pytest.fixture
-def found(model: interp.Model, tokens: probes.RepeatedTokens) -> circuits.DirectAttribution:
+def found(model: interp.Model, tokens: RepeatedTokens) -> DirectAttribution:
     return circuits.direct_attribution(model, tokens, target=tokens.continuation)
 
 
@@ -34,7 +36,7 @@ def steps(figure: go.Figure) -> dict[str, float]:
     return dict(zip(bars.x, map(float, bars.y), strict=True))
 
 
-def test_the_waterfall_adds_up(found: circuits.DirectAttribution) -> None:
+def test_the_waterfall_adds_up(found: DirectAttribution) -> None:
     figure = plots.attribution(found, named=4)
     bars, frame = steps(figure), found.to_frame()
     assert next(iter(bars)) == "embedding"
@@ -60,20 +62,20 @@ def test_the_waterfall_adds_up(found: circuits.DirectAttribution) -> None:
     close(whiskers.error_y.array[at], row["high"] - row["mean"])
 
 
-def test_everything_named_leaves_no_others(found: circuits.DirectAttribution) -> None:
+def test_everything_named_leaves_no_others(found: DirectAttribution) -> None:
     bars = steps(plots.attribution(found, named=100, position=0))
     assert len(bars) == len(found.parts) + 1
     close(list(bars.values())[:-1], found.values[..., 0].mean(-1))
 
 
-def test_one_row_of_it(found: circuits.DirectAttribution) -> None:
+def test_one_row_of_it(found: DirectAttribution) -> None:
     figure = plots.attribution(found, row=3, named=2)
     close(sum(steps(figure).values()), found.total[3, -1], of=1, terms=LAYER)
     assert "row 3" in figure.layout.title.subtitle.text
     assert "whiskers" not in figure.layout.title.subtitle.text
 
 
-def test_what_edits_put_in_is_drawn(model: interp.Model, tokens: probes.RepeatedTokens) -> None:
+def test_what_edits_put_in_is_drawn(model: interp.Model, tokens: RepeatedTokens) -> None:
     with interp.edited(model, interp.Add("decoder.1.resid_mid", torch.ones(20))):
         steered = circuits.direct_attribution(model, tokens, target=tokens.continuation, against=7)
     bars = steps(plots.attribution(steered))
@@ -81,9 +83,9 @@ def test_what_edits_put_in_is_drawn(model: interp.Model, tokens: probes.Repeated
     close(sum(bars.values()), steered.total[:, -1].mean(), of=1, terms=LAYER)
 
 
-def test_past_steps_under_the_values(model: interp.Model, tokens: probes.RepeatedTokens) -> None:
-    past = circuits.past_attribution(model, tokens, target=tokens.continuation)
-    figure = plots.past_attribution(past, heads=["decoder.cross.1.2", "decoder.cross.0.0"])
+def test_past_steps_under_the_values(model: interp.Model, tokens: RepeatedTokens) -> None:
+    past = circuits.attribution_by_position(model, tokens, target=tokens.continuation)
+    figure = plots.attribution_by_position(past, heads=["decoder.cross.1.2", "decoder.cross.0.0"])
     bars = {bar.name: np.array(bar.y, dtype=float) for bar in traces(figure, go.Bar)}
     assert list(bars) == ["decoder.cross.1.2", "decoder.cross.0.0", "all other cross heads"]
     close(bars["decoder.cross.1.2"], past.values[1, 2].mean(0))
@@ -92,10 +94,10 @@ def test_past_steps_under_the_values(model: interp.Model, tokens: probes.Repeate
     np.testing.assert_array_equal(np.array(values.y, dtype=float), past.token_values[0])
     close(np.array(sums.y, dtype=float), past.of().mean(0))
     assert figure.layout.yaxis.title.text == "scaled value, row 0"
-    one = plots.past_attribution(past, row=2)
+    one = plots.attribution_by_position(past, row=2)
     close(np.array(traces(one, go.Scatter)[1].y, dtype=float), past.of()[2])
     assert len(traces(one, go.Bar)) == 6
-    every = plots.past_attribution(past, heads=model.heads("decoder.cross"))
+    every = plots.attribution_by_position(past, heads=model.heads("decoder.cross"))
     assert "all other cross heads" not in {bar.name for bar in traces(every, go.Bar)}
 
 
@@ -109,21 +111,21 @@ def test_biases_have_a_bar_of_their_own(causal: interp.Model) -> None:
 
 def test_the_past_of_a_decoder_alone(causal: interp.Model) -> None:
     tokens = probes.repeated_random_tokens(batch_size=4, sequence_length=4, encoder=False)
-    past = circuits.past_attribution(causal, tokens, target=tokens.continuation)
-    figure = plots.past_attribution(past, heads="decoder.self.1.2")
+    past = circuits.attribution_by_position(causal, tokens, target=tokens.continuation)
+    figure = plots.attribution_by_position(past, heads="decoder.self.1.2")
     bars = {bar.name: np.array(bar.y, dtype=float) for bar in traces(figure, go.Bar)}
     assert list(bars) == ["decoder.self.1.2", "all other self heads"]
     close(sum(bars.values()), past.by_position()["mean"])
     assert figure.layout.xaxis2.title.text == "position"
     assert "through self-attention" in figure.layout.title.text
-    assert all(bar.name.startswith("decoder.self") for bar in traces(plots.past_attribution(past), go.Bar)[:-1])
+    assert all(bar.name.startswith("decoder.self") for bar in traces(plots.attribution_by_position(past), go.Bar)[:-1])
 
 
 def test_words_have_no_values_to_draw() -> None:
     model = interp.wrap(tiny_gpt2(), name="text")
     tokens = probes.repeated_random_tokens(batch_size=4, sequence_length=4, encoder=False)
-    past = circuits.past_attribution(model, tokens, target=tokens.continuation)
-    figure = plots.past_attribution(past)
+    past = circuits.attribution_by_position(model, tokens, target=tokens.continuation)
+    figure = plots.attribution_by_position(past)
     (sums,) = traces(figure, go.Scatter)
     close(np.array(sums.y, dtype=float), past.of().mean(0))
     assert figure.layout.xaxis.title.text == "position"
@@ -136,7 +138,7 @@ def test_words_have_no_values_to_draw() -> None:
     assert list(traces(lens, go.Scatter)[-1].x) == points
 
 
-def test_a_flat_lens_is_drawn_flat(model: interp.Model, tokens: probes.RepeatedTokens) -> None:
+def test_a_flat_lens_is_drawn_flat(model: interp.Model, tokens: RepeatedTokens) -> None:
     lens = circuits.logit_lens(model, tokens)
     flat = plots.logit_lens(dataclasses.replace(lens, entropy=lens.entropy * 2.0**-40)).layout.yaxis
     assert flat.range[0] < -0.01 < 0.01 < flat.range[1]
@@ -146,7 +148,7 @@ def test_a_flat_lens_is_drawn_flat(model: interp.Model, tokens: probes.RepeatedT
     assert (axis.type, axis.dtick, axis.range) == ("log", 1, None)
 
 
-def test_the_lens_by_point(model: interp.Model, tokens: probes.RepeatedTokens) -> None:
+def test_the_lens_by_point(model: interp.Model, tokens: RepeatedTokens) -> None:
     lens = circuits.logit_lens(model, tokens, target=tokens.continuation)
     figure = plots.logit_lens(lens)
     lines = [t for t in traces(figure, go.Scatter) if t.mode == "lines+markers"]
@@ -159,22 +161,22 @@ def test_the_lens_by_point(model: interp.Model, tokens: probes.RepeatedTokens) -
     assert titles[-1] == "expected value (scaled value)"
 
 
-def test_bad_input(model: interp.Model, found: circuits.DirectAttribution, tokens: probes.RepeatedTokens) -> None:
-    past = circuits.past_attribution(model, tokens, target=3)
+def test_bad_input(model: interp.Model, found: DirectAttribution, tokens: RepeatedTokens) -> None:
+    past = circuits.attribution_by_position(model, tokens, target=3)
     for match, call in {
         r"circuits\.direct_attribution": lambda: plots.attribution(past),  # type: ignore[arg-type]
-        r"circuits\.past_attribution": lambda: plots.past_attribution(found),  # type: ignore[arg-type]
+        r"circuits\.attribution_by_position": lambda: plots.attribution_by_position(found),  # type: ignore[arg-type]
         r"circuits\.logit_lens": lambda: plots.logit_lens(found),  # type: ignore[arg-type]
         r"rows 0-4": lambda: plots.attribution(found, row=5),
         r"position=2": lambda: plots.attribution(found, position=2),
         r"named=0": lambda: plots.attribution(found, named=0),
-        r"cross heads of 2 layers": lambda: plots.past_attribution(past, heads="decoder.self.0.0"),
+        r"cross heads of 2 layers": lambda: plots.attribution_by_position(past, heads="decoder.self.0.0"),
     }.items():
         with pytest.raises(InvalidInput, match=match):
             call()
 
 
 @needs_browser
-def test_they_can_be_drawn(found: circuits.DirectAttribution, tmp_path: Path) -> None:
+def test_they_can_be_drawn(found: DirectAttribution, tmp_path: Path) -> None:
     path = probes.plots.write_images({tmp_path / "waterfall.png": plots.attribution(found)}, scale=1)[0]
     assert path.stat().st_size > 10_000

@@ -13,8 +13,12 @@ import probes
 from circuits import plots
 from circuits.edges import LOGITS
 from circuits.graph.edge_matrix import Graph
+from circuits.graph.edge_scores import EdgeScores
+from circuits.graph.evaluation import CircuitReport
 from circuits.plots.circuit_graph import FEEDS
 from circuits.plots.stacks import DOT, MLP, Plane, is_mlp
+from probes.induction.mosaic import Mosaic
+from probes.stimuli.pairs import Pair
 from tests.probes.plots.test_mosaics import needs_browser, traces
 from tests.tolerance import LAYER, close
 
@@ -29,19 +33,19 @@ def circuit(plant: interp.zoo.Planted) -> circuits.Circuit:
     return circuits.Circuit(plant.circuit, plant.model.digest)
 
 
-def pair_and_metric(seed: int = 1) -> tuple[probes.Pair, Any]:
+def pair_and_metric(seed: int = 1) -> tuple[Pair, Any]:
     pair = probes.another_sequence(probes.repeated_random_tokens(seed=seed, batch_size=4, unique=True))
     return pair, circuits.logit_difference(pair.target, pair.against)
 
 
 @pytest.fixture(scope="module")
-def report(plant: interp.zoo.Planted, circuit: circuits.Circuit) -> circuits.CircuitReport:
+def report(plant: interp.zoo.Planted, circuit: circuits.Circuit) -> CircuitReport:
     pair, metric = pair_and_metric()
     return circuits.evaluate(plant.model, circuit, *pair, metric, controls=3, parts=2, progress=False)
 
 
 @pytest.fixture(scope="module")
-def mosaic(plant: interp.zoo.Planted) -> probes.Mosaic:
+def mosaic(plant: interp.zoo.Planted) -> Mosaic:
     return probes.induction_mosaic(plant.model, probes.repeated_random_tokens(seed=3, batch_size=3))
 
 
@@ -72,7 +76,7 @@ def test_every_edge_is_drawn_by_what_it_feeds(circuit: circuits.Circuit) -> None
     assert "10 edges, 4 heads, 0 MLPs" in figure.layout.title.subtitle.text
 
 
-def test_width_is_what_an_edge_adds(circuit: circuits.Circuit, report: circuits.CircuitReport) -> None:
+def test_width_is_what_an_edge_adds(circuit: circuits.Circuit, report: CircuitReport) -> None:
     figure = plots.circuit(circuit, report)
     drawn, weights = lines(figure), report.weights()
     widths = [drawn[str(edge)].line.width for edge in weights]
@@ -89,10 +93,10 @@ def test_width_is_what_an_edge_adds(circuit: circuits.Circuit, report: circuits.
     assert "planted-token_to_right-copies" in figure.layout.title.text
 
 
-def test_negative_edges_are_dashed(circuit: circuits.Circuit, report: circuits.CircuitReport) -> None:
+def test_negative_edges_are_dashed(circuit: circuits.Circuit, report: CircuitReport) -> None:
     without = report.without.copy()
     without[0] = 4 * report.model - 3 * report.empty
-    changed = circuits.CircuitReport(**(vars(report) | {"without": without}))
+    changed = CircuitReport(**(vars(report) | {"without": without}))
     drawn = lines(plots.circuit(circuit, changed))
     dashed = [text for text, trace in drawn.items() if trace.line.dash == "dash"]
     assert dashed == [report.edges[0]]
@@ -131,7 +135,7 @@ def test_edges_into_one_head_stand_apart() -> None:
 
 
 def test_parts_say_what_is_known_of_them(
-    plant: interp.zoo.Planted, circuit: circuits.Circuit, report: circuits.CircuitReport, mosaic: probes.Mosaic
+    plant: interp.zoo.Planted, circuit: circuits.Circuit, report: CircuitReport, mosaic: Mosaic
 ) -> None:
     summary = circuits.circuit_summary(plant.model, circuit, mosaic=mosaic)
     figure = plots.circuit(circuit, report, mosaic=mosaic, summary=summary)
@@ -153,7 +157,7 @@ def test_parts_say_what_is_known_of_them(
     assert {text.split("<br>")[0] for text in heads.customdata} == {"encoder.self.0.1", "encoder.self.1.0"}
 
 
-def test_only_its_heads_are_large(circuit: circuits.Circuit, mosaic: probes.Mosaic) -> None:
+def test_only_its_heads_are_large(circuit: circuits.Circuit, mosaic: Mosaic) -> None:
     """An induction head that the circuit leaves out keeps its colour, and is small."""
     part = circuits.Circuit((e for e in circuit if "decoder.cross.1.0" not in str(e)), circuit.digest)
     figure = plots.circuit(part, mosaic=mosaic)
@@ -163,7 +167,7 @@ def test_only_its_heads_are_large(circuit: circuits.Circuit, mosaic: probes.Mosa
     assert list(colored.text) == ["2" if size == DOT else "" for size in colored.marker.size]
 
 
-def test_size_is_taken_from_where_it_is_known(circuit: circuits.Circuit, report: circuits.CircuitReport) -> None:
+def test_size_is_taken_from_where_it_is_known(circuit: circuits.Circuit, report: CircuitReport) -> None:
     small = circuits.Circuit.parse("decoder.0.resid_pre -> decoder.cross.0.1:q\ndecoder.cross.0.1 -> decoder.logits")
     names = {name for name in told(plots.circuit(small)) if name.count(".") == 3}
     assert names == {
@@ -219,32 +223,32 @@ def test_mlps_are_boxes(circuit: circuits.Circuit) -> None:
 
 
 def test_what_does_not_belong_together_is_refused(
-    circuit: circuits.Circuit, report: circuits.CircuitReport, mosaic: probes.Mosaic, model: interp.Model
+    circuit: circuits.Circuit, report: CircuitReport, mosaic: Mosaic, model: interp.Model
 ) -> None:
-    with pytest.raises(interp.InvalidInput, match="is no Circuit"):
+    with pytest.raises(interp.errors.InvalidInput, match="is no Circuit"):
         plots.circuit(list(circuit))  # type: ignore[arg-type]
-    with pytest.raises(interp.InvalidInput, match="is no CircuitReport"):
+    with pytest.raises(interp.errors.InvalidInput, match="is no CircuitReport"):
         plots.circuit(circuit, mosaic)  # type: ignore[arg-type]
-    with pytest.raises(interp.InvalidInput, match="is no Mosaic"):
+    with pytest.raises(interp.errors.InvalidInput, match="is no Mosaic"):
         plots.circuit(circuit, mosaic=mosaic.either)  # type: ignore[arg-type]
     part = circuits.Circuit(list(circuit)[1:], circuit.digest)
-    with pytest.raises(interp.InvalidInput, match="of another circuit, of 10 edges, than this one of 9"):
+    with pytest.raises(interp.errors.InvalidInput, match="of another circuit, of 10 edges, than this one of 9"):
         plots.circuit(part, report)
     other = probes.induction_mosaic(model, probes.repeated_random_tokens(seed=1, batch_size=2, sequence_length=4))
     for given in ({"circuit": circuit}, {"circuit": circuits.Circuit(circuit.edges), "report": report}):
-        with pytest.raises(interp.InvalidInput, match="different weights"):
+        with pytest.raises(interp.errors.InvalidInput, match="different weights"):
             plots.circuit(**given, mosaic=other)  # type: ignore[arg-type]
-    with pytest.raises(interp.InvalidInput, match="the circuit has others"):
+    with pytest.raises(interp.errors.InvalidInput, match="the circuit has others"):
         plots.circuit(circuits.Circuit.parse("decoder.cross.1.3 -> decoder.logits"), mosaic=mosaic)
     for wrong in (report.to_frame(), "abc"):
-        with pytest.raises(interp.InvalidInput, match="summary= takes"):
+        with pytest.raises(interp.errors.InvalidInput, match="summary= takes"):
             plots.circuit(circuit, summary=wrong)  # type: ignore[arg-type]
     few = circuits.circuit_summary(model, circuits.Circuit.parse("decoder.cross.1.0 -> decoder.logits"))
-    with pytest.raises(interp.InvalidInput, match="summary is of other heads"):
+    with pytest.raises(interp.errors.InvalidInput, match="summary is of other heads"):
         plots.circuit(circuit, summary=few)
 
 
-def test_reports_beside_their_controls(circuit: circuits.Circuit, report: circuits.CircuitReport) -> None:
+def test_reports_beside_their_controls(circuit: circuits.Circuit, report: CircuitReport) -> None:
     figure = plots.circuit_report({"a": report, "b": report})
     bars = {trace.name: trace for trace in traces(figure, go.Bar)}
     close(bars["circuit"].y, [report.faithfulness] * 2)
@@ -261,13 +265,13 @@ def test_reports_beside_their_controls(circuit: circuits.Circuit, report: circui
     assert "outside the circuit: the corrupt run" in figure.layout.title.subtitle.text
     assert list(plots.circuit_report(report).layout.xaxis.ticktext) == ["10 edges"]
     nothing = {name: getattr(report, name)[:0] for name in ("same_shape", "random", "connected")}
-    bare = circuits.CircuitReport(**(vars(report) | nothing))
+    bare = CircuitReport(**(vars(report) | nothing))
     assert not traces(plots.circuit_report(bare), go.Scatter)
     assert "other heads none" in plots.circuit(circuit, bare).layout.title.subtitle.text
-    with pytest.raises(interp.InvalidInput, match="at least one"):
+    with pytest.raises(interp.errors.InvalidInput, match="at least one"):
         plots.circuit_report({})
     for wrong in ({"a": 3}, [report]):
-        with pytest.raises(interp.InvalidInput, match="is no CircuitReport"):
+        with pytest.raises(interp.errors.InvalidInput, match="is no CircuitReport"):
             plots.circuit_report(wrong)  # type: ignore[arg-type]
 
 
@@ -287,16 +291,14 @@ def test_estimates_beside_patches(plant: interp.zoo.Planted) -> None:
     assert f"Pearson {scores.agreement['pearson']:.2f}" in figure.layout.title.subtitle.text
     identity = next(trace for trace in figure.data if trace.mode == "lines")
     assert list(identity.x) == list(identity.y)
-    one = circuits.EdgeScores(**(vars(scores) | {"stderr": None}))
+    one = EdgeScores(**(vars(scores) | {"stderr": None}))
     assert all(t.error_x.array is None for t in plots.estimate_against_patch(one).data if t.mode == "markers")
-    with pytest.raises(interp.InvalidInput, match="is no EdgeScores"):
+    with pytest.raises(interp.errors.InvalidInput, match="is no EdgeScores"):
         plots.estimate_against_patch(patched)  # type: ignore[arg-type]
 
 
 @needs_browser
-def test_pictures_are_written(
-    circuit: circuits.Circuit, report: circuits.CircuitReport, mosaic: probes.Mosaic, tmp_path: Path
-) -> None:
+def test_pictures_are_written(circuit: circuits.Circuit, report: CircuitReport, mosaic: Mosaic, tmp_path: Path) -> None:
     figures = {"a": plots.circuit(circuit, report, mosaic=mosaic), "b": plots.circuit_report(report)}
     written = probes.plots.write_images({tmp_path / f"{name}.png": figure for name, figure in figures.items()})
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)

@@ -10,8 +10,9 @@ import pytest
 
 import circuits
 import probes
-from circuits import PatchedHeads, PatchedPositions, plots
-from interp import InvalidInput
+from circuits import plots
+from circuits.patched import PatchedHeads, PatchedPositions
+from interp.errors import InvalidInput
 from tests.probes.plots.test_mosaics import needs_browser, traces
 from tests.tolerance import close
 

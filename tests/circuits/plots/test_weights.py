@@ -14,16 +14,18 @@ import interp
 import probes
 from circuits import plots
 from circuits.__main__ import app
-from circuits.edges import WIRES
+from circuits.edges import WIRES, Edges, ScoredEdge
 from circuits.plots.stacks import WIRE, spot
 from circuits.reports import compositions as composition
+from circuits.weights.composition_scores import CompositionScores
+from interp.models.weights.factored import FactoredMatrix
 from interp.output.page import write_page
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.tolerance import FORWARD, close
 
 
 @pytest.fixture(scope="module")
-def scores() -> circuits.CompositionScores:
+def scores() -> CompositionScores:
     return circuits.composition_scores(interp.load("pico-t5-induction"), progress=False)
 
 
@@ -68,7 +70,7 @@ def test_special_tokens_turn_the_axes_to_ids(pico: interp.Model) -> None:
 
 def test_too_many_tokens_are_refused(pico: interp.Model) -> None:
     made = circuits.token_circuit(circuits.qk_circuit(pico, "decoder.cross.1.0"), (2, 4095))
-    with pytest.raises(interp.InvalidInput, match="at most 1200"):
+    with pytest.raises(interp.errors.InvalidInput, match="at most 1200"):
         plots.token_circuit(made)
 
 
@@ -85,13 +87,13 @@ def test_eigenvalues_and_spectra(pico: interp.Model) -> None:
     assert spectra.data[0].y[0] == 1
     assert len(spectra.data[0].x) == 16
     for draw in (plots.eigenvalues, plots.singular_values):
-        with pytest.raises(interp.InvalidInput, match="no circuits"):
+        with pytest.raises(interp.errors.InvalidInput, match="no circuits"):
             draw([])
-    zero = interp.FactoredMatrix(torch.zeros(4, 2), torch.zeros(2, 4))
+    zero = FactoredMatrix(torch.zeros(4, 2), torch.zeros(2, 4))
     assert torch.equal(zero.singular_values(), torch.zeros(2, dtype=torch.float64))
 
 
-def test_a_composition_cell_is_the_pair_it_names(scores: circuits.CompositionScores) -> None:
+def test_a_composition_cell_is_the_pair_it_names(scores: CompositionScores) -> None:
     figure = plots.composition(scores, "encoder.self", "decoder.cross", "K", score="z")
     cells = figure.data[0]
     row, column = list(cells.y).index("encoder.self.2.7"), list(cells.x).index("decoder.cross.1.2")
@@ -101,7 +103,7 @@ def test_a_composition_cell_is_the_pair_it_names(scores: circuits.CompositionSco
     assert "%{y} → %{x}:k" in cells.hovertemplate
     blank = plots.composition(scores, "decoder.self", "decoder.self", "V").data[0]
     assert np.isnan(blank.z[8:16, :16]).all()
-    with pytest.raises(interp.InvalidInput, match="share no stream"):
+    with pytest.raises(interp.errors.InvalidInput, match="share no stream"):
         plots.composition(scores, "decoder.cross", "encoder.self", "K")
 
 
@@ -136,7 +138,7 @@ def test_axes_say_what_they_are(pico: interp.Model, induction: interp.Model) -> 
     assert plots.token_circuit(wire).layout.coloraxis.colorbar.title.text == "score"
 
 
-def test_the_menu_switches_to_every_pair(scores: circuits.CompositionScores) -> None:
+def test_the_menu_switches_to_every_pair(scores: CompositionScores) -> None:
     figure = plots.composition_explorer(scores)
     (menu,) = figure.layout.updatemenus
     assert len(menu.buttons) == len(WIRES) == len(figure.data)
@@ -149,7 +151,7 @@ def test_the_menu_switches_to_every_pair(scores: circuits.CompositionScores) -> 
             assert wire[place] in button.args[1][axis]["title"]["text"], "a bare string is dropped by the browser"
 
 
-def test_the_menu_works_in_a_browser(browser_page: Any, scores: circuits.CompositionScores, tmp_path: Path) -> None:
+def test_the_menu_works_in_a_browser(browser_page: Any, scores: CompositionScores, tmp_path: Path) -> None:
     figure = plots.composition_explorer(scores)
     browser_page.goto(write_page(tmp_path / "page.html", "Composition", [("Scores", "", figure)]).as_uri())
     names = [button.label for button in figure.layout.updatemenus[0].buttons]
@@ -165,9 +167,7 @@ def test_the_menu_works_in_a_browser(browser_page: Any, scores: circuits.Composi
         assert browser_page.locator(".heatmaplayer image").count() == 1
 
 
-def test_wiring_draws_each_edge_by_its_kind_and_width(
-    scores: circuits.CompositionScores, induction: interp.Model
-) -> None:
+def test_wiring_draws_each_edge_by_its_kind_and_width(scores: CompositionScores, induction: interp.Model) -> None:
     mosaic = probes.induction_mosaic(induction)
     edges = scores.top(12)
     figure = plots.wiring(scores, edges, mosaic=mosaic)
@@ -195,9 +195,9 @@ def test_wiring_draws_each_edge_by_its_kind_and_width(
     assert start[0] < 8 < 11 <= end[0], "from the encoder to the decoder"
 
 
-def test_wiring_of_nothing_and_of_others(scores: circuits.CompositionScores, pico: interp.Model) -> None:
-    assert not [trace for trace in plots.wiring(scores, circuits.Edges(())).data if trace.mode == "lines"]
-    with pytest.raises(interp.InvalidInput, match="different weights"):
+def test_wiring_of_nothing_and_of_others(scores: CompositionScores, pico: interp.Model) -> None:
+    assert not [trace for trace in plots.wiring(scores, Edges(())).data if trace.mode == "lines"]
+    with pytest.raises(interp.errors.InvalidInput, match="different weights"):
         plots.wiring(scores, mosaic=probes.induction_mosaic(pico, batch_size=3))
     edge = circuits.Edge.parse("encoder.self.0.0 -> decoder.cross.7.0:k")
     model = interp.load("pico-t5-induction")
@@ -206,13 +206,13 @@ def test_wiring_of_nothing_and_of_others(scores: circuits.CompositionScores, pic
         drawn = [trace for trace in plots.wiring(scores, given).data if trace.mode == "lines"]
         assert {trace.text[0].split("<br>")[0] for trace in drawn} == {str(one.edge.edge) for one in found}
     for excess in (0.0, -0.1):
-        scored = circuits.ScoredEdge(circuits.Edge.parse("encoder.self.0.0 -> decoder.cross.1.0:k"), 0.1, excess, 0)
+        scored = ScoredEdge(circuits.Edge.parse("encoder.self.0.0 -> decoder.cross.1.0:k"), 0.1, excess, 0)
         assert plots.wiring(scores, [scored]).data[0].line.width == 1
-    for wrong in ([edge], "abc", 3, [circuits.ScoredEdge(edge, np.nan, np.nan, np.nan)]):
-        with pytest.raises(interp.InvalidInput, match="takes scored edges"):
+    for wrong in ([edge], "abc", 3, [ScoredEdge(edge, np.nan, np.nan, np.nan)]):
+        with pytest.raises(interp.errors.InvalidInput, match="takes scored edges"):
             plots.wiring(scores, wrong)  # type: ignore[arg-type]
-    with pytest.raises(interp.InvalidInput, match=r"without decoder\.cross\.7\.0"):
-        plots.wiring(scores, circuits.Edges((circuits.ScoredEdge(edge, 1, 1, 1),)))
+    with pytest.raises(interp.errors.InvalidInput, match=r"without decoder\.cross\.7\.0"):
+        plots.wiring(scores, Edges((ScoredEdge(edge, 1, 1, 1),)))
 
 
 def test_the_reports_figures_are_of_the_strongest_heads(induction: interp.Model) -> None:
@@ -244,7 +244,7 @@ def test_the_report_of_a_model_with_candidates_and_of_one_without(tmp_path: Path
         tables = {"edges.csv", "induction_candidates.csv", "head_summary.csv"}
         assert written == tables | {"composition.html", "composition.safetensors"}
         assert len((out / "edges.csv").read_text().splitlines()) == 6
-        assert circuits.CompositionScores.load(out / "composition.safetensors").provenance["model"] == name
+        assert CompositionScores.load(out / "composition.safetensors").provenance["model"] == name
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_figures_leave_plotlys_defaults_alone(scores: circuits.CompositionScores) -> None:
+def test_figures_leave_plotlys_defaults_alone(scores: CompositionScores) -> None:
     assert isinstance(plots.composition_explorer(scores, score="raw"), go.Figure)
     assert plots.composition_explorer(scores, score="raw").layout.coloraxis.cmin == 0
 
@@ -270,11 +270,11 @@ def alone() -> interp.Model:
 
 
 @pytest.fixture(scope="module")
-def wires(alone: interp.Model) -> circuits.CompositionScores:
+def wires(alone: interp.Model) -> CompositionScores:
     return circuits.composition_scores(alone, progress=False)
 
 
-def test_wiring_of_a_decoder_has_no_empty_encoder(alone: interp.Model, wires: circuits.CompositionScores) -> None:
+def test_wiring_of_a_decoder_has_no_empty_encoder(alone: interp.Model, wires: CompositionScores) -> None:
     figure = plots.wiring(wires, wires.top(8))
     drawn = [trace for trace in figure.data if trace.mode == "markers+text"]
     names = {text.split("<br>")[0] for trace in drawn for text in trace.customdata}
@@ -291,11 +291,11 @@ def test_wiring_of_a_decoder_has_no_empty_encoder(alone: interp.Model, wires: ci
     assert planted.line.width == 6
     assert planted.y[0] < planted.y[-1], "from the first layer up to the second"
     other = circuits.Edge.parse("encoder.self.0.0 -> decoder.cross.1.0:k")
-    with pytest.raises(interp.InvalidInput, match=r"of a model without decoder\.cross\.1\.0"):
-        plots.wiring(wires, [circuits.ScoredEdge(other, 0.1, 0.1, 1)])
+    with pytest.raises(interp.errors.InvalidInput, match=r"of a model without decoder\.cross\.1\.0"):
+        plots.wiring(wires, [ScoredEdge(other, 0.1, 0.1, 1)])
 
 
-def test_composition_of_a_decoder_has_three_maps(wires: circuits.CompositionScores) -> None:
+def test_composition_of_a_decoder_has_three_maps(wires: CompositionScores) -> None:
     figure = plots.composition_explorer(wires)
     (menu,) = figure.layout.updatemenus
     assert [button.label for button in menu.buttons] == [f"{kind}: decoder.self → decoder.self" for kind in "QKV"]
@@ -317,7 +317,7 @@ def test_a_map_of_positions_is_its_pattern_with_what_is_ahead_blank(alone: inter
     close(cells.z[4][3], float(found.pattern()[0, 4]), "7 to 6")
     assert "attention to the position before: 1.00" in figure.layout.title.subtitle.text
     large = interp.wrap(tiny_gpt2(n_positions=1300))
-    with pytest.raises(interp.InvalidInput, match="at most 1200"):
+    with pytest.raises(interp.errors.InvalidInput, match="at most 1200"):
         plots.position_circuit(circuits.position_circuit(circuits.qk_circuit(large, "decoder.self.0.0")))
 
 
@@ -340,7 +340,7 @@ def test_the_report_of_a_decoder(tmp_path: Path) -> None:
         assert against in drawn["ov-map"].layout.title.text
         keys = composition.pictures(report, drawn)["composition"]
         assert keys.layout.title.text == "K-composition: decoder.self → decoder.self"
-        assert circuits.CompositionScores.load(out / "composition.safetensors").n_pairs == 81
+        assert CompositionScores.load(out / "composition.safetensors").n_pairs == 81
         assert report.summary["either"].notna().all()
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import circuits
 import interp
 from circuits.__main__ import app
+from circuits.attribution.by_position import AttributionByPosition
+from circuits.attribution.direct import DirectAttribution
+from circuits.attribution.logit_lens import LogitLens
 from circuits.reports.attributions import SHOWN, AttributionReport, figures, run_report, tables, write_report
 from interp import zoo
 from tests.tolerance import close
@@ -47,7 +49,7 @@ def test_parts_sum_to_hugging_faces_logit(pico: interp.Model, report: Attributio
 
 
 def test_the_past_is_named_by_what_stands_there(report: AttributionReport, made: dict[str, Any]) -> None:
-    table, batch = made["past_attribution"], report.batch
+    table, batch = made["attribution_by_position"], report.batch
     held = table.set_index("key")["holds"].sort_index()
     ids, query = batch.input_ids, batch.decoder_input_ids[:, 1]
     for at, name in enumerate(held):
@@ -62,7 +64,7 @@ def test_the_past_is_named_by_what_stands_there(report: AttributionReport, made:
 def test_steps_are_counted_back_from_the_one_that_is_forecast(
     report: AttributionReport, made: dict[str, Any], model: interp.Model
 ) -> None:
-    table = made["past_value_attribution"]
+    table = made["value_attribution_by_position"]
     values = report.series.values
     steps = table[table["steps_back"].notna()]
     assert (steps["key"] + steps["steps_back"] == 144).all()
@@ -75,7 +77,7 @@ def test_steps_are_counted_back_from_the_one_that_is_forecast(
     assert table.nlargest(3, "mean")["shuffled"].max() < table.nlargest(3, "mean")["mean"].min() / 2
     assert sorted(report.shuffled.token_values[0, :-1]) == sorted(report.past_value.token_values[0, :-1])
     assert report.shuffled.provenance["stimulus"] != report.past_value.provenance["stimulus"]
-    short = tables(run_report(model, batch_size=2))["past_value_attribution"]
+    short = tables(run_report(model, batch_size=2))["value_attribution_by_position"]
     assert len(short) == model.pipeline.model_context_length + 1 == 65
     assert short["steps_back"].max() == 65, "the last of the series, where the context is shorter"
 
@@ -86,9 +88,9 @@ def test_the_head_that_was_planted_and_where_it_reads() -> None:
     first = made["attribution"].iloc[0]
     assert first["part"] == "decoder.cross.1.2"
     assert first["low"] > 20 * abs(made["attribution"]["mean"][1:]).max()
-    assert set(made["past_attribution"]["holds"][:2]) == {"continuation"}
-    assert made["past_attribution"]["mean"][1] > 100 * abs(made["past_attribution"]["mean"][2:]).max()
-    current = tables(run_report(zoo.planted("current_token").model, batch_size=6))["past_attribution"]
+    assert set(made["attribution_by_position"]["holds"][:2]) == {"continuation"}
+    assert made["attribution_by_position"]["mean"][1] > 100 * abs(made["attribution_by_position"]["mean"][2:]).max()
+    current = tables(run_report(zoo.planted("current_token").model, batch_size=6))["attribution_by_position"]
     assert set(current["holds"][:2]) == {"query's token"}
 
 
@@ -98,18 +100,18 @@ def test_a_decoder_alone(tmp_path: Path) -> None:
     found, count = run_report(model, batch_size=5), model.pipeline.model_context_length + 1
     made: dict[str, Any] = tables(found)
     assert made["attribution"]["part"][0] == "decoder.self.1.2"
-    held = made["past_attribution"]
+    held = made["attribution_by_position"]
     assert set(held["holds"][:2]) == {"continuation"}
     assert held.set_index("key")["holds"].sort_index().tolist()[-2:] == ["another token", "the query"]
     assert (held["holds"] == "query's token").sum() == 2
-    steps = made["past_value_attribution"]
+    steps = made["value_attribution_by_position"]
     assert sorted(steps["steps_back"]) == list(range(1, count + 1)), "the context and the last step, none of them EOS"
     assert (steps["key"] + steps["steps_back"] == count).all()
     written = write_report(tmp_path, found, figures(found))
     page = written[0].read_text()
     assert "Self-attention&#x27;s part" in page or "Self-attention's part" in page
     assert "encoder" not in page.split("<h1>")[1].split("plotly-graph-div")[0].replace("decoder", "")
-    assert circuits.PastAttribution.load(tmp_path / "past_attribution.json").site == "decoder.self"
+    assert AttributionByPosition.load(tmp_path / "attribution_by_position.json").site == "decoder.self"
 
 
 def test_lenses_are_in_forward_order_and_end_at_the_output(report: AttributionReport, made: dict[str, Any]) -> None:
@@ -126,7 +128,7 @@ def test_the_folder(report: AttributionReport, made: dict[str, Any], tmp_path: P
     drawn = figures(report)
     written = write_report(tmp_path / "new" / "folder", report, drawn)
     assert {path.name for path in written} == {path.name for path in (tmp_path / "new" / "folder").iterdir()}
-    kinds = {kind.KIND: kind for kind in (circuits.DirectAttribution, circuits.PastAttribution, circuits.LogitLens)}
+    kinds = {kind.KIND: kind for kind in (DirectAttribution, AttributionByPosition, LogitLens)}
     for path in written:
         if path.suffix == ".json":
             kind = next(k for name, k in kinds.items() if f'"kind": "{name}"' in path.read_text()[:60])

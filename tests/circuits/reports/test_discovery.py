@@ -15,7 +15,8 @@ from circuits import plots
 from circuits.__main__ import app
 from circuits.reports.discovery import OUTSIDE, SHOWN, DiscoveryReport, figures, run_report, tables, write_report
 from circuits.reports.pair_names import pair_of
-from interp import InvalidInput, zoo
+from interp import zoo
+from interp.errors import InvalidInput
 from tests.probes.plots.test_mosaics import traces
 from tests.tolerance import FORWARD, LAYER, close
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import circuits
 import interp
 from circuits.__main__ import app
-from circuits.patched import Patched
+from circuits.patched import Patched, PatchedHeads, PatchedPositions
 from circuits.reports.pair_names import PAIRS, SHIFT, check_pair_name, pair_of
 from circuits.reports.patching import SHOWN, PatchingReport, figures, run_report, tables, write_report
-from interp import InvalidInput, Resample, edited, zoo
+from interp import Resample, edited, zoo
+from interp.errors import InvalidInput
 from tests.tolerance import FORWARD, close
 
 ROWS = 5
@@ -135,7 +135,7 @@ def test_the_folder(report: PatchingReport, made: dict[str, Any], tmp_path: Path
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
     for path in written:
         if path.suffix == ".json":
-            kind = circuits.PatchedPositions if "positions" in path.name else circuits.PatchedHeads
+            kind = PatchedPositions if "positions" in path.name else PatchedHeads
             again: Patched = kind.load(path)
             assert again.provenance["model"] == "pico-t5"
         if path.suffix == ".csv":
@@ -152,7 +152,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "on corrupt, 3 rows" in done.output
     assert "swapped continuation" in (tmp_path / "patching.html").read_text()
-    stored = circuits.PatchedHeads.load(tmp_path / "outputs.json")
+    stored = PatchedHeads.load(tmp_path / "outputs.json")
     assert stored.provenance["stimulus"]["corrupt"]["corrupted"][0]["name"] == "swapped_continuation"
 
 

@@ -77,7 +77,7 @@ def test_what_is_refused(model: interp.Model) -> None:
         ({"seed": -1}, "seed=-1"),
         ({"vocab_range": (2, 5000), "sequence_length": 3000}, "tokens 0-4095"),
     ):
-        with pytest.raises(interp.InvalidInput, match=text):
+        with pytest.raises(interp.errors.InvalidInput, match=text):
             circuits.copying_scores(model, **options)  # type: ignore[arg-type]
 
 

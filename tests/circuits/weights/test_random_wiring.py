@@ -8,7 +8,8 @@ from scipy import stats
 import circuits
 import interp
 from circuits.weights.composition import _factor, _turned, composition_scores, largest_by_chance
-from interp import InvalidInput, zoo
+from interp import zoo
+from interp.errors import InvalidInput
 from tests.conftest import tiny_pipeline
 from tests.tolerance import FORWARD, close
 

@@ -9,6 +9,7 @@ import torch
 import circuits
 import interp
 import probes
+from circuits.edges import ScoredEdge
 from circuits.weights.token_circuit import as_tokens, normed
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.dense_decoder import dense_head, dense_unembedding, divided
@@ -116,7 +117,7 @@ def test_composed_maps_equal_the_dense_formula(kind: str) -> None:
         wanted = E @ second.W_Q @ second.W_K.T @ first.W_O.T @ first.W_V.T @ E.T
     else:
         wanted = E @ first.W_V @ first.W_O @ second.W_V @ second.W_O @ U
-    scored = circuits.ScoredEdge(edge, 0.5, 0.3, 2.0)
+    scored = ScoredEdge(edge, 0.5, 0.3, 2.0)
     assert torch.equal(
         circuits.token_composition(model, scored, SAMPLE).A, circuits.token_composition(model, edge, SAMPLE).A
     )
@@ -190,26 +191,26 @@ def test_ranges_and_samples(model: interp.Model) -> None:
         torch.tensor([True, False]),
         4096,
     ):
-        with pytest.raises(interp.InvalidInput):
+        with pytest.raises(interp.errors.InvalidInput):
             as_tokens(model, tokens)
-    with pytest.raises(interp.InvalidInput, match="0-4095"):
+    with pytest.raises(interp.errors.InvalidInput, match="0-4095"):
         circuits.token_circuit(circuits.qk_circuit(model, "decoder.cross.0.0"), (1911, 9999))
 
 
 def test_keys_that_do_not_fit(model: interp.Model, batch: interp.Batch) -> None:
     means = circuits.encoder_output_by_token(model, batch)
-    with pytest.raises(interp.InvalidInput, match="cross heads"):
+    with pytest.raises(interp.errors.InvalidInput, match="cross heads"):
         circuits.token_circuit(circuits.qk_circuit(model, "encoder.self.0.0"), keys=means)
-    with pytest.raises(interp.InvalidInput, match="no mean encoder output"):
+    with pytest.raises(interp.errors.InvalidInput, match="no mean encoder output"):
         circuits.token_circuit(circuits.qk_circuit(model, "decoder.cross.0.0"), (2, 4095), keys=means)
     other = circuits.encoder_output_by_token(interp.wrap(tiny_pipeline(seed=1)), batch)
-    with pytest.raises(interp.InvalidInput, match="other weights"):
+    with pytest.raises(interp.errors.InvalidInput, match="other weights"):
         circuits.token_circuit(circuits.qk_circuit(model, "decoder.cross.0.0"), [int(other.tokens[0])], keys=other)
-    with pytest.raises(interp.InvalidInput, match="no batches"):
+    with pytest.raises(interp.errors.InvalidInput, match="no batches"):
         circuits.encoder_output_by_token(model, [])
-    with pytest.raises(interp.InvalidInput, match="share no stream"):
+    with pytest.raises(interp.errors.InvalidInput, match="share no stream"):
         circuits.token_composition(model, "decoder.cross.0.0 -> encoder.self.1.0:k")
-    with pytest.raises(interp.UnknownHead):
+    with pytest.raises(interp.errors.UnknownHead):
         circuits.token_composition(model, "decoder.cross.0.9 -> decoder.self.1.0:k")
 
 
@@ -235,14 +236,14 @@ def test_a_summary_has_one_row_a_head(pico: interp.Model) -> None:
 
 def test_a_summary_of_other_weights_or_twice(pico: interp.Model, model: interp.Model) -> None:
     mosaic = probes.induction_mosaic(pico, batch_size=3)
-    with pytest.raises(interp.InvalidInput, match="make them with this model"):
+    with pytest.raises(interp.errors.InvalidInput, match="make them with this model"):
         circuits.head_summary(model, mosaic=mosaic)
-    with pytest.raises(interp.InvalidInput, match="column of this name already"):
+    with pytest.raises(interp.errors.InvalidInput, match="column of this name already"):
         circuits.head_summary(pico, mosaic=mosaic, scores=[mosaic.current_token])
-    with pytest.raises(interp.InvalidInput, match="given twice"):
+    with pytest.raises(interp.errors.InvalidInput, match="given twice"):
         circuits.head_summary(pico, scores=[mosaic.current_token, mosaic.current_token])
     for scores in (mosaic, [mosaic], mosaic.current_token):
-        with pytest.raises(interp.InvalidInput, match="takes a list of HeadScores"):
+        with pytest.raises(interp.errors.InvalidInput, match="takes a list of HeadScores"):
             circuits.head_summary(pico, scores=scores)  # type: ignore[arg-type]
 
 
@@ -377,11 +378,11 @@ def test_a_planted_previous_token_head_shows_in_its_positions() -> None:
 def test_positions_that_are_not_there(decoder: interp.Model, model: interp.Model) -> None:
     circuit = circuits.qk_circuit(decoder, "decoder.self.0.0")
     for positions in ([96], [-1], [], [3, 3], 1.5):
-        with pytest.raises(interp.InvalidInput, match="positions="):
+        with pytest.raises(interp.errors.InvalidInput, match="positions="):
             circuits.position_circuit(circuit, positions)  # type: ignore[arg-type]
-    with pytest.raises(interp.InvalidInput, match="a QK circuit is needed and HeadCircuit\\(OV"):
+    with pytest.raises(interp.errors.InvalidInput, match="a QK circuit is needed and HeadCircuit\\(OV"):
         circuits.position_circuit(circuits.ov_circuit(decoder, "decoder.self.0.0"))
-    with pytest.raises(interp.UnknownSite, match=r"see interp\.position_bias"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"see interp\.position_bias"):
         circuits.position_circuit(circuits.qk_circuit(model, "decoder.self.0.0"))
 
 
@@ -400,7 +401,7 @@ def test_a_decoders_composed_maps_equal_the_dense_formula(decoder: interp.Model,
         wanted = written @ two.V @ two.O @ dense_unembedding(decoder.module, True)[0][:, SAMPLE]
     found = circuits.token_composition(decoder, edge, SAMPLE)
     close(found.full(), wanted, terms=FORWARD, dtype=torch.float64)
-    with pytest.raises(interp.UnknownHead, match="has no encoder and no cross-attention"):
+    with pytest.raises(interp.errors.UnknownHead, match="has no encoder and no cross-attention"):
         circuits.token_composition(decoder, "encoder.self.0.0 -> decoder.cross.1.0:k")
 
 
@@ -415,7 +416,7 @@ def test_tokens_of_a_text_model_stand_for_no_values() -> None:
     figure = circuits.plots.token_circuit(made)  # type: ignore[possibly-undefined]
     assert "token against token" in figure.layout.title.text
     assert list(figure.data[0].x) == [f"token {token}" for token in sorted(SAMPLE)]
-    with pytest.raises(interp.UnknownSite, match="has no encoder and no cross-attention"):
+    with pytest.raises(interp.errors.UnknownSite, match="has no encoder and no cross-attention"):
         circuits.encoder_output_by_token(model, interp.Batch(decoder_input_ids=torch.tensor([[3, 4]])))
 
 

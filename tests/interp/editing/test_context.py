@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import interp
-from interp import Add, Batch, FreezePatterns, InertEdit, InvalidInput, Knockout, Mean, Resample, Scale, Site, Zero
+from interp import Add, Batch, FreezePatterns, Knockout, Mean, Resample, Scale, Site, Zero
+from interp.cache import Cache
 from interp.editing.context import check_unhooked
 from interp.editing.knockouts import keys_of
+from interp.errors import InertEdit, InvalidInput
 from tests.conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
 from tests.tolerance import FORWARD, LAYER, close, not_close
 
@@ -390,8 +392,8 @@ def test_zero_equals_resampling_zeros(
     with interp.edited(either, Scale(f"{at}.1", 0.0)):
         assert torch.equal(zero, logits(either, either_batch))
 
-    def of_zeros(*asked: Any) -> interp.Cache:
-        return interp.Cache({name: torch.zeros_like(value) for name, value in interp.capture(*asked).items()})
+    def of_zeros(*asked: Any) -> Cache:
+        return Cache({name: torch.zeros_like(value) for name, value in interp.capture(*asked).items()})
 
     monkeypatch.setattr("interp.editing.actions.capture", of_zeros)
     for site in [at, *(s for s in editable(either) if s.name != "scores")]:
@@ -650,7 +652,7 @@ def test_the_model_is_left_as_it_was(either: interp.Model, either_batch: Batch) 
         with pytest.raises(error), interp.ablate(either, heads):
             raise error(logits(either, either_batch).shape)
         assert hooks(either) == before
-    with pytest.raises(interp.UnknownHead), interp.ablate(either, [*heads, f"{context(either)[:-2]}.7.0"]):
+    with pytest.raises(interp.errors.UnknownHead), interp.ablate(either, [*heads, f"{context(either)[:-2]}.7.0"]):
         pass
     with pytest.raises(InvalidInput), interp.edited(either, [Zero(heads[0]), "no edit"]):  # type: ignore[list-item]
         pass
@@ -847,21 +849,23 @@ def test_what_a_decoder_alone_does_not_have(causal: interp.Model) -> None:
             kinds.append(Knockout(place, key=1))
         for edit in kinds:
             with (
-                pytest.raises((interp.UnknownHead, interp.UnknownSite), match=r"decoder-only GPT-2.*decoder\.self"),
+                pytest.raises(
+                    (interp.errors.UnknownHead, interp.errors.UnknownSite), match=r"decoder-only GPT-2.*decoder\.self"
+                ),
                 interp.edited(causal, edit),
             ):
                 raise AssertionError("not reached")
     for pattern in ("decoder.cross.*.pattern", "encoder.*.resid_post", "encoder.self.0.z", "*.cross.*.q"):
-        with pytest.raises(interp.UnknownSite, match="decoder-only GPT-2"):
+        with pytest.raises(interp.errors.UnknownSite, match="decoder-only GPT-2"):
             interp.capture(causal, batch, pattern)
     for ask in (causal.heads, causal.layers, causal.kind):
-        with pytest.raises(interp.UnknownSite, match=r"'decoder\.cross': tiny-causal is a decoder-only"):
+        with pytest.raises(interp.errors.UnknownSite, match=r"'decoder\.cross': tiny-causal is a decoder-only"):
             ask("decoder.cross")
     for ask in (causal.head, causal.weights):
-        with pytest.raises(interp.UnknownHead, match="no cross-attention"):
+        with pytest.raises(interp.errors.UnknownHead, match="no cross-attention"):
             ask("decoder.cross.0.1")
     for ask in (causal.layer, causal.views):
-        with pytest.raises(interp.UnknownSite, match="no cross-attention"):
+        with pytest.raises(interp.errors.UnknownSite, match="no cross-attention"):
             ask("decoder.cross.0")
     two = masked_batch(True)
     for edit in (Mean("decoder.self.0", two), Resample("decoder.0.mlp_out", two), FreezePatterns(two)):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import interp
-from interp import Add, Batch, InvalidInput, Knockout, Mean, Resample, Scale, UnknownHead, UnknownSite, Zero
+from interp import Add, Batch, Knockout, Mean, Resample, Scale, Zero
 from interp.editing.edits import ablations, as_address
+from interp.errors import InvalidInput, UnknownHead, UnknownSite
 from interp.names import AttentionLayer, Head, Site
 from interp.results.by_head import ScoredHead
 

@@ -9,7 +9,8 @@ from transformers import StaticCache
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 import interp
-from interp import Batch, InvalidInput, Knockout, Mean, Resample
+from interp import Batch, Knockout, Mean, Resample
+from interp.errors import InvalidInput
 from tests.tolerance import FORWARD, close
 
 NEW = 4

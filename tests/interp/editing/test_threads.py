@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import interp
-from interp import Batch, InertEdit, Knockout, Mean, Resample, Zero
+from interp import Batch, Knockout, Mean, Resample, Zero
 from interp.editing import scopes
 from interp.editing.context import check_unhooked
+from interp.errors import InertEdit
 from interp.models.checks import states
 from tests.conftest import context, first_stack, other_tokens
 from tests.experiments import experiments, numbers, same
@@ -122,7 +123,7 @@ def test_another_thread_sees_no_edit(either: interp.Model, either_batch: Batch) 
         with ThreadPoolExecutor(1) as pool:
             assert torch.equal(pool.submit(logits, either, either_batch).result(), clean)
             pool.submit(check_unhooked, either, "this").result()
-        with pytest.raises(interp.InvalidInput, match="unedited"):
+        with pytest.raises(interp.errors.InvalidInput, match="unedited"):
             check_unhooked(either, "this")
         assert torch.equal(logits(either, either_batch), edited)
 

@@ -49,7 +49,7 @@ def test_defaults_are_a_full_mask_and_the_start_token() -> None:
     ],
 )
 def test_what_cannot_be_a_batch(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=message):
+    with pytest.raises(interp.errors.InvalidInput, match=message):
         Batch(**values)
 
 
@@ -124,7 +124,7 @@ def test_series_of_a_decoder_alone(causal: Model) -> None:
 def test_a_series_over_the_positions(causal: Model) -> None:
     batch = Batch.from_series(causal, np.arange(100.0), num_decoder=33)
     assert batch.decoder_input_ids.shape == (1, 64 + 33)
-    with pytest.raises(interp.InvalidInput, match="97 tokens: tiny-causal has 96 positions"):
+    with pytest.raises(interp.errors.InvalidInput, match="97 tokens: tiny-causal has 96 positions"):
         causal.inputs(batch)
 
 
@@ -192,13 +192,13 @@ def test_rows_ids_masks_and_inputs_hold_what_was_given(values: dict[str, Any], d
     ],
 )
 def test_what_cannot_be_a_series(either: Model, series: Any, message: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=message):
+    with pytest.raises(interp.errors.InvalidInput, match=message):
         Batch.from_series(either, series)
 
 
 def test_nothing_but_missing_values_in_the_last_context(either: Model) -> None:
     """Chronos sees the last 64 steps only: values before them do not count."""
-    with pytest.raises(interp.InvalidInput, match="last 64 steps"):
+    with pytest.raises(interp.errors.InvalidInput, match="last 64 steps"):
         Batch.from_series(either, np.r_[np.ones(100), np.full(64, np.nan)])
 
 
@@ -210,7 +210,7 @@ def test_a_batch_is_a_copy() -> None:
 
 
 def test_a_decoder_that_takes_everything(either: Model) -> None:
-    with pytest.raises(interp.InvalidInput, match="leaves the context nothing"):
+    with pytest.raises(interp.errors.InvalidInput, match="leaves the context nothing"):
         Batch.from_series(either, [1.0, 2.0], num_decoder=2)
-    with pytest.raises(interp.InvalidInput, match="no value at all"):
+    with pytest.raises(interp.errors.InvalidInput, match="no value at all"):
         Batch.from_series(either, [float("nan"), 2.0], num_decoder=1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.inputs.series_index import check_index, frequency
 from interp.inputs.user_series import read_series
 

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 import circuits
 import interp
 import probes
-from interp import Batch, InvalidInput
+from circuits.ablation.forecast_runs import ForecastEffects
+from interp import Batch
+from interp.errors import InvalidInput
 from interp.inputs.user_series import as_series, read_series
 from tests.conftest import tiny_pipeline
 from tests.tolerance import close
@@ -43,7 +45,7 @@ DOORS: dict[str, Callable[[interp.Model, Any], Any]] = {
 """Every public function that takes a series, and what it makes of one."""
 
 
-def effects(model: interp.Model, series: Any) -> circuits.ForecastEffects:
+def effects(model: interp.Model, series: Any) -> ForecastEffects:
     return circuits.forecast_effects(
         model, series, HEAD, prediction_length=5, num_samples=2, controls=0, progress=False
     )
@@ -452,7 +454,7 @@ def test_a_long_frame_is_read_as_the_documentation_says() -> None:
 def test_nothing_follows_a_missing_end_in_a_decoder_alone(model: interp.Model, causal: interp.Model) -> None:
     """transformers counts positions from 1 on after it, so that one batch would not be what is forecast."""
     series = [1.0, 2.0, 4.0, np.nan, 3.0]
-    with pytest.raises(interp.InvalidInput, match="ends in missing values"):
+    with pytest.raises(interp.errors.InvalidInput, match="ends in missing values"):
         interp.Batch.from_series(causal, series, num_decoder=1)
     assert len(interp.Batch.from_series(model, series, num_decoder=1)) == 1
     assert len(interp.Batch.from_series(causal, series[:4])) == 1

@@ -14,7 +14,7 @@ import interp
 import probes
 from circuits.ablation.sampling import Sampler
 from circuits.metrics import bin_centers, expected_value
-from interp import InvalidInput, UnsupportedModel
+from interp.errors import InvalidInput, UnsupportedModel
 from interp.inputs.vocabulary import PUBLISHED
 from probes.stimuli import pairs
 from tests.conftest import tiny_gpt2
@@ -122,7 +122,7 @@ def test_the_expected_value_is_over_values_alone(name: str, encoder: bool) -> No
     lens = circuits.logit_lens(model, batch)
     assert lens.expected_value is not None
     assert float(lens.expected_value[-1, 0, -1]) == pytest.approx(wanted, **near)
-    direct = circuits.direct_value_attribution(model, batch)
+    direct = circuits.direct_attribution(model, batch)
     total = wanted - float(values.double().mean())
     assert float(direct.total[0, -1]) == pytest.approx(total, **near)
     assert float(direct.values.sum(0)[0, -1]) == pytest.approx(total, **near)

@@ -27,11 +27,11 @@ def stored(model: interp.Model, directory: Path, **changes: Any) -> str:
     ["ChronosBoltModelForForecasting", "Chronos2Model", "T5ForQuestionAnswering", "GPT2DoubleHeadsModel", "Mine"],
 )
 def test_another_architecture_in_the_config(either: interp.Model, said: str, tmp_path: Path) -> None:
-    with pytest.raises(interp.UnsupportedModel, match=f"its config says that it is a {said}"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=f"its config says that it is a {said}"):
         interp.load(stored(either, tmp_path, architectures=[said]))
     source = fresh(either)
     source.model.model.config.architectures = [said]
-    with pytest.raises(interp.UnsupportedModel, match=f"its config says that it is a {said}"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=f"its config says that it is a {said}"):
         interp.wrap(source)
 
 
@@ -43,7 +43,7 @@ def test_an_architecture_that_is_not_named(either: interp.Model, said: Any, tmp_
 def test_the_kind_of_a_wrapped_pipeline(either: interp.Model) -> None:
     source = fresh(either)
     source.model.model.config.chronos_pipeline_class = "ChronosBoltPipeline"
-    with pytest.raises(interp.UnsupportedModel, match="is a ChronosBolt model"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="is a ChronosBolt model"):
         interp.wrap(source)
 
 
@@ -68,7 +68,7 @@ class NamedT5(T5ForConditionalGeneration):
 def test_a_class_with_a_forward_of_its_own(either: interp.Model) -> None:
     source = fresh(either)
     source.model.model.__class__ = WarmT5 if either.has_encoder else WarmGPT2
-    with pytest.raises(interp.UnsupportedModel, match="its forward is not that of"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="its forward is not that of"):
         interp.wrap(source)
 
 
@@ -87,7 +87,7 @@ def test_logits_that_are_something_else(either: interp.Model, either_batch: Batc
         model = interp.wrap(source) if opened else None
         module = source.model.model
         module.forward = _halved(module)
-        with pytest.raises(interp.BrokenHook, match="its logits are not what the unembedding"):
+        with pytest.raises(interp.errors.BrokenHook, match="its logits are not what the unembedding"):
             interp.wrap(source) if model is None else interp.capture(model, either_batch, "decoder.logits")
 
 

@@ -176,7 +176,7 @@ def test_modules_replaced_under_an_edit(either: interp.Model, either_batch: Batc
             use()
 
     for use in (lambda: interp.capture(either, either_batch, "decoder.logits"), lambda: either.module(**inputs)):
-        with pytest.raises(interp.ChangedModel, match=r"replaced while|while it was edited"):
+        with pytest.raises(interp.errors.ChangedModel, match=r"replaced while|while it was edited"):
             replace_and(use)
         as_opened_anew(either, either_batch)
 
@@ -200,9 +200,9 @@ def test_an_attention_that_cannot_be_followed(either: interp.Model, either_batch
     clean = interp.capture(either, either_batch, "decoder.logits")["decoder.logits"]
     either.module.set_submodule(path, Shifted(attention))
     for _ in range(2):
-        with pytest.raises(interp.BrokenHook):
+        with pytest.raises(interp.errors.BrokenHook):
             interp.capture(either, either_batch, "decoder.logits")
-        with pytest.raises(interp.BrokenHook), interp.ablate(either, either.heads()[-1]):
+        with pytest.raises(interp.errors.BrokenHook), interp.ablate(either, either.heads()[-1]):
             pass
     either.module.set_submodule(path, attention)
     assert torch.equal(interp.capture(either, either_batch, "decoder.logits")["decoder.logits"], clean)
@@ -211,7 +211,7 @@ def test_an_attention_that_cannot_be_followed(either: interp.Model, either_batch
 def test_another_architecture(either: interp.Model, either_batch: Batch, causal: interp.Model) -> None:
     used(either, either_batch)
     either.source.model.model = nn.Linear(2, 2)
-    with pytest.raises(interp.UnsupportedModel, match="Linear"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="Linear"):
         interp.capture(either, either_batch, "decoder.logits")
 
 

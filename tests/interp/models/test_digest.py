@@ -158,7 +158,7 @@ def test_tied_weights_that_are_parted(either: interp.Model) -> None:
 
 def test_weights_without_bytes(either: interp.Model) -> None:
     middle(either).to("meta")
-    with pytest.raises(interp.UnsupportedModel, match="cannot be read byte by byte"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="cannot be read byte by byte"):
         _ = either.digest
 
 
@@ -220,12 +220,12 @@ def test_a_store_of_other_weights(either: interp.Model, change: str, tmp_path: P
     first = go()
     assert go().to_frame().equals(first.to_frame())
     CHANGES[change](either)
-    with pytest.raises(interp.WrongStore, match="weights of"):
+    with pytest.raises(interp.errors.WrongStore, match="weights of"):
         go()
 
 
 def test_a_function_that_trains(either: interp.Model, tmp_path: Path) -> None:
     """Its numbers are not of the weights that the store is said to be of: not even those of its first run."""
-    with pytest.raises(interp.WrongStore, match="leave them as they are"):
+    with pytest.raises(interp.errors.WrongStore, match="leave them as they are"):
         sweep(training, {"model": [either], "a": [1]}, store=tmp_path / "store", progress=False)
     assert len(interp.sweeps.read(tmp_path / "store")) == 0

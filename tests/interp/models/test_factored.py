@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 
 import interp
-from interp import FactoredMatrix
+from interp.models.weights.factored import FactoredMatrix
 from tests.tolerance import FORWARD, LAYER, ROUTINE, close, tolerance
 
 sizes = st.integers(1, 9)
@@ -135,7 +135,7 @@ def test_shapes_hold() -> None:
     ],
 )
 def test_factors_that_do_not_fit(A: torch.Tensor, B: torch.Tensor, text: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=text):
+    with pytest.raises(interp.errors.InvalidInput, match=text):
         FactoredMatrix(A, B)
 
 
@@ -157,14 +157,14 @@ def test_finite_factors_whose_sum_overflows() -> None:
 def test_what_a_product_that_is_not_square_lacks() -> None:
     A, B = factors(3, 2, 4)
     for name in ("eigenvalues", "trace", "eigenvalue_score"):
-        with pytest.raises(interp.InvalidInput, match="not square"):
+        with pytest.raises(interp.errors.InvalidInput, match="not square"):
             getattr(FactoredMatrix(A, B), name)()
-    with pytest.raises(interp.InvalidInput, match="axes between them"):
+    with pytest.raises(interp.errors.InvalidInput, match="axes between them"):
         _ = FactoredMatrix(A, B) @ FactoredMatrix(A, B)
-    with pytest.raises(interp.InvalidInput, match="axes between them"):
+    with pytest.raises(interp.errors.InvalidInput, match="axes between them"):
         _ = torch.ones(2, 2, dtype=torch.float64) @ FactoredMatrix(A, B)
     for wrong in (torch.ones(4, dtype=torch.float64), np.ones((4, 2)), 3.0, None):
-        with pytest.raises(interp.InvalidInput, match="x\\[:, None\\]"):
+        with pytest.raises(interp.errors.InvalidInput, match="x\\[:, None\\]"):
             _ = FactoredMatrix(A, B) @ wrong  # type: ignore[operator]
-    with pytest.raises(interp.InvalidInput, match="needs a FactoredMatrix"):
+    with pytest.raises(interp.errors.InvalidInput, match="needs a FactoredMatrix"):
         _ = np.ones((2, 3)) @ FactoredMatrix(A, B)  # type: ignore[operator]

@@ -44,7 +44,7 @@ def test_a_release_that_renames_an_argument_is_refused(
         else argument
     )
     monkeypatch.setattr(stack, "forward", renamed(stack.forward, argument, "something_new"))
-    with pytest.raises(interp.BrokenHook, match=r"transformers \d"):
+    with pytest.raises(interp.errors.BrokenHook, match=r"transformers \d"):
         interp.wrap(pipeline)
     assert pipeline.model.model.config._attn_implementation == "eager"
     assert not [name for name, _ in pipeline.model.model.named_modules() if "hook_" in name]
@@ -72,7 +72,7 @@ def test_a_cache_that_comes_by_another_way_is_refused(family: str, monkeypatch: 
 
     monkeypatch.setattr(stack, "forward", functools.wraps(plain)(forward))
     monkeypatch.setattr(model, "forward", functools.wraps(whole)(outer))
-    with pytest.raises(interp.BrokenHook, match=r"second step is not known to be the second.*transformers \d"):
+    with pytest.raises(interp.errors.BrokenHook, match=r"second step is not known to be the second.*transformers \d"):
         interp.wrap(pipeline)
 
 
@@ -93,5 +93,5 @@ def test_a_stack_with_more_layers_than_its_config_says_is_refused(family: str) -
     module: Any = pipeline.model.model
     config = module.config if family == "gpt2" else module.decoder.config
     config.num_hidden_layers -= 1
-    with pytest.raises(interp.UnsupportedModel, match="two steps with the cache fail with IndexError"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="two steps with the cache fail with IndexError"):
         interp.wrap(pipeline)

@@ -182,29 +182,29 @@ def test_shapes_hold(model: interp.Model) -> None:
 
 
 def test_addresses_that_are_not_there(model: interp.Model) -> None:
-    with pytest.raises(interp.UnknownHead, match=r"decoder\.cross\.1\.2"):
+    with pytest.raises(interp.errors.UnknownHead, match=r"decoder\.cross\.1\.2"):
         model.weights("decoder.cross.9.2")
-    with pytest.raises(interp.UnknownSite, match="there are encoder"):
+    with pytest.raises(interp.errors.UnknownSite, match="there are encoder"):
         model.stacked_weights("encoder.cross")
-    with pytest.raises(interp.UnknownHead, match="2 layers of 3 heads"):
+    with pytest.raises(interp.errors.UnknownHead, match="2 layers of 3 heads"):
         model.stacked_weights("decoder.cross")["decoder.cross.2.0"]
-    with pytest.raises(interp.UnknownHead, match="weights of decoder"):
+    with pytest.raises(interp.errors.UnknownHead, match="weights of decoder"):
         model.stacked_weights("decoder.cross")["decoder.self.0.0"]
 
 
 def test_position_biases_that_are_not_there(model: interp.Model) -> None:
-    with pytest.raises(interp.UnknownSite, match="has no position bias"):
+    with pytest.raises(interp.errors.UnknownSite, match="has no position bias"):
         interp.position_bias(model, "decoder.cross")
-    with pytest.raises(interp.InvalidInput, match="sees no key ahead"):
+    with pytest.raises(interp.errors.InvalidInput, match="sees no key ahead"):
         interp.position_bias(model, "decoder.self", [-1, 2])
-    with pytest.raises(interp.InvalidInput, match="whole number"):
+    with pytest.raises(interp.errors.InvalidInput, match="whole number"):
         interp.position_bias(model, "encoder.self", [0.5])  # type: ignore[list-item]
 
 
 def test_weights_that_cannot_be_read(model: interp.Model) -> None:
     with torch.no_grad():
         model.module.get_submodule("decoder.block.0.layer.1.EncDecAttention.k").weight[3, 3] = torch.nan  # type: ignore[index, operator]
-    with pytest.raises(interp.InvalidInput, match=r"EncDecAttention\.k holds NaN"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"EncDecAttention\.k holds NaN"):
         model.weights("decoder.cross.0.0")
     assert model.weights("decoder.cross.1.0").W_K.isfinite().all(), "other layers are not to blame"
 
@@ -216,7 +216,7 @@ def test_meta_and_quantised_weights(model: interp.Model) -> None:
     moved = interp.Model("moved", copy.copy(model.pipeline), model.family)
     moved.pipeline.model = copy.copy(moved.pipeline.model)
     moved.pipeline.model.model = module
-    with pytest.raises(interp.UnsupportedModel, match="meta device"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="meta device"):
         moved.weights("decoder.cross.0.0")
     attention.v = torch.nn.Linear(20, 24, bias=False)
     attention.v.weight = torch.nn.Parameter(torch.ones(24, 20, dtype=torch.int8), requires_grad=False)
@@ -225,10 +225,10 @@ def test_meta_and_quantised_weights(model: interp.Model) -> None:
         torch.nn.Parameter(torch.ones(24, 20).to(torch.float8_e4m3fn), requires_grad=False),
     ):
         attention.v.weight = weight
-        with pytest.raises(interp.UnsupportedModel, match="quantised"):
+        with pytest.raises(interp.errors.UnsupportedModel, match="quantised"):
             moved.weights("decoder.cross.0.0")
     attention.v = torch.nn.Identity()
-    with pytest.raises(interp.UnsupportedModel, match="puts out rows of 20, and its heads need 24"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="puts out rows of 20, and its heads need 24"):
         moved.weights("decoder.cross.0.0")
 
 
@@ -250,11 +250,11 @@ def test_heads_are_taken_as_scored(pico: interp.Model) -> None:
     assert pico.weights(scored).head == scored.address  # type: ignore[arg-type]
     assert pico.stacked_weights("decoder.cross")[scored].head == scored.address  # type: ignore[index]
     for wrong in (None, 3, ("decoder", "cross", 0, 1)):
-        with pytest.raises(interp.UnknownHead):
+        with pytest.raises(interp.errors.UnknownHead):
             pico.stacked_weights("decoder.cross")[wrong]  # type: ignore[index]
-        with pytest.raises(interp.UnknownHead):
+        with pytest.raises(interp.errors.UnknownHead):
             pico.weights(wrong)  # type: ignore[arg-type]
-    with pytest.raises(interp.UnknownSite):
+    with pytest.raises(interp.errors.UnknownSite):
         pico.stacked_weights(None)  # type: ignore[arg-type]
 
 
@@ -335,12 +335,12 @@ def test_a_decoder_embeds_tokens_and_positions(decoder: interp.Model) -> None:
     stream = interp.capture(decoder, interp.Batch(decoder_input_ids=ids), ["decoder.0.resid_pre"])
     made = embedding(decoder, "decoder")[ids] + position_embedding(decoder)[:7]
     assert torch.equal(made, stream["decoder.0.resid_pre"])
-    with pytest.raises(interp.UnknownSite, match="positions are embedded there, as W_pos"):
+    with pytest.raises(interp.errors.UnknownSite, match="positions are embedded there, as W_pos"):
         interp.position_bias(decoder, "decoder.self")
-    with pytest.raises(interp.UnknownSite, match="embeds no positions"):
+    with pytest.raises(interp.errors.UnknownSite, match="embeds no positions"):
         position_embedding(interp.wrap(tiny_pipeline()))
     for kind in ("encoder.self", "decoder.cross"):
-        with pytest.raises(interp.UnknownSite, match="has no encoder and no cross-attention"):
+        with pytest.raises(interp.errors.UnknownSite, match="has no encoder and no cross-attention"):
             decoder.stacked_weights(kind)
 
 

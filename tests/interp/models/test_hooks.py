@@ -119,7 +119,7 @@ def test_variants_of_gpt2(changes: dict[str, Any], factor: float) -> None:
 
 @pytest.mark.parametrize("option", ["reorder_and_upcast_attn", "add_cross_attention"])
 def test_variants_that_are_refused(option: str) -> None:
-    with pytest.raises(interp.UnsupportedModel, match=f"a gpt2 with {option}"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=f"a gpt2 with {option}"):
         interp.wrap(tiny_gpt2(**{option: True}))
 
 
@@ -196,7 +196,7 @@ def test_opening_refuses_a_model_whose_hook_points_are_dead(
 ) -> None:
     """If transformers ignored the registered function, every hook would miss in silence."""
     monkeypatch.setattr("interp.models.hooks.NAME", name)
-    with pytest.raises(interp.BrokenHook, match=r"\.self\.0\.pattern is not reached"):
+    with pytest.raises(interp.errors.BrokenHook, match=r"\.self\.0\.pattern is not reached"):
         interp.wrap(plain)
 
 
@@ -205,7 +205,7 @@ def test_a_model_that_was_set_to_another_attention_is_found_out(either: interp.M
     either.module.set_attn_implementation("sdpa")
     for path in either.family.stacks.values():
         either.module.get_submodule(path).config._attn_implementation = "sdpa"
-    with pytest.raises(interp.BrokenHook, match="was changed to 'sdpa'"):
+    with pytest.raises(interp.errors.BrokenHook, match="was changed to 'sdpa'"):
         check_hooks(either)
 
 
@@ -226,7 +226,7 @@ def test_opening_refuses_hook_points_that_are_read_only(family: str, monkeypatch
     AttentionMaskInterface.register("looks_on", eager_mask)
     monkeypatch.setattr("interp.models.hooks.NAME", "looks_on")
     pipeline = tiny_pipeline() if family == "t5" else tiny_causal_pipeline()
-    with pytest.raises(interp.BrokenHook, match="edited without effect"):
+    with pytest.raises(interp.errors.BrokenHook, match="edited without effect"):
         interp.wrap(pipeline)
     assert pipeline.model.model.config._attn_implementation == "eager"
     assert not [name for name, _ in pipeline.model.model.named_modules() if "hook_" in name]
@@ -244,7 +244,7 @@ def test_opening_refuses_a_stream_that_is_not_what_the_layer_goes_on_with(monkey
     copied = False
     interp.wrap(tiny_gpt2())
     copied = True
-    with pytest.raises(interp.BrokenHook, match=r"decoder\.0\.resid_mid can be edited without effect"):
+    with pytest.raises(interp.errors.BrokenHook, match=r"decoder\.0\.resid_mid can be edited without effect"):
         interp.wrap(tiny_gpt2())
 
 
@@ -264,5 +264,5 @@ def test_a_gpt2_by_itself_is_the_one_in_its_pipeline(causal: interp.Model) -> No
     batch = masked_batch(False)
     ours, theirs = (interp.capture(m, batch, "decoder.logits")["decoder.logits"] for m in (alone, causal))
     assert torch.equal(ours, theirs)
-    with pytest.raises(interp.UnsupportedModel, match="text has no chronos_config"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="text has no chronos_config"):
         _ = alone.pipeline

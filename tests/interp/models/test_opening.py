@@ -76,7 +76,7 @@ def test_a_decoder_alone_opens_with_its_weights(tmp_path: Path) -> None:
             interp.capture(found, batch, "decoder.logits")["decoder.logits"],
             interp.capture(interp.wrap(tiny_gpt2()), batch, "decoder.logits")["decoder.logits"],
         )
-    with pytest.raises(interp.UnsupportedModel, match="no chronos_config, so no tokenizer for series"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="no chronos_config, so no tokenizer for series"):
         Batch.from_series(text, [1.0, 2.0])
 
 
@@ -101,7 +101,7 @@ def test_an_old_checkpoint_of_gpt2(tmp_path: Path) -> None:
 
     rewrite(directory, spoil)
     with pytest.raises(
-        interp.DamagedFile, match=r"lack transformer\.h\.1\.mlp\.c_fc\.bias and hold h\.7\.attn\.bias_of_another"
+        interp.errors.DamagedFile, match=r"lack transformer\.h\.1\.mlp\.c_fc\.bias and hold h\.7\.attn\.bias_of_another"
     ):
         interp.load(str(directory))
 
@@ -115,7 +115,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     content = json.loads(index.read_text())
     del content["weight_map"]["transformer.h.2.ln_1.bias"]
     index.write_text(json.dumps(content))
-    with pytest.raises(interp.DamagedFile, match=r"lack transformer\.h\.2\.ln_1\.bias"):
+    with pytest.raises(interp.errors.DamagedFile, match=r"lack transformer\.h\.2\.ln_1\.bias"):
         interp.load(str(tmp_path))
 
 
@@ -133,46 +133,46 @@ def test_the_digest_tells_weights_apart(either: interp.Model) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(interp.UnknownModel, match=r"Did you mean 'pico-t5'"):
+    with pytest.raises(interp.errors.UnknownModel, match=r"Did you mean 'pico-t5'"):
         interp.load("pico-t6")
     with pytest.raises(FileNotFoundError):
         interp.load("./no/such/place")
-    with pytest.raises(interp.UnknownModel, match="pico-t5"):
+    with pytest.raises(interp.errors.UnknownModel, match="pico-t5"):
         zoo.path("nano")
     for name, meant in (("gpt2", "gpt2"), ("GPT2", "gpt2"), ("gpt2-xl", "gpt2-xl"), ("gpt-2", "gpt2")):
-        with pytest.raises(interp.UnknownModel, match=f"Did you mean 'openai-community/{meant}'"):
+        with pytest.raises(interp.errors.UnknownModel, match=f"Did you mean 'openai-community/{meant}'"):
             interp.load(name)
-    with pytest.raises(interp.UnknownModel, match=r"Did you mean 'amazon/chronos-t5-small'"):
+    with pytest.raises(interp.errors.UnknownModel, match=r"Did you mean 'amazon/chronos-t5-small'"):
         interp.load("chronos-t5-small")
 
 
 def test_no_network_and_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(interp.UnknownModel, match=r"not in the cache.*pico-t5"):
+    with pytest.raises(interp.errors.UnknownModel, match=r"not in the cache.*pico-t5"):
         interp.load("amazon/chronos-t5-not-there")
-    with pytest.raises(interp.UnknownModel, match=r"Did you mean 'openai-community/gpt2'"):
+    with pytest.raises(interp.errors.UnknownModel, match=r"Did you mean 'openai-community/gpt2'"):
         interp.load("openai/gpt2")
     for name in ("amazon/chronos-t5-tiny", "openai-community/gpt2"):
         with pytest.raises(
-            interp.UnknownModel, match=r"not in the cache.*the network.*bundled, with no network"
+            interp.errors.UnknownModel, match=r"not in the cache.*the network.*bundled, with no network"
         ) as caught:
             interp.load(name)
         assert "Did you mean" not in str(caught.value)
 
 
 def test_a_directory_without_a_config(tmp_path: Path) -> None:
-    with pytest.raises(interp.UnsupportedModel, match=r"no config\.json"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=r"no config\.json"):
         interp.load(str(tmp_path))
 
 
 def test_a_file_instead_of_a_directory(either_directory: Path) -> None:
-    with pytest.raises(interp.UnsupportedModel, match="is a file"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="is a file"):
         interp.load(str(either_directory / "config.json"))
 
 
 def test_a_config_that_is_not_json(either_directory: Path) -> None:
     (either_directory / "config.json").write_text('{"d_model": ')
-    with pytest.raises(interp.DamagedFile, match="not JSON"):
+    with pytest.raises(interp.errors.DamagedFile, match="not JSON"):
         interp.load(str(either_directory))
 
 
@@ -180,32 +180,32 @@ def test_a_config_that_is_not_json(either_directory: Path) -> None:
 def test_truncated_weights(directory: Path, kept: int) -> None:
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         interp.load(str(directory))
 
 
 def test_garbled_weights(either_directory: Path) -> None:
     (either_directory / "model.safetensors").write_bytes(b"not a safetensors file at all")
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         interp.load(str(either_directory))
 
 
 def test_weights_of_another_shape(directory: Path, tmp_path: Path) -> None:
     tiny_pipeline(d_model=24).model.model.save_pretrained(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.safetensors", directory)
-    with pytest.raises(interp.DamagedFile, match="do not fit"):
+    with pytest.raises(interp.errors.DamagedFile, match="do not fit"):
         interp.load(str(directory))
 
 
 def test_pickled_weights_only(either_directory: Path) -> None:
     (either_directory / "model.safetensors").rename(either_directory / "pytorch_model.bin")
-    with pytest.raises(interp.UnsupportedModel, match="pickled"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="pickled"):
         interp.load(str(either_directory))
 
 
 def test_no_weights(either_directory: Path) -> None:
     (either_directory / "model.safetensors").unlink()
-    with pytest.raises(interp.UnsupportedModel, match=r"no model\.safetensors"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=r"no model\.safetensors"):
         interp.load(str(either_directory))
 
 
@@ -232,20 +232,20 @@ def test_weights_with_a_hole_are_not_drawn_at_random(made: str, lost: str, tmp_p
             del tensors[name]
 
     rewrite(directory, drop)
-    with pytest.raises(interp.DamagedFile, match=f"lack .*{lost}"):
+    with pytest.raises(interp.errors.DamagedFile, match=f"lack .*{lost}"):
         interp.load(str(directory))
 
 
 def test_weights_of_a_deeper_gpt2(tmp_path: Path) -> None:
     directory = saved(tiny_gpt2(), tmp_path)
     changed(directory, n_layer=2)
-    with pytest.raises(interp.DamagedFile, match=r"hold transformer\.h\.2\."):
+    with pytest.raises(interp.errors.DamagedFile, match=r"hold transformer\.h\.2\."):
         interp.load(str(directory))
     changed(directory, n_layer=3, n_embd=27)
-    with pytest.raises(interp.DamagedFile, match="do not fit"):
+    with pytest.raises(interp.errors.DamagedFile, match="do not fit"):
         interp.load(str(directory))
     changed(directory, n_embd=25)
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         interp.load(str(directory))
 
 
@@ -257,7 +257,7 @@ def changed(directory: Path, **values: Any) -> None:
 def test_weights_of_a_deeper_model(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
-    with pytest.raises(interp.DamagedFile, match=r"hold encoder\.block\.2\."):
+    with pytest.raises(interp.errors.DamagedFile, match=r"hold encoder\.block\.2\."):
         interp.load(str(directory))
 
 
@@ -266,7 +266,7 @@ def test_weights_that_are_not_numbers(directory: Path) -> None:
         tensors["shared.weight"].fill_(torch.nan)
 
     rewrite(directory, spoil)
-    with pytest.raises(interp.DamagedFile, match="NaN"):
+    with pytest.raises(interp.errors.DamagedFile, match="NaN"):
         interp.load(str(directory))
 
 
@@ -280,30 +280,30 @@ def test_a_chronos_config_that_cannot_be_used(maker: Any, chronos: Any, tmp_path
     config = json.loads((directory / "config.json").read_text())
     changed = {**config["chronos_config"], **chronos} if isinstance(chronos, dict) and chronos else chronos
     (directory / "config.json").write_text(json.dumps(config | {"chronos_config": changed}))
-    with pytest.raises((interp.DamagedFile, interp.UnsupportedModel)):
+    with pytest.raises((interp.errors.DamagedFile, interp.errors.UnsupportedModel)):
         interp.load(str(directory))
 
 
 @pytest.mark.parametrize("text", ["null", "[]", '{"model_type": "t5", "d_model": "x"}'])
 def test_a_config_of_another_form(directory: Path, text: str) -> None:
     (directory / "config.json").write_text(text)
-    with pytest.raises((interp.DamagedFile, interp.UnsupportedModel)):
+    with pytest.raises((interp.errors.DamagedFile, interp.errors.UnsupportedModel)):
         interp.load(str(directory))
 
 
 @pytest.mark.parametrize("name", ["", "a/b c", "a/..", "x" * 120 + "/y", "~/m"])
 def test_names_that_no_hub_has(name: str) -> None:
-    with pytest.raises(interp.UnknownModel):
+    with pytest.raises(interp.errors.UnknownModel):
         interp.load(name)
 
 
 def test_dtypes_and_devices_that_cannot_be() -> None:
-    with pytest.raises(interp.InvalidInput, match="floating-point"):
+    with pytest.raises(interp.errors.InvalidInput, match="floating-point"):
         interp.load("pico-t5", dtype=torch.int8)
-    with pytest.raises(interp.InvalidInput, match="banana"):
+    with pytest.raises(interp.errors.InvalidInput, match="banana"):
         interp.load("pico-t5", device="banana")
     if not torch.cuda.is_available():
-        with pytest.raises(interp.InvalidInput, match="cuda"):
+        with pytest.raises(interp.errors.InvalidInput, match="cuda"):
             interp.load("pico-t5", device="cuda")
 
 
@@ -318,7 +318,7 @@ def test_a_digest_follows_weights_edited_in_place(either: interp.Model) -> None:
 def test_other_chronos_models(directory: Path, name: str) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"chronos_pipeline_class": name}))
-    with pytest.raises(interp.UnsupportedModel, match=name.removesuffix("Pipeline")):
+    with pytest.raises(interp.errors.UnsupportedModel, match=name.removesuffix("Pipeline")):
         interp.load(str(directory))
 
 
@@ -326,7 +326,7 @@ def test_a_plain_t5(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     del config["chronos_config"]
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(interp.UnsupportedModel, match="without a chronos_config"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="without a chronos_config"):
         interp.load(str(directory))
 
 
@@ -337,13 +337,13 @@ def test_a_chronos_config_of_the_other_architecture(maker: Any, said: str, tmp_p
     directory = saved(pipeline, tmp_path)
     config = json.loads((directory / "config.json").read_text())["chronos_config"]
     changed(directory, chronos_config=config | {"model_type": said})
-    with pytest.raises(interp.UnsupportedModel, match=f"its chronos_config says {said}, and a"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=f"its chronos_config says {said}, and a"):
         interp.load(str(directory))
     pipeline.model.config.model_type = said
-    with pytest.raises(interp.UnsupportedModel, match=f"its chronos_config says {said}, and a"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=f"its chronos_config says {said}, and a"):
         interp.wrap(pipeline)
     changed(directory, chronos_config={key: value for key, value in config.items() if key != "model_type"})
-    with pytest.raises(interp.UnsupportedModel, match="its chronos_config says None"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="its chronos_config says None"):
         interp.load(str(directory))
 
 
@@ -361,22 +361,28 @@ OTHERS: dict[str, Callable[[], PreTrainedModel]] = {
 def test_other_architectures(name: str, tmp_path: Path) -> None:
     """In a directory, by themselves and in a Chronos pipeline: each time it is said what it is, and what could be."""
     module = OTHERS[name]()
-    with pytest.raises(interp.UnsupportedModel, match=rf"is a {name} model\. Supported are .*T5.*GPT-2"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=rf"is a {name} model\. Supported are .*T5.*GPT-2"):
         interp.load(str(saved(module, tmp_path)))
-    with pytest.raises(interp.UnsupportedModel, match=rf"{type(module).__name__} cannot be wrapped\. Supported are"):
+    with pytest.raises(
+        interp.errors.UnsupportedModel, match=rf"{type(module).__name__} cannot be wrapped\. Supported are"
+    ):
         interp.wrap(module)
     causal = tiny_causal_pipeline()
     causal.model.model = module
-    with pytest.raises(interp.UnsupportedModel, match=f"a pipeline of {type(module).__name__} cannot be wrapped"):
+    with pytest.raises(
+        interp.errors.UnsupportedModel, match=f"a pipeline of {type(module).__name__} cannot be wrapped"
+    ):
         interp.wrap(causal)
 
 
 def test_gpt2_in_another_form(tmp_path: Path) -> None:
     for module in (tiny_gpt2().transformer, GPT2DoubleHeadsModel(tiny_gpt2().config)):
-        with pytest.raises(interp.UnsupportedModel, match=f"{type(module).__name__} cannot be wrapped"):
+        with pytest.raises(interp.errors.UnsupportedModel, match=f"{type(module).__name__} cannot be wrapped"):
             interp.wrap(module)
     GPT2ForSequenceClassification(tiny_gpt2().config).save_pretrained(tmp_path / "classes")
-    with pytest.raises(interp.UnsupportedModel, match="its config says that it is a GPT2ForSequenceClassification"):
+    with pytest.raises(
+        interp.errors.UnsupportedModel, match="its config says that it is a GPT2ForSequenceClassification"
+    ):
         interp.load(str(tmp_path / "classes"))
 
 
@@ -384,19 +390,19 @@ def test_gpt2_in_another_form(tmp_path: Path) -> None:
 def test_variants_that_are_refused(option: str, tmp_path: Path) -> None:
     directory = saved(tiny_gpt2(), tmp_path)
     changed(directory, **{option: True})
-    with pytest.raises(interp.UnsupportedModel, match=f"a gpt2 with {option}"):
+    with pytest.raises(interp.errors.UnsupportedModel, match=f"a gpt2 with {option}"):
         interp.load(str(directory))
 
 
 def test_quantised_weights(either_directory: Path, either: interp.Model) -> None:
     changed(either_directory, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
-    with pytest.raises(interp.UnsupportedModel, match="quantised: open it in a float dtype"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="quantised: open it in a float dtype"):
         interp.load(str(either_directory))
     module = fresh(either).model.model
     module.lm_head.weight = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
     source = fresh(either)
     source.model.model = module
-    with pytest.raises(interp.UnsupportedModel, match="quantised"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="quantised"):
         interp.wrap(source)
 
 
@@ -418,18 +424,18 @@ def test_the_published_gpt2() -> None:
 def test_a_model_type_nobody_knows(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"model_type": "sphinx"}))
-    with pytest.raises(interp.UnsupportedModel, match="does not know"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="does not know"):
         interp.load(str(directory))
 
 
 def test_what_cannot_be_wrapped(pipeline: ChronosPipeline) -> None:
-    with pytest.raises(interp.UnsupportedModel, match="cannot be wrapped"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="cannot be wrapped"):
         interp.wrap(pipeline.model.model)  # type: ignore[arg-type]
     for source in (pipeline, tiny_causal_pipeline()):
         source.model.model.to("meta")
-        with pytest.raises(interp.UnsupportedModel, match="meta"):
+        with pytest.raises(interp.errors.UnsupportedModel, match="meta"):
             interp.wrap(source)
-    with pytest.raises(interp.UnsupportedModel, match="str cannot be wrapped"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="str cannot be wrapped"):
         interp.wrap("gpt2")  # type: ignore[arg-type]
 
 

@@ -257,7 +257,7 @@ def test_what_is_not_linear_is_refused(either: interp.Model, kind: type[Bent], s
         lambda: either.weights("decoder.self.1.0"),
         lambda: either.stacked_weights("decoder.self"),
     ):
-        with pytest.raises(interp.UnsupportedModel, match=r"(not linear|cannot be run on rows).*Merge adapters"):
+        with pytest.raises(interp.errors.UnsupportedModel, match=r"(not linear|cannot be run on rows).*Merge adapters"):
             read()
 
 
@@ -279,7 +279,7 @@ class Shrunk(nn.Module):
 def test_norms_of_another_kind(either: interp.Model, make: Callable[[Any], nn.Module]) -> None:
     head = either.heads("decoder.self")[0]
     replace(either, either.family.query_norms["decoder", "self"].format(layer=0), make)
-    with pytest.raises(interp.UnsupportedModel, match="no norm of a known kind"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="no norm of a known kind"):
         either.weights(head)
     assert either.weights(head, fold_norm=False).W_Q.shape == (either.d_model, either.d_head)
 

@@ -25,7 +25,7 @@ def test_a_release_that_renames_a_module_is_refused(make: Any, parent: str, name
     pipeline = make()
     holder = pipeline.model.model.get_submodule(parent)
     holder._modules[f"{name}_new"] = holder._modules.pop(name)
-    with pytest.raises(interp.BrokenHook, match=rf"no module .*{name}.*transformers \d"):
+    with pytest.raises(interp.errors.BrokenHook, match=rf"no module .*{name}.*transformers \d"):
         interp.wrap(pipeline)
 
 
@@ -58,5 +58,5 @@ def test_a_release_whose_tokenizer_does_otherwise_is_refused(
 ) -> None:
     pipeline = make()
     monkeypatch.setattr(MeanScaleUniformBins, "_input_transform", change(MeanScaleUniformBins._input_transform))
-    with pytest.raises(interp.BrokenHook, match=r"chronos-forecasting \d"):
+    with pytest.raises(interp.errors.BrokenHook, match=r"chronos-forecasting \d"):
         interp.wrap(pipeline)

@@ -18,8 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 import circuits
 import interp
-from interp import BrokenHook, InertEdit, InterpError, InvalidInput, Knockout, Mean, Resample, UnsupportedModel
+from interp import InterpError, Knockout, Mean, Resample
 from interp.editing.context import check_unhooked
+from interp.errors import BrokenHook, InertEdit, InvalidInput, UnsupportedModel
 from interp.models.checks import states
 from tests.conftest import context, fresh, masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.experiments import experiments, numbers, same

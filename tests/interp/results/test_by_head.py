@@ -26,7 +26,7 @@ def test_heads_strongest_first(scores: HeadScores) -> None:
     assert len(scores.heads()) == 5
     assert scores["decoder.self.0.1"] == 0.9
     assert scores[Head("decoder", "self", 1, 0)] == 0.4
-    with pytest.raises(interp.InvalidInput, match=r"scores of decoder\.self"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"scores of decoder\.self"):
         scores["decoder.cross.0.1"]
 
 
@@ -46,11 +46,11 @@ def test_values_are_frozen_copies() -> None:
 
 
 def test_shapes_are_checked() -> None:
-    with pytest.raises(interp.InvalidInput, match=r"\[layer, head\]"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"\[layer, head\]"):
         HeadScores("x", "encoder.self", np.zeros(3))
-    with pytest.raises(interp.InvalidInput, match="stderr"):
+    with pytest.raises(interp.errors.InvalidInput, match="stderr"):
         HeadScores("x", "encoder.self", np.zeros((2, 3)), np.zeros((3, 2)))
-    with pytest.raises(interp.UnknownSite, match=r"encoder\.self"):
+    with pytest.raises(interp.errors.UnknownSite, match=r"encoder\.self"):
         HeadScores("x", "encoder.cross", np.zeros((2, 3)))
 
 
@@ -66,19 +66,19 @@ def test_damaged_files(scores: HeadScores, tmp_path: Path) -> None:
     whole = path.read_text()
     for text in ("", whole[: len(whole) // 2], "[1, 2]", '{"kind": "induction-mosaic"}', "\x00"):
         path.write_text(text)
-        with pytest.raises(interp.DamagedFile):
+        with pytest.raises(interp.errors.DamagedFile):
             HeadScores.load(path)
     content = json.loads(whole)
     path.write_text(json.dumps(content | {"version": 99}))
-    with pytest.raises(interp.WrongVersion, match="version 99"):
+    with pytest.raises(interp.errors.WrongVersion, match="version 99"):
         HeadScores.load(path)
     for part in ("values", "site", "provenance"):
         fields = {k: v for k, v in content["fields"]["items"].items() if k != part}
         path.write_text(json.dumps(content | {"fields": {"items": fields}}))
-        with pytest.raises(interp.DamagedFile):
+        with pytest.raises(interp.errors.DamagedFile):
             HeadScores.load(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         HeadScores.load(path)
     with pytest.raises(FileNotFoundError):
         HeadScores.load(tmp_path / "none.json")
@@ -98,7 +98,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(interp.InvalidInput, match="no directory"):
+    with pytest.raises(interp.errors.InvalidInput, match="no directory"):
         write_text(tmp_path / "no" / "x.txt", "text")
 
 
@@ -108,9 +108,9 @@ def test_what_functions_that_take_heads_accept(model: interp.Model, scores: Head
     assert as_heads(model, wanted[0]) == wanted[:1]
     assert as_heads(model, ["decoder.self.0.1", wanted[1]]) == wanted
     assert as_heads(model, scores.heads(0.5)) == wanted
-    with pytest.raises(interp.InvalidInput, match="more than once"):
+    with pytest.raises(interp.errors.InvalidInput, match="more than once"):
         as_heads(model, ["decoder.self.0.1", wanted[0]])
-    with pytest.raises(interp.UnknownHead, match="Did you mean"):
+    with pytest.raises(interp.errors.UnknownHead, match="Did you mean"):
         as_heads(model, ["decoder.self.7.1"])
 
 
@@ -118,7 +118,7 @@ def test_heads_of_a_decoder_alone(causal: interp.Model, scores: HeadScores, tmp_
     wanted = [Head("decoder", "self", 0, 1), Head("decoder", "self", 1, 2)]
     assert as_heads(causal, scores.heads(0.5)) == wanted
     for head in ("decoder.cross.0.1", Head("encoder", "self", 0, 0)):
-        with pytest.raises(interp.UnknownHead, match="decoder-only GPT-2"):
+        with pytest.raises(interp.errors.UnknownHead, match="decoder-only GPT-2"):
             as_heads(causal, [head])
 
 

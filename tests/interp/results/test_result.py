@@ -66,15 +66,15 @@ def test_their_arrays_cannot_be_written(results: dict[str, Any]) -> None:
 
 def test_damaged_files(results: dict[str, Any], tmp_path: Path) -> None:
     path = results["layers"].save(tmp_path / "layers.json")
-    with pytest.raises(interp.DamagedFile, match="layer-effects"):
+    with pytest.raises(interp.errors.DamagedFile, match="layer-effects"):
         circuits.SelfRepair.load(path)
     content = json.loads(path.read_text())
     for damage in ({"fields": {}}, {"fields": {"items": {"rows": 1}}}, {"fields": None}):
         path.write_text(json.dumps(content | damage))
-        with pytest.raises(interp.DamagedFile, match="Make it again"):
+        with pytest.raises(interp.errors.DamagedFile, match="Make it again"):
             circuits.LayerEffects.load(path)
     path.write_text(json.dumps(content | {"version": 9}))
-    with pytest.raises(interp.WrongVersion):
+    with pytest.raises(interp.errors.WrongVersion):
         circuits.LayerEffects.load(path)
-    with pytest.raises(interp.MissingFile):
+    with pytest.raises(interp.errors.MissingFile):
         circuits.LayerEffects.load(tmp_path / "nothing.json")

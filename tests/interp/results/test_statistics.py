@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results.statistics import (
     band,
     band_words,

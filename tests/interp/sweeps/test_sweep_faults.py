@@ -212,7 +212,7 @@ def test_a_killed_parent_leaves_workers_that_do_no_harm(children: Any, tmp_path:
 def test_a_lost_worker_is_a_typed_error_and_the_rest_is_kept(tmp_path: Path, log: Path) -> None:
     grid, fixed = {"a": range(12)}, {"log": str(log), "unless": str(tmp_path / "mended")}
     with pytest.raises(
-        interp.LostWorker, match=r"worker process was lost.*\d+ of 12 configurations are in .*calling"
+        interp.errors.LostWorker, match=r"worker process was lost.*\d+ of 12 configurations are in .*calling"
     ) as e:
         sweep(functions.dies, grid, fixed=fixed, store=tmp_path / "s", n_jobs=2, progress=False)
     before = shards(tmp_path / "s")
@@ -268,7 +268,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(small_disk: Path, log: Path) -> None:
     options: dict[str, Any] = {"fixed": {"log": str(log)}, "store": small_disk / "s", "progress": False}
     with pytest.raises(
-        interp.CannotWrite, match=r"No space left.*2 of 6 configurations are in .*calling again goes on"
+        interp.errors.CannotWrite, match=r"No space left.*2 of 6 configurations are in .*calling again goes on"
     ):
         sweep(functions.bulky, {"a": range(6)}, **options)
     before = shards(small_disk / "s")

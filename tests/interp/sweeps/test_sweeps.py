@@ -186,7 +186,7 @@ class Colour(Enum):
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(grid: Any, options: Any, words: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=words):
+    with pytest.raises(interp.errors.InvalidInput, match=words):
         quiet(cheap, grid, **options)
 
 
@@ -197,12 +197,12 @@ def test_other_functions_that_cannot_be_run() -> None:
     def by_any_name(**values: Any) -> dict[str, int]:
         return {"x": len(values)}
 
-    with pytest.raises(interp.InvalidInput, match="cannot be called"):
+    with pytest.raises(interp.errors.InvalidInput, match="cannot be called"):
         quiet(3, {"a": [1]})
-    with pytest.raises(interp.InvalidInput, match="takes no such parameter"):
+    with pytest.raises(interp.errors.InvalidInput, match="takes no such parameter"):
         quiet(by_place, {"a": [1]})
     assert list(quiet(by_any_name, {"any": [1], "name": [2]}).to_frame().x) == [2]
-    with pytest.raises(interp.InvalidInput, match="a model's name"):
+    with pytest.raises(interp.errors.InvalidInput, match="a model's name"):
         quiet(sizes, {"model": [7], "a": [1]})
 
 
@@ -223,7 +223,7 @@ def test_a_result_that_is_no_table_names_its_configuration(returned: Any, words:
     def gives(a: int) -> Any:
         return returned if a else {"x": 1}
 
-    with pytest.raises(interp.InvalidInput, match=rf"for a=1\b.*{words}") as caught:
+    with pytest.raises(interp.errors.InvalidInput, match=rf"for a=1\b.*{words}") as caught:
         quiet(gives, {"a": [0, 1]})
     assert '{"a":1}' in "".join(caught.value.__notes__)
 
@@ -272,7 +272,7 @@ def test_models_of_both_families_in_one_sweep(n_jobs: int, folders: list[str], t
     assert list(frame.family) == ["T5"] * 2 + ["GPT-2"] * 4
     equal(read(tmp_path / "s"), frame)
     grid["head"].append("decoder.cross.0.1")
-    with pytest.raises(interp.UnknownHead, match="decoder-only GPT-2") as caught:
+    with pytest.raises(interp.errors.UnknownHead, match="decoder-only GPT-2") as caught:
         quiet(ablated, grid, store=tmp_path / "s")
     assert "in the configuration" in "".join(caught.value.__notes__)
     assert "head=decoder.cross.0.1" in "".join(caught.value.__notes__)
@@ -285,7 +285,7 @@ def test_an_open_decoder_alone_in_a_sweep(causal: interp.Model, tmp_path: Path) 
     assert found.to_frame().change[0] == ablated(causal, "decoder.self.2.0")["change"]
     with torch.no_grad():
         causal.module.transformer.h[0].attn.c_attn.bias[0] += 1
-    with pytest.raises(interp.WrongStore, match="weights of tiny-causal: stored"):
+    with pytest.raises(interp.errors.WrongStore, match="weights of tiny-causal: stored"):
         quiet(ablated, {"model": [causal], "head": ["decoder.self.2.0"]}, store=tmp_path / "s")
 
 
@@ -293,17 +293,17 @@ def test_an_open_model_runs_here_only(model: interp.Model, tmp_path: Path) -> No
     found = quiet(sizes, {"model": [model, "pico-t5"], "a": [1]}, store=tmp_path / "s")
     assert list(found.to_frame().model) == ["tiny", "pico-t5"]
     assert found.provenance["models"]["tiny"] == model.digest
-    with pytest.raises(interp.InvalidInput, match="tiny is open in this process and workers run in others"):
+    with pytest.raises(interp.errors.InvalidInput, match="tiny is open in this process and workers run in others"):
         quiet(sizes, {"model": [model], "a": [1, 2]}, n_jobs=2)
-    with pytest.raises(interp.InvalidInput, match=r"give dtype=torch\.float32"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"give dtype=torch\.float32"):
         quiet(sizes, {"model": [model], "a": [1]}, dtype=torch.bfloat16)
-    with pytest.raises(interp.InvalidInput, match="more than once"):
+    with pytest.raises(interp.errors.InvalidInput, match="more than once"):
         quiet(sizes, {"model": [model, "tiny"], "a": [1]})
-    with pytest.raises(interp.UnknownModel):
+    with pytest.raises(interp.errors.UnknownModel):
         quiet(sizes, {"model": ["pico-t6"], "a": [1]})
     with torch.no_grad():
         model.module.shared.weight[3, 3] += 1
-    with pytest.raises(interp.WrongStore, match="weights of tiny: stored"):
+    with pytest.raises(interp.errors.WrongStore, match="weights of tiny: stored"):
         quiet(sizes, {"model": [model], "a": [1]}, store=tmp_path / "s")
 
 
@@ -313,7 +313,7 @@ def test_a_function_must_leave_the_weights(model: interp.Model) -> None:
             model.module.shared.weight[3, 3] += 1
         return {"x": a}
 
-    with pytest.raises(interp.WrongStore, match="leave them as they are"):
+    with pytest.raises(interp.errors.WrongStore, match="leave them as they are"):
         quiet(spoils, {"model": [model], "a": [1, 2]})
 
 
@@ -323,7 +323,7 @@ def test_weights_that_changed_are_seen(folders: list[str], n_jobs: int, tmp_path
     shutil.copytree(folders[1], folders[0], dirs_exist_ok=True)
     before = shards(tmp_path / "s")
     for grid in ({"model": folders[:1], "a": range(3)}, {"model": folders[:1], "a": range(9)}):
-        with pytest.raises(interp.WrongStore, match=r"weights of .*one: stored '\w{16}', asked '\w{16}'"):
+        with pytest.raises(interp.errors.WrongStore, match=r"weights of .*one: stored '\w{16}', asked '\w{16}'"):
             quiet(sizes, grid, store=tmp_path / "s", n_jobs=n_jobs)
     assert shards(tmp_path / "s") == before
     # Workers that live on from the first call have the old weights open, and must not use them.
@@ -382,7 +382,9 @@ def test_comments_and_layout_are_not_another_function(tmp_path: Path, monkeypatc
         if i < 2:
             quiet(scope["found"], {"a": [1]}, store=tmp_path / "s")
         else:
-            with pytest.raises(interp.WrongStore, match=r"source of the function \(hash\): stored '\w+', asked '\w+'"):
+            with pytest.raises(
+                interp.errors.WrongStore, match=r"source of the function \(hash\): stored '\w+', asked '\w+'"
+            ):
                 quiet(scope["found"], {"a": [1]}, store=tmp_path / "s")
 
 
@@ -405,16 +407,18 @@ def test_another_sweep_is_refused_and_each_difference_named(tmp_path: Path, monk
         (other, grid, {"fixed": {"scale": 1.0, "more": 1}}, ["function:", "fixed scale:", "fixed more:"]),
     ]
     for function, asked, options, words in cases:
-        with pytest.raises(interp.WrongStore) as caught:
+        with pytest.raises(interp.errors.WrongStore) as caught:
             quiet(function, asked, store=store, **options)
         assert all(word in str(caught.value) for word in words), caught.value
     monkeypatch.setattr("interp.sweeps.work.versions", lambda: {"torch": "1.0"})
-    with pytest.raises(interp.WrongStore, match=r"version of torch: stored '2.*asked '1\.0'.*version of nnsight"):
+    with pytest.raises(
+        interp.errors.WrongStore, match=r"version of torch: stored '2.*asked '1\.0'.*version of nnsight"
+    ):
         quiet(cheap, grid, fixed={"scale": 2.0}, store=store)
     assert shards(store) == before
 
 
-@pytest.mark.parametrize("kind", [interp.CannotWrite, interp.WrongStore, interp.LostWorker])
+@pytest.mark.parametrize("kind", [interp.errors.CannotWrite, interp.errors.WrongStore, interp.errors.LostWorker])
 def test_errors_come_back_from_workers_whole(kind: type[Exception]) -> None:
     error = kind("what was asked")
     error.add_note("where")
@@ -424,32 +428,32 @@ def test_errors_come_back_from_workers_whole(kind: type[Exception]) -> None:
 
 def test_places_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
-    with pytest.raises(interp.WrongStore, match="is a file"):
+    with pytest.raises(interp.errors.WrongStore, match="is a file"):
         quiet(cheap, GRID, store=tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("text")
-    with pytest.raises(interp.WrongStore, match=r"other things in it \(thesis\.tex\)"):
+    with pytest.raises(interp.errors.WrongStore, match=r"other things in it \(thesis\.tex\)"):
         quiet(cheap, GRID, store=tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
-    with pytest.raises(interp.CannotWrite, match="cannot be written"):
+    with pytest.raises(interp.errors.CannotWrite, match="cannot be written"):
         quiet(cheap, GRID, store=tmp_path / "file" / "below")
-    with pytest.raises(interp.CannotWrite, match="cannot be written"):
+    with pytest.raises(interp.errors.CannotWrite, match="cannot be written"):
         quiet(cheap, GRID, store="/proc/sweeps")
-    with pytest.raises(interp.MissingFile):
+    with pytest.raises(interp.errors.MissingFile):
         read(tmp_path / "nowhere")
-    with pytest.raises(interp.InvalidInput, match="must be a directory"):
+    with pytest.raises(interp.errors.InvalidInput, match="must be a directory"):
         read(3)
-    with pytest.raises(interp.InvalidInput, match=r"functools\.partial"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"functools\.partial"):
         quiet(partial(cheap, scale=2.0), GRID, store=tmp_path / "s")
     equal(quiet(partial(cheap, scale=2.0), GRID), quiet(cheap, GRID, fixed={"scale": 2.0}))
 
 
 MANIFESTS: list[tuple[Callable[[str], str], type[Exception], str]] = [
-    (lambda text: text[:-9], interp.DamagedFile, "not whole"),
-    (lambda text: text.replace('"sweep"', '"mosaic"'), interp.DamagedFile, "holds mosaic"),
-    (lambda text: text.replace('"version": 1', '"version": 2'), interp.WrongVersion, "version 2"),
-    (lambda text: text.replace('"models": {}', '"models": 3'), interp.DamagedFile, "'models' is missing or not"),
-    (lambda text: json.dumps({**json.loads(text), "axes": {"a": 3}}), interp.DamagedFile, "'axes' must hold"),
+    (lambda text: text[:-9], interp.errors.DamagedFile, "not whole"),
+    (lambda text: text.replace('"sweep"', '"mosaic"'), interp.errors.DamagedFile, "holds mosaic"),
+    (lambda text: text.replace('"version": 1', '"version": 2'), interp.errors.WrongVersion, "version 2"),
+    (lambda text: text.replace('"models": {}', '"models": 3'), interp.errors.DamagedFile, "'models' is missing or not"),
+    (lambda text: json.dumps({**json.loads(text), "axes": {"a": 3}}), interp.errors.DamagedFile, "'axes' must hold"),
 ]
 
 
@@ -462,7 +466,7 @@ def test_a_damaged_manifest(damage: Any, error: type[Exception], words: str, tmp
         with pytest.raises(error, match=words):
             call()
     manifest.unlink()
-    with pytest.raises(interp.DamagedFile, match="is missing and there are shards"):
+    with pytest.raises(interp.errors.DamagedFile, match="is missing and there are shards"):
         quiet(cheap, GRID, store=tmp_path / "s")
 
 
@@ -497,12 +501,12 @@ def test_a_damaged_shard_is_named_and_only_it_runs_again(damage: Any, tmp_path: 
     damage(path)
     before = shards(store)
     bigger = {"b": ["x", "y"], "a": range(4)}
-    with pytest.raises(interp.DamagedFile, match=rf"{path.name}.*b=y a=1.*5 others are whole") as caught:
+    with pytest.raises(interp.errors.DamagedFile, match=rf"{path.name}.*b=y a=1.*5 others are whole") as caught:
         quiet(logged, bigger, fixed={"log": str(calls)}, store=store)
     assert "Delete what is damaged and call again" in str(caught.value)
     assert shards(store) == before
     assert len(calls.read_text().split()) == 6  # nothing ran
-    with pytest.raises(interp.DamagedFile, match=path.name):
+    with pytest.raises(interp.errors.DamagedFile, match=path.name):
         read(store)
     path.unlink()
     equal(quiet(logged, GRID, fixed={"log": str(calls)}, store=store), expected)
@@ -527,7 +531,7 @@ def test_a_shard_of_another_store_is_not_read_in(tmp_path: Path) -> None:
     quiet(cheap, {"a": [2], "b": ["x"]}, store=tmp_path / "t")
     (moved,) = (tmp_path / "t" / "shards").iterdir()
     shutil.copy(moved, tmp_path / "s" / "shards")
-    with pytest.raises(interp.DamagedFile, match=r"is not of this store: a=2 b=x"):
+    with pytest.raises(interp.errors.DamagedFile, match=r"is not of this store: a=2 b=x"):
         read(tmp_path / "s")
 
 
@@ -689,7 +693,7 @@ def test_several_models_and_an_open_one(model: interp.Model) -> None:
     ],
 )
 def test_a_stimulus_that_cannot_be_made_opens_no_model(options: Any, words: str, opens: list[str]) -> None:
-    with pytest.raises(interp.InvalidInput, match=words):
+    with pytest.raises(interp.errors.InvalidInput, match=words):
         probes.induction_sweep("pico-t5", progress=False, **options)
     assert not opens
 

@@ -66,14 +66,14 @@ def test_either_head_is_needed(plant: zoo.Planted, stimulus: RepeatedTokens, hea
 def test_plain_chronos_runs_it(plant: zoo.Planted) -> None:
     forecast = plant.model.pipeline.predict(torch.sin(torch.arange(40.0)), prediction_length=3, num_samples=2)
     assert forecast.shape == (1, 2, 3)
-    with pytest.raises(interp.InvalidInput, match="seed"):
+    with pytest.raises(interp.errors.InvalidInput, match="seed"):
         zoo.planted_decoder(seed=-1)
 
 
 def test_a_kind_that_is_none_says_what_there_is(plant: zoo.Planted) -> None:
     """Kinds that only an encoder-decoder has are not offered; a batch is asked for where a tensor is given."""
-    with pytest.raises(interp.UnknownSite, match=r"attention is decoder\.self") as caught:
+    with pytest.raises(interp.errors.UnknownSite, match=r"attention is decoder\.self") as caught:
         plant.model.heads("self")
     assert "encoder.self" not in str(caught.value)
-    with pytest.raises(interp.InvalidInput, match="decoder_input_ids=ids"):
+    with pytest.raises(interp.errors.InvalidInput, match="decoder_input_ids=ids"):
         plant.model.check(torch.zeros(1, 3))  # type: ignore[arg-type]

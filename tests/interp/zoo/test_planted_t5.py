@@ -12,6 +12,7 @@ import probes
 from interp import zoo
 from interp.names import Head, parse_address
 from interp.zoo.planted_t5 import CROSS_HEADS, DISTRACTOR, ENCODER_HEADS
+from probes.stimuli.pairs import Pair
 
 FIRST, SECOND = map(str, CROSS_HEADS)
 
@@ -101,7 +102,7 @@ def test_what_is_listed_is_what_was_built() -> None:
 class Edges:
     """Single edges patched with plain hooks: one input of one head is computed as if one writer were on corrupt."""
 
-    def __init__(self, model: interp.Model, pair: probes.Pair) -> None:
+    def __init__(self, model: interp.Model, pair: Pair) -> None:
         self.model, self.pair = model, pair
         last = model.n_layers["decoder"] - 1
         sites = ["encoder.0.resid_pre", "encoder.1.resid_pre", "encoder.1.resid_post", "decoder.0.resid_pre"]
@@ -215,5 +216,5 @@ def test_the_standard_ones_cannot_be_changed_by_accident() -> None:
     ],
 )
 def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=message):
+    with pytest.raises(interp.errors.InvalidInput, match=message):
         zoo.planted(**settings)

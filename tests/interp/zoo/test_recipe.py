@@ -120,5 +120,5 @@ def test_previous_token_heads_start_out_looking_back() -> None:
     ],
 )
 def test_recipes_that_make_no_sense(changes: dict[str, Any]) -> None:
-    with pytest.raises(interp.InvalidInput, match=next(iter(changes))):
+    with pytest.raises(interp.errors.InvalidInput, match=next(iter(changes))):
         replace(TINY, **changes)

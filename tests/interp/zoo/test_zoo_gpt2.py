@@ -325,7 +325,7 @@ def test_every_position_is_learned() -> None:
     ],
 )
 def test_recipes_that_make_no_sense_for_it(changes: dict[str, Any]) -> None:
-    with pytest.raises(interp.InvalidInput, match=next(iter(changes))):
+    with pytest.raises(interp.errors.InvalidInput, match=next(iter(changes))):
         replace(TINY_GPT2, **changes)
 
 

@@ -19,6 +19,7 @@ from interp.zoo.made_series import SERIES, varied_motifs
 from interp.zoo.monitor import induction_snapshot
 from interp.zoo.recipe import HORIZON, Recipe, batch, learning_rate, motif_fraction
 from interp.zoo.training import snapshot_steps, train
+from probes.induction.mosaic import Mosaic
 from tests.tolerance import LAYER, close
 
 TINY = Recipe(
@@ -68,7 +69,7 @@ def bundled(model_name: str) -> interp.Model:
 
 
 @pytest.fixture(scope="module")
-def mosaic(bundled: interp.Model) -> probes.Mosaic:
+def mosaic(bundled: interp.Model) -> Mosaic:
     return probes.induction_mosaic(bundled)
 
 
@@ -102,7 +103,7 @@ def test_it_is_small(any_name: str) -> None:
     assert sum(f.stat().st_size for f in zoo.path(any_name).iterdir()) <= 8_000_000
 
 
-def test_it_has_induction_heads_and_others(mosaic: probes.Mosaic) -> None:
+def test_it_has_induction_heads_and_others(mosaic: Mosaic) -> None:
     counts = mosaic.counts()
     assert mosaic.accuracy() >= 0.9
     assert counts.either >= 3
@@ -119,7 +120,7 @@ def test_no_idle_heads_keep_the_share_down(bundled: interp.Model) -> None:
 
 
 def test_the_instrument_agrees_with_the_training_record(
-    bundled: interp.Model, mosaic: probes.Mosaic, record: dict[str, object]
+    bundled: interp.Model, mosaic: Mosaic, record: dict[str, object]
 ) -> None:
     """Two ways to the same numbers: hook points, and Hugging Face's output_attentions while training."""
     snapshots = record["snapshots"]
@@ -177,7 +178,7 @@ def test_the_record_of_held_out_series_is_one(any_name: str) -> None:
     assert np.median(recorded_errors(any_name)) == pytest.approx(recorded["held_out"]["model"], rel=1e-3)
 
 
-def test_the_card_says_what_is_measured(model_name: str, mosaic: probes.Mosaic) -> None:
+def test_the_card_says_what_is_measured(model_name: str, mosaic: Mosaic) -> None:
     card = (zoo.path(model_name) / "README.md").read_text()
     counts = mosaic.counts()
     assert f"{counts.either} of {counts.n_heads} cross-attention heads" in card
@@ -324,7 +325,7 @@ def test_training_goes_on_where_it_was_interrupted(
         train(tiny, tmp_path / "parts", workers=0, save_every=2, progress=False)
     monkeypatch.setattr(training, "batch", real)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
-    with pytest.raises(interp.InvalidInput, match="another recipe"):
+    with pytest.raises(interp.errors.InvalidInput, match="another recipe"):
         train(Recipe(seed=9), tmp_path / "parts", workers=0, progress=False)
     parts = train(tiny, tmp_path / "parts", workers=0, progress=False)
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()

@@ -102,7 +102,7 @@ def test_a_previous_token_head_known_on_paper() -> None:
 def test_a_text_model_reads_tokens_of_its_own_range() -> None:
     """Ids that a small vocabulary does not have are refused, and those that it has are scored."""
     model = interp.wrap(tiny_gpt2(vocab_size=100), name="words")
-    with pytest.raises(interp.InvalidInput, match="tokens 0-99"):
+    with pytest.raises(interp.errors.InvalidInput, match="tokens 0-99"):
         head_scores(model, sequence_length=N)
     found = head_scores(model, vocab_range=(10, 90), sequence_length=N, repetitions=2, batch_size=ROWS)
     assert found["decoder.self.induction"].provenance["stimulus"]["vocab_range"] == [10, 90]
@@ -112,11 +112,11 @@ def test_a_text_model_reads_tokens_of_its_own_range() -> None:
 
 def test_what_is_refused(model: Model) -> None:
     for values in ({"repetitions": 1}, {"sequence_length": 1}):
-        with pytest.raises(interp.InvalidInput, match="at least 2"):
+        with pytest.raises(interp.errors.InvalidInput, match="at least 2"):
             head_scores(model, **values)
-        with pytest.raises(interp.InvalidInput, match="at least 2"):
+        with pytest.raises(interp.errors.InvalidInput, match="at least 2"):
             prefix_matching(model, **values)
-    with pytest.raises(interp.InvalidInput, match="choose -1, 0 or 1"):
+    with pytest.raises(interp.errors.InvalidInput, match="choose -1, 0 or 1"):
         prefix_matching(model, offset=2)
 
 

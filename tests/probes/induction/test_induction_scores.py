@@ -11,8 +11,8 @@ import torch
 import interp
 from interp import Batch, Model, zoo
 from interp.zoo.planted_gpt2 import INDUCTION, PREVIOUS_TOKEN
-from probes import InductionScores, head_scores, induction_scores, plots, repeated_sequences
-from probes.induction.induction_scores import REPEAT_SCORES
+from probes import head_scores, induction_scores, plots, repeated_sequences
+from probes.induction.induction_scores import REPEAT_SCORES, InductionScores
 from tests.conftest import tiny_gpt2
 from tests.tolerance import FORWARD, LAYER, close, not_close
 
@@ -136,7 +136,7 @@ def test_frame_save_and_load(causal: Model, tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame[f"{name}_stderr"], getattr(again, name).stderr.ravel())
     text = (tmp_path / "s.json").read_text()
     (tmp_path / "s.json").write_text(text.replace('"site": "decoder.self"', '"site": "encoder.self"', 1))
-    with pytest.raises(interp.DamagedFile, match="one kind"):
+    with pytest.raises(interp.errors.DamagedFile, match="one kind"):
         InductionScores.load(tmp_path / "s.json")
     assert induction_scores(causal, sequence_length=6, batch_size=1).induction.stderr is None
     assert induction_scores(causal, sequence_length=6, batch_size=1).to_frame()["induction_stderr"].isna().all()
@@ -148,17 +148,17 @@ def test_what_is_refused(causal: Model, model: Model) -> None:
         ({"site": "decoder.cross"}, "no encoder"),
         ({"site": "x"}, "decoder.self"),
     ):
-        with pytest.raises(interp.UnknownSite, match=message):
+        with pytest.raises(interp.errors.UnknownSite, match=message):
             induction_scores(causal, **values)
-    with pytest.raises(interp.InvalidInput, match="induction_mosaic"):
+    with pytest.raises(interp.errors.InvalidInput, match="induction_mosaic"):
         induction_scores(model, site="decoder.cross")
-    with pytest.raises(interp.InvalidInput, match="repeated_sequences"):
+    with pytest.raises(interp.errors.InvalidInput, match="repeated_sequences"):
         induction_scores(causal, Batch(decoder_input_ids=[[5, 6, 5, 6]]))
-    with pytest.raises(interp.InvalidInput, match="at least 2"):
+    with pytest.raises(interp.errors.InvalidInput, match="at least 2"):
         induction_scores(causal, repetitions=1)
-    with pytest.raises(interp.InvalidInput, match="at least 2"):
+    with pytest.raises(interp.errors.InvalidInput, match="at least 2"):
         induction_scores(causal, repeated_sequences(encoder=False, repetitions=1))
-    with pytest.raises(interp.InvalidInput, match="open it"):
+    with pytest.raises(interp.errors.InvalidInput, match="open it"):
         induction_scores(cast(Any, "pico-t5"))
 
 
@@ -174,5 +174,5 @@ def test_the_figure_holds_the_numbers(causal: Model) -> None:
     for n, note in zip(counts, figure.layout.annotations, strict=True):
         assert f"{n} of 9 heads" in note.text
     assert "5 back" in figure.layout.annotations[0].text
-    with pytest.raises(interp.InvalidInput, match="InductionScores"):
+    with pytest.raises(interp.errors.InvalidInput, match="InductionScores"):
         plots.induction_scores(cast(Any, 3))

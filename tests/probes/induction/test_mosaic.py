@@ -12,7 +12,8 @@ import torch
 import interp
 import probes
 from interp import Batch, Model, zoo
-from probes import Mosaic, induction_mosaic, repeated_random_tokens
+from probes import induction_mosaic, repeated_random_tokens
+from probes.induction.mosaic import Mosaic
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.planted import content_matcher
 from tests.published_procedure import published_scores
@@ -172,14 +173,14 @@ def test_a_file_of_another_form(model: Model, tmp_path: Path, change: dict[str, 
     content = json.loads(path.read_text())
     content["fields"]["items"] |= change
     path.write_text(json.dumps(content))
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         Mosaic.load(path)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(interp.MissingFile):
+    with pytest.raises(interp.errors.MissingFile):
         Mosaic.load(tmp_path / "none.json")
-    with pytest.raises(interp.InvalidInput, match="directory"):
+    with pytest.raises(interp.errors.InvalidInput, match="directory"):
         probes.published("chronos-t5-mini")[0].save(tmp_path)
 
 
@@ -195,14 +196,14 @@ def test_compare() -> None:
 
     expected = spearmanr(first.token_to_right.values.ravel(), second.token_to_right.values.ravel()).statistic
     close(other.rank_correlation["token_to_right"], expected)
-    with pytest.raises(interp.InvalidInput, match="one shape"):
+    with pytest.raises(interp.errors.InvalidInput, match="one shape"):
         first.compare(probes.published("chronos-t5-mini")[0])
 
 
 def test_a_batch_that_does_not_know_is_refused(model: Model, batch: Batch) -> None:
-    with pytest.raises(interp.InvalidInput, match="repeated_random_tokens"):
+    with pytest.raises(interp.errors.InvalidInput, match="repeated_random_tokens"):
         induction_mosaic(model, batch)
-    with pytest.raises(interp.InvalidInput, match="not both"):
+    with pytest.raises(interp.errors.InvalidInput, match="not both"):
         induction_mosaic(model, repeated_random_tokens(), seed=3)
 
 
@@ -270,12 +271,12 @@ def test_a_text_model_has_a_mosaic(tmp_path: Path) -> None:
     model = interp.wrap(tiny_gpt2(vocab_size=200), name="words")
     found = induction_mosaic(model, batch_size=3, vocab_range=(10, 190))
     assert found.counts().n_heads == 9
-    with pytest.raises(interp.InvalidInput, match="encoder=False"):
+    with pytest.raises(interp.errors.InvalidInput, match="encoder=False"):
         induction_mosaic(model, repeated_random_tokens(batch_size=2, vocab_range=(10, 190)))
 
 
 def test_panels_of_one_kind(model: Model) -> None:
     mosaic = induction_mosaic(model, batch_size=3)
     for site in ("decoder.self", "encoder.self"):
-        with pytest.raises(interp.InvalidInput, match=r"decoder\.cross, decoder\.self"):
+        with pytest.raises(interp.errors.InvalidInput, match=r"decoder\.cross, decoder\.self"):
             replace(mosaic, current_token=replace(mosaic.current_token, site=site))

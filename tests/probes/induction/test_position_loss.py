@@ -11,7 +11,8 @@ from scipy import stats
 
 import interp
 from interp import Batch, Model, zoo
-from probes import PositionLoss, plots, position_loss, repeated_sequences
+from probes import plots, position_loss, repeated_sequences
+from probes.induction.position_loss import PositionLoss
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.tolerance import FORWARD, close
 
@@ -158,20 +159,20 @@ def test_save_and_load(causal: Model, tmp_path: Path) -> None:
     assert again.provenance["digest"] == causal.digest
     assert not again.rows.flags.writeable
     (tmp_path / "loss.json").write_text((tmp_path / "loss.json").read_text().replace('"split": 4', '"split": 40'))
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         PositionLoss.load(tmp_path / "loss.json")
 
 
 def test_what_is_refused(causal: Model) -> None:
-    with pytest.raises(interp.InvalidInput, match="leaves no next one"):
+    with pytest.raises(interp.errors.InvalidInput, match="leaves no next one"):
         position_loss(causal, Batch(decoder_input_ids=[[5], [6]]))
-    with pytest.raises(interp.InvalidInput, match="leaves no next one"):
+    with pytest.raises(interp.errors.InvalidInput, match="leaves no next one"):
         position_loss(interp.wrap(tiny_pipeline()), Batch([[5, 6]]))
-    with pytest.raises(interp.InvalidInput, match="not both"):
+    with pytest.raises(interp.errors.InvalidInput, match="not both"):
         position_loss(causal, repeated_sequences(encoder=False), seed=3)
-    with pytest.raises(interp.InvalidInput, match="encoder=False"):
+    with pytest.raises(interp.errors.InvalidInput, match="encoder=False"):
         position_loss(causal, repeated_sequences(sequence_length=5))
-    with pytest.raises(interp.InvalidInput, match="96 positions"):
+    with pytest.raises(interp.errors.InvalidInput, match="96 positions"):
         position_loss(causal, sequence_length=60)
 
 
@@ -197,7 +198,7 @@ def test_the_stimulus() -> None:
         ({"vocab_range": 5}, "both included"),
         ({"sequence_length": 300, "unique": True}, "do not fit"),
     ):
-        with pytest.raises(interp.InvalidInput, match=message):
+        with pytest.raises(interp.errors.InvalidInput, match=message):
             repeated_sequences(**cast(Any, values))
 
 
@@ -217,5 +218,5 @@ def test_the_figure_holds_the_numbers() -> None:
     twice = [trace.name for trace in plots.position_loss([own, own]).data if trace.name]
     assert twice == ["words", "words (2)"]
     for wrong in ([], [3], 3):
-        with pytest.raises(interp.InvalidInput):
+        with pytest.raises(interp.errors.InvalidInput):
             plots.position_loss(cast(Any, wrong))

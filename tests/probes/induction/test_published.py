@@ -35,7 +35,7 @@ def test_most_heads_of_the_large_model_do_more_than_match() -> None:
 
 
 def test_unpublished_names() -> None:
-    with pytest.raises(interp.UnknownModel, match=r"Did you mean 'amazon/chronos-t5-large'"):
+    with pytest.raises(interp.errors.UnknownModel, match=r"Did you mean 'amazon/chronos-t5-large'"):
         probes.published("chronos-t5-larg")
 
 

@@ -14,9 +14,10 @@ from transformers import T5ForConditionalGeneration
 
 import interp
 import probes
-from probes import AttentionSpectrum, TimeSeries, attention_spectrum, context_attention, multisine
+from probes import TimeSeries, attention_spectrum, context_attention, multisine
 from probes.periodic.combs import best_comb, candidates, lag_energy, over_null, permutation_null
 from probes.periodic.context_attention import PERMUTATIONS
+from probes.periodic.spectrum import AttentionSpectrum
 from tests.conftest import tiny_pipeline
 from tests.tolerance import FORWARD, LAYER, close
 
@@ -300,13 +301,13 @@ def test_a_damaged_file_says_so(model: interp.Model, tmp_path: Path, change: dic
     content = json.loads(path.read_text())
     fields = content["fields"]["items"]
     path.write_text(json.dumps(content | {"fields": {"items": fields | change}}))
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         AttentionSpectrum.load(path)
     path.write_text(json.dumps(content | {"version": 0}))
-    with pytest.raises(interp.WrongVersion):
+    with pytest.raises(interp.errors.WrongVersion):
         AttentionSpectrum.load(path)
     path.write_text(json.dumps(content)[:-20])
-    with pytest.raises(interp.DamagedFile):
+    with pytest.raises(interp.errors.DamagedFile):
         AttentionSpectrum.load(path)
 
 
@@ -335,7 +336,7 @@ def test_what_is_refused(model: interp.Model, planted: AttentionSpectrum) -> Non
         ("draw, layer, head", lambda: hand_made(np.ones((1, 2, 40)), SHORT, np.ones((9, 2, 1)))),
     ]
     for message, ask in refused:
-        with pytest.raises(interp.InvalidInput, match=message):
+        with pytest.raises(interp.errors.InvalidInput, match=message):
             ask()
 
 

@@ -286,7 +286,7 @@ def test_it_is_shown_in_a_notebook_only(sweep: pd.DataFrame, monkeypatch: pytest
 
     made = plots.mosaic_explorer(sweep)
     monkeypatch.setattr(IPython, "get_ipython", lambda: None)
-    with pytest.raises(interp.InvalidInput, match="write_html"):
+    with pytest.raises(interp.errors.InvalidInput, match="write_html"):
         made.show()
     displayed: list[Any] = []
     monkeypatch.setattr(IPython, "get_ipython", object)
@@ -298,11 +298,11 @@ def test_it_is_shown_in_a_notebook_only(sweep: pd.DataFrame, monkeypatch: pytest
 
 def test_what_the_page_cannot_show_is_an_error(sweep: pd.DataFrame, tmp_path: Path) -> None:
     for threshold in (0.305, -0.1, 1.2, float("nan")):
-        with pytest.raises(interp.InvalidInput, match="hundredths"):
+        with pytest.raises(interp.errors.InvalidInput, match="hundredths"):
             plots.mosaic_explorer(sweep, threshold=threshold)
-    with pytest.raises(interp.InvalidInput, match=r"decoder\.cross\.0\.1 has token_to_right=1\.5"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"decoder\.cross\.0\.1 has token_to_right=1\.5"):
         plots.mosaic_explorer(made_up("m", [[0.1, 0.2]], [[0.1, 1.5]]))
-    with pytest.raises(interp.InvalidInput, match="give all heads"):
+    with pytest.raises(interp.errors.InvalidInput, match="give all heads"):
         plots.mosaic_explorer(made_up("m", np.zeros((2, 2)), np.zeros((2, 2))).iloc[1:])
-    with pytest.raises(interp.InvalidInput, match="no directory"):
+    with pytest.raises(interp.errors.InvalidInput, match="no directory"):
         plots.mosaic_explorer(sweep).write_html(tmp_path / "none" / "page.html")

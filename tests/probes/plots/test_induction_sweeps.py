@@ -128,15 +128,15 @@ def test_what_gives_a_frame_is_as_good_as_the_frame(counted: pd.DataFrame) -> No
 
 
 def test_what_cannot_be_drawn_is_named(counted: pd.DataFrame) -> None:
-    with pytest.raises(interp.InvalidInput, match=r"needed are the columns repetitions, token_to_right,"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"needed are the columns repetitions, token_to_right,"):
         plots.sweep_lines(counted.drop(columns=["repetitions", "token_to_right"]))
-    with pytest.raises(interp.InvalidInput, match=r"needed are the columns sequence_length, axes before"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"needed are the columns sequence_length, axes before"):
         plots.sweep_heatmap(counted[[*(c for c in counted if c != "sequence_length"), "sequence_length"]])
-    with pytest.raises(interp.InvalidInput, match="no runs"):
+    with pytest.raises(interp.errors.InvalidInput, match="no runs"):
         plots.sweep_lines(counted.iloc[:0])
-    with pytest.raises(interp.InvalidInput, match=r"12 rows are there twice, .* model b, repetitions 2"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"12 rows are there twice, .* model b, repetitions 2"):
         plots.sweep_lines(frame_of(counted, counted[counted["model"] == "b"]))
-    with pytest.raises(interp.InvalidInput, match=r"kind='left': there are current_token"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"kind='left': there are current_token"):
         plots.sweep_lines(counted, kind="left")  # type: ignore[arg-type]
 
 
@@ -146,5 +146,5 @@ def test_another_axis_is_not_averaged_over(counted: pd.DataFrame) -> None:
     narrow = counted.copy()
     narrow.insert(0, "vocab_range", [(1911, 2187)] * len(narrow))
     assert len(plots.sweep_lines(wide).data) == 3
-    with pytest.raises(interp.InvalidInput, match=r"varies vocab_range as well"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"varies vocab_range as well"):
         plots.sweep_lines(frame_of(wide, narrow))

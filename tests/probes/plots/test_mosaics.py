@@ -15,6 +15,7 @@ import interp
 import probes
 from interp import Batch, Model
 from probes import plots
+from probes.induction.mosaic import Mosaic
 from tests.tolerance import close
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -24,7 +25,7 @@ needs_browser = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def small() -> probes.Mosaic:
+def small() -> Mosaic:
     return probes.published("chronos-t5-small")[0]
 
 
@@ -32,7 +33,7 @@ def traces(figure: go.Figure, kind: type) -> list[Any]:
     return [trace for trace in figure.data if isinstance(trace, kind)]
 
 
-def test_the_mosaic_is_two_panels_on_one_scale(small: probes.Mosaic) -> None:
+def test_the_mosaic_is_two_panels_on_one_scale(small: Mosaic) -> None:
     figure = plots.mosaic(small)
     first, second = traces(figure, go.Heatmap)
     np.testing.assert_array_equal(first.z, small.current_token.values)
@@ -46,17 +47,17 @@ def test_the_mosaic_is_two_panels_on_one_scale(small: probes.Mosaic) -> None:
     assert [len(ring.x) for ring in rings] == [3, 9]
 
 
-def test_counts_by_model(small: probes.Mosaic) -> None:
+def test_counts_by_model(small: Mosaic) -> None:
     mini = probes.published("chronos-t5-mini")[0]
-    figure = plots.counts([mini, small])
+    figure = plots.head_counts([mini, small])
     bars = {(bar.name, bar.xaxis): list(bar.y) for bar in traces(figure, go.Bar)}
     assert bars["current token", "x"] == [2, 3]
     assert bars["token to right", "x"] == [0, 9]
     close(bars["either", "x2"], [100 * 2 / 32, 100 * 12 / 48])
 
 
-def test_layers_as_violins_with_the_points(small: probes.Mosaic) -> None:
-    current, right = traces(plots.layers(small), go.Violin)
+def test_layers_as_violins_with_the_points(small: Mosaic) -> None:
+    current, right = traces(plots.head_layers(small), go.Violin)
     assert current.points == "all"
     close(sorted(current.y), [1 / 6, 2 / 6, 3 / 6])
     assert len(right.y) == 9
@@ -66,13 +67,13 @@ def test_layers_as_violins_with_the_points(small: probes.Mosaic) -> None:
 def test_occurrences(pico: Model) -> None:
     mosaic = probes.induction_mosaic(pico, repetitions=3, batch_size=20)
     assert mosaic.right_by_occurrence is not None
-    figure = plots.occurrences(mosaic)
+    figure = plots.attention_by_occurrence(mosaic)
     drawn = {trace.name: trace.y for trace in traces(figure, go.Scatter) if trace.name and trace.xaxis == "x2"}
     for head in mosaic.token_to_right.heads(0.3):
         at = (head.address.layer, head.address.head)
         np.testing.assert_array_equal(drawn[str(head.address)], mosaic.right_by_occurrence[at])
-    with pytest.raises(interp.InvalidInput, match="by occurrence"):
-        plots.occurrences(probes.published("chronos-t5-mini")[0])
+    with pytest.raises(interp.errors.InvalidInput, match="by occurrence"):
+        plots.attention_by_occurrence(probes.published("chronos-t5-mini")[0])
 
 
 def test_attention_patterns(model: Model, batch: Batch) -> None:
@@ -97,7 +98,7 @@ def test_training_shows_every_cross_head(pico: Model) -> None:
     figure = plots.training("pico-t5")
     n_heads = len(pico.heads("decoder.cross"))
     assert len(traces(figure, go.Scatter)) == 1 + 2 * n_heads
-    with pytest.raises(interp.UnknownModel):
+    with pytest.raises(interp.errors.UnknownModel):
         plots.training("nano")
 
 
@@ -112,11 +113,11 @@ def test_training_of_a_decoder_only_model_shows_its_own_scores() -> None:
     assert sum(bool(line.showlegend) for line in lines if line.name in ("induction", "previous token")) == 2
 
 
-def test_models_of_one_short_name_stay_apart(small: probes.Mosaic) -> None:
+def test_models_of_one_short_name_stay_apart(small: Mosaic) -> None:
     from interp.output import page, style
 
     assert style.unique(["a/m", "b/m", "c", "c"]) == ["a/m", "b/m", "c", "c (2)"]
-    twice = plots.counts([small, small])
+    twice = plots.head_counts([small, small])
     assert list(traces(twice, go.Bar)[0].x) == ["amazon/chronos-t5-small", "amazon/chronos-t5-small (2)"]
     assert page.file_name("mosaic-a/m (2)") == "mosaic-a-m-2"
 
@@ -128,35 +129,37 @@ def test_ticks_are_values_or_tokens(model: Model, batch: Batch) -> None:
     assert "." in plots.attention(patterns).layout.xaxis.ticktext[0]
 
 
-def test_plotly_s_defaults_are_left_alone(small: probes.Mosaic) -> None:
+def test_plotly_s_defaults_are_left_alone(small: Mosaic) -> None:
     before = pio.templates.default
     plots.mosaic(small)
     assert pio.templates.default == before
 
 
 def test_no_mosaics() -> None:
-    with pytest.raises(interp.InvalidInput, match="at least one"):
-        plots.counts([])
+    with pytest.raises(interp.errors.InvalidInput, match="at least one"):
+        plots.head_counts([])
 
 
 @needs_browser
-def test_pictures_are_written_whole(small: probes.Mosaic, tmp_path: Path) -> None:
-    written = plots.write_images({tmp_path / "a.png": plots.mosaic(small), tmp_path / "b.png": plots.layers(small)})
+def test_pictures_are_written_whole(small: Mosaic, tmp_path: Path) -> None:
+    written = plots.write_images(
+        {tmp_path / "a.png": plots.mosaic(small), tmp_path / "b.png": plots.head_layers(small)}
+    )
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     # Width and height are where a PNG's header has them; a cut-off figure would have plotly's 700 x 500.
     sizes = [struct.unpack(">II", path.read_bytes()[16:24]) for path in written]
-    figures = (plots.mosaic(small), plots.layers(small))
+    figures = (plots.mosaic(small), plots.head_layers(small))
     assert sizes == [(2 * f.layout.width, 2 * f.layout.height) for f in figures]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
-def test_no_browser_is_a_clear_error(small: probes.Mosaic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_browser_is_a_clear_error(small: Mosaic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kaleido.errors import ChromeNotFoundError
 
     def fail(*_: Any, **__: Any) -> None:
         raise ChromeNotFoundError
 
     monkeypatch.setattr(pio, "write_images", fail)
-    with pytest.raises(interp.MissingBrowser, match="chromium"):
+    with pytest.raises(interp.errors.MissingBrowser, match="chromium"):
         plots.write_images({tmp_path / "a.png": plots.mosaic(small)})
     assert not list(tmp_path.iterdir())

@@ -73,7 +73,7 @@ def test_repetitions_by_occurrence_beside_equal_shares(repetitions: RepetitionEf
 def test_repetitions_at_one_length(repetitions: RepetitionEffect) -> None:
     shorter = plots.repetition_effect(repetitions, sequence_length=5)
     close(on(shorter, "x")["2"].y, [1 / 8, 1 / 9])
-    with pytest.raises(interp.InvalidInput, match=r"sequence_length=7: the result has 5, 10"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"sequence_length=7: the result has 5, 10"):
         plots.repetition_effect(repetitions, sequence_length=7)
 
 
@@ -200,11 +200,11 @@ def test_origin_of_many_heads_is_capped_and_says_so(origin: CombOrigin) -> None:
     figure = plots.comb_origin(origin, most=1)
     assert [row[0] for row in figure.data[0].customdata] == ["matching by value", "decoder.cross.0.1"]
     assert "the 1 strongest of 3 heads" in figure.layout.title.text
-    with pytest.raises(interp.InvalidInput, match="most=0"):
+    with pytest.raises(interp.errors.InvalidInput, match="most=0"):
         plots.comb_origin(origin, most=0)
 
 
 @pytest.mark.parametrize("name", ["repetition_effect", "length_effect", "agreement", "comb_origin"])
 def test_another_result_is_named(name: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=rf"DataFrame is no \w+: give what probes\.{name} returns"):
+    with pytest.raises(interp.errors.InvalidInput, match=rf"DataFrame is no \w+: give what probes\.{name} returns"):
         getattr(plots, name)(pd.DataFrame())

@@ -136,9 +136,9 @@ def test_the_second_spectrum_over_periods_with_marks(waves: AttentionSpectrum) -
     assert [note.text for note in figure.layout.annotations] == ["10 Hz", "5 Hz"]
     strongest = waves.amplitude.heads()[0].address
     assert str(strongest) in plots.second_spectrum(waves).layout.title.text
-    with pytest.raises(interp.InvalidInput, match=r"spacings=\[0\.1\].*Take 0\.7\d+ Hz or more"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"spacings=\[0\.1\].*Take 0\.7\d+ Hz or more"):
         plots.second_spectrum(waves, spacings=(5, 0.1))
-    with pytest.raises(interp.InvalidInput, match="positive"):
+    with pytest.raises(interp.errors.InvalidInput, match="positive"):
         plots.second_spectrum(waves, spacings=(0,))
 
 
@@ -153,7 +153,7 @@ def test_one_head_of_every_layer_over_the_series(passengers: AttentionSpectrum) 
     assert [trace.showlegend for trace in paid] == [True, False, False]
     highest = np.unravel_index(passengers.attention.argmax(), passengers.attention.shape)[1]
     assert f"head {highest} of" in plots.attention_over_series(passengers).layout.title.text
-    with pytest.raises(interp.InvalidInput, match=r"head=8: pico-t5-induction has heads 0-7"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"head=8: pico-t5-induction has heads 0-7"):
         plots.attention_over_series(passengers, 8)
 
 
@@ -171,19 +171,23 @@ def test_combs_are_written_where_they_are_beyond_chance() -> None:
 
 
 def test_what_cannot_be_drawn_is_named(waves: AttentionSpectrum) -> None:
-    with pytest.raises(interp.InvalidInput, match="no spectra"):
+    with pytest.raises(interp.errors.InvalidInput, match="no spectra"):
         plots.attention_spectrum([])
-    with pytest.raises(interp.InvalidInput, match=r"ndarray is no AttentionSpectrum: .* probes\.attention_spectrum"):
+    with pytest.raises(
+        interp.errors.InvalidInput, match=r"ndarray is no AttentionSpectrum: .* probes\.attention_spectrum"
+    ):
         plots.attention_spectrum([waves, waves.attention])  # type: ignore[list-item]
-    with pytest.raises(interp.InvalidInput, match=r"decoder\.cross\.3\.0: pico-t5 has decoder\.cross layers 0-2"):
+    with pytest.raises(
+        interp.errors.InvalidInput, match=r"decoder\.cross\.3\.0: pico-t5 has decoder\.cross layers 0-2"
+    ):
         plots.attention_spectrum(waves, heads=["decoder.cross.0.0", "decoder.cross.3.0"])
-    with pytest.raises(interp.InvalidInput, match=r"encoder\.self\.0\.0: pico-t5 has decoder\.cross"):
+    with pytest.raises(interp.errors.InvalidInput, match=r"encoder\.self\.0\.0: pico-t5 has decoder\.cross"):
         plots.second_spectrum(waves, "encoder.self.0.0")
-    with pytest.raises(interp.InvalidInput, match="each once"):
+    with pytest.raises(interp.errors.InvalidInput, match="each once"):
         plots.attention_spectrum(waves, heads=["decoder.cross.0.0"] * 2)
-    with pytest.raises(interp.UnknownHead):
+    with pytest.raises(interp.errors.UnknownHead):
         plots.attention_spectrum(waves, heads="L0.H0")
-    with pytest.raises(interp.InvalidInput, match="no HeadCombs"):
+    with pytest.raises(interp.errors.InvalidInput, match="no HeadCombs"):
         plots.combs(waves)  # type: ignore[arg-type]
 
 

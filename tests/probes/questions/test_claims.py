@@ -13,9 +13,9 @@ from scipy import stats
 
 import interp
 import probes
-from interp import InvalidInput
+from interp.errors import InvalidInput
 from interp.results.by_head import HeadScores
-from probes import Mosaic
+from probes.induction.mosaic import Mosaic
 from probes.questions.agreement import Agreement, MultisineScores
 from tests.tolerance import FORWARD, LAYER, close
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import interp
-import probes
 from interp.results.by_head import HeadScores
 from probes import agreement, comb_origin, induction_mosaic, multisine_scores, value_matching
 from probes.periodic.combs import lag_energy
 from probes.questions import agreement as agreement_module
 from probes.questions import comb_origin as origin
+from probes.questions.agreement import Agreement
+from probes.questions.comb_origin import CombOrigin
 from probes.stimuli.periodic_series import multisine
 from tests.conftest import tiny_pipeline
 from tests.tolerance import BUNDLED, FORWARD, LAYER, close
@@ -31,7 +32,7 @@ def spikes(period: float, steps: int, rng: np.random.Generator) -> Any:
 
 
 @pytest.fixture(scope="module")
-def planted() -> probes.CombOrigin:
+def planted() -> CombOrigin:
     """In each case and draw: a head with each hypothesis's comb, and heads of noise."""
     rng = np.random.default_rng(0)
     asked = iter([(case, shuffled) for case in CASES for shuffled in (False, True)])
@@ -52,7 +53,7 @@ def planted() -> probes.CombOrigin:
         return comb_origin(interp.wrap(tiny_pipeline()), draws=10, permutations=19, seed=1)
 
 
-def test_a_planted_comb_gets_its_verdict(planted: probes.CombOrigin) -> None:
+def test_a_planted_comb_gets_its_verdict(planted: CombOrigin) -> None:
     frame = planted.to_frame()
     assert list(frame["verdict"][:3]) == ["gcd", "smallest difference", "smallest frequency"]
     assert (frame["detected"][:3] == 1).all()
@@ -67,7 +68,7 @@ def test_a_planted_comb_gets_its_verdict(planted: probes.CombOrigin) -> None:
     assert planted.scores.shape == (3, 3, 10, 1, 3 + NOISE)
 
 
-def test_noise_gets_no_verdict_and_is_detected_as_often_as_the_level_says(planted: probes.CombOrigin) -> None:
+def test_noise_gets_no_verdict_and_is_detected_as_often_as_the_level_says(planted: CombOrigin) -> None:
     frame = planted.to_frame()[3:-1]
     assert len(frame) == NOISE
     # False discovery is controlled at 5 % over all heads, of which three are true.
@@ -91,7 +92,7 @@ def test_attention_that_never_changes_has_no_origin(monkeypatch: pytest.MonkeyPa
     assert set(heads["verdict"]) == {"none"}
 
 
-def test_matching_by_value_has_the_gcd(planted: probes.CombOrigin) -> None:
+def test_matching_by_value_has_the_gcd(planted: CombOrigin) -> None:
     control = planted.to_frame().iloc[-1]
     assert control["head"] == "matching by value"
     assert control["verdict"] == "gcd"
@@ -108,7 +109,7 @@ def test_without_a_majority_beyond_doubt_the_verdict_is_mixed() -> None:
     scores[1] = 0.5
     scores[0, 0, :12, 0, 0] = scores[0, 0, :18, 0, 1] = 1
     control = np.zeros((1, 20))
-    found = probes.CombOrigin(
+    found = CombOrigin(
         (CASES[0],),
         ((3, 6, 9),),
         scores,
@@ -125,7 +126,7 @@ def test_without_a_majority_beyond_doubt_the_verdict_is_mixed() -> None:
     assert list(found["verdict"]) == ["mixed", "gcd", "none"]
 
 
-def test_strength_is_that_of_the_gcds_lags(planted: probes.CombOrigin) -> None:
+def test_strength_is_that_of_the_gcds_lags(planted: CombOrigin) -> None:
     """By hand, from the control's kernel over the same draws."""
     rng = np.random.default_rng(1)
     values = np.stack(
@@ -181,7 +182,7 @@ def test_most_heads_of_a_trained_model_have_the_gcd(pico: interp.Model) -> None:
     ],
 )
 def test_what_cannot_tell_apart_is_refused(pico: interp.Model, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=message):
+    with pytest.raises(interp.errors.InvalidInput, match=message):
         comb_origin(pico, **{"cases": CASES[:1], "draws": 2, "permutations": 19, **values})
 
 
@@ -192,7 +193,7 @@ def test_value_matching_is_its_kernel() -> None:
     close(value_matching(7 * values), value_matching(values))
     assert value_matching(values, num_decoder=2).shape == (2, 2)
     for bad, num_decoder in ((values[0, 0], 1), (0 * values, 1), (values * np.nan, 1), (values, 4), (values, -1)):
-        with pytest.raises(interp.InvalidInput):
+        with pytest.raises(interp.errors.InvalidInput):
             value_matching(bad, num_decoder)
 
 
@@ -243,11 +244,11 @@ def test_the_control_has_its_context_shuffled_and_nothing_else(
 
 
 @pytest.fixture(scope="module")
-def pico_agreement(pico: interp.Model) -> probes.Agreement:
+def pico_agreement(pico: interp.Model) -> Agreement:
     return agreement(induction_mosaic(pico, batch_size=50), multisine_scores(pico, draws=8))
 
 
-def test_induction_heads_are_the_heads_that_follow_a_multisine(pico_agreement: probes.Agreement) -> None:
+def test_induction_heads_are_the_heads_that_follow_a_multisine(pico_agreement: Agreement) -> None:
     frame = pico_agreement.to_frame().set_index("measure")
     heads = pico_agreement.heads()
     assert int(heads["induction"].sum()) == 6
@@ -264,7 +265,7 @@ def test_induction_heads_are_the_heads_that_follow_a_multisine(pico_agreement: p
     assert abs(frame.loc["next_phase", "shuffled_rho"]) < 0.5
 
 
-def test_the_table_is_that_of_the_scores(pico_agreement: probes.Agreement) -> None:
+def test_the_table_is_that_of_the_scores(pico_agreement: Agreement) -> None:
     from scipy.stats import spearmanr  # what the correlations are held to
 
     frame = pico_agreement.to_frame().set_index("measure")
@@ -282,11 +283,11 @@ def test_the_table_is_that_of_the_scores(pico_agreement: probes.Agreement) -> No
     assert none["auc"].isna().all()
 
 
-def test_scores_of_different_models_are_refused(pico_agreement: probes.Agreement) -> None:
+def test_scores_of_different_models_are_refused(pico_agreement: Agreement) -> None:
     other = interp.wrap(tiny_pipeline(num_heads=8, num_layers=3, num_decoder_layers=3))
     mosaic = induction_mosaic(other, batch_size=2)
     assert mosaic.either.values.shape == pico_agreement.mosaic.either.values.shape
-    with pytest.raises(interp.InvalidInput, match="both of one model"):
+    with pytest.raises(interp.errors.InvalidInput, match="both of one model"):
         agreement(mosaic, pico_agreement.multisine)
 
 
@@ -307,5 +308,5 @@ def test_scores_of_different_models_are_refused(pico_agreement: probes.Agreement
     ],
 )
 def test_multisines_that_cannot_be_are_refused(pico: interp.Model, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=message):
+    with pytest.raises(interp.errors.InvalidInput, match=message):
         multisine_scores(pico, **{"draws": 2, **values})

@@ -12,7 +12,8 @@ from scipy import stats
 import interp
 import probes
 from probes import induction_sweep, length_effect, repetition_effect
-from probes.questions.length_effect import CONDITIONS, _verdicts, length_rows
+from probes.induction.mosaic import Mosaic
+from probes.questions.length_effect import CONDITIONS, LengthEffect, _verdicts, length_rows
 from tests.tolerance import FORWARD, LAYER, close, tolerance
 
 REPETITIONS, SEEDS = (2, 4, 8), (0, 1, 2, 3)
@@ -153,11 +154,11 @@ def test_sweeps_that_cannot_answer_are_refused() -> None:
         ("are there twice", pd.concat([frame, frame])),
     ]
     for message, sweep in refused:
-        with pytest.raises(interp.InvalidInput, match=message):
+        with pytest.raises(interp.errors.InvalidInput, match=message):
             repetition_effect(sweep)
     wide = pd.concat([frame.assign(batch=1), frame.assign(batch=2)])
     wide.insert(0, "batch", wide.pop("batch"))
-    with pytest.raises(interp.InvalidInput, match="varies batch too"):
+    with pytest.raises(interp.errors.InvalidInput, match="varies batch too"):
         repetition_effect(wide)
 
 
@@ -193,7 +194,7 @@ LENGTHS, RUN = (3, 6), {"repetitions": 3, "batch_size": 12, "min_gap": 5}
 
 
 @pytest.fixture(scope="module")
-def lengths(pico: interp.Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[probes.LengthEffect, Path]:
+def lengths(pico: interp.Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[LengthEffect, Path]:
     store = tmp_path_factory.mktemp("lengths") / "store"
     found = length_effect(pico, sequence_lengths=LENGTHS, seeds=(0, 1, 2, 3), store=store, progress=False, **RUN)
     return found, store
@@ -219,7 +220,7 @@ def test_each_condition_is_the_stimulus_that_it_says(
     assert rows["reference"].isna().all()
 
 
-def test_contexts_are_as_long_as_they_should_be(lengths: tuple[probes.LengthEffect, Path]) -> None:
+def test_contexts_are_as_long_as_they_should_be(lengths: tuple[LengthEffect, Path]) -> None:
     tokens = lengths[0].scores.groupby(["condition", "sequence_length"])["n_tokens"].unique().map(list).unstack()
     # R times the length, the query's predecessor, EOS.
     for condition in CONDITIONS:
@@ -227,7 +228,7 @@ def test_contexts_are_as_long_as_they_should_be(lengths: tuple[probes.LengthEffe
         assert list(tokens.loc[condition]) == expected
 
 
-def test_scores_and_slopes_are_those_of_the_runs(pico: interp.Model, lengths: tuple[probes.LengthEffect, Path]) -> None:
+def test_scores_and_slopes_are_those_of_the_runs(pico: interp.Model, lengths: tuple[LengthEffect, Path]) -> None:
     found, _ = lengths
     longest = probes.induction_mosaic(pico, sequence_length=6, repetitions=2, batch_size=12, seed=0)
     chosen = np.argwhere(longest.either.values >= 0.3)
@@ -256,7 +257,7 @@ def test_scores_and_slopes_are_those_of_the_runs(pico: interp.Model, lengths: tu
             close([row["high"] - row["slope"], row["slope"] - row["low"]], half, terms=LAYER)
 
 
-def outcome(mosaic: probes.Mosaic, name: str, chosen: Any, ahead: Any) -> float:
+def outcome(mosaic: Mosaic, name: str, chosen: Any, ahead: Any) -> float:
     assert mosaic.right_by_occurrence is not None
     assert mosaic.current_by_occurrence is not None
     if name == "heads":
@@ -266,7 +267,7 @@ def outcome(mosaic: probes.Mosaic, name: str, chosen: Any, ahead: Any) -> float:
     return float(np.mean([row[0] if name == "last" else row.sum() for row in paid]))
 
 
-def test_a_store_gives_the_same_again(pico: interp.Model, lengths: tuple[probes.LengthEffect, Path]) -> None:
+def test_a_store_gives_the_same_again(pico: interp.Model, lengths: tuple[LengthEffect, Path]) -> None:
     found, store = lengths
     again = length_effect(pico, sequence_lengths=LENGTHS, seeds=(0, 1, 2, 3), store=store, progress=False, **RUN)
     pd.testing.assert_frame_equal(again.scores, found.scores, check_exact=True)

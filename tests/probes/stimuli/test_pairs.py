@@ -14,13 +14,14 @@ import probes
 from circuits.metrics import check_pair, logit_difference
 from interp.zoo.recipe import chronos_config
 from probes.stimuli.pairs import Pair
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 
 MAKERS = (probes.shuffled_occurrences, probes.swapped_continuation)
 
 
 @st.composite
-def stimuli(draw: st.DrawFn) -> probes.RepeatedTokens:
+def stimuli(draw: st.DrawFn) -> RepeatedTokens:
     """Repeated random tokens in which two tokens at least follow the query's in a repetition."""
     length, sequences = draw(st.integers(3, 7)), draw(st.integers(1, 3))
     extension = draw(st.integers(0, sequences - 1))
@@ -44,7 +45,7 @@ def row(batch: interp.Batch) -> torch.Tensor:
     return batch.input_ids if batch.has_encoder else batch.decoder_input_ids
 
 
-def motif(batch: probes.RepeatedTokens, repetition: int) -> torch.Tensor:
+def motif(batch: RepeatedTokens, repetition: int) -> torch.Tensor:
     """One repetition `[row, pos]`, cut out by the stimulus' formula."""
     known = batch.parameters
     length = known["sequence_length"] * known["num_unique_sequences"]
@@ -54,11 +55,11 @@ def motif(batch: probes.RepeatedTokens, repetition: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("make", MAKERS)
 @given(batch=stimuli(), seed=st.integers(0, 50))
-def test_the_corrupt_one_is_repeated_random_tokens_too(make: Any, batch: probes.RepeatedTokens, seed: int) -> None:
+def test_the_corrupt_one_is_repeated_random_tokens_too(make: Any, batch: RepeatedTokens, seed: int) -> None:
     pair = make(batch, seed=seed)
     corrupt = pair.corrupt
     assert pair.clean is batch
-    assert isinstance(corrupt, probes.RepeatedTokens)
+    assert isinstance(corrupt, RepeatedTokens)
     assert (corrupt.query, corrupt.occurrences) == (batch.query, batch.occurrences)
     for repetition in range(batch.parameters["repetitions"]):
         assert torch.equal(motif(corrupt, repetition), motif(corrupt, 0))
@@ -83,13 +84,13 @@ def test_the_corrupt_one_is_repeated_random_tokens_too(make: Any, batch: probes.
     assert changed == ({"decoder": ()} if batch.has_encoder else {})
 
 
-def shifted(batch: probes.RepeatedTokens, seed: int) -> Pair:
+def shifted(batch: RepeatedTokens, seed: int) -> Pair:
     return probes.shifted_values(batch, 7 + seed)
 
 
 @pytest.mark.parametrize("make", [*MAKERS, probes.another_sequence, shifted])
 @given(batch=stimuli(), seed=st.integers(0, 50))
-def test_a_decoder_alone_gets_the_same_tokens_in_one_row(make: Any, batch: probes.RepeatedTokens, seed: int) -> None:
+def test_a_decoder_alone_gets_the_same_tokens_in_one_row(make: Any, batch: RepeatedTokens, seed: int) -> None:
     """Without EOS and start token, with the same sequences, places and answers."""
     known = {name: value for name, value in batch.parameters.items() if name != "encoder"}
     both, alone = (make(probes.repeated_random_tokens(**known, encoder=e), seed=seed) for e in (True, False))
@@ -106,7 +107,7 @@ def test_a_decoder_alone_gets_the_same_tokens_in_one_row(make: Any, batch: probe
 
 
 @given(batch=stimuli(), seed=st.integers(0, 50))
-def test_a_swap_is_two_positions_a_repetition(batch: probes.RepeatedTokens, seed: int) -> None:
+def test_a_swap_is_two_positions_a_repetition(batch: RepeatedTokens, seed: int) -> None:
     pair = probes.swapped_continuation(batch, seed=seed)
     differ = (row(pair.clean) != row(pair.corrupt)).sum(1)
     assert bool((differ == 2 * batch.parameters["repetitions"]).all())
@@ -116,7 +117,7 @@ def test_a_swap_is_two_positions_a_repetition(batch: probes.RepeatedTokens, seed
     other = (found == pair.against[:, None]).nonzero()[:, 1]  # type: ignore[index]
     rows = torch.arange(len(batch))
     found[rows, other], found[:, column] = found[:, column].clone(), found[rows, other]
-    assert torch.equal(found, motif(cast(probes.RepeatedTokens, pair.corrupt), 0))
+    assert torch.equal(found, motif(cast(RepeatedTokens, pair.corrupt), 0))
 
 
 def test_what_follows_is_drawn_uniformly() -> None:
@@ -126,15 +127,13 @@ def test_what_follows_is_drawn_uniformly() -> None:
         pair = make(batch)
         place = (motif(batch, 0)[:, 3:] == pair.against[:, None]).nonzero()[:, 1]  # type: ignore[index]
         assert np.bincount(place.numpy(), minlength=7) == pytest.approx(1000, rel=0.15)
-    kept = (
-        motif(cast(probes.RepeatedTokens, probes.shuffled_occurrences(batch).corrupt), 0) == motif(batch, 0)
-    ).float()
+    kept = (motif(cast(RepeatedTokens, probes.shuffled_occurrences(batch).corrupt), 0) == motif(batch, 0)).float()
     assert kept.mean(0)[:3].tolist() == [1, 1, 0]
     assert kept.mean(0)[3:].numpy() == pytest.approx(np.full(7, 6 / 49), abs=0.02)
 
 
 @given(batch=stimuli(), by=st.integers(-1900, 1900).filter(bool))
-def test_a_shift_moves_every_value_and_keeps_the_structure(batch: probes.RepeatedTokens, by: int) -> None:
+def test_a_shift_moves_every_value_and_keeps_the_structure(batch: RepeatedTokens, by: int) -> None:
     pair = probes.shifted_values(batch, by)
     for name in ("input_ids", "decoder_input_ids"):
         clean, corrupt = getattr(pair.clean, name), getattr(pair.corrupt, name)
@@ -143,10 +142,10 @@ def test_a_shift_moves_every_value_and_keeps_the_structure(batch: probes.Repeate
         assert torch.equal(corrupt[~special], clean[~special] + by)
     assert torch.equal(pair.target, batch.continuation)
     assert torch.equal(pair.against, batch.continuation + by)  # type: ignore[arg-type]
-    assert torch.equal(pair.against, cast(probes.RepeatedTokens, pair.corrupt).continuation)
+    assert torch.equal(pair.against, cast(RepeatedTokens, pair.corrupt).continuation)
     every = {"encoder": tuple(range(batch.input_ids.shape[1] - 1)), "decoder": (1,)}
     assert pair.changed == (every if batch.has_encoder else {"decoder": tuple(range(row(batch).shape[1]))})
-    back = probes.shifted_values(cast(probes.RepeatedTokens, pair.corrupt), -by).corrupt
+    back = probes.shifted_values(cast(RepeatedTokens, pair.corrupt), -by).corrupt
     assert torch.equal(row(back), row(batch))
 
 
@@ -155,9 +154,9 @@ def test_a_shift_ends_where_the_tokens_end() -> None:
     assert int(probes.shifted_values(batch, 3993).corrupt.input_ids.max()) == 4095
     assert int(probes.shifted_values(batch, -98).corrupt.input_ids[:, :-1].min()) == 2
     for by in (3994, -99, 0):
-        with pytest.raises(interp.InvalidInput, match="Choose -98 to 3993, and not 0"):
+        with pytest.raises(interp.errors.InvalidInput, match="Choose -98 to 3993, and not 0"):
             probes.shifted_values(batch, by)
-    with pytest.raises(interp.InvalidInput, match="whole number"):
+    with pytest.raises(interp.errors.InvalidInput, match="whole number"):
         probes.shifted_values(batch, 1.5)  # type: ignore[arg-type]
 
 
@@ -210,12 +209,14 @@ def test_the_other_way_round_is_the_same_pair(tiny: interp.Model) -> None:
 def test_bins_too_wide_to_tell_two_values_apart() -> None:
     chronos = replace(chronos_config(), context_length=64, tokenizer_kwargs={"low_limit": -1e5, "high_limit": 1e5})
     coarse = interp.wrap(tiny_pipeline(chronos_config=vars(chronos)), name="coarse")
-    with pytest.raises(interp.InvalidInput, match=r"only \d+ of 36 random motifs have one scale and two different"):
+    with pytest.raises(
+        interp.errors.InvalidInput, match=r"only \d+ of 36 random motifs have one scale and two different"
+    ):
         probes.changed_period(coarse, period=8, other=12, steps=48, batch_size=10)
 
 
 def test_periods_are_of_series() -> None:
-    with pytest.raises(interp.UnsupportedModel, match="no tokenizer for series"):
+    with pytest.raises(interp.errors.UnsupportedModel, match="no tokenizer for series"):
         probes.changed_period(interp.wrap(tiny_gpt2(), name="text"), period=8, other=12)
 
 
@@ -250,9 +251,9 @@ def test_where_it_came_from() -> None:
     batch = probes.repeated_random_tokens(batch_size=3, unique=True, seed=4)
     pair = probes.swapped_continuation(batch, seed=9)
     assert pair.parameters == {"name": "swapped_continuation", "seed": 9, "clean": batch.parameters}
-    corrupt = cast(probes.RepeatedTokens, pair.corrupt)
+    corrupt = cast(RepeatedTokens, pair.corrupt)
     assert corrupt.parameters == {**batch.parameters, "corrupted": [{"name": "swapped_continuation", "seed": 9}]}
-    twice = cast(probes.RepeatedTokens, probes.shifted_values(corrupt, 5).corrupt)
+    twice = cast(RepeatedTokens, probes.shifted_values(corrupt, 5).corrupt)
     assert [step["name"] for step in twice.parameters["corrupted"]] == ["swapped_continuation", "shifted_values"]
     assert "corrupted" not in batch.parameters
     assert torch.equal(pair.corrupt.input_ids, probes.swapped_continuation(batch, seed=9).corrupt.input_ids)
@@ -300,7 +301,7 @@ def test_pairs_that_are_not_aligned(batch: interp.Batch) -> None:
         (batch, batch, target, target[1:], "against has 3"),
     ]
     for clean, corrupt, right, wrong, message in refused:
-        with pytest.raises(interp.InvalidInput, match=message):
+        with pytest.raises(interp.errors.InvalidInput, match=message):
             Pair(clean, corrupt, right, wrong)
 
 
@@ -316,11 +317,11 @@ def test_what_is_refused(model: interp.Model, batch: interp.Batch) -> None:
             (replace(make(unique=True), parameters={}), "no num_unique_sequences, prefix, sequence_length"),
         ]
         for given_batch, message in refused:
-            with pytest.raises(interp.InvalidInput, match=message):
+            with pytest.raises(interp.errors.InvalidInput, match=message):
                 maker(given_batch)
-        with pytest.raises(interp.InvalidInput, match="seed=-1"):
+        with pytest.raises(interp.errors.InvalidInput, match="seed=-1"):
             maker(make(unique=True), seed=-1)
-    with pytest.raises(interp.InvalidInput, match="shifted_values needs a batch"):
+    with pytest.raises(interp.errors.InvalidInput, match="shifted_values needs a batch"):
         probes.shifted_values(batch, 3)  # type: ignore[arg-type]
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"period": 8, "other": 8}, "both 8"),
@@ -332,5 +333,5 @@ def test_what_is_refused(model: interp.Model, batch: interp.Batch) -> None:
         ({"period": 8, "other": 12, "steps": 48, "seed": -1}, "seed=-1"),
     ]
     for values, message in wrong:
-        with pytest.raises(interp.InvalidInput, match=message):
+        with pytest.raises(interp.errors.InvalidInput, match=message):
             probes.changed_period(model, **values)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import interp
-from probes import VALUE_TOKENS, RepeatedTokens, random_tokens, repeated_random_tokens
+from probes import VALUE_TOKENS, random_tokens, repeated_random_tokens
+from probes.stimuli.repeated_tokens import RepeatedTokens
 
 
 def test_the_published_stimulus() -> None:
@@ -111,14 +112,14 @@ def test_the_same_seed_gives_the_same_tokens_and_global_state_is_left_alone() ->
     ],
 )
 def test_what_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=message):
+    with pytest.raises(interp.errors.InvalidInput, match=message):
         repeated_random_tokens(**values)
 
 
 def test_tokens_past_the_models_vocabulary(model: interp.Model) -> None:
     import probes
 
-    with pytest.raises(interp.InvalidInput, match="tokens 0-4095"):
+    with pytest.raises(interp.errors.InvalidInput, match="tokens 0-4095"):
         probes.induction_mosaic(model, vocab_range=(4000, 5000))
 
 

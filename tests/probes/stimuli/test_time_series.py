@@ -85,7 +85,7 @@ def test_one_amplitude_and_one_phase_hold_for_all() -> None:
     ],
 )
 def test_a_multisine_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(interp.InvalidInput, match=message):
+    with pytest.raises(interp.errors.InvalidInput, match=message):
         multisine(**{"frequencies": [5, 10], **values})
 
 
@@ -108,9 +108,9 @@ def test_a_series_knows_its_axis() -> None:
     with pytest.raises(ValueError, match="read-only"):
         series.values[0] = 1
     for steps in (0, -1, 2.0):
-        with pytest.raises(interp.InvalidInput, match="steps="):
+        with pytest.raises(interp.errors.InvalidInput, match="steps="):
             series.first(steps)  # type: ignore[arg-type]
-        with pytest.raises(interp.InvalidInput, match="steps="):
+        with pytest.raises(interp.errors.InvalidInput, match="steps="):
             series.last(steps)  # type: ignore[arg-type]
 
 
@@ -159,7 +159,7 @@ def test_anything_like_one_series_is_one(values: Any) -> None:
     ],
 )
 def test_what_is_no_series_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(interp.InvalidInput):
+    with pytest.raises(interp.errors.InvalidInput):
         TimeSeries(**{"values": [1.0, 2.0], **change})
 
 
@@ -186,7 +186,7 @@ def test_a_motif_repeats_with_the_noise_that_was_asked_for() -> None:
         {"seed": -1},
     ]
     for values in bad:
-        with pytest.raises(interp.InvalidInput, match=next(iter(values))):
+        with pytest.raises(interp.errors.InvalidInput, match=next(iter(values))):
             motif(**values)
 
 
@@ -266,7 +266,7 @@ def test_series_without_a_spectrum_are_refused(
     model: interp.Model, values: Any, num_decoder: Any, message: str
 ) -> None:
     for door in (series_batch, context_attention):
-        with pytest.raises(interp.InvalidInput, match=message):
+        with pytest.raises(interp.errors.InvalidInput, match=message):
             door(model, values, num_decoder=num_decoder)
 
 
@@ -311,13 +311,13 @@ def test_the_prefix_is_uniform_over_what_is_free() -> None:
 
 def test_a_prefix_needs_a_token_that_the_sequences_leave() -> None:
     settings: dict[str, Any] = {"sequence_length": 5, "unique": True, "vocab_range": (10, 14)}
-    with pytest.raises(interp.InvalidInput, match="leaves no token for the prefix"):
+    with pytest.raises(interp.errors.InvalidInput, match="leaves no token for the prefix"):
         repeated_random_tokens(prefix=1, **settings)
     assert repeated_random_tokens(**settings).occurrences == (1, 6)
     one_left = repeated_random_tokens(prefix=7, **(settings | {"vocab_range": (10, 15)}))
     assert all(len(set(row[:7].tolist())) == 1 for row in one_left.input_ids)
     for value in (-1, 2.0, "a"):
-        with pytest.raises(interp.InvalidInput, match="prefix="):
+        with pytest.raises(interp.errors.InvalidInput, match="prefix="):
             repeated_random_tokens(prefix=value)  # type: ignore[arg-type]
 
 
@@ -325,5 +325,5 @@ def test_a_pandas_series_keeps_its_name_and_must_have_even_dates(pico: interp.Mo
     dates = pd.date_range("2000-01-01", periods=40, freq="MS")
     sales = pd.Series(np.sin(np.arange(40.0)), index=dates, name="sales")
     assert attention_spectrum(pico, sales, shuffles=0).series.name == "sales"
-    with pytest.raises(interp.InvalidInput, match="evenly spaced"):
+    with pytest.raises(interp.errors.InvalidInput, match="evenly spaced"):
         attention_spectrum(pico, sales.drop(dates[5:9]), shuffles=0)
