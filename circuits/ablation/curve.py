@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuits.ablation.forecast_runs import Variants, measure_forecasts
+from circuits.ablation.forecast_runs import ForecastEffects, Variants, measure_forecasts
 from circuits.ablation.head_sets import set_outcomes
 from circuits.ablation.outcomes import method_of, stimulus_of
 from circuits.controls import Controls, columns_of_controls, random_controls, strongest
@@ -64,7 +64,7 @@ class AblationCurve(Result):
     clean_log_prob: Floats
     clean_hit: Floats
     provenance: dict[str, Any]
-    forecasts: "ForecastEffects | None" = None
+    forecasts: ForecastEffects | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """One tidy row a k and outcome, for the heads and, as `control...`, for the control sets.

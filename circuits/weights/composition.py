@@ -104,8 +104,8 @@ def composition_scores(
 
     Returns:
         Raw scores, z-scores and the baseline, for the kinds of heads that the model has. With `fold_norm=False` the Q
-        Q scores are those of the cursive-transformer notebook, on correctly cut heads; of GPT-2 the raw scores are TransformerLens' with
-        `fold_ln=True, center_writing_weights=False`.
+        scores are those of the cursive-transformer notebook, on correctly cut heads; of GPT-2 the raw scores are
+        TransformerLens' with `fold_ln=True, center_writing_weights=False`.
 
     Raises:
         UnsupportedModel, InvalidInput: weights that cannot be read.
