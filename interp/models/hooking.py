@@ -6,7 +6,7 @@ It is done on opening, and again wherever modules of the model were replaced sin
 import copy
 from collections.abc import Callable, Iterator
 from threading import get_ident
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -17,13 +17,15 @@ from interp.models.checks.hook_points import check_hooks, check_readout
 from interp.models.handle import Handle
 from interp.models.module_tree import Tree
 
+M = TypeVar("M", bound=Handle)
+
 HARMLESS = "make_inputs_require_grads"
 """A hook of Hugging Face's on embeddings, for gradient checkpointing, which changes no number."""
 
 _PACKAGES = frozenset({"interp", "probes", "circuits"})
 
 
-def follow(model: Handle, *checks: Callable[[Handle], None]) -> Tree:
+def follow(model: M, *checks: Callable[[M], None]) -> Tree:
     """Make a handle one of the modules as they are now, with hook points on those that came since the last use.
 
     Args:
@@ -57,7 +59,7 @@ def follow(model: Handle, *checks: Callable[[Handle], None]) -> Tree:
         return known.tree
 
 
-def _prepare(model: Handle, checks: tuple[Callable[[Handle], None], ...]) -> None:
+def _prepare(model: M, checks: tuple[Callable[[M], None], ...]) -> None:
     """Attach what hook points are missing, switch to the hooked attention, and check it; all undone if that fails."""
     module = model.module
     if not isinstance(module, model.family.architecture):

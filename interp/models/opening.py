@@ -9,7 +9,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from chronos import BaseChronosPipeline
@@ -81,7 +81,7 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> BaseChrono
         raise DamagedFile(f"{name}: the weights do not fit the config: {error}") from None
     module = family.module_in(opened) if chronos else opened
     _check_weights(name, source, module, family)
-    module.to(device)
+    cast(torch.nn.Module, module).to(device)
     return opened
 
 

@@ -24,7 +24,12 @@ from probes.stimuli.repeated_sequences import sequences_for
 
 REPEAT_SCORES = ("induction", "induction_diagonal", "previous_token", "duplicate_token")
 
-_KEYS: dict[str, Keys] = SCORES | {"induction_diagonal": lambda query, length: [query - length + 1]}
+
+def _diagonal(query: int, length: int) -> list[int]:
+    return [query - length + 1]
+
+
+_KEYS: dict[str, Keys] = SCORES | {"induction_diagonal": _diagonal}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -228,7 +228,7 @@ class AttentionSpectrum(Result):
         frame = self.amplitude.to_frame().rename(columns={"score": "amplitude"})
         eos = np.full(peaks.shape, np.nan) if self.eos is None else self.eos
         frame = frame.assign(frequency=self.frequencies[peaks].ravel(), eos=eos.ravel())
-        return frame[["head", "amplitude", "frequency", "eos", "layer", "index"]]
+        return pd.DataFrame(frame, columns=["head", "amplitude", "frequency", "eos", "layer", "index"])
 
     def _shown(self) -> pd.DataFrame:
         return self.to_frame().sort_values("amplitude", ascending=False)

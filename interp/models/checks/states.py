@@ -23,6 +23,7 @@ from interp.models.tracing import is_traced
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Handle)
 
 _held: Counter[nn.Module] = Counter()
 """How many experiments hold a module, which was in training mode, in eval mode."""
@@ -67,11 +68,11 @@ def _in_eval_mode(modules: Iterable[nn.Module]) -> Generator[None]:
         _release(held)
 
 
-def evaluating(run: Callable[Concatenate[Handle, P], R]) -> Callable[Concatenate[Handle, P], R]:
+def evaluating(run: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
     """Decorate what runs layers of a model, so that it does so in eval mode: see `evaluated`."""
 
     @wraps(run)
-    def wrapped(model: Handle, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(model: M, *args: P.args, **kwargs: P.kwargs) -> R:
         with evaluated(model):
             return run(model, *args, **kwargs)
 
