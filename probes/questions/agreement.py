@@ -1,12 +1,11 @@
-"""Question 3: are the heads that pass the repeated-random-token test at work on periodic series?
+"""Question 3: do induction heads on repeated random tokens also work on periodic series?
 
-1. Multisines are drawn with random phases; the last value stands at the decoder, as the query does
-   in repeated random tokens.
-2. Each head that reads the past gets four scores: attention to the steps of the query's phase in earlier periods,
-   attention to the steps after those, the highest magnitude of its attention's spectrum, and how
-   periodic that spectrum is.
-3. Over heads, and within layers, their ranks are compared with the mosaic's. The control is the same
-   series with its context shuffled: there is no phase to attend to.
+1. Draw multisines with random phases; the last value is at the decoder, as the query is in repeated random tokens.
+2. Give each head that reads the past four scores: attention to the steps of the query's phase in earlier periods,
+   attention to the steps after those, the highest magnitude of its attention's spectrum, and how periodic that spectrum
+   is.
+3. Compare their ranks with the mosaic's, over heads and within layers. The control is the same series with its context
+   shuffled, which has no phase to attend to.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, which asks this of small models.
 """
@@ -44,14 +43,14 @@ PUBLISHED = ((5, 10, 20, 40), (1.0, 0.75, 0.5, 0.5))
 
 @dataclass(frozen=True, eq=False)
 class MultisineScores:
-    """What each head that reads the past does on multisines; every score is a mean over draws with its standard error.
+    """Scores on multisines of each head that reads the past: means over draws with their standard errors.
 
     Attributes:
         same_phase: attention to the steps one, two, ... periods before the query, added.
         next_phase: attention to the steps after those, added.
         amplitude: the highest magnitude of the attention's spectrum, the constant part left out.
         comb: strength of the best comb in that spectrum.
-        shuffled: the same four where the context was shuffled, by name.
+        shuffled: the same four by name, with the context shuffled.
     """
 
     same_phase: HeadScores
@@ -77,17 +76,14 @@ def multisine_scores(
     steps: int = 301,
     seed: int = 0,
 ) -> MultisineScores:
-    """What each head that reads the past does on multisines of random phases.
+    """Score each head that reads the past on multisines of random phases.
 
     Args:
-        model: the model.
         frequencies: whole numbers of Hz; their greatest common divisor is the period's inverse.
         amplitudes: one for all or one a component.
-        draws: of the phases.
+        draws: number of draws of the phases.
         num_decoder: how many of the last values go to the decoder; the last of them looks.
-        duration: in seconds.
-        steps: of the series.
-        seed: of the phases, and of the control's shuffles.
+        duration: of the series in seconds.
 
     Returns:
         Four scores by head, and the same with the context shuffled.
@@ -95,11 +91,8 @@ def multisine_scores(
     Raises:
         InvalidInput: no value at the decoder, or as for `multisine`.
     """
-    num_decoder, steps, duration = (
-        whole("num_decoder", num_decoder, 1),
-        whole("steps", steps, 2),
-        positive("duration", duration),
-    )
+    num_decoder, steps = whole("num_decoder", num_decoder, 1), whole("steps", steps, 2)
+    duration = positive("duration", duration)
     draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
     tones = [whole("frequencies", f, 1) for f in np.atleast_1d(cast(Any, frequencies)).tolist()]
     if not tones:
@@ -132,7 +125,7 @@ def multisine_scores(
 
 
 def _scored(paid: Floats, places: Mapping[str, Any], site: str, source: dict[str, Any]) -> dict[str, HeadScores]:
-    """The four scores of attention `[draw, layer, head, step]`."""
+    """Compute the four scores of attention `[draw, layer, head, step]`."""
     n = paid.shape[-1]
     rows = {name: paid[..., at[(at >= 0) & (at < n)]].sum(-1) for name, at in places.items()}
     rows["amplitude"] = np.abs(np.fft.rfft(paid, axis=-1))[..., 1:].max(-1)
@@ -144,13 +137,7 @@ def _scored(paid: Floats, places: Mapping[str, Any], site: str, source: dict[str
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How repeated random tokens and multisines rank the same heads.
-
-    Attributes:
-        mosaic: the scores on repeated random tokens.
-        multisine: those on multisines.
-        threshold: from which mosaic score on a head counts as an induction head.
-    """
+    """Scores of the same heads on repeated random tokens and on multisines, and how they rank them."""
 
     mosaic: Mosaic
     multisine: MultisineScores
@@ -170,7 +157,7 @@ class Agreement:
         rows: list[dict[str, Any]] = []
         for name in MEASURES:
             values = getattr(self.multisine, name).values
-            found = rank_correlation(either, values)
+            ranks = rank_correlation(either, values)
             auc, auc_p = float("nan"), float("nan")
             if 0 < chosen.sum() < chosen.size:
                 test: Any = stats.mannwhitneyu(values[chosen], values[~chosen])
@@ -179,10 +166,10 @@ class Agreement:
             rows.append(
                 {
                     "measure": name,
-                    "rho": found["overall"],
-                    "p": found["overall_p"],
-                    "within_layers": found["within_layers"],
-                    "within_layers_p": found["within_layers_p"],
+                    "rho": ranks["overall"],
+                    "p": ranks["overall_p"],
+                    "within_layers": ranks["within_layers"],
+                    "within_layers_p": ranks["within_layers_p"],
                     "auc": auc,
                     "auc_p": auc_p,
                     "shuffled_rho": shuffled["overall"],
@@ -200,12 +187,7 @@ class Agreement:
 
 
 def agreement(mosaic: Mosaic, multisine: MultisineScores, *, threshold: float = THRESHOLD) -> Agreement:
-    """Hold the mosaic's scores against the multisine scores of the same model.
-
-    Args:
-        mosaic: of repeated random tokens.
-        multisine: what `multisine_scores` gave.
-        threshold: from which mosaic score on a head counts as an induction head.
+    """Compare the mosaic's scores with the result of `multisine_scores` of the same model.
 
     Returns:
         Both, with rank correlations over heads and within layers by `to_frame()`.

@@ -1,17 +1,16 @@
 """Question 4: is the comb in the attention's spectrum the frequencies' gcd, smallest difference or minimum?
 
-1. Multisines whose greatest common divisor g, smallest difference d and smallest frequency s differ
-   are drawn with random phases and amplitudes.
-2. A comb of spacing D is attention that repeats at lags of 1/D. Every multiple of d and of s is one of
-   g, so the lags of g are among those of d and of s: the hypotheses are nested, and the one whose
-   lags hold the energy at the least cost of lags wins (see `probes.periodic.combs`).
-3. In each draw the best of the three stands against the same attention permuted over positions and in blocks that
-   change places, the larger p counting, and so it does where the context was shuffled, which has no period left.
-4. Over draws a head has a verdict if its combs are beyond chance more often than with the context
-   shuffled (McNemar's exact test, false discovery controlled over heads: attention that is the same
-   whatever the series is has none), and one hypothesis wins more than half of those.
-5. The control goes through the same steps: attention that falls off with the difference from the
-   query's value, and does nothing else.
+1. Draw multisines with random phases and amplitudes whose greatest common divisor g, smallest difference d and
+   smallest frequency s differ.
+2. A comb of spacing D is attention that repeats at lags of 1/D. Every multiple of d and of s is one of g, so the lags
+   of g are among those of d and of s: the hypotheses are nested, and the one whose lags hold the energy at the least
+   cost of lags wins (see `probes.periodic.combs`).
+3. In each draw, compare the best of the three with the same attention permuted over positions and in blocks; the larger
+   p counts. Do the same with the context shuffled, which has no period left.
+4. Over draws, a head has a verdict if its combs are beyond chance more often than with the context shuffled (McNemar's
+   exact test, false discovery controlled over heads), and one hypothesis wins more than half of those. Attention that
+   does not depend on the series has no verdict.
+5. Take the control through the same steps: attention that only falls off with the difference from the query's value.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, whose notebook leaves this open.
 """
@@ -55,13 +54,12 @@ class CombOrigin:
 
     Attributes:
         cases: the frequencies, by case, and their three `spacings` in Hz.
-        scores: of the three hypotheses, in nats, `[hypothesis, case, draw, layer, head]`.
+        scores: scores of the three hypotheses, in nats, `[hypothesis, case, draw, layer, head]`.
         strength: share of the energy at the lags of the gcd, beyond chance, `[case, draw, layer, head]`.
-        p: of the best of the three against permuted attention, whole and in blocks, `[case, draw, layer, head]`.
-        shuffled_p: the same with the context shuffled.
-        control_scores, control_strength, control_p, control_shuffled_p: all of it for matching by
-            value, without heads.
-        width: of the control's kernel, in units of the series' mean absolute value.
+        p: p of the best of the three against permuted attention, whole and in blocks, `[case, draw, layer, head]`.
+        shuffled_p: `p` with the context shuffled.
+        control_scores, control_strength, control_p, control_shuffled_p: the same for matching by value, without heads.
+        width: width of the control's kernel, in units of the series' mean absolute value.
         site: the kind of attention.
     """
 
@@ -99,28 +97,25 @@ class CombOrigin:
         return frame
 
     def _row(self, name: str, at: Any) -> dict[str, Any]:
+        """Summarize the draws of a head at an index of the arrays, or of the control, at None."""
         own = at is not None
         score = (self.scores[(slice(None), *at)] if own else self.control_scores).reshape(3, -1)
         strength = (self.strength[at] if own else self.control_strength).ravel()
-        found = (self.p[at] if own else self.control_p).ravel() <= LEVEL
+        detected = (self.p[at] if own else self.control_p).ravel() <= LEVEL
         mixed = (self.shuffled_p[at] if own else self.control_shuffled_p).ravel() <= LEVEL
-        only, against = int((found & ~mixed).sum()), int((found ^ mixed).sum())
-        wins = np.bincount(score[:, found].argmax(0), minlength=3) if found.any() else np.zeros(3, dtype=int)
+        only, against, count = int((detected & ~mixed).sum()), int((detected ^ mixed).sum()), int(detected.sum())
+        wins = np.bincount(score[:, detected].argmax(0), minlength=3) if count else np.zeros(3, dtype=int)
         best = int(wins.argmax())
-        low = (
-            stats.binomtest(int(wins[best]), int(found.sum())).proportion_ci(method="wilson").low
-            if found.any()
-            else 0.0
-        )
+        low = stats.binomtest(int(wins[best]), count).proportion_ci(method="wilson").low if count else 0.0
         margin = score[best] - np.delete(score, best, axis=0).max(0)
         margin_low, margin_high = interval(margin[None])
         over = strength - self.control_strength.ravel()
         over_low, over_high = interval(over[None])
         return {
             "head": name,
-            "detected": float(found.mean()),
+            "detected": float(detected.mean()),
             "p": stats.binomtest(only, against, alternative="greater").pvalue if against else 1.0,
-            **{h: float(w / max(found.sum(), 1)) for h, w in zip(HYPOTHESES, wins, strict=True)},
+            **{h: float(w / max(count, 1)) for h, w in zip(HYPOTHESES, wins, strict=True)},
             "verdict": HYPOTHESES[best] if low > 0.5 else "mixed",
             "margin": float(margin.mean()),
             "margin_low": float(margin_low[0]),
@@ -144,26 +139,22 @@ def comb_origin(
     width: float = 0.1,
     seed: int = 0,
 ) -> CombOrigin:
-    """Whether the spacing of each head's spectrum is the frequencies' gcd, smallest difference or minimum.
+    """Test if the spacing of each head's spectrum is the frequencies' gcd, smallest difference or minimum.
 
     Args:
-        model: the model.
         cases: sets of whole frequencies in Hz that tell the three apart.
-        draws: of phases (uniform) and amplitudes (0.5 to 1) a case.
-        permutations: of each draw's attention over positions, and of its blocks.
+        draws: draws of phases (uniform) and amplitudes (0.5 to 1) a case.
+        permutations: permutations of each draw's attention over positions, and of its blocks.
         num_decoder: how many of the last values go to the decoder; the last of them looks.
         duration: of the series in seconds.
-        steps: of the series.
-        width: of the control's kernel exp(-|x_i - x_T| / width), in units of the series' mean
-            absolute value.
-        seed: of all draws.
+        width: as for `value_matching`, the control.
 
     Returns:
         Scores and p by draw; `to_frame()` has the verdict by head beside the control's.
 
     Raises:
-        InvalidInput: a case that cannot tell the three apart, or whose gcd does not repeat twice in
-            the context; no value at the decoder to look from.
+        InvalidInput: a case that cannot tell the three apart, or whose gcd does not repeat twice in the context; no
+            value at the decoder to look from.
     """
     as_model(model)
     if not isinstance(cast(Any, cases), Iterable):
@@ -171,16 +162,13 @@ def comb_origin(
     sets = tuple(tuple(whole("cases", f, 1) for f in np.atleast_1d(cast(Any, case)).tolist()) for case in cases)
     if not sets:
         raise InvalidInput("no cases: give at least one set of frequencies.")
-    num_decoder, steps, duration = (
-        whole("num_decoder", num_decoder, 1),
-        whole("steps", steps, 2),
-        positive("duration", duration),
-    )
+    num_decoder, steps = whole("num_decoder", num_decoder, 1), whole("steps", steps, 2)
+    duration = positive("duration", duration)
     draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
     rng = np.random.default_rng(seed)
     spacings = tuple(_spacings(case) for case in sets)
     n = steps - num_decoder
-    found: dict[str, list[Floats]] = {}
+    parts: dict[str, list[Floats]] = {}
     for case, three in zip(sets, spacings, strict=True):
         if steps / duration / three[0] > n / 2:
             raise InvalidInput(
@@ -188,17 +176,17 @@ def comb_origin(
             )
         among = comb.combs(n, [steps / duration / spacing for spacing in three])
         values = random_multisines(rng, case, None, draws=draws, duration=duration, steps=steps)
-        mixed = shuffled_context(np.random.default_rng((seed, len(found))), values, n)
+        mixed = shuffled_context(np.random.default_rng((seed, len(parts))), values, n)
         sources = {
             "": [context_attention(model, rows, num_decoder=num_decoder) for rows in (values, mixed)],
             "control_": [value_matching(rows, num_decoder, width) for rows in (values, mixed)],
         }
         for name, (paid, shuffled) in sources.items():
-            result = _compared(paid, among, permutations, rng)
-            for part, array in zip(("scores", "strength", "p"), result, strict=True):
-                found.setdefault(name + part, []).append(array)
-            found.setdefault(f"{name}shuffled_p", []).append(_compared(shuffled, among, permutations, rng)[2])
-    arrays = {name: frozen(np.stack(parts, axis=1 if "scores" in name else 0)) for name, parts in found.items()}
+            scores, strength, p = _compared(paid, among, permutations, rng)
+            shuffled_p = _compared(shuffled, among, permutations, rng)[2]
+            for part, array in {"scores": scores, "strength": strength, "p": p, "shuffled_p": shuffled_p}.items():
+                parts.setdefault(name + part, []).append(array)
+    arrays = {name: frozen(np.stack(by_case, axis=1 if "scores" in name else 0)) for name, by_case in parts.items()}
     source = provenance(
         model,
         name="comb_origin",
@@ -215,19 +203,19 @@ def comb_origin(
 
 
 def value_matching(values: Floats, num_decoder: int = 1, width: float = 0.1) -> Floats:
-    """Attention that falls off with the difference from the last value, and knows nothing else.
+    """Compute attention that only falls off with the difference from the last value.
 
     Args:
         values: series, `[series, step]`.
         num_decoder: how many of the last values are not in the context.
-        width: of the kernel exp(-|x_i - x_T| / width), in units of the series' mean absolute value.
+        width: width of the kernel exp(-|x_i - x_T| / width), in units of the series' mean absolute value.
 
     Returns:
         `[series, step]` over the context, adding to 1.
 
     Raises:
-        InvalidInput: no series `[series, step]`, values that are missing or all zero, nothing left
-            for the context, or a width that is not positive.
+        InvalidInput: no series `[series, step]`, values that are missing or all zero, nothing left for the context, or
+            a width that is not positive.
     """
     rows = read_series(values).values
     n = rows.shape[1] - whole("num_decoder", num_decoder, 0)
@@ -244,7 +232,7 @@ def value_matching(values: Floats, num_decoder: int = 1, width: float = 0.1) -> 
 def _compared(
     paid: Floats, among: comb.Combs, permutations: int, rng: np.random.Generator
 ) -> tuple[Floats, Floats, Floats]:
-    """Scores `[hypothesis, draw, ...]`, strength at the gcd and p of the best, `[draw, ...]`."""
+    """Return scores `[hypothesis, draw, ...]`, strength at the gcd and p of the best, `[draw, ...]`."""
     share, score = comb.comb_scores(comb.lag_energy(paid), among)
     draws, seed = whole("permutations", permutations, 19), int(rng.integers(2**31))
     p = [
@@ -256,7 +244,7 @@ def _compared(
 
 
 def _spacings(case: tuple[int, ...]) -> tuple[int, int, int]:
-    """The three hypotheses' spacings in Hz: gcd, smallest difference, smallest frequency."""
+    """Return the three hypotheses' spacings in Hz: gcd, smallest difference, smallest frequency."""
     if len(set(case)) < 2:
         raise InvalidInput(f"{case}: give two different frequencies or more.")
     least = reduce(gcd, case)

@@ -1,13 +1,12 @@
 """Question 2: why do longer sequences give more induction heads? Is it length, collisions or context?
 
-1. Heads are chosen on the first seed, at two repetitions of the longest length, and measured on the
-   other seeds, at every length, under four conditions:
-   `plain`, as published; `apart`, no two tokens of a sequence within a few bins of each other, so that
-   nothing is repeated by chance; `same context`, unrelated tokens in front so that every context is as
-   long as the longest; `context alone`, the shortest length with contexts as long as those of `plain`.
-2. In each, the slope of a score on log2(length) is taken by seed, with an interval over seeds: of the
-   attention to the last occurrence, of its sum over all occurrences, and of the number of heads.
-3. What a cause explains is the part of the plain slope that goes when it is held still.
+1. Choose heads on the first seed, at two repetitions of the longest length, and measure on the other seeds, at every
+   length, under four conditions: `plain`, as published; `apart`, no two tokens of a sequence within a few bins of each
+   other, so that nothing repeats by chance; `same context`, unrelated tokens in front so that every context is as long
+   as the longest; `context alone`, the shortest length with contexts as long as those of `plain`.
+2. In each, take the slope on log2(length) by seed, with an interval over seeds: of the attention to the last occurrence,
+   of its sum over all occurrences, and of the number of heads.
+3. A cause explains the part of the plain slope that goes when the cause is held constant.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, which leaves this open.
 """
@@ -35,13 +34,13 @@ from probes.stimuli.repeated_tokens import repeated_random_tokens
 
 CONDITIONS = ("plain", "apart", "same context", "context alone")
 CAUSES = {"collisions": "apart", "context": "same context"}
-"""What may explain a slope, and the condition that holds it still."""
+"""Causes that may explain a slope, and the condition that holds each constant."""
 
 SIDES = {
     "last": {"right": "token_to_right", "current": "current_token"},
     "sum": {"right": "right_sum", "current": "occurrence_sum"},
 }
-"""Outcomes of the chosen heads, and which column holds them for heads of either side."""
+"""Outcomes of the chosen heads, and their columns for heads of either side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +49,15 @@ class LengthEffect:
 
     Attributes:
         scores: `model, condition, sequence_length, n_tokens, outcome, value, low, high`; outcomes are
-            the chosen heads' attention to the `last` occurrence and its `sum` over all, and the number
-            of `heads` of all at the threshold.
-        slopes: `model, condition, outcome, slope` per doubling of the length, with its interval; for
-            `context alone` the doublings are those of the plain lengths with the same contexts.
-        verdicts: a row a model and outcome: the plain slope, `direction` (more, fewer, no change, undecided), the
-            part of the slope that `collisions` and `context` explain with its interval (what goes when
-            each is held still; negative where it works against the slope; NaN without a slope), and a
-            `verdict`: what explains more than half of it (the whole interval), the length itself (no
-            interval reaches half), or undecided.
-        repetitions: at which all this holds.
+            the chosen heads' attention to the `last` occurrence and its `sum` over all, and how many of all `heads`
+            reach the threshold.
+        slopes: `model, condition, outcome, slope` per doubling of the length, with its interval; for `context alone`
+            the doublings are those of the plain lengths with the same contexts.
+        verdicts: a row a model and outcome: the plain slope, `direction` (more, fewer, no change, undecided), the part
+            of the slope that `collisions` and `context` explain with its interval (the part that goes when each is
+            held constant; negative where it works against the slope; NaN without a slope), and a `verdict`: the cause
+            whose whole interval is over half, the length itself (no interval reaches half), or undecided.
+        repetitions: the number of repetitions.
         provenance: the sweep's.
     """
 
@@ -85,27 +83,18 @@ def length_effect(
     device: str = "cpu",
     progress: bool = True,
 ) -> LengthEffect:
-    """What sequence length does to induction heads, apart from collisions and from context length.
+    """Measure how sequence length changes induction heads, apart from collisions and from context length.
 
     Args:
         models: one or several names or directories, or open models.
         sequence_lengths: two or more.
-        repetitions: how often the sequence is given.
         seeds: three or more; heads are chosen on the first. From four on there are intervals and verdicts.
-        batch_size: rows.
-        min_gap: bins between any two tokens of a row under `apart`.
-        threshold: from which score on a head counts.
-        store: a directory that keeps results; see `interp.sweeps.sweep`.
-        n_jobs: processes.
-        dtype: of the weights.
-        device: where the models run.
-        progress: whether to show a bar.
+        min_gap: smallest distance in bins between any two tokens of a row under `apart`.
 
-    Returns:
-        Scores, slopes and verdicts.
+    `store`, `n_jobs`, `dtype`, `device` and `progress` are those of `interp.sweeps.sweep`.
 
     Raises:
-        InvalidInput: fewer than two lengths or three seeds, or what the stimulus cannot be.
+        InvalidInput: fewer than two lengths or three seeds, or an impossible stimulus.
     """
     number("threshold", threshold)
     lengths = sorted(whole("sequence_lengths", n, 2) for n in axis_values("sequence_lengths", sequence_lengths))
@@ -114,7 +103,7 @@ def length_effect(
     drawn = list(axis_values("seeds", seeds))
     seeds_of(drawn)
     repeated_random_tokens(batch_size=1, sequence_length=lengths[-1], repetitions=repetitions, min_gap=min_gap)
-    found = sweep(
+    swept = sweep(
         length_rows,
         {
             "model": [models] if isinstance(models, str | Path | Model) else models,
@@ -135,7 +124,7 @@ def length_effect(
         device=device,
         progress=progress,
     )
-    frame: Table = found.to_frame()
+    frame: Table = swept.to_frame()
     first, others = seeds_of(frame["seed"])
     scores: list[dict[str, Any]] = []
     slopes: dict[tuple[str, str, str], Floats] = {}
@@ -158,7 +147,7 @@ def length_effect(
         slopes=pd.DataFrame([_slope(*where, values) for where, values in slopes.items()]),
         verdicts=pd.DataFrame(_verdicts(slopes)),
         repetitions=repetitions,
-        provenance=found.provenance,
+        provenance=swept.provenance,
     )
 
 
@@ -173,7 +162,7 @@ def length_rows(
     batch_size: int,
     min_gap: int,
 ) -> Table:
-    """One row a head of the mosaic under one condition; `reference`, at the longest plain one, chooses heads."""
+    """Return one row a head of the mosaic under one condition; `reference`, at the longest plain one, chooses heads."""
     changes: dict[str, dict[str, int]] = {
         "plain": {},
         "apart": {"min_gap": min_gap},
@@ -187,20 +176,20 @@ def length_rows(
         mosaic = induction_mosaic(model, sequence_length=longest, repetitions=2, batch_size=batch_size, seed=seed)
         rows["reference"] = mosaic.either.values.ravel()
         rows["ahead"] = (mosaic.token_to_right.values >= mosaic.current_token.values).ravel()
-    kept = ["head", "reference", "ahead", "either", *(name for side in SIDES.values() for name in side.values())]
-    return rows[[*kept, "n_tokens"]]
+    outcomes = [name for side in SIDES.values() for name in side.values()]
+    return rows[["head", "reference", "ahead", "either", *outcomes, "n_tokens"]]
 
 
 def _outcomes(rows: Table, chosen: Table, threshold: float) -> dict[str, Table]:
-    """Each outcome as a table, seeds down and lengths across."""
+    """Return each outcome as a table, seeds down and lengths across."""
     axes = [rows["seed"], rows["sequence_length"]]
-    found = {"heads": (rows["either"] >= threshold).groupby(axes).sum().unstack()}
+    tables = {"heads": (rows["either"] >= threshold).groupby(axes).sum().unstack()}
     own = rows[rows["head"].isin(chosen["head"])]
     ahead = own["head"].map(chosen.set_index("head")["ahead"]).astype(bool)
     for name, side in SIDES.items() if len(own) else ():
         values = own[side["right"]].where(ahead, own[side["current"]])
-        found[name] = values.groupby([own["seed"], own["sequence_length"]]).mean().unstack()
-    return found
+        tables[name] = values.groupby([own["seed"], own["sequence_length"]]).mean().unstack()
+    return tables
 
 
 def _slope(model: str, condition: str, outcome: str, values: Floats) -> dict[str, Any]:
@@ -214,21 +203,21 @@ def _verdicts(slopes: dict[tuple[str, str, str], Floats]) -> list[dict[str, Any]
         if condition != "plain":
             continue
         mean, low, high = over_seeds(plain)
-        # Rounding alone is no direction, and an interval around nothing is not yet no change.
+        # Rounding alone is no direction, and an interval around zero does not yet mean no change.
         still = float(np.abs(plain).max()) < 1e-9
         direction = "no change" if still else "more" if low > 0 else "fewer" if high < 0 else "undecided"
         parts = {name: float("nan") for cause in CAUSES for name in (cause, f"{cause}_low", f"{cause}_high")}
         verdict = direction
         if direction in ("more", "fewer"):
-            for cause, held in CAUSES.items():
+            for cause, constant in CAUSES.items():
                 # Seeds are paired, and the plain slope varies too.
-                kept = slopes[model, held, outcome]
-                least, most = ratio_interval(kept, plain)
-                ends = (1 - float(kept.mean()) / mean, 1 - float(most), 1 - float(least))
+                without = slopes[model, constant, outcome]
+                least, most = ratio_interval(without, plain)
+                ends = (1 - float(without.mean()) / mean, 1 - float(most), 1 - float(least))
                 parts |= dict(zip((cause, f"{cause}_low", f"{cause}_high"), ends, strict=True))
-            found = [cause for cause in CAUSES if parts[f"{cause}_low"] > 0.5]
+            causes = [cause for cause in CAUSES if parts[f"{cause}_low"] > 0.5]
             none = all(parts[f"{cause}_high"] < 0.5 for cause in CAUSES)
-            verdict = " and ".join(found) or ("length itself" if none else "undecided")
+            verdict = " and ".join(causes) or ("length itself" if none else "undecided")
         about = {"model": model, "outcome": outcome, "slope": mean, "low": low, "high": high}
         rows.append({**about, "direction": direction, **parts, "verdict": verdict})
     return rows
