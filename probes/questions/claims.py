@@ -1,16 +1,18 @@
-"""The sources' claims, each with a statistic, an interval and a verdict, on whatever results are at hand.
+"""The sources' claims, each with a statistic, an interval and a verdict on the results at hand.
 
 A claim is supported if its whole 95 % interval lies on its side of the point of no effect, contradicted if it lies on
-the other, undecided otherwise, and left open where there is nothing to test it on. Heads of a layer and of a model are
-alike, so that intervals are over layers, over models where there are three or more, or over seeds of the tokens
-(`probes.questions.evidence`): the table says which. None of them covers training runs. Where heads of two kinds are
-compared, a permutation test must agree: of layers, or of layers and of heads within them. From three or four models
-little can be told, and most claims about sizes are then undecided.
+the other side, undecided otherwise. Without results to test it on, the verdict says what is needed.
+
+Heads of a layer and of a model are alike, so intervals are over layers, over models if there are three or more, or over
+seeds of the tokens (`probes.questions.evidence`); the table says which. No interval covers training runs. Where two
+kinds of heads are compared, a permutation test must agree, of layers, or of layers and of heads within them. Three or
+four models tell little, so most claims about sizes are then undecided.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", parts 1 and 2.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal
 
@@ -33,6 +35,7 @@ from probes.questions.evidence import (
     Evidence,
     chance_of_higher,
     covered,
+    permutation_p,
     proportion_over_clusters,
     slope_interval,
     without_each,
@@ -40,32 +43,44 @@ from probes.questions.evidence import (
 from probes.stimuli.repeated_tokens import DEFAULT_TOKENS, VALUE_TOKENS, repeated_random_tokens
 
 DRAWS = 2000
-"""Permutations."""
+"""Number of permutations."""
 
 LEAST_HEADS = 3
-"""Of either kind, for two kinds to be compared."""
+"""The fewest heads of either kind from which two kinds are compared."""
 
 LEVELS_OFF = 0.13
-"""The share of heads, current and right added, at which the sources see large models settle."""
+"""The share of heads, current and right added, at which it levels off in large models according to the sources."""
 
 COLUMNS = ("claim", "on", "statistic", "value", "low", "high", "none", "n", "covers", "verdict")
 
 
+@dataclass(frozen=True)
+class Results:
+    """The results that claims are tested on.
+
+    `mosaics` are of the published stimulus, one a model; `ranges` are pairs of these and mosaics of all value tokens.
+    """
+
+    mosaics: list[Mosaic]
+    ranges: list[tuple[Mosaic, Mosaic]]
+    sweeps: list[Table]
+    agreements: list[Agreement]
+    threshold: float
+    rng: np.random.Generator
+
+
 def check_claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -> pd.DataFrame:
-    """Each claim of the sources with its statistic, interval and verdict.
+    """Test each claim of the sources.
 
     Args:
-        results: any number of mosaics (published ones too), induction sweeps or their frames, and
-            agreements with multisines. Mosaics of the published stimulus count for claims about
-            models; one of all tokens beside one of the narrow range for the claim about ranges.
-        threshold: from which score on a head counts as an induction head.
-        seed: of the permutations.
+        results: any number of mosaics (published ones too), induction sweeps or their frames, and agreements with
+            multisines. Mosaics of the published stimulus count for claims about models; one of all tokens beside one
+            of the narrow range for the claim about ranges.
 
     Returns:
-        One row a claim, or more where it is tested model by model: `claim, on, statistic, value, low,
-        high`, `none` (the value of no effect, or the one that the claim names), `n`, `covers` (what the interval is
-        over: what else could have been drawn), and `verdict`: supported, contradicted, undecided, or what would be
-        needed to test it.
+        One row a claim, or more if it is tested model by model: `claim, on, statistic, value, low, high`, `none` (the
+        value of no effect, or the one that the claim names), `n`, `covers` (what the interval is over), and `verdict`:
+        supported, contradicted, undecided, or what is needed to test it.
 
     Raises:
         InvalidInput: something that is no result of a probe.
@@ -74,115 +89,76 @@ def check_claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -
     items = [results] if hasattr(results, "to_frame") or isinstance(results, pd.DataFrame) else results
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
         raise InvalidInput(f"{type(results).__name__} is no result: give mosaics, induction sweeps and agreements.")
-    mosaics: list[Mosaic] = []
-    agreements: list[Agreement] = []
-    sweeps: list[Table] = []
-    for item in items:
-        if isinstance(item, Mosaic):
-            mosaics.append(item)
-        elif isinstance(item, Agreement):
-            agreements.append(item)
-        else:
-            sweeps.append(sweep_frame(item, "either"))
-    rng = np.random.default_rng(whole("seed", seed, 0))
-    plain = _standard(mosaics, "narrow")
-    pairs = [(plain[name], wide) for name, wide in _standard(mosaics, "values").items() if name in plain]
-    models = list(plain.values())
-    few = "needs mosaics of three models or more"
-    found: list[tuple[str, Sequence[Evidence], str]] = [
-        ("larger models have more induction heads", _size(models, threshold), few),
-        ("most induction heads are right", _right(models, threshold), "needs mosaics with induction heads"),
-        (
-            "current heads sit in earlier layers than right ones",
-            _layers(models, threshold, rng),
-            "needs mosaics with three heads or more of either kind",
-        ),
-        ("their share levels off near 13 %", _share(models, threshold), few),
-        (
-            "the narrow range finds more than all tokens",
-            [_range_gap(a, b, threshold) for a, b in pairs],
-            f"needs mosaics of one model with vocab_range {DEFAULT_TOKENS} and {VALUE_TOKENS}",
-        ),
-        (
-            "more repetitions give fewer",
-            [e for s in sweeps for e in _slopes(s, "repetitions", threshold)],
-            "needs a sweep over repetitions with three seeds or more",
-        ),
-        (
-            "longer sequences give more",
-            [e for s in sweeps for e in _slopes(s, "sequence_length", threshold)],
-            "needs a sweep over sequence lengths with three seeds or more",
-        ),
-        (
-            "induction heads have the highest amplitudes on multisines",
-            [e for a in agreements for e in _amplitude(a, rng)],
-            "needs an agreement of a model with three induction heads or more",
-        ),
-    ]
+    items = list(items)
+    mosaics = [item for item in items if isinstance(item, Mosaic)]
+    narrow, wide = _on_published_stimulus(mosaics, "narrow"), _on_published_stimulus(mosaics, "values")
+    material = Results(
+        mosaics=list(narrow.values()),
+        ranges=[(narrow[name], mosaic) for name, mosaic in wide.items() if name in narrow],
+        sweeps=[sweep_frame(item, "either") for item in items if not isinstance(item, Mosaic | Agreement)],
+        agreements=[item for item in items if isinstance(item, Agreement)],
+        threshold=threshold,
+        rng=np.random.default_rng(whole("seed", seed, 0)),
+    )
     rows: list[dict[str, Any]] = []
-    for claim, evidence, needed in found:
-        for one in evidence:
-            rows.append({"claim": claim, **vars(one)})
-        if not evidence:
-            rows.append({"claim": claim, "verdict": needed})
+    for claim, (needed, test) in CLAIMS.items():
+        evidence = [{"claim": claim, **vars(one)} for one in test(material)]
+        rows += evidence or [{"claim": claim, "verdict": f"needs {needed}"}]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _standard(mosaics: Sequence[Mosaic], which: Literal["narrow", "values"]) -> dict[tuple[str, str], Mosaic]:
-    """The first mosaic of each model and its weights on the published stimulus, with this range of its tokens.
+def _on_published_stimulus(
+    mosaics: Sequence[Mosaic], which: Literal["narrow", "values"]
+) -> dict[tuple[str, str], Mosaic]:
+    """Return the first mosaic of each model and its weights on the published stimulus, with this range of its tokens.
 
     A decoder alone gets the same tokens in one row.
     """
-    usual = {name: p.default for name, p in signature(repeated_random_tokens).parameters.items()}
-    found: dict[tuple[str, str], Mosaic] = {}
+    published = {name: p.default for name, p in signature(repeated_random_tokens).parameters.items()}
+    for name in ("seed", "batch_size", "encoder", "model"):
+        del published[name]
+    first: dict[tuple[str, str], Mosaic] = {}
     for mosaic in mosaics:
         stimulus = mosaic.provenance.get("stimulus", {})
-        wanted = stimulus.get("tokens", PUBLISHED.to_dict())[which]
-        known = [
-            (stimulus.get(name, value), value)
-            for name, value in (usual | {"vocab_range": wanted}).items()
-            if name not in ("seed", "batch_size", "encoder", "model")
-        ]
-        if "vocab_range" in stimulus and all(given == value for given, value in known):
-            found.setdefault((mosaic.name, str(mosaic.provenance.get("digest"))), mosaic)
-    return found
+        wanted = published | {"vocab_range": stimulus.get("tokens", PUBLISHED.to_dict())[which]}
+        if "vocab_range" in stimulus and all(stimulus.get(name, value) == value for name, value in wanted.items()):
+            first.setdefault((mosaic.name, str(mosaic.provenance.get("digest"))), mosaic)
+    return first
 
 
 def _parameters(mosaic: Mosaic) -> float:
-    """How many parameters a model has, from the mosaic or the published table."""
-    known = mosaic.counts().n_parameters
+    """Return the number of parameters of a model, from the mosaic or the published table; NaN if unknown."""
     table = dict(zip(published_table()["model"], published_table()["parameters"], strict=True))
     # Published in millions, as "46M".
-    return float(known or 1e6 * float(str(table.get(mosaic.name, "nan")).removesuffix("M")))
+    published = 1e6 * float(str(table.get(mosaic.name, "nan")).removesuffix("M"))
+    return float(mosaic.counts().n_parameters or published)
 
 
 def _marks(mosaic: Mosaic, threshold: float) -> Floats:
-    """For each head the number of kinds, 0 to 2, in which it reaches the threshold: the published total's parts."""
-    return np.sum([getattr(mosaic, kind).values.ravel() >= threshold for kind in KINDS], axis=0).astype(float)
+    """Count for each head the kinds, 0 to 2, in which it reaches the threshold: `[layer, head]`."""
+    return np.sum([getattr(mosaic, kind).values >= threshold for kind in KINDS], axis=0).astype(float)
 
 
 def _size(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
-    """Slopes over models. A constant share of more heads is more heads: `none` is what that alone would bring."""
+    """Take slopes over models. More heads at a constant share are more induction heads too: that slope is `none`."""
     known = [m for m in mosaics if not np.isnan(_parameters(m))]
     x = np.log10([_parameters(m) for m in known])
     if len(set(x)) < LEAST_MODELS:
         return []
     marks = [_marks(m, threshold) for m in known]
-    heads = np.array([len(row) for row in marks], dtype=float)
-    counts = np.array([row.sum() for row in marks])
+    heads, counts = np.array([m.size for m in marks], dtype=float), np.array([m.sum() for m in marks])
     constant = counts.sum() / heads.sum() * heads
-    on, n, covers = f"{len(known)} models", len(known), covered(known)
-    statistic = "heads for ten times the parameters (none: at a constant share)"
     none = float(np.polyfit(x, constant, 1)[0])
-    value, low, high = (end + none for end in slope_interval(x, counts - constant))
-    share = slope_interval(x, counts / heads)
+    ends = [end + none for end in slope_interval(x, counts - constant)]
+    on, about = f"{len(known)} models", (len(known), covered(known))
     return [
-        Evidence(on, statistic, value, low, high, none, n, covers),
-        Evidence(on, "share of heads for ten times the parameters", *share, 0.0, n, covers),
+        Evidence(on, "heads for ten times the parameters (none: at a constant share)", *ends, none, *about),
+        Evidence(on, "share of heads for ten times the parameters", *slope_interval(x, counts / heads), 0.0, *about),
     ]
 
 
 def _right(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
+    """Take the share of heads whose stronger kind is token to right."""
     counts = [[np.zeros(len(m.current_token.values)) for m in mosaics] for _ in KINDS]
     for i, m in enumerate(mosaics):
         for head in m.heads(threshold):
@@ -192,15 +168,15 @@ def _right(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
         return []
 
     def share(of: Sequence[Counts]) -> float:
-        all_of_them = _total(of[0]) + _total(of[1])
-        return _total(of[1]) / all_of_them if all_of_them else float("nan")
+        both = _total(of[0]) + _total(of[1])
+        return _total(of[1]) / both if both else float("nan")
 
     ends = proportion_over_clusters(share(counts), np.array([share(left) for left in without_each(counts)]), n)
     return [Evidence(_named(mosaics), "share of right heads", share(counts), *ends, 0.5, n, covered(mosaics))]
 
 
 def _layers(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generator) -> list[Evidence]:
-    """Relative layer of right minus that of current heads; whole layers change places within models."""
+    """Take the mean relative layer of right heads minus that of current heads; the test permutes layers of a model."""
     counts = [[(getattr(m, kind).values >= threshold).sum(1).astype(float) for m in mosaics] for kind in KINDS]
     fewest = int(min(_total(kind) for kind in counts))
     if fewest < LEAST_HEADS:
@@ -215,52 +191,43 @@ def _layers(mosaics: Sequence[Mosaic], threshold: float, rng: np.random.Generato
 
     value = float(gap(counts))
     null = gap(counts, [rng.permuted(np.tile(d, (DRAWS, 1)), axis=1) for d in depths])
-    p = float((1 + (np.abs(null - null.mean()) >= abs(value - null.mean()) - 1e-12).sum()) / (1 + DRAWS))
+    p = permutation_p(value, null, null.mean())
     ends = jackknife_interval(value, np.array([gap(left) for left in without_each(counts)]))
     statistic = f"relative layer, right minus current (layers permuted: p {p:.3f})"
-    return [_tested(_named(mosaics), statistic, value, ends, 0.0, fewest, covered(mosaics), p)]
+    return [Evidence(_named(mosaics), statistic, value, *ends, 0.0, fewest, covered(mosaics), p=p)]
 
 
 def _share(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
-    """The shares of the two largest models: near 13 % is from half of it to half as much again."""
+    """Take the shares of the two largest models: near 13 % is from half of it to half as much again."""
     known = sorted((m for m in mosaics if not np.isnan(_parameters(m))), key=_parameters)
     if len(known) < LEAST_MODELS:
         return []
-    found: list[Evidence] = []
+    evidence: list[Evidence] = []
     for mosaic in known[-2:]:
         marks = _marks(mosaic, threshold)
-        low, high = interval(_by_layer(marks, mosaic).mean(1))
+        low, high = map(float, interval(marks.mean(1)))
         near = low >= LEVELS_OFF / 2 and high <= 1.5 * LEVELS_OFF
         away = high < LEVELS_OFF / 2 or low > 1.5 * LEVELS_OFF
         verdict = "supported" if near else "contradicted" if away else "undecided"
-        statistic, ends = "share of heads, current and right added", (float(low), float(high))
-        about = (LEVELS_OFF, len(marks), covered([mosaic]), verdict)
-        found.append(Evidence(mosaic.name, statistic, float(marks.mean()), *ends, *about))
-    return found
+        value, about = float(marks.ravel().mean()), (LEVELS_OFF, marks.size, covered([mosaic]), verdict)
+        evidence.append(Evidence(mosaic.name, "share of heads, current and right added", value, low, high, *about))
+    return evidence
 
 
 def _range_gap(narrow: Mosaic, wide: Mosaic, threshold: float) -> Evidence:
     gap = _marks(narrow, threshold) - _marks(wide, threshold)
-    by_layer = _by_layer(gap, narrow).sum(1)
-    low, high = interval(by_layer)
+    layers = len(gap)
+    low, high = (layers * float(end) for end in interval(gap.sum(1)))
     statistic = "heads in the narrow range minus in all tokens"
-    ends = (float(gap.sum()), len(by_layer) * float(low), len(by_layer) * float(high))
-    return Evidence(narrow.name, statistic, *ends, 0.0, len(gap), covered([narrow]))
+    return Evidence(narrow.name, statistic, float(gap.sum()), low, high, 0.0, gap.size, covered([narrow]))
 
 
-def _by_layer(values: Floats, mosaic: Mosaic) -> Floats:
-    return values.reshape(mosaic.current_token.values.shape)
-
-
-def _total(counts: Counts) -> float:
-    return float(sum(layers.sum() for layers in counts))
-
-
-def _slopes(frame: Table, axis: str, threshold: float) -> list[Evidence]:
-    """By model, the slope of the number of heads on log2 of an axis, mean over the other, by seed."""
+def _slopes(frame: Table, axis: Literal["repetitions", "sequence_length"], threshold: float) -> list[Evidence]:
+    """Take by model the slope of the number of heads on log2 of an axis, mean over the other axis, by seed."""
     other = "sequence_length" if axis == "repetitions" else "repetitions"
+    sign, word = (-1.0, "fewer") if axis == "repetitions" else (1.0, "more")
     frame = frame[frame["repetitions"] >= 2]
-    found: list[Evidence] = []
+    evidence: list[Evidence] = []
     for model, part in frame.groupby("model", sort=False):
         counts: Table = (part["either"] >= threshold).groupby([part["seed"], part[axis], part[other]]).sum()
         whole_grid = np.prod([part[name].nunique() for name in ("seed", axis, other)])
@@ -273,15 +240,13 @@ def _slopes(frame: Table, axis: str, threshold: float) -> list[Evidence]:
         if table.shape[0] < LEAST_ROWS or table.shape[1] < 2:
             continue
         slopes = np.polyfit(np.log2(table.columns.to_numpy(dtype=float)), table.to_numpy().T, 1)[0]
-        sign = -1.0 if axis == "repetitions" else 1.0
-        value, low, high = over_seeds(sign * slopes)
-        word, covers = "fewer" if sign < 0 else "more", f"{len(slopes)} seeds of the tokens"
-        found.append(Evidence(str(model), f"{word} heads a doubling", value, low, high, 0.0, len(slopes), covers))
-    return found
+        n, ends = len(slopes), over_seeds(sign * slopes)
+        evidence.append(Evidence(str(model), f"{word} heads a doubling", *ends, 0.0, n, f"{n} seeds of the tokens"))
+    return evidence
 
 
 def _amplitude(result: Agreement, rng: np.random.Generator) -> list[Evidence]:
-    """By themselves, and beyond those with the context shuffled: all attention on one step has amplitude 1."""
+    """Compare amplitudes, and amplitudes beyond those with the context shuffled; one step alone has amplitude 1."""
     chosen = result.mosaic.either.values >= result.threshold
     fewest = int(min(chosen.sum(), (~chosen).sum()))
     if fewest < LEAST_HEADS:
@@ -290,31 +255,63 @@ def _amplitude(result: Agreement, rng: np.random.Generator) -> list[Evidence]:
     kinds = {"amplitude": amplitude}
     if "amplitude" in result.multisine.shuffled:
         kinds["amplitude beyond that on shuffled series"] = amplitude - result.multisine.shuffled["amplitude"].values
-    found: list[Evidence] = []
+    layers = np.broadcast_to(np.arange(len(amplitude))[:, None], amplitude.shape)
+    evidence: list[Evidence] = []
     for name, values in kinds.items():
         value = chance_of_higher(values[chosen], values[~chosen])
-        # Ranks once, and of each draw the sum of those of the chosen: heads change places within layers, and layers.
+        # The sum of the chosen heads' ranks; the test permutes heads within layers, and layers.
         ranks = stats.rankdata(values).reshape(values.shape)
         null = np.array([ranks[shuffled(chosen.astype(float), rng) > 0].sum() for _ in range(DRAWS)])
-        away = abs(ranks[chosen].sum() - ranks.mean() * chosen.sum())
-        p = float((1 + (np.abs(null - ranks.mean() * chosen.sum()) >= away - 1e-9).sum()) / (1 + DRAWS))
-        layers = np.broadcast_to(np.arange(len(values))[:, None], values.shape)
-        left_out = [
-            chance_of_higher(values[chosen & (layers != i)], values[~chosen & (layers != i)])
-            for i in range(len(values))
-        ]
-        ends = proportion_over_clusters(value, np.array(left_out), fewest)
+        p = permutation_p(ranks[chosen].sum(), null, ranks.mean() * chosen.sum())
+        without = [(chosen & (layers != i), ~chosen & (layers != i)) for i in range(len(values))]
+        left_out = np.array([chance_of_higher(values[ours], values[others]) for ours, others in without])
+        ends = proportion_over_clusters(value, left_out, fewest)
         statistic = f"chance that an induction head has the higher {name} (layers and heads permuted: p {p:.3f})"
-        found.append(_tested(result.mosaic.name, statistic, value, ends, 0.5, fewest, covered([result.mosaic]), p))
-    return found
+        about = (0.5, fewest, covered([result.mosaic]))
+        evidence.append(Evidence(result.mosaic.name, statistic, value, *ends, *about, p=p))
+    return evidence
 
 
-def _tested(
-    on: str, statistic: str, value: float, bounds: tuple[float, float], none: float, n: int, covers: str, p: float
-) -> Evidence:
-    """Evidence of which a test of its own must be sure too."""
-    return Evidence(on, statistic, value, *bounds, none, n, covers, "" if p <= 0.05 else "undecided")
+def _total(counts: Counts) -> float:
+    return float(sum(layers.sum() for layers in counts))
 
 
 def _named(mosaics: Sequence[Mosaic]) -> str:
     return ", ".join(m.name for m in mosaics) if len(mosaics) <= 2 else f"{len(mosaics)} models"
+
+
+CLAIMS: dict[str, tuple[str, Callable[[Results], Iterable[Evidence]]]] = {
+    "larger models have more induction heads": (
+        "mosaics of three models or more",
+        lambda results: _size(results.mosaics, results.threshold),
+    ),
+    "most induction heads attend to the token to the right": (
+        "mosaics with induction heads",
+        lambda results: _right(results.mosaics, results.threshold),
+    ),
+    "current-token heads are in earlier layers than token-to-right heads": (
+        "mosaics with three heads or more of either kind",
+        lambda results: _layers(results.mosaics, results.threshold, results.rng),
+    ),
+    "the share of induction heads levels off near 13 %": (
+        "mosaics of three models or more",
+        lambda results: _share(results.mosaics, results.threshold),
+    ),
+    "the narrow range of tokens gives more induction heads than all tokens": (
+        f"mosaics of one model with vocab_range {DEFAULT_TOKENS} and {VALUE_TOKENS}",
+        lambda results: (_range_gap(narrow, wide, results.threshold) for narrow, wide in results.ranges),
+    ),
+    "more repetitions give fewer induction heads": (
+        "a sweep over repetitions with three seeds or more",
+        lambda results: (e for s in results.sweeps for e in _slopes(s, "repetitions", results.threshold)),
+    ),
+    "longer sequences give more induction heads": (
+        "a sweep over sequence lengths with three seeds or more",
+        lambda results: (e for s in results.sweeps for e in _slopes(s, "sequence_length", results.threshold)),
+    ),
+    "induction heads have the highest amplitudes on multisines": (
+        "an agreement of a model with three induction heads or more",
+        lambda results: (e for agreed in results.agreements for e in _amplitude(agreed, results.rng)),
+    ),
+}
+"""Each claim with the results that it needs and the test that gives its evidence."""

@@ -31,7 +31,7 @@ class Evidence:
     """A statistic with its interval, the value of no effect `none`, and the verdict on the claim.
 
     `covers` says what the interval is over, such as models or seeds. The claim says that the statistic is over `none`,
-    unless a verdict is passed.
+    unless a verdict is passed. With the `p` of a test, the claim stays undecided unless p is 0.05 or less.
     """
 
     on: str
@@ -43,11 +43,13 @@ class Evidence:
     n: int
     covers: str
     verdict: str = ""
+    p: float = 0.0
 
     def __post_init__(self) -> None:
         # Rounding alone decides nothing, as where all seeds give the same.
         above, below = self.low > self.none + 1e-9, self.high < self.none - 1e-9
         verdict = self.verdict or ("supported" if above else "contradicted" if below else "undecided")
+        verdict = verdict if self.p <= 0.05 else "undecided"
         object.__setattr__(self, "verdict", verdict)
 
 
@@ -93,6 +95,12 @@ def proportion_over_clusters(value: float, left_out: Floats, most: float) -> tup
     effective *= float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, n - 1)) ** 2
     low, high = wilson(value * effective, effective)
     return float(low), float(high)
+
+
+def permutation_p(value: float, null: Floats, centre: float) -> float:
+    """Return the two-sided p of a value against permutations: how often they are as far from the centre."""
+    away = abs(value - centre)
+    return float((1 + (np.abs(null - centre) >= away - 1e-9).sum()) / (1 + len(null)))
 
 
 def slope_interval(x: Floats, y: Floats) -> tuple[float, float, float]:

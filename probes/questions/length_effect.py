@@ -4,8 +4,8 @@
    length, under four conditions: `plain`, as published; `apart`, no two tokens of a sequence within a few bins of each
    other, so that nothing repeats by chance; `same context`, unrelated tokens in front so that every context is as long
    as the longest; `context alone`, the shortest length with contexts as long as those of `plain`.
-2. In each, take the slope on log2(length) by seed, with an interval over seeds: of the attention to the last occurrence,
-   of its sum over all occurrences, and of the number of heads.
+2. In each, take the slope on log2(length) by seed, with an interval over seeds, of the attention to the last
+   occurrence, of its sum over all occurrences, and of the number of heads.
 3. A cause explains the part of the plain slope that goes when the cause is held constant.
 
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, which leaves this open.

@@ -195,7 +195,7 @@ def test_claims_count_the_same_tokens_in_one_row(causal: Model) -> None:
     table = probes.check_claims(
         [probes.induction_mosaic(causal), probes.induction_mosaic(causal, vocab_range=(2, 4095))]
     )
-    ranges = table[table["claim"] == "the narrow range finds more than all tokens"]
+    ranges = table[table["claim"] == "the narrow range of tokens gives more induction heads than all tokens"]
     assert list(ranges["on"]) == ["tiny-causal"]
 
 

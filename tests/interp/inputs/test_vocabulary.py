@@ -326,7 +326,9 @@ def test_claims_find_the_ranges_of_other_tokens() -> None:
     narrow = probes.induction_mosaic(model, batch_size=4)
     wide = probes.induction_mosaic(model, batch_size=4, vocab_range=model.vocabulary.value_range)
     table = probes.check_claims([narrow, wide]).set_index("claim")
-    assert "needs" not in str(table.loc["the narrow range finds more than all tokens", "verdict"])
+    assert "needs" not in str(
+        table.loc["the narrow range of tokens gives more induction heads than all tokens", "verdict"]
+    )
 
 
 def test_words_are_no_values() -> None:

@@ -69,7 +69,7 @@ def verdict(results: Any, claim: str) -> pd.Series:
 
 def test_the_published_mosaics_support_what_was_published() -> None:
     table = probes.check_claims([probes.published(f"chronos-t5-{size}")[0] for size in SIZES]).set_index("claim")
-    for claim in ("most induction heads are right", "current heads sit in earlier"):
+    for claim in ("most induction heads attend to the token to the right", "current-token heads are in earlier"):
         assert table[table.index.str.startswith(claim)]["verdict"].tolist() == ["supported"]
     # Larger models have more heads of any kind, and a share of induction heads that does not grow.
     size = table[table.index.str.startswith("larger models have more")]
@@ -79,7 +79,7 @@ def test_the_published_mosaics_support_what_was_published() -> None:
     assert table["covers"].dropna().unique().tolist() == [
         "4 models, as if drawn from many like them", "layers of this model",
     ]  # fmt: skip
-    share = table[table.index.str.startswith("their share levels off")]
+    share = table[table.index.str.startswith("the share of induction heads levels off")]
     published = [(5 + 15) / 144, (15 + 31) / 384]
     close(share["value"].tolist(), published)
     assert (share["low"] < share["value"]).all()
@@ -132,7 +132,7 @@ def by_layer(current: Any, right: Any, **about: Any) -> Mosaic:
 )
 def test_the_share_of_right_heads_where_layers_are_alike_is_wilsons(right: int, current: int, expected: str) -> None:
     """Layers that do not differ at all: as many heads as there are, less what twelve layers tell of their spread."""
-    row = verdict(by_layer([current] * 12, [right] * 12), "most induction heads are right")
+    row = verdict(by_layer([current] * 12, [right] * 12), "most induction heads attend to the token to the right")
     p, z, n = right / (right + current), 1.959963984540054, 12 * (right + current)
     n *= (z / stats.t.ppf(0.975, 11)) ** 2
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -143,11 +143,16 @@ def test_the_share_of_right_heads_where_layers_are_alike_is_wilsons(right: int, 
 
 def test_right_heads_of_a_few_layers_are_few() -> None:
     """32 of 40 heads, all 32 of them in four layers of the six: not 40 independent heads."""
-    row = verdict(by_layer([4, 4, 0, 0, 0, 0], [0, 0, 8, 8, 8, 8]), "most induction heads are right")
+    row = verdict(
+        by_layer([4, 4, 0, 0, 0, 0], [0, 0, 8, 8, 8, 8]), "most induction heads attend to the token to the right"
+    )
     assert row["value"] == 0.8
     assert row["low"] < 0.5
     assert row["verdict"] == "undecided"
-    assert verdict(with_heads((2, 8), 8, 1), "most induction heads are right")["verdict"] == "undecided"
+    assert (
+        verdict(with_heads((2, 8), 8, 1), "most induction heads attend to the token to the right")["verdict"]
+        == "undecided"
+    )
 
 
 EARLY, LATE = [3, 2, 3, 1, 2, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 2, 3, 2, 3, 1, 2]
