@@ -81,7 +81,13 @@ def combs(steps: int, periods: Sequence[float] | Floats) -> Combs:
 
 @lru_cache(maxsize=8)
 def candidates(steps: int) -> Combs:
-    """Return all combs to try: periods from four steps to half of all, so dense that the last lag moves by one."""
+    """Return all combs to try: periods from four steps to half of all, so dense that the last lag moves by one.
+
+    Raises:
+        InvalidInput: a context in which no period comes twice.
+    """
+    if steps < 4 * LEAST_LAG:
+        raise InvalidInput(f"a context of {steps} steps is too short to look for combs: take {4 * LEAST_LAG} or more.")
     count = max(int(np.log(steps / 2 / LEAST_LAG) * steps) + 1, 1)
     periods = LEAST_LAG * np.exp(np.arange(count) / steps)
     whole = np.arange(LEAST_LAG, steps // 2 + 1, dtype=np.float64)

@@ -25,7 +25,7 @@ from interp.results.by_head import provenance
 from interp.results.result import Floats
 from interp.validate import whole
 from probes.periodic import combs as comb
-from probes.periodic.spectrum import AttentionSpectrum, comb_candidates
+from probes.periodic.spectrum import AttentionSpectrum
 from probes.stimuli.repeated_tokens import context_site
 from probes.stimuli.time_series import as_time_series, check_series, series_batch, shuffled_context
 
@@ -88,7 +88,7 @@ def attention_spectrum(
     if shuffles:
         rows = shuffled_context(rng, np.tile(timed.values, (shuffles, 1)), n)
         other = context_attention(model, rows, num_decoder=num_decoder, position=at)
-        among = comb_candidates(n)
+        among = comb.candidates(n)
         null = comb.permutation_null(other, among, PERMUTATIONS, seed)
         scores = comb.over_null(comb.best_comb(comb.lag_energy(other), among).score, null)
     source = provenance(

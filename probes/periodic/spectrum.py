@@ -146,7 +146,7 @@ class AttentionSpectrum(Result):
         Raises:
             InvalidInput: no permutations, or a context too short for a comb.
         """
-        among = comb_candidates(self.attention.shape[-1])
+        among = comb.candidates(self.attention.shape[-1])
         best = comb.best_comb(comb.lag_energy(self.attention), among)
         draws = whole("permutations", permutations, 1)
         null = comb.permutation_null(self.attention, among, draws, whole("seed", seed, 0))

@@ -26,14 +26,13 @@ from interp.errors import InvalidInput
 from interp.results.by_head import HeadScores, over_rows, provenance
 from interp.results.result import Floats
 from interp.results.statistics import rank_correlation
-from interp.validate import number, whole
+from interp.validate import number
 from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.periodic import combs as comb
 from probes.periodic.context_attention import context_attention
-from probes.periodic.spectrum import comb_candidates
-from probes.stimuli.periodic_series import random_multisines
+from probes.stimuli.periodic_series import MultisineDraws, whole_frequencies
 from probes.stimuli.repeated_tokens import context_site
-from probes.stimuli.time_series import positive, shuffled_context
+from probes.stimuli.time_series import shuffled_context
 
 MEASURES = ("same_phase", "next_phase", "amplitude", "comb")
 
@@ -91,32 +90,20 @@ def multisine_scores(
     Raises:
         InvalidInput: no value at the decoder, or as for `multisine`.
     """
-    num_decoder, steps = whole("num_decoder", num_decoder, 1), whole("steps", steps, 2)
-    duration = positive("duration", duration)
-    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
-    tones = [whole("frequencies", f, 1) for f in np.atleast_1d(cast(Any, frequencies)).tolist()]
+    stimulus = MultisineDraws(draws, num_decoder, duration, steps, seed)
+    tones = whole_frequencies("frequencies", frequencies)
     if not tones:
         raise InvalidInput("no frequencies: give at least one.")
-    period = steps / duration / reduce(gcd, tones)
-    n, query = steps - num_decoder, steps - 1
+    period, n, query = stimulus.period(reduce(gcd, tones)), stimulus.context, steps - 1
     if n < 2 * period:
         raise InvalidInput(f"a period of {period:.0f} steps does not come twice in a context of {n}: take more steps.")
     rng = np.random.default_rng(seed)
-    values = random_multisines(rng, tones, amplitudes, draws=draws, duration=duration, steps=steps)
+    values = stimulus.series(rng, tones, amplitudes)
     mixed = shuffled_context(rng, values, n)
     back = np.rint(np.arange(1, int(query / period) + 1) * period).astype(int)
     places = {"same_phase": query - back, "next_phase": query + 1 - back}
-    source = provenance(
-        model,
-        name="multisine_scores",
-        frequencies=tones,
-        amplitudes=np.atleast_1d(amplitudes).tolist(),
-        draws=draws,
-        num_decoder=num_decoder,
-        duration=duration,
-        steps=steps,
-        seed=seed,
-    )
+    components = {"frequencies": list(tones), "amplitudes": np.atleast_1d(amplitudes).tolist()}
+    source = provenance(model, name="multisine_scores", **components, **vars(stimulus))
     real, control = (
         _scored(context_attention(model, rows, num_decoder=num_decoder), places, context_site(model), source)
         for rows in (values, mixed)
@@ -129,7 +116,7 @@ def _scored(paid: Floats, places: Mapping[str, Any], site: str, source: dict[str
     n = paid.shape[-1]
     rows = {name: paid[..., at[(at >= 0) & (at < n)]].sum(-1) for name, at in places.items()}
     rows["amplitude"] = np.abs(np.fft.rfft(paid, axis=-1))[..., 1:].max(-1)
-    rows["comb"] = comb.best_comb(comb.lag_energy(paid), comb_candidates(n)).strength
+    rows["comb"] = comb.best_comb(comb.lag_energy(paid), comb.candidates(n)).strength
     return {
         name: over_rows(name, site, torch.from_numpy(np.swapaxes(r, 0, 1).copy()), source) for name, r in rows.items()
     }
@@ -147,10 +134,9 @@ class Agreement:
         """One row a multisine score.
 
         Returns:
-            `measure`; Spearman's `rho` with the mosaic's `either` over heads and its `p`,
-            `within_layers` and `within_layers_p` (permutations); `auc`, the chance that an induction
-            head has more of it than another head, with its `auc_p` (Mann & Whitney); and
-            `shuffled_rho`, the correlation where the context was shuffled.
+            `measure`; Spearman's `rho` with the mosaic's `either` over heads and its `p`, `within_layers` and
+            `within_layers_p` (permutations); `auc`, the chance that an induction head has more of it than another head,
+            with its `auc_p` (Mann & Whitney); and `shuffled_rho`, the correlation where the context was shuffled.
         """
         either = self.mosaic.either.values
         chosen = either >= self.threshold

@@ -51,20 +51,20 @@ def chosen_heads(frame: Table, threshold: float = THRESHOLD) -> set[str]:
     return set(frame.loc[frame["either"] >= threshold, "head"])
 
 
-def over_seeds(values: Any) -> tuple[float, float, float]:
-    """Return mean and Student's 95 % interval over seeds, `(mean, low, high)`; no interval under three seeds.
+def mean_with_interval(values: Any) -> tuple[float, float, float]:
+    """Return mean and Student's 95 % interval over seeds or draws, `(mean, low, high)`; no interval under three.
 
-    If the value is NaN for one seed, so are all three.
+    If one value is NaN, so are all three.
     """
     x: Floats = np.asarray(values, dtype=float)
     low, high = interval(x) if not np.isnan(x).any() else (np.nan, np.nan)
     return float(x.mean()), float(low), float(high)
 
 
-def columns_over_seeds(columns: Mapping[str, Any]) -> dict[str, float]:
-    """Return `over_seeds` of each column as `name`, `name_low` and `name_high`."""
+def interval_columns(columns: Mapping[str, Any]) -> dict[str, float]:
+    """Return mean and interval of each column over seeds or draws, as `name`, `name_low` and `name_high`."""
     return {
         f"{name}{end}": value
         for name, values in columns.items()
-        for end, value in zip(("", "_low", "_high"), over_seeds(values), strict=True)
+        for end, value in zip(("", "_low", "_high"), mean_with_interval(values), strict=True)
     }

@@ -28,7 +28,7 @@ from interp.validate import number, whole
 from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic
 from probes.induction.published import published_table
 from probes.questions.agreement import Agreement
-from probes.questions.by_seed import Table, over_seeds, sweep_frame
+from probes.questions.by_seed import Table, mean_with_interval, sweep_frame
 from probes.questions.evidence import (
     LEAST_MODELS,
     Counts,
@@ -240,7 +240,7 @@ def _slopes(frame: Table, axis: Literal["repetitions", "sequence_length"], thres
         if table.shape[0] < LEAST_ROWS or table.shape[1] < 2:
             continue
         slopes = np.polyfit(np.log2(table.columns.to_numpy(dtype=float)), table.to_numpy().T, 1)[0]
-        n, ends = len(slopes), over_seeds(sign * slopes)
+        n, ends = len(slopes), mean_with_interval(sign * slopes)
         evidence.append(Evidence(str(model), f"{word} heads a doubling", *ends, 0.0, n, f"{n} seeds of the tokens"))
     return evidence
 

@@ -37,7 +37,8 @@ from interp.validate import whole
 from probes.periodic import combs as comb
 from probes.periodic.context_attention import context_attention
 from probes.periodic.head_combs import SITE
-from probes.stimuli.periodic_series import random_multisines
+from probes.questions.by_seed import interval_columns
+from probes.stimuli.periodic_series import MultisineDraws, whole_frequencies
 from probes.stimuli.repeated_tokens import context_site
 from probes.stimuli.time_series import positive, shuffled_context
 
@@ -81,11 +82,10 @@ class CombOrigin:
         """One row a head, and one for the control, with the verdict.
 
         Returns:
-            `head`, `detected` (share of draws with a comb beyond chance), `q` (that there are more than
-            with the context shuffled, over heads), the share of those draws that each hypothesis wins, `verdict`,
-            `margin` (winner's score over the next one's, in nats, with `margin_low`,
-            `margin_high`), `strength`, and `over_control` (strength minus the control's, same
-            draws, with its interval).
+            `head`, `detected` (share of draws with a comb beyond chance), `q` (that there are more than with the
+            context shuffled, over heads), the share of those draws that each hypothesis wins, `verdict`, `margin`
+            (winner's score over the next one's, in nats, with `margin_low`, `margin_high`), `strength`, and
+            `over_control` (strength minus the control's, same draws, with its interval).
         """
         layers, heads = self.p.shape[-2:]
         rows = [self._row(f"{self.site}.{i}.{j}", (..., i, j)) for i, j in np.ndindex(layers, heads)]
@@ -108,22 +108,16 @@ class CombOrigin:
         best = int(wins.argmax())
         low = stats.binomtest(int(wins[best]), count).proportion_ci(method="wilson").low if count else 0.0
         margin = score[best] - np.delete(score, best, axis=0).max(0)
-        margin_low, margin_high = interval(margin[None])
-        over = strength - self.control_strength.ravel()
-        over_low, over_high = interval(over[None])
+        over = strength - self.control_strength.ravel() if own else np.array([np.nan])
         return {
             "head": name,
             "detected": float(detected.mean()),
             "p": stats.binomtest(only, against, alternative="greater").pvalue if against else 1.0,
             **{h: float(w / max(count, 1)) for h, w in zip(HYPOTHESES, wins, strict=True)},
             "verdict": HYPOTHESES[best] if low > 0.5 else "mixed",
-            "margin": float(margin.mean()),
-            "margin_low": float(margin_low[0]),
-            "margin_high": float(margin_high[0]),
+            **interval_columns({"margin": margin}),
             "strength": float(strength.mean()),
-            "over_control": float(over.mean()) if own else float("nan"),
-            "over_control_low": float(over_low[0]) if own else float("nan"),
-            "over_control_high": float(over_high[0]) if own else float("nan"),
+            **interval_columns({"over_control": over}),
         }
 
 
@@ -159,23 +153,20 @@ def comb_origin(
     as_model(model)
     if not isinstance(cast(Any, cases), Iterable):
         raise InvalidInput(f"cases={cases!r}: give sets of frequencies, as {CASES}.")
-    sets = tuple(tuple(whole("cases", f, 1) for f in np.atleast_1d(cast(Any, case)).tolist()) for case in cases)
+    sets = tuple(whole_frequencies("cases", case) for case in cases)
     if not sets:
         raise InvalidInput("no cases: give at least one set of frequencies.")
-    num_decoder, steps = whole("num_decoder", num_decoder, 1), whole("steps", steps, 2)
-    duration = positive("duration", duration)
-    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0)
-    rng = np.random.default_rng(seed)
+    stimulus = MultisineDraws(draws, num_decoder, duration, steps, seed)
+    rng, n = np.random.default_rng(seed), stimulus.context
     spacings = tuple(_spacings(case) for case in sets)
-    n = steps - num_decoder
     parts: dict[str, list[Floats]] = {}
     for case, three in zip(sets, spacings, strict=True):
-        if steps / duration / three[0] > n / 2:
+        if stimulus.period(three[0]) > n / 2:
             raise InvalidInput(
                 f"{case}: their gcd, {three[0]} Hz, does not repeat twice in the context, {n} of {steps} steps."
             )
-        among = comb.combs(n, [steps / duration / spacing for spacing in three])
-        values = random_multisines(rng, case, None, draws=draws, duration=duration, steps=steps)
+        among = comb.combs(n, [stimulus.period(spacing) for spacing in three])
+        values = stimulus.series(rng, case)
         mixed = shuffled_context(np.random.default_rng((seed, len(parts))), values, n)
         sources = {
             "": [context_attention(model, rows, num_decoder=num_decoder) for rows in (values, mixed)],
@@ -187,18 +178,8 @@ def comb_origin(
             for part, array in {"scores": scores, "strength": strength, "p": p, "shuffled_p": shuffled_p}.items():
                 parts.setdefault(name + part, []).append(array)
     arrays = {name: frozen(np.stack(by_case, axis=1 if "scores" in name else 0)) for name, by_case in parts.items()}
-    source = provenance(
-        model,
-        name="comb_origin",
-        cases=[list(case) for case in sets],
-        draws=draws,
-        permutations=permutations,
-        num_decoder=num_decoder,
-        duration=duration,
-        steps=steps,
-        width=width,
-        seed=seed,
-    )
+    settings = {"cases": [list(case) for case in sets], "permutations": permutations, "width": width}
+    source = provenance(model, name="comb_origin", **settings, **vars(stimulus))
     return CombOrigin(sets, spacings, **arrays, width=width, provenance=source, site=context_site(model))
 
 

@@ -48,9 +48,8 @@ class LengthEffect:
     """Scores by condition and length, and their slopes; `low`, `high` are 95 % intervals over seeds.
 
     Attributes:
-        scores: `model, condition, sequence_length, n_tokens, outcome, value, low, high`; outcomes are
-            the chosen heads' attention to the `last` occurrence and its `sum` over all, and how many of all `heads`
-            reach the threshold.
+        scores: `model, condition, sequence_length, n_tokens, outcome, value, low, high`; outcomes are the chosen heads'
+            attention to the `last` occurrence and its `sum` over all, and how many of all `heads` reach the threshold.
         slopes: `model, condition, outcome, slope` per doubling of the length, with its interval; for `context alone`
             the doublings are those of the plain lengths with the same contexts.
         verdicts: a row a model and outcome: the plain slope, `direction` (more, fewer, no change, undecided), the part
@@ -138,7 +137,7 @@ def length_effect(
             by_length: Floats = table.loc[others, lengths].to_numpy()
             tokens = rows.groupby("sequence_length")["n_tokens"].first()
             for i, length in enumerate(lengths):
-                value, low, high = over_seeds(by_length[:, i])
+                value, low, high = mean_with_interval(by_length[:, i])
                 where = {"sequence_length": length, "n_tokens": int(tokens[length])}
                 scores.append({**about, **where, "value": value, "low": low, "high": high})
             slopes[model, condition, name] = np.polyfit(doublings, by_length.T, 1)[0]
@@ -193,7 +192,7 @@ def _outcomes(rows: Table, chosen: Table, threshold: float) -> dict[str, Table]:
 
 
 def _slope(model: str, condition: str, outcome: str, values: Floats) -> dict[str, Any]:
-    mean, low, high = over_seeds(values)
+    mean, low, high = mean_with_interval(values)
     return {"model": model, "condition": condition, "outcome": outcome, "slope": mean, "low": low, "high": high}
 
 
@@ -202,7 +201,7 @@ def _verdicts(slopes: dict[tuple[str, str, str], Floats]) -> list[dict[str, Any]
     for (model, condition, outcome), plain in slopes.items():
         if condition != "plain":
             continue
-        mean, low, high = over_seeds(plain)
+        mean, low, high = mean_with_interval(plain)
         # Rounding alone is no direction, and an interval around zero does not yet mean no change.
         still = float(np.abs(plain).max()) < 1e-9
         direction = "no change" if still else "more" if low > 0 else "fewer" if high < 0 else "undecided"

@@ -21,7 +21,7 @@ from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.validate import number
 from probes.induction.mosaic import THRESHOLD
-from probes.questions.by_seed import Table, chosen_heads, columns_over_seeds, over_seeds, seeds_of, sweep_frame
+from probes.questions.by_seed import Table, chosen_heads, interval_columns, mean_with_interval, seeds_of, sweep_frame
 
 SIDES = {"token_to_right": "right", "current_token": "current"}
 
@@ -85,7 +85,9 @@ def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> Repetition
                 paid = _by_occurrence(rows, int(count))
                 seeds = rows["seed"].to_numpy()
                 for k in range(int(count)):
-                    ends = zip(("attention", "low", "high"), over_seeds(_by_seed(paid[:, k], seeds)), strict=True)
+                    ends = zip(
+                        ("attention", "low", "high"), mean_with_interval(_by_seed(paid[:, k], seeds)), strict=True
+                    )
                     where = {**about, "group": name, "repetitions": count, "occurrence": k + 1}
                     tables["occurrences"].append({**where, **dict(ends)})
                 tables["sums"].append({**about, "group": name, **_sums(paid, seeds, rows, threshold)})
@@ -119,7 +121,7 @@ def _sums(paid: Floats, seeds: Any, rows: Table, threshold: float) -> dict[str, 
     total = _by_seed(paid.sum(1), seeds)
     last = _by_seed(paid[:, 0], seeds)
     evenness = (1 - last / total) / (1 - 1 / count)
-    sums = columns_over_seeds({"last": last, "sum": total, "evenness": evenness})
+    sums = interval_columns({"last": last, "sum": total, "evenness": evenness})
     heads = float((rows["either"] >= threshold).groupby(rows["seed"]).sum().mean())
     return {"repetitions": count, **sums, "heads": heads}
 
@@ -137,8 +139,8 @@ def _verdict(rows: Table, heads: int) -> dict[str, Any]:
     last_ratio, sum_ratio = last_many / last_few, sum_many / sum_few
     fall = np.log(last_ratio)
     spreading = 1 - np.divide(np.log(sum_ratio), fall, out=np.full_like(fall, np.nan), where=fall != 0)
-    parts = columns_over_seeds({"last_ratio": last_ratio, "sum_ratio": sum_ratio, "spreading": spreading})
-    _, low, high = over_seeds(fall)
+    parts = interval_columns({"last_ratio": last_ratio, "sum_ratio": sum_ratio, "spreading": spreading})
+    _, low, high = mean_with_interval(fall)
     if low > np.log(0.9):
         verdict = "does not fall"
     elif high > np.log(0.9):

@@ -4,8 +4,9 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its noteb
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -57,23 +58,55 @@ def multisine(
     return TimeSeries(values, duration / steps, "s", f"multisine {name} Hz", tuple(tones.tolist()), parameters)
 
 
-def random_multisines(
-    rng: np.random.Generator,
-    frequencies: Sequence[int],
-    amplitudes: Sequence[float] | float | None,
-    *,
-    draws: int,
-    duration: float,
-    steps: int,
-) -> Floats:
-    """Draw multisines `[draw, step]` of uniform phases and, where `amplitudes` is None, of amplitudes from 0.5 to 1."""
-    count = len(frequencies)
-    series: list[Floats] = []
-    for _ in range(draws):
-        heights = rng.uniform(0.5, 1, count).tolist() if amplitudes is None else amplitudes
-        phases = rng.uniform(0, 2 * np.pi, count).tolist()
-        series.append(multisine(frequencies, heights, phases, duration=duration, steps=steps).values)
-    return np.stack(series)
+@dataclass(frozen=True)
+class MultisineDraws:
+    """How multisines of random phases are drawn: `duration` in seconds, `num_decoder` of the `steps` for the decoder.
+
+    Raises:
+        InvalidInput: fewer than two draws or steps, no value at the decoder to look from, or an impossible duration or
+            seed.
+    """
+
+    draws: int
+    num_decoder: int
+    duration: float
+    steps: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, least in {"num_decoder": 1, "steps": 2, "draws": 2, "seed": 0}.items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        object.__setattr__(self, "duration", positive("duration", self.duration))
+
+    @property
+    def context(self) -> int:
+        """The number of steps in the context."""
+        return self.steps - self.num_decoder
+
+    def period(self, frequency: float) -> float:
+        """Return the period of a frequency in Hz, in steps."""
+        return self.steps / self.duration / frequency
+
+    def series(
+        self, rng: np.random.Generator, frequencies: Sequence[int], amplitudes: Sequence[float] | float | None = None
+    ) -> Floats:
+        """Draw series `[draw, step]` of uniform phases and, unless `amplitudes` are passed, of amplitudes 0.5 to 1."""
+        count = len(frequencies)
+        series: list[Floats] = []
+        for _ in range(self.draws):
+            heights = rng.uniform(0.5, 1, count).tolist() if amplitudes is None else amplitudes
+            phases = rng.uniform(0, 2 * np.pi, count).tolist()
+            series.append(multisine(frequencies, heights, phases, duration=self.duration, steps=self.steps).values)
+        return np.stack(series)
+
+
+def whole_frequencies(name: str, frequencies: Any) -> tuple[int, ...]:
+    """Return one or several whole frequencies in Hz.
+
+    Raises:
+        InvalidInput: others than whole numbers from 1 on.
+    """
+    return tuple(whole(name, frequency, 1) for frequency in np.atleast_1d(cast(Any, frequencies)).tolist())
 
 
 def _numbers(name: str, values: Any) -> Floats:
