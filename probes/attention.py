@@ -92,25 +92,18 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
     if row is not None and whole("row", row, 0) >= len(batch):
         raise InvalidInput(f"row={row}: the batch has rows 0-{len(batch) - 1}.")
     patterns = _patterns(model, batch, chosen)
-    stacks = _stacks(chosen[0])
-    key, query = (batch.mask(stack).bool().cpu() for stack in stacks)
-    if not bool(key.all() and query.all()):
-        patterns = patterns.masked_fill(~(query[:, :, None] & key[:, None]), torch.nan)
+    keys, queries = _tokens(model, batch, chosen[0])
+    if not bool(keys.there.all() and queries.there.all()):
+        patterns = patterns.masked_fill(~(queries.there[:, :, None] & keys.there[:, None]), torch.nan)
     mean = patterns.nanmean if bool(patterns.isnan().any()) else patterns.mean
     values = mean(1) if row is None else patterns[:, row]
-    ids = [_common(batch.ids(stack).cpu(), batch.mask(stack).bool().cpu(), row) for stack in stacks]
-    names = [model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks]
     return AttentionPatterns(
         heads=tuple(chosen),
         values=values.numpy(),
-        key_tokens=ids[0],
-        query_tokens=ids[1],
-        key_values=None if ids[0] is None else _values(model, batch, stacks[0], row),
-        query_values=None if ids[1] is None else _values(model, batch, stacks[1], row),
         row=row,
         provenance=provenance(model, name="attention_patterns", rows=len(batch)),
-        key_names=names[0],
-        query_names=names[1],
+        **_axis("key", model, keys, row),
+        **_axis("query", model, queries, row),
     )
 
 
@@ -129,11 +122,9 @@ def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
     """
     chosen = _of_one_kind(as_heads(model, heads))
-    (key, seen_key), (query, seen_query) = (
-        (batch_values(model, batch, stack), _shown(model, batch, stack)) for stack in _stacks(chosen[0])
-    )
+    key, query = (batch_values(model, batch, stack) for stack in _stacks(chosen[0]))
     gap = key[:, None, :] - query[:, :, None]
-    counted = ~gap.isnan() & seen_key[:, None, :] & seen_query[:, :, None] & _reach(chosen[0], batch)
+    counted = ~gap.isnan() & _seen(batch, chosen[0])
     if not bool(counted.any()):
         raise InvalidInput(
             "no query is a value: give the decoder values too, as Batch.from_series(..., num_decoder=1) does."
@@ -160,19 +151,18 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
         InvalidInput: heads of more than one stack or kind.
     """
     chosen = _of_one_kind(as_heads(model, heads))
-    stacks, (head, *_) = _stacks(chosen[0]), chosen
-    key, query = (_shown(model, batch, stack) for stack in stacks)
-    key_there, query_there = (batch.mask(stack).bool().cpu() for stack in stacks)
-    places = _places(model, batch, stacks[0])
+    head = chosen[0]
+    keys, queries = _tokens(model, batch, head)
+    places = _places(model, batch, keys.stack)
     if head.kind == "cross":
-        last = places.masked_fill(~key, -1).amax(1)
-        lag = (1 + last[:, None, None] - places[:, None]).expand(-1, query.shape[1], -1)
+        last = places.masked_fill(~keys.shown, -1).amax(1)
+        lag = (1 + last[:, None, None] - places[:, None]).expand(-1, queries.ids.shape[1], -1)
     else:
         lag = places[:, :, None] - places[:, None]
     # A decoder looks from its start token too.
-    looking = query if head.stack == "encoder" else query_there
-    counted = key[:, None, :] & looking[:, :, None] & _reach(head, batch)
-    among = lag[(key_there[:, None] & query_there[:, :, None]).expand_as(lag)]
+    looking = queries.shown if head.stack == "encoder" else queries.there
+    counted = keys.shown[:, None, :] & looking[:, :, None] & _seen(batch, head)
+    among = lag[(keys.there[:, None] & queries.there[:, :, None]).expand_as(lag)]
     low, high = int(among.min()), int(among.max())
     if head.stack == "decoder":
         low = 1 if head.kind == "cross" else 0
@@ -221,10 +211,33 @@ def _stacks(head: Head) -> tuple[Stack, Stack]:
     return "encoder" if head.kind == "cross" else head.stack, head.stack
 
 
-def _shown(model: Model, batch: Batch, stack: Stack) -> Tensor:
-    """Mark the tokens of a stack that are neither masked nor special, `[batch, pos]`; words have no special ones."""
-    shown = batch.mask(stack).bool().cpu()
-    return shown & ~batch_values(model, batch, stack).isnan() if model.tokens_are_values else shown
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """The tokens of a stack, `[batch, pos]`: `there` where they are not masked; no `values` where they are words."""
+
+    stack: Stack
+    ids: Tensor
+    there: Tensor
+    values: Tensor | None
+
+    @property
+    def shown(self) -> Tensor:
+        """Mark the tokens that are neither masked nor special; words have no special ones."""
+        return self.there if self.values is None else self.there & ~self.values.isnan()
+
+
+def _tokens(model: Model, batch: Batch, head: Head) -> tuple[_Tokens, _Tokens]:
+    """Return the tokens of a head's keys and of its queries, on the CPU."""
+    keys, queries = (
+        _Tokens(
+            stack,
+            batch.ids(stack).cpu(),
+            batch.mask(stack).bool().cpu(),
+            batch_values(model, batch, stack) if model.tokens_are_values else None,
+        )
+        for stack in _stacks(head)
+    )
+    return keys, queries
 
 
 def _places(model: Model, batch: Batch, stack: Stack) -> Tensor:
@@ -234,22 +247,29 @@ def _places(model: Model, batch: Batch, stack: Stack) -> Tensor:
     return torch.arange(batch.ids(stack).shape[1]).expand(batch.ids(stack).shape)
 
 
-def _reach(head: Head, batch: Batch) -> Tensor:
-    """Mark the keys that a query reaches, `[query, key]`: in a decoder's own attention only itself and earlier ones."""
-    keys, queries = (batch.ids(stack).shape[1] for stack in _stacks(head))
-    seen = torch.ones(queries, keys, dtype=torch.bool)
+def _seen(batch: Batch, head: Head) -> Tensor:
+    """Mark the keys that a query sees, `[batch, query, key]`: not masked nor, in a decoder's own attention, later."""
+    key, query = (batch.mask(stack).bool().cpu() for stack in _stacks(head))
+    seen = query[:, :, None] & key[:, None]
     return seen.tril() if (head.stack, head.kind) == ("decoder", "self") else seen
 
 
-def _values(model: Model, batch: Batch, stack: Stack, row: int | None) -> Floats | None:
-    """Return the values of a row's tokens, or of all rows', which are the same; None where they are words."""
-    if not model.tokens_are_values:
-        return None
-    shown = batch.mask(stack).bool().cpu()
-    values = batch_values(model, batch, stack).double().masked_fill(~shown, torch.nan)
+def _axis(name: str, model: Model, tokens: _Tokens, row: int | None) -> dict[str, Any]:
+    """Return tokens, values and names along an axis of patterns, of one row, or of all rows if their tokens agree."""
+    chosen = slice(None) if row is None else slice(row, row + 1)
+    ids, there = tokens.ids[chosen], tokens.there[chosen]
     # At each position those of the first row that has a token there.
-    rows = shown.long().argmax(0) if row is None else torch.full((shown.shape[1],), row)
-    return values[rows, range(shown.shape[1])].numpy()
+    first = there.long().argmax(0), range(ids.shape[1])
+    axis: dict[str, Any] = {f"{name}_tokens": None, f"{name}_values": None, f"{name}_names": {}}
+    if tokens.values is not None:
+        axis[f"{name}_names"] = model.vocabulary.names(tokens.stack)
+    if bool(((ids == ids[first]) | ~there).all()):
+        known = zip(ids[first].tolist(), there.any(0).tolist(), strict=True)
+        axis[f"{name}_tokens"] = tuple(token if here else None for token, here in known)
+        if tokens.values is not None:
+            values = tokens.values[chosen].double().masked_fill(~there, torch.nan)
+            axis[f"{name}_values"] = values[first].numpy()
+    return axis
 
 
 def _of_one_kind(heads: list[Head]) -> list[Head]:
@@ -257,13 +277,3 @@ def _of_one_kind(heads: list[Head]) -> list[Head]:
     if len(kinds) != 1:
         raise InvalidInput(f"heads of {', '.join(kinds) or 'no kind'}: give heads of one stack and kind.")
     return heads
-
-
-def _common(ids: Tensor, shown: Tensor, row: int | None) -> tuple[int | None, ...] | None:
-    """Return the tokens along an axis, None at padding: of one row, or of all rows if they agree."""
-    chosen = slice(None) if row is None else slice(row, row + 1)
-    ids, shown = ids[chosen], shown[chosen]
-    first = ids[shown.long().argmax(0), range(ids.shape[1])]
-    if not bool(((ids == first) | ~shown).all()):
-        return None
-    return tuple(token if there else None for token, there in zip(first.tolist(), shown.any(0).tolist(), strict=True))

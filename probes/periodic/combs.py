@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from interp.errors import InvalidInput
 from interp.results.result import Floats
 
 LEAST_LAG = 4

@@ -250,16 +250,3 @@ class AttentionSpectrum(Result):
             # Files from before there were decoder-only models do not say.
             "site": str(content.get("site", SITE)),
         }
-
-
-def comb_candidates(steps: int) -> comb.Combs:
-    """Return all combs to try on a context.
-
-    Raises:
-        InvalidInput: a context in which no period comes twice.
-    """
-    if steps < 4 * comb.LEAST_LAG:
-        raise InvalidInput(
-            f"a context of {steps} steps is too short to look for combs: take {4 * comb.LEAST_LAG} or more."
-        )
-    return comb.candidates(steps)

@@ -149,10 +149,19 @@ def _size(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
     heads, counts = np.array([m.size for m in marks], dtype=float), np.array([m.sum() for m in marks])
     constant = counts.sum() / heads.sum() * heads
     none = float(np.polyfit(x, constant, 1)[0])
-    ends = [end + none for end in slope_interval(x, counts - constant)]
+    slope, low, high = slope_interval(x, counts - constant)
+    between = (slope + none, low + none, high + none)
     on, about = f"{len(known)} models", (len(known), covered(known))
     return [
-        Evidence(on, "heads for ten times the parameters (none: at a constant share)", *ends, none, *about),
+        Evidence(
+            on,
+            "heads for ten times the parameters (none: at a constant share)",
+            ends[0],
+            ends[1],
+            ends[2],
+            none,
+            *about,
+        ),
         Evidence(on, "share of heads for ten times the parameters", *slope_interval(x, counts / heads), 0.0, *about),
     ]
 

@@ -32,7 +32,7 @@ from interp.inputs.user_series import read_series
 from interp.models.model import as_model
 from interp.results.by_head import provenance
 from interp.results.result import Floats, frozen
-from interp.results.statistics import interval, q_values
+from interp.results.statistics import q_values
 from interp.validate import whole
 from probes.periodic import combs as comb
 from probes.periodic.context_attention import context_attention

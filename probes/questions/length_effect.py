@@ -29,7 +29,7 @@ from interp.sweeps.grid import axis_values
 from interp.validate import number, whole
 from probes.induction.induction_sweep import induction_rows
 from probes.induction.mosaic import THRESHOLD, induction_mosaic
-from probes.questions.by_seed import Table, over_seeds, seeds_of
+from probes.questions.by_seed import Table, mean_with_interval, seeds_of
 from probes.stimuli.repeated_tokens import repeated_random_tokens
 
 CONDITIONS = ("plain", "apart", "same context", "context alone")

@@ -6,7 +6,7 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its noteb
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def whole_frequencies(name: str, frequencies: Any) -> tuple[int, ...]:
     Raises:
         InvalidInput: others than whole numbers from 1 on.
     """
-    return tuple(whole(name, frequency, 1) for frequency in np.atleast_1d(cast(Any, frequencies)).tolist())
+    return tuple(whole(name, frequency, 1) for frequency in np.atleast_1d(frequencies).tolist())
 
 
 def _numbers(name: str, values: Any) -> Floats:
