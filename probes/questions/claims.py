@@ -156,9 +156,7 @@ def _size(mosaics: Sequence[Mosaic], threshold: float) -> list[Evidence]:
         Evidence(
             on,
             "heads for ten times the parameters (none: at a constant share)",
-            ends[0],
-            ends[1],
-            ends[2],
+            *between,
             none,
             *about,
         ),
