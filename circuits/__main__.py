@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 import typer
+from interp.output.page import check_out
 
 import interp
 from circuits.reports import ablation as ablation_report
@@ -17,7 +18,6 @@ from circuits.reports import discovery as discovery_report
 from circuits.reports import patching as patching_report
 from circuits.reports.pair_names import PAIRS, check_pair_name
 from interp.output.command import Dtype, guarded
-from interp.output.page import check_out
 from probes.plots import write_images
 
 Name = Annotated[str, typer.Option("--model", help="Bundled name, directory or hub name.")]

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from interp.output.page import write_page
 
 from circuits import plots
 from circuits.ablation.curve import AblationCurve, ablation_curve
@@ -19,7 +20,6 @@ from circuits.ablation.self_repair import SelfRepair, self_repair
 from circuits.controls import random_controls, strongest
 from interp import Batch, Model
 from interp.errors import InvalidInput, UnsupportedModel
-from interp.output.page import write_page
 from interp.results.files import write_text
 from interp.validate import whole
 from interp.zoo.benchmark import air_passengers, held_out

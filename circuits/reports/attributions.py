@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from interp.output.folder import Part, write_folder
 
 from circuits import plots
 from circuits.attribution.by_position import AttributionByPosition, attribution_by_position
 from circuits.attribution.direct import DirectAttribution, direct_attribution
 from circuits.attribution.logit_lens import LogitLens, logit_lens
 from interp import Model
-from interp.output.folder import Part, write_folder
 from probes import TimeSeries, repeated_random_tokens, series_batch
 from probes.stimuli import datasets
 from probes.stimuli.pairs import stacks_of, swapped_continuation

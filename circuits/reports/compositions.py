@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from interp.output.page import write_page
 
 from circuits import plots
 from circuits.edges import Edges
@@ -17,7 +18,6 @@ from circuits.weights.induction_candidates import ROUTES, InductionCandidates, f
 from circuits.weights.position_circuit import PositionCircuit, position_circuit
 from circuits.weights.token_circuit import TokenCircuit, token_circuit, token_composition
 from interp import Model
-from interp.output.page import write_page
 from interp.results.by_head import HeadScores
 from interp.results.files import write_text
 from interp.results.result import Floats

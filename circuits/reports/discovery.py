@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pandas as pd
 import plotly.graph_objects as go
+from interp.output.folder import Part, write_folder
 
 from circuits import plots
 from circuits.graph.attribution_patching import attribution_patching
@@ -18,7 +19,6 @@ from circuits.graph.faithfulness_by_size import SizeCurve, faithfulness_by_size
 from circuits.graph.node_outputs import Outside
 from circuits.reports.pair_names import pair_of
 from interp import Model
-from interp.output.folder import Part, write_folder
 from interp.results.files import write_text
 from interp.validate import whole
 from probes import induction_mosaic

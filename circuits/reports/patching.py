@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from interp.output.folder import Part, write_folder
 
 from circuits import plots
 from circuits.patched import PatchedHeads, PatchedPositions
@@ -13,7 +14,6 @@ from circuits.patching import patch_heads, patch_positions
 from circuits.reports.pair_names import PAIRS, pair_of
 from interp import Model
 from interp.names import Site, Stack
-from interp.output.folder import Part, write_folder
 from probes.stimuli.pairs import stacks_of
 
 WIDTH = 1080

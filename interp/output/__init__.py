@@ -1,1 +1,1 @@
-"""What people look at: pages, figures' style, commands."""
+"""What people look at: reports, the commands made of them, and the style of figures."""

@@ -1,47 +1,45 @@
 """The mosaic report: what `python -m probes mosaic` prints and writes."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
-import plotly.graph_objects as go
 
+from interp import Model
 from interp.errors import InvalidInput
-from interp.output.page import check_out, file_name, write_page
+from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import heads_of, label, short, unique
-from interp.results.files import write_text
 from probes import plots
-from probes.induction.mosaic import THRESHOLD, Mosaic
+from probes.induction.mosaic import THRESHOLD, Mosaic, induction_mosaic
 
 
 def induction_heads(mosaic: Mosaic, threshold: float = THRESHOLD) -> pd.DataFrame:
-    """The table of induction heads, strongest first.
+    """List the induction heads of a mosaic, strongest first.
 
     Args:
-        mosaic: whose heads.
-        threshold: from which score on a head counts.
+        mosaic: the scores to look in.
+        threshold: the least score of an induction head.
 
     Returns:
-        One row a head: model, head, kind, score, standard error, lift, attention to EOS.
+        One row per head: model, head, kind, score, standard error, lift, attention to EOS.
     """
     frame = mosaic.to_frame().set_index("head")
     rows = [
         {
             "model": short(mosaic.name),
-            "head": str(found.address),
-            "kind": label(found.kind),
-            "score": found.score,
-            "stderr": frame.loc[str(found.address), f"{found.kind}_stderr"],
-            "lift": frame.loc[str(found.address), "lift"],
-            "EOS": frame.loc[str(found.address), "eos"],
+            "head": str(head.address),
+            "kind": label(head.kind),
+            "score": head.score,
+            "stderr": frame.loc[str(head.address), f"{head.kind}_stderr"],
+            "lift": frame.loc[str(head.address), "lift"],
+            "EOS": frame.loc[str(head.address), "eos"],
         }
-        for found in mosaic.heads(threshold)
+        for head in mosaic.heads(threshold)
     ]
     return pd.DataFrame(rows, columns=["model", "head", "kind", "score", "stderr", "lift", "EOS"])
 
 
 def mosaic_summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> pd.DataFrame:
-    """One row a model: counts, shares, accuracy of the continuation, dtype."""
+    """Summarise mosaics, one row per model: counts, shares, accuracy of the continuation, dtype."""
     rows = []
     for mosaic in mosaics:
         counts = mosaic.counts(threshold)
@@ -62,62 +60,95 @@ def mosaic_summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> p
     return pd.DataFrame(rows)
 
 
-def figures(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> dict[str, go.Figure]:
-    """The report's figures by name: a mosaic a model, counts, layers, occurrences."""
-    names = unique([m.name for m in mosaics])
-    made = {f"mosaic-{name}": plots.mosaic(m, threshold=threshold) for name, m in zip(names, mosaics, strict=True)}
-    made["counts"] = plots.head_counts(mosaics, threshold=threshold)
-    made["layers"] = plots.head_layers(mosaics, threshold=threshold)
-    for name, m in zip(names, mosaics, strict=True):
-        made[f"occurrences-{name}"] = plots.attention_by_occurrence(m, threshold=threshold)
-    return made
-
-
-def write_report_page(path: str | Path, mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> Path:
-    """One self-contained HTML page with the figures and the tables of some mosaics.
+def mosaic(
+    models: Iterable[Model],
+    *,
+    sequence_length: int = 10,
+    repetitions: int = 2,
+    num_unique_sequences: int = 1,
+    extension: int = 0,
+    sub_extension: int = 1,
+    batch_size: int = 100,
+    vocab_range: tuple[int, int] | None = None,
+    unique: bool = False,
+    min_gap: int = 0,
+    prefix: int = 0,
+    seed: int = 0,
+    threshold: float = THRESHOLD,
+) -> Report:
+    """Measure the induction mosaic of some models: page, pictures, JSON and table.
 
     Args:
-        path: where to.
-        mosaics: one a model.
-        threshold: from which score on a head counts.
+        models: the models to set side by side.
+        sequence_length: Tokens in each random sequence.
+        repetitions: How often the sequences come before the query.
+        num_unique_sequences: Different sequences in a row.
+        extension: How many of them come once more after the repetitions.
+        sub_extension: How many tokens of the next one come after that.
+        batch_size: Rows of tokens.
+        vocab_range: First and last token id; by default those of values within +-1.01. The tutorial on GPT-2 has
+            1000 9999.
+        unique: Draw tokens without replacement within a row.
+        min_gap: Smallest distance in bins between tokens of a row's sequences.
+        prefix: Number of random tokens in front.
+        seed: Seed of the tokens.
+        threshold: Least score of an induction head.
+    """
+    mosaics = [
+        induction_mosaic(
+            model,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            repetitions=repetitions,
+            num_unique_sequences=num_unique_sequences,
+            extension=extension,
+            sub_extension=sub_extension,
+            vocab_range=vocab_range,
+            unique=unique,
+            min_gap=min_gap,
+            prefix=prefix,
+            seed=seed,
+        )
+        for model in models
+    ]
+    return mosaic_report(mosaics, threshold)
 
-    Returns:
-        The path.
+
+def mosaic_report(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> Report:
+    """Lay out mosaics that were measured before.
+
+    Args:
+        mosaics: one per model.
+        threshold: the least score of an induction head.
 
     Raises:
-        InvalidInput: no mosaics, or the directory does not exist.
+        InvalidInput: no mosaics.
     """
     if not mosaics:
         raise InvalidInput("no mosaics to report: give at least one.")
-    used = ", ".join(sorted({str(m.provenance.get("dtype")) for m in mosaics}))
-    text = (
+    names = unique([m.name for m in mosaics])
+    dtypes = ", ".join(sorted({str(m.provenance.get("dtype")) for m in mosaics}))
+    words = (
         f"Attention of the {heads_of(m.site for m in mosaics)} from a repeated token to its last earlier occurrence "
-        f"(current token) and to the position after it (token to right). Computed in {used}. "
+        f"(current token) and to the position after it (token to right). Computed in {dtypes}. "
         f"Heads with a score of at least {threshold:g} count as induction heads."
     )
-    parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = [("Models", text, mosaic_summary(mosaics, threshold))]
-    for name, figure in figures(mosaics, threshold).items():
-        parts.append((name.replace("-", ": ", 1).capitalize(), "", figure))
-    heads = pd.concat([induction_heads(m, threshold) for m in mosaics], ignore_index=True)
-    parts.append(("Induction heads", "", heads))
-    return write_page(path, "Induction mosaic", parts)
-
-
-def write_report(out: str | Path, mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> list[Path]:
-    """The page, the mosaics as JSON and the table as CSV; `write_images` draws the pictures.
-
-    Args:
-        out: a directory; it is made if it is not there.
-        mosaics: one a model.
-        threshold: from which score on a head counts.
-
-    Returns:
-        The files written.
-    """
-    folder = check_out(out)
-    written = [write_report_page(folder / "induction_mosaic.html", mosaics, threshold)]
-    for name, mosaic in zip(unique([m.name for m in mosaics]), mosaics, strict=True):
-        written.append(mosaic.save(folder / f"mosaic-{file_name(name)}.json"))
-    table = pd.concat([induction_heads(m, threshold) for m in mosaics], ignore_index=True)
-    written.append(write_text(folder / "induction_heads.csv", table.to_csv(index=False)))
-    return written
+    summary = mosaic_summary(mosaics, threshold)
+    tables = [induction_heads(m, threshold) for m in mosaics]
+    briefs = [as_text(t) if len(t) else f"{m.name}: no induction heads" for m, t in zip(mosaics, tables, strict=True)]
+    sections = [Section("mosaic_summary", "Models", words, table=summary)]
+    for name, m in zip(names, mosaics, strict=True):
+        figure = plots.mosaic(m, threshold=threshold)
+        sections.append(Section(f"mosaic-{file_name(name)}", f"Mosaic: {name}", figure=figure))
+    sections += [
+        Section("counts", "Counts", figure=plots.head_counts(mosaics, threshold=threshold)),
+        Section("layers", "Layers", figure=plots.head_layers(mosaics, threshold=threshold)),
+    ]
+    for name, m in zip(names, mosaics, strict=True):
+        figure = plots.attention_by_occurrence(m, threshold=threshold)
+        sections.append(Section(f"occurrences-{file_name(name)}", f"Occurrences: {name}", figure=figure))
+    heads = pd.concat(tables, ignore_index=True)
+    brief = "\n\n".join([*briefs, as_text(summary)])
+    sections.append(Section("induction_heads", "Induction heads", table=heads, brief=brief))
+    results = {f"mosaic-{file_name(name)}.json": m for name, m in zip(names, mosaics, strict=True)}
+    return Report("induction_mosaic", "Induction mosaic", sections, results)

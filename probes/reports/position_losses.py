@@ -1,128 +1,113 @@
 """The report on a random sequence given twice: what `python -m probes losses` prints and writes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from interp import Model
 from interp.errors import InvalidInput
-from interp.output.page import check_out, file_name, write_page
-from interp.output.style import heads_of, short, unique
-from interp.results.files import write_text
+from interp.output.report import Report, Section, as_text, file_name
+from interp.output.style import heads_of, short
 from probes import plots
 from probes.induction.induction_scores import InductionScores, induction_scores
 from probes.induction.mosaic import THRESHOLD
 from probes.induction.position_loss import PositionLoss, position_loss
 
-
-@dataclass(frozen=True, eq=False)
-class Repeats:
-    """What one model does on a random sequence given again: its loss, the control's, and its heads."""
-
-    loss: PositionLoss
-    control: PositionLoss
-    scores: InductionScores
+SHOWN = 12
+"""How many rows of the losses by position the page shows; the CSV holds all."""
 
 
-def repeats(
-    model: Model, *, sequence_length: int = 50, repetitions: int = 2, site: str = "decoder.self", **stimulus: Any
-) -> Repeats:
-    """The loss by position and the heads' scores, and as the control the loss on as many tokens without a repeat.
-
-    Args:
-        model: the model.
-        sequence_length: tokens in the sequence.
-        repetitions: how often it is given, 2 or more.
-        site: of which heads.
-        stimulus: other parameters of `repeated_sequences`.
-
-    Returns:
-        All three.
-    """
-    # The heads first: they ask for what repeats, before the loss is taken of what does not.
-    scores = induction_scores(model, site=site, sequence_length=sequence_length, repetitions=repetitions, **stimulus)
-    loss = position_loss(model, sequence_length=sequence_length, repetitions=repetitions, **stimulus)
-    control = position_loss(model, sequence_length=sequence_length * repetitions, repetitions=1, **stimulus)
-    return Repeats(loss, control, scores)
-
-
-def loss_table(found: Sequence[Repeats]) -> pd.DataFrame:
-    """One row a model, stimulus and part: the halves and the drop, with 95 % intervals over rows."""
-    tables = [
-        result.summary().assign(model=short(result.name), tokens=tokens)
-        for one in found
-        for tokens, result in (("repeated", one.loss), ("not repeated", one.control))
-    ]
-    table: Any = pd.concat(tables, ignore_index=True)
-    return table[["model", "tokens", "part", "loss", "low", "high", "n"]]
-
-
-def head_table(found: Sequence[Repeats]) -> pd.DataFrame:
-    """All heads, the strongest of each model first."""
-    frames = [one.scores.to_frame().sort_values("induction", ascending=False, kind="stable") for one in found]
-    return pd.concat(frames, ignore_index=True)
-
-
-def figures(found: Sequence[Repeats], threshold: float = THRESHOLD) -> dict[str, go.Figure]:
-    """The report's figures by name: losses by position, and the scores of each model's heads."""
-    made = {"losses": plots.position_loss([side for one in found for side in (one.loss, one.control)])}
-    for name, one in zip(unique([one.scores.name for one in found]), found, strict=True):
-        made[f"scores-{name}"] = plots.induction_scores(one.scores, threshold=threshold)
-    return made
-
-
-def write_report(out: str | Path, found: Sequence[Repeats], threshold: float = THRESHOLD) -> list[Path]:
-    """The page, the results as JSON and the tables as CSV; `write_images` draws the pictures.
+def losses(
+    models: Iterable[Model],
+    *,
+    sequence_length: int = 50,
+    repetitions: int = 2,
+    batch_size: int = 10,
+    vocab_range: tuple[int, int] | None = None,
+    unique: bool = False,
+    bos: int | None = None,
+    site: str = "decoder.self",
+    seed: int = 0,
+    threshold: float = THRESHOLD,
+) -> Report:
+    """Measure losses by position, and the heads that look back, on a random sequence given twice.
 
     Args:
-        out: a directory, made if it is not there, or an `.html` file for the page alone.
-        found: what `repeats` gave, one a model.
-        threshold: from which score on a head is ringed.
-
-    Returns:
-        The files written.
+        models: the models to set side by side.
+        sequence_length: Tokens in the sequence.
+        repetitions: How often the sequence comes, twice or more.
+        batch_size: Rows of tokens.
+        vocab_range: First and last token id; by default those of values within +-1.01. The tutorial on GPT-2 has
+            1000 9999.
+        unique: Draw tokens without replacement within a row.
+        bos: A token in front, for a decoder-only model.
+        site: The self-attention heads to score.
+        seed: Seed of the tokens.
+        threshold: Score from which a head is ringed in the figure.
 
     Raises:
-        InvalidInput: no models, or a place that cannot be written.
+        InvalidInput: no models.
     """
-    if not found:
+    stimulus: dict[str, Any] = {
+        "batch_size": batch_size, "vocab_range": vocab_range, "unique": unique, "bos": bos, "seed": seed,
+    }  # fmt: skip
+    scores: list[InductionScores] = []
+    repeated: list[PositionLoss] = []
+    controls: list[PositionLoss] = []
+    for model in models:
+        # The heads come first: they refuse a stimulus without a repeat before losses are computed.
+        sizes = {"sequence_length": sequence_length, "repetitions": repetitions}
+        scores.append(induction_scores(model, site=site, **sizes, **stimulus))
+        repeated.append(position_loss(model, **sizes, **stimulus))
+        as_long = {"sequence_length": sequence_length * repetitions, "repetitions": 1}
+        controls.append(position_loss(model, **as_long, **stimulus))
+    if not scores:
         raise InvalidInput("no models to report: give at least one.")
-    folder = check_out(out)
-    alone = folder.suffix.lower() == ".html"
-    losses, heads = loss_table(found), head_table(found)
-    n = found[0].scores.sequence_length
-    words = {
-        "losses": "Cross-entropy of each next token on a random sequence given again, and on as many random tokens "
-        "without a repeat. From the dashed line on, the current token has been seen before, and what followed it then "
-        "comes again. A decoder whose encoder reads all tokens first can copy from the start, so no drop is expected.",
-        "scores": f"Mean attention of the {heads_of(one.scores.site for one in found)}: {n - 1} back, to what "
-        f"followed the token the last time, from the second repetition on; the same with query {n - 1} too, as in "
-        f"the tutorial; to the token before; {n} back, to the same token.",
-    }
-    parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = [
-        (name.replace("-", ": ", 1).capitalize(), words[name.partition("-")[0]], figure)
-        for name, figure in figures(found, threshold).items()
+    names = [file_name(name) for name in unique([result.name for result in scores])]
+    sides = [
+        (tokens, loss)
+        for pair in zip(repeated, controls, strict=True)
+        for tokens, loss in zip(("repeated", "not repeated"), pair, strict=True)
     ]
-    parts.insert(1, ("Losses before and after", "", losses))
-    parts.append(("Heads", "Strongest first.", heads))
-    page = write_page(folder if alone else folder / "losses.html", "A sequence given twice", parts)
-    if alone:
-        return [page]
-    by_position = pd.concat(
-        [
-            side.to_frame().assign(tokens=tokens)
-            for one in found
-            for tokens, side in (("repeated", one.loss), ("not repeated", one.control))
-        ]
+    summaries = [loss.summary().assign(model=short(loss.name), tokens=tokens) for tokens, loss in sides]
+    summary: Any = pd.concat(summaries, ignore_index=True)
+    summary = summary[["model", "tokens", "part", "loss", "low", "high", "n"]]
+    by_position = pd.concat([loss.to_frame().assign(tokens=tokens) for tokens, loss in sides])
+    strongest = [result.to_frame().sort_values("induction", ascending=False, kind="stable") for result in scores]
+    heads: Any = pd.concat(strongest, ignore_index=True)
+    n = scores[0].sequence_length
+    words = (
+        f"Mean attention of the {heads_of(result.site for result in scores)}: {n - 1} back, to what followed the "
+        f"token the last time, from the second repetition on; the same with query {n - 1} too, as in the tutorial; "
+        f"to the token before; {n} back, to the same token."
     )
-    tables = {"losses": by_position, "loss_summary": losses, "induction_scores": heads}
-    written = [page, *(write_text(folder / f"{name}.csv", t.to_csv(index=False)) for name, t in tables.items())]
-    for name, one in zip(unique([one.scores.name for one in found]), found, strict=True):
-        written.append(one.loss.save(folder / f"loss-{file_name(name)}.json"))
-        written.append(one.control.save(folder / f"loss-control-{file_name(name)}.json"))
-        written.append(one.scores.save(folder / f"scores-{file_name(name)}.json"))
-    return written
+    columns = ["model", "head", "induction", "previous_token", "duplicate_token"]
+    brief = as_text(heads[columns].groupby("model", sort=False).head(8))
+    sections = [
+        Section(
+            "losses",
+            "Losses",
+            "Cross-entropy of each next token on a random sequence given again, and on as many random tokens without "
+            "a repeat. From the dashed line on, the current token has been seen before, and what followed it then "
+            "comes again. A decoder whose encoder reads all tokens first can copy from the start, so no drop is "
+            "expected.",
+            figure=plots.position_loss([loss for _, loss in sides]),
+            table=by_position,
+            shown=by_position.head(SHOWN),
+            note=f"The first {SHOWN} rows.",
+        ),
+        Section("loss_summary", "Losses before and after", table=summary),
+    ]
+    for name, result in zip(names, scores, strict=True):
+        figure = plots.induction_scores(result, threshold=threshold)
+        sections.append(Section(f"scores-{name}", f"Scores: {name}", words, figure=figure))
+    sections.append(
+        Section("induction_scores", "Heads", "Strongest first.", table=heads, brief=f"{brief}\n\n{as_text(summary)}")
+    )
+    results = {
+        f"{kind}-{name}.json": result
+        for kind, of_kind in {"loss": repeated, "loss-control": controls, "scores": scores}.items()
+        for name, result in zip(names, of_kind, strict=True)
+    }
+    return Report("losses", "A sequence given twice", sections, results)

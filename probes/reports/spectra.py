@@ -1,86 +1,147 @@
 """The multisine report: what `python -m probes multisine` prints and writes."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from interp.errors import InvalidInput
-from interp.output.page import check_out, file_name, write_page
+from interp import Model
+from interp.errors import InvalidInput, nearest
+from interp.output.command import decimals
+from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import heads_of, short, unique
-from interp.results.files import write_text
 from probes import plots
+from probes.periodic.context_attention import attention_spectrum
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum
+from probes.questions.agreement import PUBLISHED
+from probes.stimuli import datasets
+from probes.stimuli.periodic_series import multisine as make_multisine
+from probes.stimuli.time_series import TimeSeries
 
 
-def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> pd.DataFrame:
-    """All heads of some models, the surest combs first: spacing, period, strength, p and q."""
-    tables = [
-        found.to_frame().sort_values(["q", "strength"], ascending=[True, False]).assign(model=short(spectrum.name))
-        for spectrum, found in zip(spectra, combs, strict=True)
-    ]
-    table: Any = pd.concat(tables, ignore_index=True)
-    return table[["model", "head", "spacing", "period", "strength", "p_permuted", "p_blocks", "p_shuffled", "p", "q"]]
-
-
-def figures(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> dict[str, go.Figure]:
-    """The report's figures by name: spectra with a menu, and by model the second spectrum, combs and attention."""
-    # By amplitude one would see heads with all attention on one step, whose spectra are flat.
-    offered = [[head.address for head in found.heads()[:8]] or None for found in combs]
-    made = {"spectra": plots.attention_spectrum(spectra, heads=offered)}
-    for name, spectrum, found in zip(unique([s.name for s in spectra]), spectra, combs, strict=True):
-        best = found.heads()[0].address if found.heads() else None
-        made[f"second-{name}"] = plots.second_spectrum(spectrum, best)
-        made[f"combs-{name}"] = plots.combs(found)
-        made[f"attention-{name}"] = plots.attention_over_series(spectrum)
-    return made
-
-
-def write_report(out: str | Path, spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> list[Path]:
-    """The page, the spectra as JSON and the combs as CSV; `write_images` draws the pictures.
-
-    Args:
-        out: a directory, made if it is not there, or an `.html` file for the page alone.
-        spectra: one a model, of one series.
-        combs: of each of them.
-
-    Returns:
-        The files written.
+def check_series_name(option: str, name: str) -> str:
+    """Return the name of a real series, or nothing for none.
 
     Raises:
-        InvalidInput: no spectra, or a place that cannot be written.
+        InvalidInput: there is no such series.
+    """
+    if name and name not in datasets.__all__:
+        near = nearest(name, datasets.__all__)
+        raise InvalidInput(f"--{option} {name}: there are {', '.join(datasets.__all__)}.{near}")
+    return name
+
+
+def multisine(
+    models: Iterable[Model],
+    *,
+    frequencies: Annotated[Sequence[float], decimals] = PUBLISHED[0],
+    amplitudes: Annotated[Sequence[float], decimals] = (),
+    phases: Annotated[Sequence[float], decimals] = (0,),
+    duration: float = 3.0,
+    steps: int = 301,
+    series: Annotated[str, check_series_name] = "",
+    num_decoder: int = 0,
+    shuffles: int = 99,
+    seed: int = 0,
+) -> Report:
+    """Measure attention over a multisine or a real series, its spectrum, and combs in the spectrum.
+
+    Args:
+        models: the models to set side by side.
+        frequencies: Frequencies of the components in Hz, as 9,15,24.
+        amplitudes: One amplitude for all components or one per component; the published ones, or 1, by default.
+        phases: Phases in radians; likewise.
+        duration: Length of the series in seconds.
+        steps: Number of points.
+        series: A real series instead: air_passengers, el_nino, mauna_loa_co2 or sunspots.
+        num_decoder: How many of the last values the decoder gets.
+        shuffles: Runs with the context shuffled, for the chance level of combs.
+        seed: Seed of the shuffles.
+
+    Raises:
+        InvalidInput: options of a multisine beside a real series, or a multisine that cannot be made.
+    """
+    published = tuple(frequencies) == tuple(PUBLISHED[0])
+    if series and not (published and not amplitudes and tuple(phases) == (0,) and (duration, steps) == (3.0, 301)):
+        raise InvalidInput(f"--series {series} is a real series: leave out the options that make a multisine.")
+    heights = amplitudes or (PUBLISHED[1] if published else (1.0,))
+    if series:
+        stimulus: TimeSeries = getattr(datasets, series)()
+    else:
+        stimulus = make_multisine(
+            frequencies, heights if len(heights) > 1 else heights[0], phases if len(phases) > 1 else phases[0],
+            duration=duration, steps=steps,
+        )  # fmt: skip
+    spectra = [
+        attention_spectrum(model, stimulus, num_decoder=num_decoder, shuffles=shuffles, seed=seed) for model in models
+    ]
+    return spectra_report(spectra, [spectrum.comb(seed=seed) for spectrum in spectra])
+
+
+def spectra_report(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> Report:
+    """Lay out spectra that were measured before.
+
+    Args:
+        spectra: one per model, all of one series.
+        combs: the combs of each spectrum.
+
+    Raises:
+        InvalidInput: no spectra.
     """
     if not spectra:
         raise InvalidInput("no spectra to report: give at least one.")
-    folder = check_out(out)
-    alone = folder.suffix.lower() == ".html"
     table = comb_table(spectra, combs)
-    series = spectra[0].series
-    text = (
-        f"Attention of {heads_of(s.site for s in spectra)} over {series.name} from decoder position "
-        f"{spectra[0].position}, EOS left out, and the magnitudes of its FFT. The constant part is kept in the "
-        "spectra and left out of the search for combs. The menu picks model and head."
-    )
-    words = {
-        "spectra": text,
-        "second": "The FFT of the one-sided magnitudes: a comb of peaks at even distances shows at one over them.",
-        "combs": "Strength of the best comb: 1 if the spectrum is periodic and nothing else, 0 as by chance; its "
-        "spacing stands in the cell where it is beyond chance over heads (q of at most 5 %), against the attention "
-        "permuted over positions, permuted in blocks, and against the model on the shuffled context.",
-        "attention": "One head of each layer over the series.",
-    }
-    parts: list[tuple[str, str, go.Figure | pd.DataFrame]] = [
-        (name.replace("-", ": ", 1).capitalize(), words[name.partition("-")[0]], figure)
-        for name, figure in figures(spectra, combs).items()
+    # By amplitude the menu would offer heads with all attention on one step, whose spectra are flat.
+    offered = [[head.address for head in comb.heads()[:8]] or None for comb in combs]
+    sections = [
+        Section(
+            "spectra",
+            "Spectra",
+            f"Attention of {heads_of(s.site for s in spectra)} over {spectra[0].series.name} from decoder position "
+            f"{spectra[0].position}, EOS left out, and the magnitudes of its FFT. The constant part is kept in the "
+            "spectra and left out of the search for combs. The menu picks model and head.",
+            figure=plots.attention_spectrum(spectra, heads=offered),
+        )
     ]
-    parts.append(("Combs by head", "Surest first, then strongest.", table))
-    page = write_page(folder if alone else folder / "multisine.html", "Attention spectra", parts)
-    if alone:
-        return [page]
-    written = [page, write_text(folder / "combs.csv", table.to_csv(index=False))]
-    for name, spectrum in zip(unique([s.name for s in spectra]), spectra, strict=True):
-        written.append(spectrum.save(folder / f"spectrum-{file_name(name)}.json"))
-    return written
+    names = [file_name(name) for name in unique([s.name for s in spectra])]
+    for name, spectrum, comb in zip(names, spectra, combs, strict=True):
+        best = comb.heads()[0].address if comb.heads() else None
+        sections += [
+            Section(
+                f"second-{name}",
+                f"Second spectrum: {name}",
+                "The FFT of the one-sided magnitudes: a comb of peaks at even distances shows as a peak at one over "
+                "that distance.",
+                figure=plots.second_spectrum(spectrum, best),
+            ),
+            Section(
+                f"combs-{name}",
+                f"Combs: {name}",
+                "Strength of the best comb: 1 if the spectrum is periodic and nothing else, 0 by chance. The spacing "
+                "stands in the cell where the comb is beyond chance over heads (q of at most 5 %), against the "
+                "attention permuted over positions, permuted in blocks, and against the model on the shuffled context.",
+                figure=plots.combs(comb),
+            ),
+            Section(
+                f"attention-{name}",
+                f"Attention: {name}",
+                "One head of each layer over the series.",
+                figure=plots.attention_over_series(spectrum),
+            ),
+        ]
+    brief = as_text(table.groupby("model", sort=False).head(8))
+    note = "The surest combs first, then the strongest."
+    sections.append(Section("combs", "Combs by head", note, table=table, brief=brief))
+    results = {f"spectrum-{name}.json": spectrum for name, spectrum in zip(names, spectra, strict=True)}
+    return Report("multisine", "Attention spectra", sections, results)
+
+
+def comb_table(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> Any:
+    """List all heads of some models, the surest combs first: spacing, period, strength, p and q."""
+    tables = [
+        comb.to_frame().sort_values(["q", "strength"], ascending=[True, False]).assign(model=short(spectrum.name))
+        for spectrum, comb in zip(spectra, combs, strict=True)
+    ]
+    table: Any = pd.concat(tables, ignore_index=True)
+    return table[["model", "head", "spacing", "period", "strength", "p_permuted", "p_blocks", "p_shuffled", "p", "q"]]

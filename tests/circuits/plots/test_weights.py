@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from interp.output.page import write_page
 from typer.testing import CliRunner
 
 import circuits
@@ -19,7 +20,6 @@ from circuits.plots.stacks import WIRE, spot
 from circuits.reports import compositions as composition
 from circuits.weights.composition_scores import CompositionScores
 from interp.models.weights.factored import FactoredMatrix
-from interp.output.page import write_page
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.tolerance import FORWARD, close
 
