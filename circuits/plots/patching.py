@@ -21,15 +21,17 @@ SMALL = 160
 """Up to how many cells are annotated with their number."""
 
 
-def patched_heads(patched: PatchedHeads, *, show: Show = "share") -> go.Figure:
+def patched_heads(patched: PatchedHeads, *, show: Show = "share", denoising: bool = False) -> go.Figure:
     """What patching each head alone does, layers down and heads across, one panel a kind and site.
 
     Args:
         patched: what `patch_heads` gave.
         show: the share of what the whole corruption does, or the effect in the metric's unit.
+        denoising: whether the run was on the corrupt input, with heads of the clean one, so that `patched.clean` is
+            of the corrupt input.
 
     Returns:
-        The figure; red is towards the corrupt input's value, on one scale with white at nothing.
+        The figure; red is towards the value of the other input, on one scale with white at nothing.
 
     Raises:
         InvalidInput: another result, or another thing to show.
@@ -65,8 +67,8 @@ def patched_heads(patched: PatchedHeads, *, show: Show = "share") -> go.Figure:
     figure.update_yaxes(title="layer", col=1)
     return styled(
         figure,
-        "One head patched at a time",
-        _about(patched),
+        f"One head {'restored' if denoising else 'patched'} at a time",
+        _about(patched, ("corrupt", "clean") if denoising else ("clean", "corrupt")),
         coloraxis=_color(patched, show, shown),
         width=max(640, 190 + columns * max(330, 42 * heads)),
         height=200 + tall * rows + 85 * (rows - 1),
@@ -196,11 +198,13 @@ def _color(patched: Patched, show: Show, shown: Floats) -> dict[str, Any]:
     return {"colorscale": towards, "cmin": -largest, "cmax": largest, "colorbar": {"title": title}}
 
 
-def _about(patched: Patched) -> str:
+def _about(patched: Patched, inputs: tuple[str, str] = ("clean", "corrupt")) -> str:
+    """Name the metric on the input that runs and on the one that is patched in."""
     name = short(str(patched.provenance.get("model", "")))
+    run, other = inputs
     return (
-        f"{name}; {label(patched.metric)}: {patched.clean.mean():.3g} on clean, {patched.corrupt.mean():.3g} "
-        f"on corrupt, {len(patched.clean)} row{'s' * (len(patched.clean) > 1)}; red: towards corrupt"
+        f"{name}; {label(patched.metric)}: {patched.clean.mean():.3g} on {run}, {patched.corrupt.mean():.3g} "
+        f"on {other}, {len(patched.clean)} row{'s' * (len(patched.clean) > 1)}; red: towards {other}"
     )
 
 

@@ -1,71 +1,54 @@
 """The circuit report: what `python -m circuits discover` runs, prints and writes."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import pandas as pd
-import plotly.graph_objects as go
-from interp.output.folder import Part, write_folder
 
 from circuits import plots
 from circuits.graph.attribution_patching import attribution_patching
-from circuits.graph.circuit import Circuit
 from circuits.graph.circuit_summary import circuit_summary
-from circuits.graph.discovery import INTEGRATED, discover
-from circuits.graph.edge_scores import EdgeScores
-from circuits.graph.evaluation import CircuitReport, evaluate
-from circuits.graph.faithfulness_by_size import SizeCurve, faithfulness_by_size
+from circuits.graph.discovery import INTEGRATED
+from circuits.graph.discovery import discover as find_circuit
+from circuits.graph.evaluation import evaluate
+from circuits.graph.faithfulness_by_size import faithfulness_by_size
 from circuits.graph.node_outputs import Outside
-from circuits.reports.pair_names import pair_of
+from circuits.reports.pair_names import check_pair_name, pair_of
 from interp import Model
-from interp.results.files import write_text
+from interp.output.report import Report, Section, as_text
 from interp.validate import whole
 from probes import induction_mosaic
-from probes.induction.mosaic import Mosaic
 
 OUTSIDE: tuple[Outside, ...] = get_args(Outside)
 
 SHOWN = 20
-"""How many of a table's rows are on the page; all are in the CSV."""
+"""How many rows of the edges by score the page shows; the CSV holds all."""
+
+HEADS = (
+    "head", "copying", "matching", "preferred_distance", "current_token", "token_to_right", "edges_in", "edges_out",
+)  # fmt: skip
+"""The columns of the table of heads that the page and the command show."""
 
 
-@dataclass(frozen=True, eq=False)
-class DiscoveryReport:
-    """Everything the page shows; `evaluations` are by what edges outside carry, on other rows than it was found on."""
-
-    pair: str
-    mosaic: Mosaic
-    scores: EdgeScores
-    circuit: Circuit
-    evaluations: dict[str, CircuitReport]
-    sizes: SizeCurve
-    summary: pd.DataFrame
-
-
-def run_report(
+def discover(
     model: Model,
     *,
-    pair: str = "another_sequence",
+    pair: Annotated[str, check_pair_name] = "another_sequence",
     edges: int = 40,
     controls: int = 20,
     batch_size: int = 30,
     seed: int = 0,
     progress: bool = True,
-) -> DiscoveryReport:
-    """Find a circuit on one seed and hold it against the model and random circuits on the next.
+) -> Report:
+    """Find the edges that carry the behaviour, and compare them with the model and random circuits on other rows.
 
     Args:
-        model: the model.
-        pair: how the corrupt input differs, one of `circuits.reports.pair_names.PAIRS`.
-        edges: how many are wanted.
-        controls: random circuits of each kind.
-        batch_size: rows that it is found on, and as many others that it is tested on.
-        seed: of the tokens and corruption that it is found on; it is tested on those of the next.
-        progress: whether to show progress bars.
-
-    Returns:
-        The results.
+        model: the model to run.
+        pair: How the corrupt input differs: another_sequence, swapped_continuation, shuffled_occurrences or
+            shifted_values.
+        edges: Number of edges to find.
+        controls: Random circuits of each kind.
+        batch_size: Rows to find the circuit on; as many others test it.
+        seed: The circuit is found on this seed and tested on the next.
 
     Raises:
         InvalidInput: another pair; sizes that are too small; more edges than the model has; a model in float16; or a
@@ -74,7 +57,7 @@ def run_report(
     whole("controls", controls, 0)
     found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i, model=model) for i in range(2))
     (clean, corrupt), metric = found_on
-    circuit = discover(model, clean, corrupt, metric, edges=edges, progress=progress)
+    circuit = find_circuit(model, clean, corrupt, metric, edges=edges, progress=progress)
     scores = attribution_patching(model, clean, corrupt, metric, integrated=INTEGRATED, seed=seed, progress=progress)
     (clean, corrupt), metric = tested_on
     evaluations = {
@@ -84,134 +67,91 @@ def run_report(
         for outside in OUTSIDE
     }
     mosaic = induction_mosaic(model, clean)
-    return DiscoveryReport(
-        pair=pair,
-        mosaic=mosaic,
-        scores=scores,
-        circuit=circuit,
-        evaluations=evaluations,
-        sizes=faithfulness_by_size(model, scores, clean, corrupt, metric, seed=seed, progress=progress),
-        summary=circuit_summary(model, circuit, mosaic=mosaic),
-    )
+    sizes = faithfulness_by_size(model, scores, clean, corrupt, metric, seed=seed, progress=progress)
+    summary = circuit_summary(model, circuit, mosaic=mosaic)
+    resampled = evaluations["resample"]
 
-
-def figures(report: DiscoveryReport) -> dict[str, go.Figure]:
-    """The report's figures by name."""
-    return {
-        "circuit": plots.circuit(
-            report.circuit, report.evaluations["resample"], mosaic=report.mosaic, summary=report.summary
+    rows = [result.summary().assign(outside=outside) for outside, result in evaluations.items()]
+    evaluation: Any = pd.concat(rows, ignore_index=True)
+    evaluation = evaluation[["outside", "what", "value", "low", "high", "bounds"]]
+    heads: Any = summary.reindex(columns=list(HEADS))
+    by_score = scores.to_frame()
+    agreement = pd.DataFrame([{"edges": len(scores.sampled), **scores.agreement}])
+    sections = [
+        Section(
+            "circuit",
+            "The circuit",
+            "The circuit was found on one set of rows; the figure shows what each edge adds on others. Layers go "
+            "upwards, an encoder to the left; the colour says what an edge feeds.",
+            figure=plots.circuit(circuit, resampled, mosaic=mosaic, summary=summary),
+            brief=f"{circuit}\n\n{scores}",
         ),
-        "evaluation": plots.circuit_report(report.evaluations),
-        "sizes": plots.faithfulness_by_size(report.sizes, report.evaluations["resample"]),
-        "agreement": plots.estimate_against_patch(report.scores),
-    }
-
-
-def tables(report: DiscoveryReport) -> dict[str, pd.DataFrame]:
-    """The report's tables by name."""
-    evaluation: Any = pd.concat(
-        [found.summary().assign(outside=outside) for outside, found in report.evaluations.items()], ignore_index=True
-    )
-    agreement = {"edges": len(report.scores.sampled), **report.scores.agreement}
-    return {
-        "evaluation": evaluation[["outside", "what", "value", "low", "high", "bounds"]],
-        "circuit_edges": report.evaluations["resample"].to_frame(),
-        "sizes": report.sizes.to_frame(),
-        "agreement": pd.DataFrame([agreement]),
-        "edge_scores": report.scores.to_frame(),
-        "circuit_heads": report.summary,
-    }
-
-
-_WORDS = {
-    "circuit": (
-        "The circuit",
-        "Found on one set of rows, and drawn with what each edge adds on others. Layers go upwards, an encoder to the "
-        "left; colour is what an edge feeds.",
-    ),
-    "evaluation": (
-        "Is it the circuit?",
-        "On other rows than it was found on, in parts of the whole model: 1 is the model, 0 the empty circuit. Edges "
-        "outside carry the corrupt run (resample), its mean over rows (mean), or nothing (zero), not even a position "
-        "where positions are embedded. The circuit's value "
-        "is its faithfulness; 'model without it' is what is left when it is cut, 0 for a complete one. The controls "
-        "are circuits of its size: the same wiring of other heads of the same layers, edges drawn at random, and edges "
-        "drawn at random that all lie on a path from the input to the logits. "
-        "|F(C-K) - F(M-K)| is how differently circuit and model break when random halves K of the circuit are cut, "
-        "also 0 for a complete one. The column of bounds says what low and high are; 'model minus nothing', in the "
-        "metric's unit, is what all others are parts of, and where its interval holds 0 they mean nothing.",
-    ),
-    "circuit_heads": (
-        "Its heads",
-        "The heads of the circuit in forward order: eigenvalue scores of copying and matching in token space, the "
-        "attention of the heads that read the past on these rows, and how many of the circuit's edges arrive and "
-        "leave.",
-    ),
-    "circuit_edges": (
-        "Its edges",
-        "What each edge adds to the circuit: the share that is lost when it alone carries the corrupt run, the others "
-        "of the circuit being as they are. Negative where the circuit is better without it.",
-    ),
-    "sizes": (
-        "How many edges it takes",
-        "The same with only so many of the strongest edges by attribution left, up to all, on the rows it is tested "
-        "on, beside as many at random, and as many at random on paths; and the circuit itself, which was pruned from "
-        "more. Where the curve rises late the behaviour is spread over many edges, and a circuit of few is a part of "
-        "it.",
-    ),
-    "agreement": (
-        "Attribution patching held against patching",
-        "All edges are scored from gradients alone; a sample, half of them the strongest, is patched as well. slope is "
-        "the patch in parts of the estimate. Where the two do not agree the scores are not to be trusted.",
-    ),
-    "edge_scores": (
-        "The strongest edges by attribution",
-        "Each alone: patched minus clean, in the metric's unit.",
-    ),
-}
-"""Headings and words by name of the figure or table."""
-
-HEADS = [
-    "head",
-    "copying",
-    "matching",
-    "preferred_distance",
-    "current_token",
-    "token_to_right",
-    "edges_in",
-    "edges_out",
-]
-"""What is shown of the table of heads."""
-
-
-def write_report(out: str | Path, report: DiscoveryReport, drawn: dict[str, go.Figure]) -> list[Path]:
-    """The page, the tables as CSV, the circuit as text and JSON, and the results as JSON.
-
-    Args:
-        out: a directory; it is made if it is not there.
-        report: what `run_report` gave.
-        drawn: its `figures`.
-
-    Returns:
-        The files written.
-    """
-    made: dict[str, Any] = tables(report)
-    parts: list[Part] = []
-    for name, figure in drawn.items():
-        parts.append((*_WORDS[name], figure))
-        if name == "circuit":
-            heads = made["circuit_heads"].reindex(columns=HEADS)
-            parts.append((*_WORDS["circuit_heads"], heads.dropna(axis=1, how="all")))
-        if name in made:
-            parts.append((f"{_WORDS[name][0].rstrip('?')}: the numbers", "", made[name]))
-    parts.append((*_WORDS["circuit_edges"], made["circuit_edges"].drop(columns=["writer", "reader", "kind"])))
-    parts.append((*_WORDS["edge_scores"], made["edge_scores"][["edge", "score", "stderr", "patched"]].head(SHOWN)))
+        Section(
+            "circuit_heads",
+            "Its heads",
+            "The heads of the circuit in forward order: eigenvalue scores of copying and matching in token space, the "
+            "attention of the heads that read the past on these rows, and how many of the circuit's edges arrive and "
+            "leave.",
+            table=summary,
+            shown=heads.dropna(axis=1, how="all"),
+            brief=as_text(heads, "its heads"),
+        ),
+        Section(
+            "evaluation",
+            "Is it the circuit?",
+            "Measured on other rows than the circuit was found on, and relative to the whole model: 1 is the model, 0 "
+            "the empty circuit. Edges outside carry the corrupt run (resample), its mean over rows (mean), or nothing "
+            "(zero), not even a position where positions are embedded. The circuit's value is its faithfulness. "
+            "'model without it' is what is left when the circuit is cut, 0 for a complete one. The controls are "
+            "circuits of the same size: the same wiring of other heads of the same layers, edges drawn at random, and "
+            "random edges that all lie on a path from the input to the logits. |F(C-K) - F(M-K)| is how differently "
+            "circuit and model break when random halves K of the circuit are cut, also 0 for a complete one. 'bounds' "
+            "says what low and high are. 'model minus nothing', in the metric's unit, is what all others are relative "
+            "to; where its interval holds 0, they mean nothing.",
+            figure=plots.circuit_report(evaluations),
+            table=evaluation,
+            brief=as_text(evaluation, f"relative to the model, on {batch_size} other rows"),
+        ),
+        Section(
+            "sizes",
+            "How many edges it takes",
+            "The same with only the strongest edges by attribution, from few up to all, on the rows that test the "
+            "circuit. Beside it stand as many edges at random, as many at random on paths, and the circuit itself, "
+            "which was pruned from more. Where the curve rises late, the behaviour is spread over many edges, and a "
+            "circuit of few edges is a part of it.",
+            figure=plots.faithfulness_by_size(sizes, resampled),
+            table=sizes.to_frame(),
+            brief=as_text(sizes.to_frame(), "with only so many edges"),
+        ),
+        Section(
+            "agreement",
+            "Attribution patching compared with patching",
+            "All edges are scored from gradients alone; a sample, half of them the strongest, is patched as well. The "
+            "slope is the patched effect per unit of the estimate. Where the two disagree, do not trust the scores.",
+            figure=plots.estimate_against_patch(scores),
+            table=agreement,
+        ),
+        Section(
+            "circuit_edges",
+            "Its edges",
+            "What each edge adds to the circuit: the share that is lost when this edge alone carries the corrupt run. "
+            "It is negative where the circuit is better without the edge.",
+            table=resampled.to_frame(),
+            shown=resampled.to_frame().drop(columns=["writer", "reader", "kind"]),
+        ),
+        Section(
+            "edge_scores",
+            "The strongest edges by attribution",
+            "Each edge alone: patched minus clean, in the metric's unit.",
+            table=by_score,
+            shown=by_score[["edge", "score", "stderr", "patched"]].head(SHOWN),
+        ),
+    ]
     results = {
-        "circuit": report.circuit,
-        "edge_scores": report.scores,
-        "sizes": report.sizes,
-        **{f"evaluation_{outside}": found for outside, found in report.evaluations.items()},
-    }
-    title = f"A circuit of {report.mosaic.name}: {len(report.circuit)} edges, {report.pair.replace('_', ' ')}"
-    written = write_folder(out, "circuit", title, parts, made, results)
-    return [*written, write_text(Path(out) / "circuit.txt", f"{report.circuit}\n")]
+        "circuit.json": circuit,
+        "circuit.txt": f"{circuit}\n",
+        "edge_scores.json": scores,
+        "sizes.json": sizes,
+    } | {f"evaluation_{outside}.json": result for outside, result in evaluations.items()}
+    title = f"A circuit of {mosaic.name}: {len(circuit)} edges, {pair.replace('_', ' ')}"
+    return Report("circuit", title, sections, results)

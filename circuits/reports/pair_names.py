@@ -1,4 +1,4 @@
-"""What the reports on pairs run on: repeated random tokens, a corruption by name, and the metric between the two."""
+"""Pairs of repeated random tokens by the name of their corruption, with the metric between the two."""
 
 from circuits.metrics import Metric, logit_difference
 from interp import Model
@@ -14,39 +14,36 @@ SHIFT = 50
 PAIRS = {
     "another_sequence": "other tokens throughout, and the query's token at another place: all that induction needs",
     "swapped_continuation": "the continuation exchanged with a later token of its sequence: what is carried",
-    "shuffled_occurrences": "the tokens after the query's in another order: what is carried",
-    "shifted_values": f"all tokens moved by {SHIFT} bins, as far where bins are wider: values, not where they repeat",
+    "shuffled_occurrences": "the tokens after the query's token in another order: what is carried",
+    "shifted_values": f"all tokens moved by {SHIFT} bins of the published models: values, not where they repeat",
 }
 """The corruptions by name, and what each takes away."""
 
 
-def check_pair_name(name: str) -> str:
-    """See that there is a corruption of a name.
+def check_pair_name(option: str, name: str) -> str:
+    """Return the name of a corruption.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: there is none of this name.
     """
     if name not in PAIRS:
-        raise InvalidInput(f"pair={name!r}: there are {', '.join(PAIRS)}.{nearest(str(name), PAIRS)}")
+        raise InvalidInput(f"{option}={name!r}: there are {', '.join(PAIRS)}.{nearest(str(name), PAIRS)}")
     return name
 
 
 def pair_of(name: str, *, batch_size: int, seed: int, model: Model | None = None) -> tuple[Pair, Metric]:
-    """A pair of repeated random tokens, and the logit of what is right on clean minus what is right on corrupt.
+    """Make a pair of repeated random tokens, and its logit difference: right on clean minus right on corrupt.
 
     Args:
-        name: of `PAIRS`.
-        batch_size: rows.
-        seed: of the tokens and of the corruption.
-        model: for which they are; the published tokens, read by an encoder, without.
-
-    Returns:
-        The pair and the metric.
+        name: the corruption, one of `PAIRS`.
+        batch_size: rows of tokens.
+        seed: seed of the tokens and of the corruption.
+        model: the model whose tokens are drawn; None for the published tokens, read by an encoder.
 
     Raises:
         InvalidInput: another name, no rows, or a negative seed.
     """
-    check_pair_name(name)
+    check_pair_name("pair", name)
     clean = repeated_random_tokens(batch_size=batch_size, unique=True, model=model, seed=seed)
     if name == "shifted_values":
         here = clean.vocabulary or PUBLISHED

@@ -1,204 +1,152 @@
 """The patching report: what `python -m circuits patch` runs, prints and writes."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from interp.output.folder import Part, write_folder
 
 from circuits import plots
-from circuits.patched import PatchedHeads, PatchedPositions
 from circuits.patching import patch_heads, patch_positions
-from circuits.reports.pair_names import PAIRS, pair_of
+from circuits.reports.pair_names import PAIRS, check_pair_name, pair_of
 from interp import Model
-from interp.names import Site, Stack
+from interp.names import Stack
+from interp.output.report import Report, Section, as_text
 from probes.stimuli.pairs import stacks_of
 
 WIDTH = 1080
-"""Of a figure that fits the page."""
+"""Width in pixels of a figure that fits the page."""
 
 SHOWN = 15
-"""How many of a table's rows are on the page; all are in the CSV."""
+"""How many rows of a table the page shows; the CSV holds all."""
+
+_NUMBERS = ["effect", "low", "high", "share", "stderr", "q"]
+_COLUMNS = (
+    "The largest shares. effect: patched minus unpatched logit difference, with its 95 % interval over rows; stderr is "
+    "the share's standard error; q is the p-value of no effect, adjusted over the full table."
+)
 
 
-@dataclass(frozen=True, eq=False)
-class PatchingReport:
-    """Everything the page shows; `restored` is denoising: the corrupt input run with one head of the clean one.
-
-    `inputs` are of the heads that read the past; `encoder` is None where there is none.
-    """
-
-    pair: str
-    outputs: PatchedHeads
-    restored: PatchedHeads
-    inputs: PatchedHeads
-    encoder: PatchedPositions | None
-    decoder: PatchedPositions
-
-
-def run_report(
-    model: Model, *, pair: str = "another_sequence", batch_size: int = 100, seed: int = 0, progress: bool = True
-) -> PatchingReport:
-    """Patch heads of all kinds one at a time, and the residual streams position by position.
+def patch(
+    model: Model,
+    *,
+    pair: Annotated[str, check_pair_name] = "another_sequence",
+    batch_size: int = 100,
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Patch activations between a clean and a corrupt input: heads, what they read, and positions.
 
     Args:
-        model: the model.
-        pair: how the corrupt input differs, one of `circuits.reports.pair_names.PAIRS`.
-        batch_size: rows.
-        seed: of the tokens and of the corruption.
-        progress: whether to show progress bars.
-
-    Returns:
-        The results.
+        model: the model to run.
+        pair: How the corrupt input differs: another_sequence, swapped_continuation, shuffled_occurrences or
+            shifted_values.
+        batch_size: Rows of repeated random tokens.
+        seed: Seed of the tokens and of the corruption.
 
     Raises:
         InvalidInput: another pair, no rows, a negative seed, a model in float16; or a pair that this model answers
             alike, so that there is nothing to explain.
     """
-    family = model.family
     (clean, corrupt), metric = pair_of(pair, batch_size=batch_size, seed=seed, model=model)
-    z = [f"{stack}.{kind}.*.z" for stack, kind in family.kinds]
-    inputs = [f"{'.'.join(family.context)}.*.{name}" for name in "qkv"]
+    context, kind = ".".join(model.family.context), model.family.context[1]
     streams = {
         stack: patch_positions(model, clean, corrupt, metric, _stream(stack), progress=progress)
         for stack in stacks_of(clean)
     }
-    return PatchingReport(
-        pair=pair,
-        outputs=patch_heads(model, clean, corrupt, metric, z, progress=progress),
-        restored=patch_heads(model, corrupt, clean, metric, z, progress=progress),
-        inputs=patch_heads(model, clean, corrupt, metric, inputs, progress=progress),
-        encoder=streams.get("encoder"),
-        decoder=streams["decoder"],
+    z = [f"{stack}.{kind}.*.z" for stack, kind in model.family.kinds]
+    outputs = patch_heads(model, clean, corrupt, metric, z, progress=progress)
+    restored = patch_heads(model, corrupt, clean, metric, z, progress=progress)
+    inputs = patch_heads(model, clean, corrupt, metric, [f"{context}.*.{name}" for name in "qkv"], progress=progress)
+
+    needed = _strongest(outputs.to_frame().assign(restores=restored.share.ravel()))
+    read = _strongest(inputs.to_frame())
+    heading = (
+        f"logit difference: {outputs.clean.mean():.2f} on clean, {outputs.corrupt.mean():.2f} on corrupt, "
+        f"{len(outputs.clean)} rows\noutputs of heads"
     )
+    brief = as_text(needed[["head", "effect", "low", "high", "share", "q", "restores"]].head(8), heading)
+    sections = [
+        _section(
+            "outputs",
+            "Which heads are needed: outputs taken from the corrupt input",
+            "The model runs on the clean input, and the output (z) of one head is taken from the corrupt input. The "
+            "share is the change relative to the change that the whole corruption makes: 1 where this head alone does "
+            f"as much. Here: {PAIRS[pair]}.",
+            plots.patched_heads(outputs),
+            needed,
+            ["head", *_NUMBERS, "restores"],
+            f"{_COLUMNS} restores: the share that this head gives back.",
+            brief,
+        ),
+        _section(
+            "restored",
+            "Which heads suffice: outputs given back",
+            "The other way round: the model runs on the corrupt input, and the output of one head is taken from the "
+            "clean input. A head that others can replace is not needed and may suffice; a head that needs others is "
+            "needed and does not suffice.",
+            plots.patched_heads(restored, denoising=True),
+            _strongest(restored.to_frame()),
+            ["head", *_NUMBERS],
+        ),
+        _section(
+            "inputs",
+            f"What a {kind} head goes by: its queries, keys and values",
+            f"As the first, with the queries, keys or values of one {kind} head exchanged. Queries and keys say where "
+            "the head looks, values what it reads there.",
+            plots.patched_heads(inputs),
+            read,
+            ["site", "head", *_NUMBERS],
+            brief=as_text(
+                read[["site", "head", "effect", "low", "high", "share", "q"]].head(8), f"what {kind} heads read"
+            ),
+        ),
+    ]
+    whole_stream = "The whole stream at one position and layer is taken from the corrupt input."
+    words = {
+        "encoder": f"{whole_stream} What is red in low layers and pale in high ones has been moved to other positions "
+        "in between.",
+        "decoder": f"{whole_stream} After the last layer everything is at the last position, whose logits are read: "
+        "the share is 1.",
+    }
+    for stack, positions in streams.items():
+        figure = plots.patched_positions(positions)
+        width: Any = figure.layout.width  # type: ignore[attr-defined]
+        table = positions.to_frame()
+        sections.append(
+            _section(
+                f"{stack}_positions",
+                f"Where the {stack} carries it: one position of its stream",
+                words[stack],
+                figure.update_layout(width=min(width, WIDTH)),
+                table,
+                ["site", "position", *_NUMBERS],
+            )
+        )
+    results = {"outputs.json": outputs, "restored.json": restored, "inputs.json": inputs} | {
+        f"{stack}_positions.json": positions for stack, positions in streams.items()
+    }
+    title = f"Activation patching in {outputs.provenance['model']}: {pair.replace('_', ' ')}"
+    return Report("patching", title, sections, results)
+
+
+def _section(
+    name: str,
+    title: str,
+    words: str,
+    figure: go.Figure,
+    table: pd.DataFrame,
+    columns: list[str],
+    note: str = _COLUMNS,
+    brief: str = "",
+) -> Section:
+    """Make a section whose page shows some columns of the rows with the largest shares."""
+    shown: Any = _strongest(table).head(SHOWN)[columns]
+    return Section(name, title, words, figure=figure, table=table, note=note, shown=shown, brief=brief)
 
 
 def _stream(stack: Stack) -> list[str]:
     return [f"{stack}.0.resid_pre", f"{stack}.*.resid_post"]
 
 
-def _positions(report: PatchingReport) -> dict[str, PatchedPositions]:
-    """By stack that there is."""
-    both = {"encoder": report.encoder, "decoder": report.decoder}
-    return {stack: found for stack, found in both.items() if found is not None}
-
-
-def figures(report: PatchingReport) -> dict[str, go.Figure]:
-    """The report's figures by name."""
-    return {
-        "outputs": plots.patched_heads(report.outputs),
-        "restored": _restored(plots.patched_heads(report.restored)),
-        "inputs": plots.patched_heads(report.inputs),
-    } | {f"{stack}-positions": _narrowed(plots.patched_positions(found)) for stack, found in _positions(report).items()}
-
-
-def _restored(figure: go.Figure) -> go.Figure:
-    """A figure of denoising in the pair's own words: what it ran on is the corrupt input."""
-    title = figure.layout.title  # type: ignore[attr-defined]
-    text = str(title.subtitle.text).replace("corrupt", "\0").replace("clean", "corrupt").replace("\0", "clean")
-    return figure.update_layout(title={"text": "One head restored at a time", "subtitle": {"text": text}})
-
-
-def _narrowed(figure: go.Figure) -> go.Figure:
-    width: Any = figure.layout.width  # type: ignore[attr-defined]
-    return figure.update_layout(width=min(width, WIDTH))
-
-
-def tables(report: PatchingReport) -> dict[str, pd.DataFrame]:
-    """The report's tables by name, the largest shares first; positions in forward order."""
-    outputs = report.outputs.to_frame().assign(restores=report.restored.share.ravel())
-    return {
-        "outputs": _strongest(outputs),
-        "restored": _strongest(report.restored.to_frame()),
-        "inputs": _strongest(report.inputs.to_frame()),
-    } | {f"{stack}_positions": found.to_frame() for stack, found in _positions(report).items()}
-
-
 def _strongest(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("share", key=lambda column: -column.abs(), kind="stable", ignore_index=True)
-
-
-_WORDS = {
-    "outputs": (
-        "Which heads are needed: outputs taken from the corrupt input",
-        "The model runs on the clean input, and one head's output (z) is what it is on the corrupt one. The share is "
-        "the change in parts of what the whole corruption changes: 1 where this head alone does as much.",
-    ),
-    "restored": (
-        "Which heads suffice: outputs given back",
-        "The other way round: the model runs on the corrupt input, and one head's output is the clean one. A head "
-        "that others stand in for is not needed and may suffice; one that needs others is needed and does not.",
-    ),
-    "inputs": (
-        "What a {kind} head goes by: its queries, keys and values",
-        "As the first, with the queries, keys or values of one {kind} head exchanged. Queries and keys say where it "
-        "looks, values what it finds there.",
-    ),
-    "encoder-positions": (
-        "Where the encoder carries it: one position of its stream",
-        "The whole stream at one position and layer taken from the corrupt input. What is red in low layers and pale "
-        "in high ones has been moved to other positions in between.",
-    ),
-    "decoder-positions": (
-        "Where the decoder carries it: one position of its stream",
-        "{likewise} After the last layer all of it is at the last position, whose logits are read: the share is 1.",
-    ),
-}
-"""Headings and words by name of the figure; its table follows."""
-
-
-def _words(report: PatchingReport, name: str) -> tuple[str, str]:
-    """Heading and words of a figure, for this model."""
-    alone = "The whole stream at one position and layer taken from the corrupt input."
-    kind = Site.parse(report.inputs.sites[0]).kind
-    heading, text = (
-        words.format(kind=kind, likewise=alone if report.encoder is None else "Likewise.") for words in _WORDS[name]
-    )
-    return heading, f"{text} Here: {PAIRS[report.pair]}." if name == "outputs" else text
-
-
-_NUMBERS = ["effect", "low", "high", "share", "stderr", "q"]
-_COLUMNS = {
-    "outputs": ["head", *_NUMBERS, "restores"],
-    "restored": ["head", *_NUMBERS],
-    "inputs": ["site", "head", *_NUMBERS],
-    "encoder_positions": ["site", "position", *_NUMBERS],
-    "decoder_positions": ["site", "position", *_NUMBERS],
-}
-"""What the page shows of a table."""
-
-
-def write_report(out: str | Path, report: PatchingReport, drawn: dict[str, go.Figure]) -> list[Path]:
-    """The page, the tables as CSV and the results as JSON.
-
-    Args:
-        out: a directory; it is made if it is not there.
-        report: what `run_report` gave.
-        drawn: its `figures`.
-
-    Returns:
-        The files written.
-    """
-    made = tables(report)
-    parts: list[Part] = []
-    for (name, figure), (table, frame) in zip(drawn.items(), made.items(), strict=True):
-        heading, text = _words(report, name)
-        shown: Any = _strongest(frame).head(SHOWN)[_COLUMNS[table]]
-        parts += [(heading, text, figure), (f"{heading.split(':')[0]}: the numbers", _numbers(table), shown)]
-    results = {
-        "outputs": report.outputs,
-        "restored": report.restored,
-        "inputs": report.inputs,
-    } | {f"{stack}_positions": found for stack, found in _positions(report).items()}
-    title = f"Activation patching in {report.outputs.provenance['model']}: {report.pair.replace('_', ' ')}"
-    return write_folder(out, "patching", title, parts, made, results)
-
-
-def _numbers(name: str) -> str:
-    words = (
-        "The largest shares. effect: patched minus unpatched logit difference, with its 95 % interval over rows; "
-        "stderr is the share's, q the p-value of no effect, adjusted over the full table."
-    )
-    return f"{words} restores: the share that this head gives back." if name == "outputs" else words
