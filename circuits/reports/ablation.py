@@ -88,7 +88,7 @@ def ablate(
             seed=seed, controls=-(-controls // 4), exclude=induction, progress=progress,
         )  # fmt: skip
 
-    shown = curve.to_frame()[["count", "outcome", "clean", "value", "low", "high", "control", "draws", "heads"]]
+    shown: Any = curve.to_frame()[["count", "outcome", "clean", "value", "low", "high", "control", "draws", "heads"]]
     curve_words = (
         "The strongest heads, chosen on other tokens than these, against random heads of the same layers that are not "
         f"induction heads (score of at least {THRESHOLD:g}), where any can be drawn."
@@ -136,6 +136,7 @@ def ablate(
     for name, result in forecasts.items():
         sections += _forecast_sections(name, result)
     results = {
+        "mosaic.json": mosaic,
         "ablation_curve.json": curve,
         "head_effects.json": effects,
         "layer_effects.json": layers,
@@ -175,7 +176,7 @@ def _why_no_forecasts(model: Model) -> str:
 
 def _forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
     tail = name.replace(" ", "_")
-    summary = effects.summary()
+    summary: Any = effects.summary()
     columns = ["ablation", "outcome", "unedited", "ablated", "change", "low", "high", "control"]
     rows = effects.to_frame().pivot_table("value", "variant", "outcome", sort=False)
     unablated = [*effects.baselines, "unedited", *effects.controls]

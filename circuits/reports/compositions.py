@@ -1,5 +1,7 @@
 """The composition report: what `python -m circuits composition` runs, prints and writes."""
 
+from typing import Any
+
 from circuits import plots
 from circuits.weights.composition import composition_scores, largest_by_chance
 from circuits.weights.composition_scores import CompositionScores
@@ -53,7 +55,7 @@ def composition(model: Model, *, top: int = 20, seed: int = 0, progress: bool = 
     _, wire = ROUTES[mosaic.either.site]["token_to_right"]
     reached = " The encoder's heads reach the keys and values of cross heads through its final norm." if encoder else ""
 
-    edge_table = edges.to_frame()
+    edge_table: Any = edges.to_frame()
     sections = [
         Section(
             "edges",
@@ -138,7 +140,7 @@ def composition(model: Model, *, top: int = 20, seed: int = 0, progress: bool = 
             table=summary,
         ),
     ]
-    results = {"composition.safetensors": scores}
+    results = {"mosaic.json": mosaic, "composition.safetensors": scores}
     return Report("composition", f"Weights and wiring of {mosaic.name}", sections, results)
 
 

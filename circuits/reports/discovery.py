@@ -75,7 +75,7 @@ def discover(
     evaluation: Any = pd.concat(rows, ignore_index=True)
     evaluation = evaluation[["outside", "what", "value", "low", "high", "bounds"]]
     heads: Any = summary.reindex(columns=list(HEADS))
-    by_score = scores.to_frame()
+    by_score: Any = scores.to_frame()
     agreement = pd.DataFrame([{"edges": len(scores.sampled), **scores.agreement}])
     sections = [
         Section(

@@ -58,8 +58,8 @@ def patch(
     restored = patch_heads(model, corrupt, clean, metric, z, progress=progress)
     inputs = patch_heads(model, clean, corrupt, metric, [f"{context}.*.{name}" for name in "qkv"], progress=progress)
 
-    needed = _strongest(outputs.to_frame().assign(restores=restored.share.ravel()))
-    read = _strongest(inputs.to_frame())
+    needed: Any = _strongest(outputs.to_frame().assign(restores=restored.share.ravel()))
+    read: Any = _strongest(inputs.to_frame())
     heading = (
         f"logit difference: {outputs.clean.mean():.2f} on clean, {outputs.corrupt.mean():.2f} on corrupt, "
         f"{len(outputs.clean)} rows\noutputs of heads"

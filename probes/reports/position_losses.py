@@ -9,6 +9,7 @@ from interp import Model
 from interp.errors import InvalidInput
 from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import heads_of, short
+from interp.output.style import unique as unique_names
 from probes import plots
 from probes.induction.induction_scores import InductionScores, induction_scores
 from probes.induction.mosaic import THRESHOLD
@@ -64,7 +65,7 @@ def losses(
         controls.append(position_loss(model, **as_long, **stimulus))
     if not scores:
         raise InvalidInput("no models to report: give at least one.")
-    names = [file_name(name) for name in unique([result.name for result in scores])]
+    names = [file_name(name) for name in unique_names([result.name for result in scores])]
     sides = [
         (tokens, loss)
         for pair in zip(repeated, controls, strict=True)

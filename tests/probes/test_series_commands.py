@@ -12,7 +12,7 @@ import probes
 import probes.__main__ as command
 from interp.sweeps import read
 from probes.periodic.spectrum import AttentionSpectrum
-from probes.reports import spectra as spectra_report
+from probes.reports.spectra import spectra_report
 from tests.tolerance import BUNDLED, close
 
 runner = CliRunner()
@@ -127,7 +127,7 @@ def test_a_page_of_models_of_different_sizes(tmp_path: Path, pico: interp.Model,
     spectra = [probes.attention_spectrum(m, series, num_decoder=1, shuffles=0) for m in (pico, model)]
     combs = [spectrum.comb(permutations=99) for spectrum in spectra]
     assert any(head.address.head > 2 for head in combs[0].heads())
-    spectra_report.write_report(tmp_path, spectra, combs)
+    spectra_report(spectra, combs).write(tmp_path)
     page = (tmp_path / "multisine.html").read_text()
     assert "pico-t5" in page
     assert "tiny" in page

@@ -11,7 +11,8 @@ import circuits
 import interp
 import probes
 from circuits import plots
-from circuits.reports.ablation import AblationReport, figures, run_report, tables, write_report
+from circuits.reports.ablation import AblationMethod, ablate
+from interp.output.report import Report
 from tests.probes.plots.test_mosaics import needs_browser, traces
 from tests.tolerance import close
 
@@ -19,13 +20,18 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def report(pico: interp.Model) -> AblationReport:
-    return run_report(pico, top=2, controls=4, progress=False)
+def report(pico: interp.Model) -> Report:
+    return ablate(pico, top=2, controls=4, progress=False)
 
 
-def test_the_curve_and_its_band(report: AblationReport) -> None:
-    figure = plots.ablation_curve(report.curve)
-    frame = report.curve.to_frame()
+@pytest.fixture(scope="module")
+def results(report: Report) -> dict[str, Any]:
+    return {Path(name).stem: result for name, result in report.results.items()}
+
+
+def test_the_curve_and_its_band(results: dict[str, Any]) -> None:
+    figure = plots.ablation_curve(results["ablation_curve"])
+    frame = results["ablation_curve"].to_frame()
     lines: list[Any] = [t for t in traces(figure, go.Scatter) if t.name]
     own = next(t for t in lines if t.name == "strongest heads" and t.xaxis == "x")
     rows = frame[frame["outcome"] == "effect"]
@@ -37,14 +43,14 @@ def test_the_curve_and_its_band(report: AblationReport) -> None:
     assert band.mode == "lines"
 
 
-def test_effects_are_red_where_a_head_helps(report: AblationReport) -> None:
-    figure = plots.head_effects(report.effects, report.mosaic)
+def test_effects_are_red_where_a_head_helps(results: dict[str, Any]) -> None:
+    figure = plots.head_effects(results["head_effects"], results["mosaic"])
     axis = figure.layout.coloraxis
-    assert axis.cmin == -axis.cmax == report.effects.values.min()
+    assert axis.cmin == -axis.cmax == results["head_effects"].values.min()
     assert axis.colorscale[0][1] == "rgb(103,0,31)"
     rings = traces(figure, go.Scatter)[0]
-    assert len(rings.x) == report.mosaic.counts().either
-    np.testing.assert_array_equal(traces(figure, go.Heatmap)[0].z, report.effects.values)
+    assert len(rings.x) == results["mosaic"].counts().either
+    np.testing.assert_array_equal(traces(figure, go.Heatmap)[0].z, results["head_effects"].values)
 
 
 def test_without_induction_heads_none_are_ringed(causal: interp.Model) -> None:
@@ -60,28 +66,28 @@ def test_without_induction_heads_none_are_ringed(causal: interp.Model) -> None:
         plots.score_against_effect(mosaic, of_t5)
 
 
-def test_a_point_a_head(report: AblationReport) -> None:
-    figure = plots.score_against_effect(report.mosaic, report.effects)
+def test_a_point_a_head(results: dict[str, Any]) -> None:
+    figure = plots.score_against_effect(results["mosaic"], results["head_effects"])
     points = {t: (x, y) for trace in figure.data for t, x, y in zip(trace.text, trace.x, trace.y, strict=True)}
-    assert len(points) == report.effects.values.size
+    assert len(points) == results["head_effects"].values.size
     for name, (x, y) in points.items():
-        close(x, report.mosaic.either[name])
-        close(y, report.effects[name])
+        close(x, results["mosaic"].either[name])
+        close(y, results["head_effects"][name])
     other = circuits.HeadEffects.of("encoder.self", RNG.random((3, 8, 4)), RNG.random((3, 8, 4)), {})
     with pytest.raises(interp.errors.InvalidInput):
-        plots.score_against_effect(report.mosaic, other)
-    shape = (*report.effects.values.shape, 4)
+        plots.score_against_effect(results["mosaic"], other)
+    shape = (*results["head_effects"].values.shape, 4)
     strange = circuits.HeadEffects.of("decoder.cross", RNG.random(shape), RNG.random(shape), {"digest": "other"})
     for draw in (
-        lambda: plots.score_against_effect(report.mosaic, strange),
-        lambda: plots.head_effects(strange, report.mosaic),
+        lambda: plots.score_against_effect(results["mosaic"], strange),
+        lambda: plots.head_effects(strange, results["mosaic"]),
     ):
         with pytest.raises(interp.errors.InvalidInput, match="different weights"):
             draw()
 
 
-def test_fans_before_and_after(report: AblationReport) -> None:
-    effects = report.forecasts["synthetic"]
+def test_fans_before_and_after(results: dict[str, Any]) -> None:
+    effects = results["forecast_effects_synthetic"]
     name = next(iter(effects.controls))
     figure = plots.forecast_fan(effects, 1, [name])
     lines = {t.name: list(t.y) for t in traces(figure, go.Scatter) if t.name}
@@ -93,8 +99,8 @@ def test_fans_before_and_after(report: AblationReport) -> None:
             plots.forecast_fan(effects, **bad)  # type: ignore[arg-type]
 
 
-def test_forecast_bars(report: AblationReport) -> None:
-    effects = report.forecasts["air passengers"]
+def test_forecast_bars(results: dict[str, Any]) -> None:
+    effects = results["forecast_effects_air_passengers"]
     figure = plots.forecast_effects(effects)
     summary = effects.summary()
     mase = summary[summary["outcome"] == "mase"]
@@ -104,38 +110,39 @@ def test_forecast_bars(report: AblationReport) -> None:
     close(bars["control heads"], mase["unedited"] + mase["control"])
 
 
-def test_layers_and_self_repair(report: AblationReport) -> None:
-    bars = traces(plots.layer_effects(report.layers), go.Bar)
-    close(bars[0].y, report.layers.rows.mean(-1))
-    bars = traces(plots.self_repair(report.repair), go.Bar)
-    close(bars[1].y, report.repair.direct.mean(-1))
+def test_layers_and_self_repair(results: dict[str, Any]) -> None:
+    bars = traces(plots.layer_effects(results["layer_effects"]), go.Bar)
+    close(bars[0].y, results["layer_effects"].rows.mean(-1))
+    bars = traces(plots.self_repair(results["self_repair"]), go.Bar)
+    close(bars[1].y, results["self_repair"].direct.mean(-1))
     assert any("(control)" in name for name in bars[0].x)
 
 
 @pytest.mark.versions
-def test_the_report_is_written(report: AblationReport, tmp_path: Path) -> None:
-    written = write_report(tmp_path / "new", report)
+def test_the_report_is_written(report: Report, results: dict[str, Any], tmp_path: Path) -> None:
+    written = report.write(tmp_path / "new")
     names = {path.name for path in written}
-    assert {"ablation.html", *(f"{name}.csv" for name in tables(report))} <= names
-    assert sum(name.endswith(".json") for name in names) == 6
+    assert {"ablation.html", *(f"{name}.csv" for name in report.tables)} <= names
+    assert sum(name.endswith(".json") for name in names) == 7
     curve = circuits.AblationCurve.load(tmp_path / "new" / "ablation_curve.json")
-    assert curve.to_frame().equals(report.curve.to_frame())
+    assert curve.to_frame().equals(results["ablation_curve"].to_frame())
     page = (tmp_path / "new" / "ablation.html").read_text()
-    assert page.count("Plotly.newPlot") == len(figures(report)) == 9
+    assert page.count("Plotly.newPlot") == len(report.figures) == 9
     assert 'src="http' not in page
     loaded = circuits.HeadEffects.load(tmp_path / "new" / "head_effects.json")
-    np.testing.assert_array_equal(loaded.values, report.effects.values)
+    np.testing.assert_array_equal(loaded.values, results["head_effects"].values)
 
 
 def test_the_report_with_means(pico: interp.Model) -> None:
-    report = run_report(pico, top=1, method="mean", controls=2, progress=False)
-    assert report.curve.provenance["method"] == "mean"
+    report = ablate(pico, top=1, method=AblationMethod.mean, controls=2, progress=False)
+    curve: Any = report.results["ablation_curve.json"]
+    assert curve.provenance["method"] == "mean"
     with pytest.raises(interp.errors.InvalidInput):
-        run_report(pico, method="resample")  # type: ignore[arg-type]
+        ablate(pico, method="resample")  # type: ignore[arg-type]
 
 
 @needs_browser
-def test_every_figure_can_be_drawn(report: AblationReport, tmp_path: Path) -> None:
-    made = figures(report)
-    files = probes.plots.write_images({tmp_path / f"{name}.png": figure for name, figure in made.items()}, scale=1)
+def test_every_figure_can_be_drawn(report: Report, tmp_path: Path) -> None:
+    files = report.draw(tmp_path)
+    assert len(files) == 9
     assert all(path.stat().st_size > 5000 for path in files)

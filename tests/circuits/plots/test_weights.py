@@ -7,7 +7,6 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
-from interp.output.page import write_page
 from typer.testing import CliRunner
 
 import circuits
@@ -17,9 +16,10 @@ from circuits import plots
 from circuits.__main__ import app
 from circuits.edges import WIRES, Edges, ScoredEdge
 from circuits.plots.stacks import WIRE, spot
-from circuits.reports import compositions as composition
+from circuits.reports.compositions import composition
 from circuits.weights.composition_scores import CompositionScores
 from interp.models.weights.factored import FactoredMatrix
+from interp.output.report import Report, Section
 from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
 from tests.tolerance import FORWARD, close
 
@@ -153,7 +153,8 @@ def test_the_menu_switches_to_every_pair(scores: CompositionScores) -> None:
 
 def test_the_menu_works_in_a_browser(browser_page: Any, scores: CompositionScores, tmp_path: Path) -> None:
     figure = plots.composition_explorer(scores)
-    browser_page.goto(write_page(tmp_path / "page.html", "Composition", [("Scores", "", figure)]).as_uri())
+    page = Report("page", "Composition", [Section("scores", "Scores", figure=figure)])
+    browser_page.goto(page.write(tmp_path / "page.html")[0].as_uri())
     names = [button.label for button in figure.layout.updatemenus[0].buttons]
     for index in (len(names) - 1, 0):
         browser_page.locator(".updatemenu-header").click()
@@ -216,17 +217,18 @@ def test_wiring_of_nothing_and_of_others(scores: CompositionScores, pico: interp
 
 
 def test_the_reports_figures_are_of_the_strongest_heads(induction: interp.Model) -> None:
-    report = composition.run_report(induction, top=3, progress=False)
-    strongest = [str(head.address) for head in report.mosaic.either.heads()[:4]]
-    drawn = composition.figures(report)
+    report = composition(induction, top=3, progress=False)
+    mosaic: Any = report.results["mosaic.json"]
+    strongest = [str(head.address) for head in mosaic.either.heads()[:4]]
+    drawn: dict[str, Any] = report.figures
     assert [trace.name.split(" (")[0] for trace in drawn["eigenvalues"].data] == [f"OV {head}" for head in strongest]
-    assert [trace.name.split(" (")[0] for trace in drawn["singular-values"].data] == [
+    assert [trace.name.split(" (")[0] for trace in drawn["singular_values"].data] == [
         f"QK {head}" for head in strongest
     ]
     for name in ("OV", "QK"):
-        assert drawn[f"{name.lower()}-map"].layout.title.text.startswith(f"{name} of {strongest[0]},")
-    assert str(report.candidates[0].edge.edge) in drawn["candidate-map"].layout.title.text
-    assert len([trace for trace in drawn["candidates"].data if trace.mode == "lines"]) == 3
+        assert drawn[f"{name.lower()}_map"].layout.title.text.startswith(f"{name} of {strongest[0]},")
+    assert report.tables["induction_candidates"]["edge"][0] in drawn["candidate_map"].layout.title.text
+    assert len([trace for trace in drawn["induction_candidates"].data if trace.mode == "lines"]) == 3
 
 
 def test_the_report_of_a_model_with_candidates_and_of_one_without(tmp_path: Path) -> None:
@@ -235,14 +237,16 @@ def test_the_report_of_a_model_with_candidates_and_of_one_without(tmp_path: Path
         done = CliRunner().invoke(app, ["composition", "--model", name, "--out", str(out), "--top", "5", "--no-images"])
         assert done.exit_code == 0, done.output
         page = (out / "composition.html").read_text()
-        for title, _ in composition._WORDS.values():
-            assert (f"<h2>{title.replace(chr(39), '&#x27;')}</h2>" in page) != (
-                name == "pico-t5" and title in ("Induction candidates", "What the strongest candidate's wire carries")
-            ), title
+        headings = [part.split("</h2>")[0].replace("&#x27;", "'") for part in page.split("<h2>")[1:]]
+        carries = ["What the strongest candidate's wire carries"] if name != "pico-t5" else []
+        others = ["Composition scores", "OV eigenvalues", "QK spectra", "OV map", "QK map", "Heads"]
+        assert headings == ["Wiring", "Induction candidates", *carries, *others]
+        drawn = page.split("<h2>Induction candidates")[1].split("<h2>")[0].count("plotly-graph-div")
+        assert drawn == (name != "pico-t5")
         assert ("no induction candidates" in done.output) == (name == "pico-t5")
         written = {path.name for path in out.iterdir()}
         tables = {"edges.csv", "induction_candidates.csv", "head_summary.csv"}
-        assert written == tables | {"composition.html", "composition.safetensors"}
+        assert written == tables | {"composition.html", "composition.safetensors", "mosaic.json"}
         assert len((out / "edges.csv").read_text().splitlines()) == 6
         assert CompositionScores.load(out / "composition.safetensors").provenance["model"] == name
 
@@ -251,7 +255,6 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     for arguments, text in (
         (["--model", "pico", "--out", str(tmp_path)], "Did you mean 'pico-t5'"),
         (["--model", "pico-t5", "--out", str(tmp_path), "--top", "0"], "top=0"),
-        (["--model", "pico-t5", "--out", str(tmp_path / "a.html")], "give a directory"),
     ):
         done = CliRunner().invoke(app, ["composition", *arguments])
         assert done.exit_code == 2
@@ -327,33 +330,35 @@ def test_the_report_of_a_decoder(tmp_path: Path) -> None:
         interp.wrap(tiny_causal_pipeline(), name="causal"),
         interp.wrap(tiny_gpt2(), name="text"),
     ):
-        report = composition.run_report(model, top=5, progress=False)
-        drawn = composition.figures(report)
+        report = composition(model, top=5, progress=False)
+        drawn: dict[str, Any] = report.figures
         out = tmp_path / model.name
-        composition.write_report(out, report, drawn)
+        report.write(out)
         page = (out / "composition.html").read_text()
         assert "Attention by position" in page
-        assert "encoder" not in "".join(words for _, words in composition.words(report).values())
-        previous = report.summary.set_index("head")["previous_token"]
-        assert previous.idxmax() in drawn["position-map"].layout.title.text
+        assert "encoder" not in "".join(section.words for section in report.sections)
+        summary: Any = report.tables["head_summary"]
+        previous = summary.set_index("head")["previous_token"]
+        assert previous.idxmax() in drawn["position_map"].layout.title.text
         against = "token against token" if model.name == "text" else "value against value"
-        assert against in drawn["ov-map"].layout.title.text
-        keys = composition.pictures(report, drawn)["composition"]
+        assert against in drawn["ov_map"].layout.title.text
+        keys = drawn["composition"]
         assert keys.layout.title.text == "K-composition: decoder.self → decoder.self"
         assert CompositionScores.load(out / "composition.safetensors").n_pairs == 81
-        assert report.summary["either"].notna().all()
+        assert summary["either"].notna().all()
 
 
 def test_the_candidates_of_a_decoder_are_on_its_page(alone: interp.Model, tmp_path: Path) -> None:
     """Of 64 positions: the scores of heads are taken on what fits."""
-    report = composition.run_report(alone, top=4, progress=False)
-    assert [str(head) for head in report.candidates.heads()] == ["decoder.self.0.1", "decoder.self.1.2"]
-    drawn = composition.figures(report)
-    composition.write_report(tmp_path, report, drawn)
+    report = composition(alone, top=4, progress=False)
+    candidates: Any = report.tables["induction_candidates"]
+    assert sorted({*candidates["writer"], *candidates["reader"]}) == ["decoder.self.0.1", "decoder.self.1.2"]
+    drawn: dict[str, Any] = report.figures
+    report.write(tmp_path)
     page = (tmp_path / "composition.html").read_text()
-    for title, text in composition.words(report).values():
-        assert f"<h2>{title.replace(chr(39), '&#x27;')}</h2>" in page
-        assert "ncoder's" not in text
-    ringed = next(trace for trace in drawn["candidates"].data if trace.name == "token to right")
+    for section in report.sections:
+        assert f"<h2>{section.title.replace(chr(39), '&#x27;')}</h2>" in page
+        assert "ncoder's" not in section.words
+    ringed = next(trace for trace in drawn["induction_candidates"].data if trace.name == "token to right")
     assert [text.split("<br>")[0] for text in ringed.customdata] == ["decoder.self.1.2"]
-    assert "QK of decoder.self.0.1, position" in drawn["position-map"].layout.title.text
+    assert "QK of decoder.self.0.1, position" in drawn["position_map"].layout.title.text

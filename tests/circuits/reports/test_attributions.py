@@ -14,58 +14,75 @@ from circuits.__main__ import app
 from circuits.attribution.by_position import AttributionByPosition
 from circuits.attribution.direct import DirectAttribution
 from circuits.attribution.logit_lens import LogitLens
-from circuits.reports.attributions import SHOWN, AttributionReport, figures, run_report, tables, write_report
+from circuits.reports.attributions import SHOWN, attribute
 from interp import zoo
+from interp.output.report import Report
+from probes import repeated_random_tokens
+from probes.stimuli import datasets
+from probes.stimuli.repeated_tokens import RepeatedTokens
 from tests.tolerance import close
 
 ROWS = 12
 
 
 @pytest.fixture(scope="module")
-def report(pico: interp.Model) -> AttributionReport:
-    return run_report(pico, batch_size=ROWS, seed=3)
+def report(pico: interp.Model) -> Report:
+    return attribute(pico, batch_size=ROWS, seed=3)
 
 
 @pytest.fixture(scope="module")
-def made(report: AttributionReport) -> dict[str, Any]:
-    return tables(report)
+def results(report: Report) -> dict[str, Any]:
+    return {Path(name).stem: result for name, result in report.results.items()}
 
 
-def test_parts_sum_to_hugging_faces_logit(pico: interp.Model, report: AttributionReport, made: dict[str, Any]) -> None:
-    batch = report.batch
+@pytest.fixture(scope="module")
+def batch(pico: interp.Model) -> RepeatedTokens:
+    """The tokens that the report is of."""
+    return repeated_random_tokens(model=pico, batch_size=ROWS, unique=True, seed=3)
+
+
+@pytest.fixture(scope="module")
+def tables(report: Report) -> dict[str, Any]:
+    return report.tables
+
+
+def test_parts_sum_to_hugging_faces_logit(
+    pico: interp.Model, batch: RepeatedTokens, results: dict[str, Any], tables: dict[str, Any]
+) -> None:
     with torch.no_grad():
         logits = pico.module(**batch.inputs).logits[:, -1]
     rows = torch.arange(ROWS)
     # The second token of a sequence is the query's, the third follows it.
-    right, table = logits[rows, batch.input_ids[:, 2]].mean(), made["attribution"]
+    right, table = logits[rows, batch.input_ids[:, 2]].mean(), tables["attribution"]
     assert table["mean"].sum() == pytest.approx(float(right), abs=1e-3)
     assert list(table["mean"].abs()) == sorted(table["mean"].abs(), reverse=True)
-    assert report.other.target is not None
-    others = torch.tensor(report.other.target[:, -1]).long()
+    other = results["attribution_other_token"]
+    assert other.target is not None
+    others = torch.tensor(other.target[:, -1]).long()
     assert not bool((others == batch.continuation).any())
     assert bool((others[:, None] == batch.input_ids[:, 3:10]).any(1).all()), "another token of the row's own"
     assert table["other_token"].sum() == pytest.approx(float(logits[rows, others].mean()), abs=1e-3)
     assert table["mean"].sum() > table["other_token"].sum() + 5
 
 
-def test_the_past_is_named_by_what_stands_there(report: AttributionReport, made: dict[str, Any]) -> None:
-    table, batch = made["attribution_by_position"], report.batch
+def test_the_past_is_named_by_what_stands_there(batch: RepeatedTokens, tables: dict[str, Any]) -> None:
+    table = tables["attribution_by_position"]
     held = table.set_index("key")["holds"].sort_index()
     ids, query = batch.input_ids, batch.decoder_input_ids[:, 1]
     for at, name in enumerate(held):
         same = {"query's token": ids[:, at] == query, "continuation": ids[:, at] == batch.continuation}
         same["EOS"] = ids[:, at] == 1
         assert [key for key, value in same.items() if bool(value.all())] == [name] * (name != "another token")
-    cross = made["attribution"].set_index("kind")["mean"].loc["cross"].sum()
+    cross = tables["attribution"].set_index("kind")["mean"].loc["cross"].sum()
     assert table["mean"].sum() == pytest.approx(cross, abs=1e-3)
     assert set(table["holds"][:2]) == {"continuation"}
 
 
 def test_steps_are_counted_back_from_the_one_that_is_forecast(
-    report: AttributionReport, made: dict[str, Any], model: interp.Model
+    results: dict[str, Any], tables: dict[str, Any], model: interp.Model
 ) -> None:
-    table = made["value_attribution_by_position"]
-    values = report.series.values
+    table = tables["value_attribution_by_position"]
+    values = datasets.air_passengers().values
     steps = table[table["steps_back"].notna()]
     assert (steps["key"] + steps["steps_back"] == 144).all()
     assert table.loc[table["steps_back"].isna(), "key"].tolist() == [143]
@@ -75,58 +92,58 @@ def test_steps_are_counted_back_from_the_one_that_is_forecast(
     # A season, two and three back; and not where the season is shuffled away.
     assert sorted(table.nlargest(3, "mean")["steps_back"]) == [12, 24, 36]
     assert table.nlargest(3, "mean")["shuffled"].max() < table.nlargest(3, "mean")["mean"].min() / 2
-    assert sorted(report.shuffled.token_values[0, :-1]) == sorted(report.past_value.token_values[0, :-1])
-    assert report.shuffled.provenance["stimulus"] != report.past_value.provenance["stimulus"]
-    short = tables(run_report(model, batch_size=2))["value_attribution_by_position"]
+    past, shuffled = results["value_attribution_by_position"], results["past_value_attribution_shuffled"]
+    assert sorted(shuffled.token_values[0, :-1]) == sorted(past.token_values[0, :-1])
+    assert shuffled.provenance["stimulus"] != past.provenance["stimulus"]
+    short: Any = attribute(model, batch_size=2).tables["value_attribution_by_position"]
     assert len(short) == model.pipeline.model_context_length + 1 == 65
     assert short["steps_back"].max() == 65, "the last of the series, where the context is shorter"
 
 
 def test_the_head_that_was_planted_and_where_it_reads() -> None:
     built = zoo.planted()
-    made = tables(run_report(built.model, batch_size=6))
-    first = made["attribution"].iloc[0]
+    tables: dict[str, Any] = attribute(built.model, batch_size=6).tables
+    first = tables["attribution"].iloc[0]
     assert first["part"] == "decoder.cross.1.2"
-    assert first["low"] > 20 * abs(made["attribution"]["mean"][1:]).max()
-    assert set(made["attribution_by_position"]["holds"][:2]) == {"continuation"}
-    assert made["attribution_by_position"]["mean"][1] > 100 * abs(made["attribution_by_position"]["mean"][2:]).max()
-    current = tables(run_report(zoo.planted("current_token").model, batch_size=6))["attribution_by_position"]
+    assert first["low"] > 20 * abs(tables["attribution"]["mean"][1:]).max()
+    assert set(tables["attribution_by_position"]["holds"][:2]) == {"continuation"}
+    assert tables["attribution_by_position"]["mean"][1] > 100 * abs(tables["attribution_by_position"]["mean"][2:]).max()
+    current: Any = attribute(zoo.planted("current_token").model, batch_size=6).tables["attribution_by_position"]
     assert set(current["holds"][:2]) == {"query's token"}
 
 
 def test_a_decoder_alone(tmp_path: Path) -> None:
     """The head that was planted, what it reads, and steps counted back to the last one, which is the query."""
     model = zoo.planted_decoder().model
-    found, count = run_report(model, batch_size=5), model.pipeline.model_context_length + 1
-    made: dict[str, Any] = tables(found)
-    assert made["attribution"]["part"][0] == "decoder.self.1.2"
-    held = made["attribution_by_position"]
+    report, count = attribute(model, batch_size=5), model.pipeline.model_context_length + 1
+    tables: dict[str, Any] = report.tables
+    assert tables["attribution"]["part"][0] == "decoder.self.1.2"
+    held = tables["attribution_by_position"]
     assert set(held["holds"][:2]) == {"continuation"}
     assert held.set_index("key")["holds"].sort_index().tolist()[-2:] == ["another token", "the query"]
     assert (held["holds"] == "query's token").sum() == 2
-    steps = made["value_attribution_by_position"]
+    steps = tables["value_attribution_by_position"]
     assert sorted(steps["steps_back"]) == list(range(1, count + 1)), "the context and the last step, none of them EOS"
     assert (steps["key"] + steps["steps_back"] == count).all()
-    written = write_report(tmp_path, found, figures(found))
+    written = report.write(tmp_path)
     page = written[0].read_text()
     assert "Self-attention&#x27;s part" in page or "Self-attention's part" in page
     assert "encoder" not in page.split("<h1>")[1].split("plotly-graph-div")[0].replace("decoder", "")
     assert AttributionByPosition.load(tmp_path / "attribution_by_position.json").site == "decoder.self"
 
 
-def test_lenses_are_in_forward_order_and_end_at_the_output(report: AttributionReport, made: dict[str, Any]) -> None:
-    for name, lens in (("logit_lens", report.lens), ("value_lens", report.value_lens)):
-        table = made[name]
+def test_lenses_are_in_forward_order_and_end_at_the_output(results: dict[str, Any], tables: dict[str, Any]) -> None:
+    for name in ("logit_lens", "value_lens"):
+        table, lens = tables[name], results[name]
         assert list(table["point"]) == list(lens.points)
         close(table["kl"].iloc[-1], 0, of=8, terms=4096)
         assert table["agrees"].iloc[-1] == 1
-    assert "log_prob" in made["logit_lens"]
-    assert "log_prob" not in made["value_lens"]
+    assert "log_prob" in tables["logit_lens"]
+    assert "log_prob" not in tables["value_lens"]
 
 
-def test_the_folder(report: AttributionReport, made: dict[str, Any], tmp_path: Path) -> None:
-    drawn = figures(report)
-    written = write_report(tmp_path / "new" / "folder", report, drawn)
+def test_the_folder(report: Report, tables: dict[str, Any], tmp_path: Path) -> None:
+    written = report.write(tmp_path / "new" / "folder")
     assert {path.name for path in written} == {path.name for path in (tmp_path / "new" / "folder").iterdir()}
     kinds = {kind.KIND: kind for kind in (DirectAttribution, AttributionByPosition, LogitLens)}
     for path in written:
@@ -134,10 +151,10 @@ def test_the_folder(report: AttributionReport, made: dict[str, Any], tmp_path: P
             kind = next(k for name, k in kinds.items() if f'"kind": "{name}"' in path.read_text()[:60])
             assert kind.load(path).provenance["model"] == "pico-t5"
         if path.suffix == ".csv":
-            assert len(pd.read_csv(path)) == len(made[path.stem])
+            assert len(pd.read_csv(path)) == len(tables[path.stem])
     page = written[0].read_text()
-    assert page.count('class="plotly-graph-div"') == len(drawn) == 6
-    assert page.count("<table") == len(made)
+    assert page.count('class="plotly-graph-div"') == len(report.figures) == 6
+    assert page.count("<table") == len(tables)
     assert page.count("<tr") < 6 * (SHOWN + 5)
     cells = "".join(part.split("</table>")[0] for part in page.split("<table")[1:])
     assert "<td></td>" in cells, "EOS is no step back and has no value"
@@ -163,12 +180,10 @@ def test_the_command(tmp_path: Path) -> None:
         (["--model", "pico-t5", "--batch-size", "0"], "at least 1"),
         (["--model", "pico-t5", "--seed", "-1"], "at least 0"),
         (["--model", "pico-t5", "--dtype", "float16"], "float16"),
-        (["--model", "pico-t5", "--out", "page.html"], "give a directory"),
     ],
 )
 def test_mistakes(arguments: list[str], says: str, tmp_path: Path) -> None:
-    given = arguments if "--out" in arguments else [*arguments, "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, ["attribute", *given])
+    done = CliRunner().invoke(app, ["attribute", *arguments, "--out", str(tmp_path)])
     assert done.exit_code == 2
     assert says in done.output
     assert not list(tmp_path.iterdir())

@@ -12,22 +12,23 @@ import interp
 from circuits.__main__ import app
 from circuits.patched import Patched, PatchedHeads, PatchedPositions
 from circuits.reports.pair_names import PAIRS, SHIFT, check_pair_name, pair_of
-from circuits.reports.patching import SHOWN, PatchingReport, figures, run_report, tables, write_report
+from circuits.reports.patching import SHOWN, patch
 from interp import Resample, edited, zoo
 from interp.errors import InvalidInput
+from interp.output.report import Report
 from tests.tolerance import FORWARD, close
 
 ROWS = 5
 
 
 @pytest.fixture(scope="module")
-def report(pico: interp.Model) -> PatchingReport:
-    return run_report(pico, batch_size=ROWS, seed=2, progress=False)
+def report(pico: interp.Model) -> Report:
+    return patch(pico, batch_size=ROWS, seed=2, progress=False)
 
 
 @pytest.fixture(scope="module")
-def made(report: PatchingReport) -> dict[str, Any]:
-    return tables(report)
+def tables(report: Report) -> dict[str, Any]:
+    return report.tables
 
 
 def difference(model: interp.Model, batch: interp.Batch, target: Any, against: Any) -> float:
@@ -57,16 +58,16 @@ def test_a_shift_is_as_far_as_the_words_say() -> None:
 
 @pytest.mark.parametrize(("name", "says"), [("another_sequnce", "Did you mean 'another_sequence'"), ("", "there are")])
 def test_another_pair_is_an_error(name: str, says: str, pico: interp.Model) -> None:
-    for fails in (lambda: check_pair_name(name), lambda: run_report(pico, pair=name)):
+    for fails in (lambda: check_pair_name("pair", name), lambda: patch(pico, pair=name)):
         with pytest.raises(InvalidInput, match=says):
             fails()
 
 
-def test_shares_are_those_of_plain_runs(pico: interp.Model, report: PatchingReport, made: dict[str, Any]) -> None:
+def test_shares_are_those_of_plain_runs(pico: interp.Model, tables: dict[str, Any]) -> None:
     pair, _ = pair_of("another_sequence", batch_size=ROWS, seed=2)
     right = pair.target, pair.against
     clean, corrupt = (difference(pico, batch, *right) for batch in pair)
-    table = made["outputs"].set_index("head")
+    table = tables["outputs"].set_index("head")
     for head in (table.index[0], table.index[-1], "decoder.self.1.1"):
         with edited(pico, [Resample(head, pair.corrupt)]):
             patched = difference(pico, pair.clean, *right)
@@ -76,51 +77,50 @@ def test_shares_are_those_of_plain_runs(pico: interp.Model, report: PatchingRepo
         assert table["restores"][head] == pytest.approx((restored - corrupt) / (clean - corrupt), abs=1e-4)
     kinds = table.index.str.rsplit(".", n=2).str[0]
     assert set(kinds) == {"decoder.cross", "decoder.self", "encoder.self"}
-    assert set(made["inputs"]["site"].str[-1]) == set("qkv")
-    end = made["decoder_positions"].iloc[-1]
+    assert set(tables["inputs"]["site"].str[-1]) == set("qkv")
+    end = tables["decoder_positions"].iloc[-1]
     assert end["site"].endswith("resid_post")
     close(end["share"], 1, "all is at the last position in the end", terms=FORWARD)
-    start = made["encoder_positions"]
+    start = tables["encoder_positions"]
     assert set(start["site"]) == {"encoder.0.resid_pre", *(f"encoder.{i}.resid_post" for i in range(3))}
 
 
 def test_the_planted_heads_are_needed_and_what_they_go_by() -> None:
     model = zoo.planted().model
-    other = tables(run_report(model, batch_size=6, progress=False))["outputs"].set_index("head")
+    other: Any = patch(model, batch_size=6, progress=False).tables["outputs"].set_index("head")
     assert list(other.index[:2]) == ["decoder.cross.1.2", "encoder.self.0.1"]
     assert other[["share", "restores"]].iloc[0].tolist() == pytest.approx([1, 1], abs=0.02)
     assert other[["share", "restores"]].iloc[2:].abs().to_numpy().max() < 0.01
     assert other["share"].iloc[1] > 0.2
     # Where only what is carried differs, values are all, and nothing is done by where it looks.
-    swapped = tables(run_report(model, pair="swapped_continuation", batch_size=6, progress=False))["inputs"]
+    swapped: Any = patch(model, pair="swapped_continuation", batch_size=6, progress=False).tables["inputs"]
     assert swapped["site"][0] == "decoder.cross.1.v"
     assert swapped["share"][0] == pytest.approx(1, abs=0.01)
     assert swapped["share"][1:].abs().max() < 0.01
 
 
 def test_a_decoder_alone(tmp_path: Path) -> None:
-    found = run_report(zoo.planted_decoder().model, batch_size=5, progress=False)
-    assert found.encoder is None
-    made = tables(found)
-    assert list(made) == ["outputs", "restored", "inputs", "decoder_positions"]
-    shares = made["outputs"].set_index("head")["share"]
+    report = patch(zoo.planted_decoder().model, batch_size=5, progress=False)
+    tables: dict[str, Any] = report.tables
+    assert list(tables) == ["outputs", "restored", "inputs", "decoder_positions"]
+    shares = tables["outputs"].set_index("head")["share"]
     assert list(shares.index[:2]) == ["decoder.self.1.2", "decoder.self.0.1"]
     assert shares.iloc[2:].abs().max() < 0.005 < 0.2 < shares.iloc[1]
-    assert set(made["inputs"]["site"].str[:-1]) == {"decoder.self.0.", "decoder.self.1."}
-    assert made["decoder_positions"].iloc[-1]["share"] == pytest.approx(1, abs=1e-4)
-    drawn = figures(found)
-    assert list(drawn) == ["outputs", "restored", "inputs", "decoder-positions"]
-    written = write_report(tmp_path, found, drawn)
+    assert set(tables["inputs"]["site"].str[:-1]) == {"decoder.self.0.", "decoder.self.1."}
+    assert tables["decoder_positions"].iloc[-1]["share"] == pytest.approx(1, abs=1e-4)
+    assert list(report.figures) == ["outputs", "restored", "inputs", "decoder_positions"]
+    written = report.write(tmp_path)
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
     page = written[0].read_text()
     assert "What a self head goes by" in page
     assert "Likewise" not in page
 
 
-def test_figures_say_which_way_round(report: PatchingReport) -> None:
-    drawn: dict[str, Any] = figures(report)
+def test_figures_say_which_way_round(report: Report) -> None:
+    drawn: dict[str, Any] = report.figures
+    result: Any = report.results["outputs.json"]
     outputs, restored = (str(drawn[name].layout.title.subtitle.text) for name in ("outputs", "restored"))
-    clean, corrupt = report.outputs.clean.mean(), report.outputs.corrupt.mean()
+    clean, corrupt = result.clean.mean(), result.corrupt.mean()
     assert f"{clean:.3g} on clean" in outputs
     assert f"{corrupt:.3g} on corrupt" in restored
     assert f"{clean:.3g} on clean" in restored
@@ -129,9 +129,8 @@ def test_figures_say_which_way_round(report: PatchingReport) -> None:
     assert max(figure.layout.width for figure in drawn.values()) <= 1080
 
 
-def test_the_folder(report: PatchingReport, made: dict[str, Any], tmp_path: Path) -> None:
-    drawn = figures(report)
-    written = write_report(tmp_path, report, drawn)
+def test_the_folder(report: Report, tables: dict[str, Any], tmp_path: Path) -> None:
+    written = report.write(tmp_path)
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
     for path in written:
         if path.suffix == ".json":
@@ -139,9 +138,9 @@ def test_the_folder(report: PatchingReport, made: dict[str, Any], tmp_path: Path
             again: Patched = kind.load(path)
             assert again.provenance["model"] == "pico-t5"
         if path.suffix == ".csv":
-            assert len(pd.read_csv(path)) == len(made[path.stem])
+            assert len(pd.read_csv(path)) == len(tables[path.stem])
     page = written[0].read_text()
-    assert page.count('class="plotly-graph-div"') == page.count("<table") == len(drawn) == 5
+    assert page.count('class="plotly-graph-div"') == page.count("<table") == len(report.figures) == 5
     assert page.count("<tr") <= 5 * (SHOWN + 1)
     assert PAIRS["another_sequence"].split(":")[0].replace("'", "&#x27;") in page
 
@@ -162,12 +161,10 @@ def test_the_command(tmp_path: Path) -> None:
         (["--model", "no-such-model", "--pair", "shifted_value"], "Did you mean 'shifted_values'"),
         (["--model", "pico-t6"], "Did you mean 'pico-t5'"),
         (["--model", "pico-t5", "--batch-size", "0"], "at least 1"),
-        (["--model", "pico-t5", "--out", "page.html"], "give a directory"),
     ],
 )
 def test_mistakes(arguments: list[str], says: str, tmp_path: Path) -> None:
-    given = arguments if "--out" in arguments else [*arguments, "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, ["patch", *given])
+    done = CliRunner().invoke(app, ["patch", *arguments, "--out", str(tmp_path)])
     assert done.exit_code == 2
     assert says in done.output
     assert not list(tmp_path.iterdir())

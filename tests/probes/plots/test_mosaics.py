@@ -114,12 +114,12 @@ def test_training_of_a_decoder_only_model_shows_its_own_scores() -> None:
 
 
 def test_models_of_one_short_name_stay_apart(small: Mosaic) -> None:
-    from interp.output import page, style
+    from interp.output import report, style
 
     assert style.unique(["a/m", "b/m", "c", "c"]) == ["a/m", "b/m", "c", "c (2)"]
     twice = plots.head_counts([small, small])
     assert list(traces(twice, go.Bar)[0].x) == ["amazon/chronos-t5-small", "amazon/chronos-t5-small (2)"]
-    assert page.file_name("mosaic-a/m (2)") == "mosaic-a-m-2"
+    assert report.file_name("mosaic-a/m (2)") == "mosaic-a-m-2"
 
 
 def test_ticks_are_values_or_tokens(model: Model, batch: Batch) -> None:
