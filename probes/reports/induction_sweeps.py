@@ -77,4 +77,6 @@ def count_table(sweep: Sweep, threshold: float = THRESHOLD) -> pd.DataFrame:
     """Count the heads that reach the threshold by model, repetitions and length; means over seeds."""
     counts: Any = head_counts(swept(sweep), threshold)
     grouped = counts.groupby(["model", "repetitions", "sequence_length"], sort=False)
-    return grouped[["current_token", "token_to_right", "either", "n_heads"]].mean().reset_index().astype({"n_heads": int})
+    return (
+        grouped[["current_token", "token_to_right", "either", "n_heads"]].mean().reset_index().astype({"n_heads": int})
+    )

@@ -55,8 +55,8 @@ def test_the_folder_holds_whole_tables_and_results(tmp_path: Path) -> None:
     names = ["page.html", "first.csv", "numbers.csv", "hidden.csv", "frame.parquet", "words.txt"]
     assert [path.name for path in written] == names
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(names)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "first.csv"), TABLE)
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "new" / "frame.parquet"), TABLE)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "first.csv"), TABLE, check_exact=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "new" / "frame.parquet"), TABLE, check_exact=True)
     assert (tmp_path / "new" / "words.txt").read_text() == "words\n"
 
 
