@@ -21,7 +21,7 @@ from circuits.graph.evaluation import evaluate
 from circuits.graph.faithfulness_by_size import faithfulness_by_size
 from circuits.graph.path_patching import patch_edges
 from circuits.graph.recovery import recovery_benchmark
-from circuits.metrics import expected_value, log_prob, logit_difference
+from circuits.metrics import accuracy, expected_value, log_prob, logit_difference
 from circuits.patching import patch_heads, patch_positions, patch_sites
 from circuits.weights.composition import composition_scores, largest_by_chance
 from circuits.weights.copying import copying_scores
@@ -36,6 +36,7 @@ __all__ = [
     "Circuit",
     "Edge",
     "ablation_curve",
+    "accuracy",
     "attribution_by_position",
     "attribution_patching",
     "circuit_summary",

@@ -1,50 +1,56 @@
-"""What patching moves: a number per row, made from the logits, and its values on a clean and a corrupt input.
+"""Metrics: what an experiment measures, one number per row, computed from the logits.
 
-A metric is any function from logits `[row, pos, token]` to `[row]`; these are the usual ones, with a name for results.
-Their `position` is that of each row's own tokens: the last is the last that is not padding. A function of your own gets
-logits that are NaN at padding, so that one that reads it is found out.
+Ablation, patching, attribution and discovery take the same metrics. A metric is any function from logits
+`[row, pos, token]` to `[row]`; the usual ones are here, with a name for results. Their `position` counts over each
+row's own tokens: -1 is the last one that is not padding. A function of your own gets logits that are NaN at padding,
+so that reading padding is noticed. It may say its `unit` and whether `higher_is_better` as attributes.
 
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import Batch, Model
-from interp.errors import InvalidInput, UnclearGap
+from interp import Model
+from interp.errors import InvalidInput
 from interp.inputs.masks import row_positions
-from interp.models.model import as_model
-from interp.results.result import Floats
-from interp.results.statistics import interval
-from probes.stimuli.pairs import check_aligned, token_ids
+from interp.names import Stack
+from probes.stimuli.pairs import token_ids
+from probes.stimuli.repeated_tokens import RepeatedTokens
 
 Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
-"""From logits to a number per row."""
+"""A function from logits to one number per row."""
 
 Tokens = int | Sequence[int] | Tensor
-"""One token for all rows, or one a row."""
+"""One token for all rows, or one token per row."""
 
 
 @dataclass(frozen=True, eq=False)
 class NamedMetric:
-    """A metric with a name, which results remember.
+    """A metric with a name, which results keep.
 
-    With a `position`, `of` makes its numbers of what stands there, `[row, token]` in float32 at least; without, of all
-    logits.
+    Attributes:
+        name: names the metric in results.
+        of: computes the numbers `[row]`: with a position from the logits there, `[row, token]` in float32 or more;
+            without one from all logits.
+        position: a position of each row's own tokens.
+        unit: the unit of the numbers, such as nats.
+        higher_is_better: whether a model that predicts well has high numbers; None if neither is better.
     """
 
     name: str
     of: Callable[[Tensor], Tensor]
     position: int | None = None
+    unit: str = ""
+    higher_is_better: bool | None = True
 
     def __call__(self, logits: Float[Tensor, "row pos token"], shown: Tensor | None = None) -> Float[Tensor, " row"]:
-        """The numbers by row; `shown` `[row, pos]` says which positions are no padding, all by default."""
+        """Return the numbers by row; `shown` `[row, pos]` marks the positions that are not padding, by default all."""
         if self.position is None:
             return self.of(logits)
         shown = torch.ones(logits.shape[:2], dtype=torch.bool) if shown is None else shown.bool()
@@ -60,14 +66,11 @@ class NamedMetric:
 
 
 def log_prob(target: Tokens, *, position: int = -1) -> NamedMetric:
-    """The log-probability of a token, in nats.
+    """Measure the log-probability of a token, in nats.
 
     Args:
         target: the token of each row, such as `batch.continuation`; or one for all.
-        position: of the decoder; by default the last that is not padding.
-
-    Returns:
-        The metric.
+        position: a decoder position; by default the last that is not padding.
 
     Raises:
         InvalidInput: targets that are not token ids.
@@ -77,19 +80,51 @@ def log_prob(target: Tokens, *, position: int = -1) -> NamedMetric:
     def of(logits: Tensor) -> Tensor:
         return _picked(logits.log_softmax(-1), ids)
 
-    return NamedMetric("log_prob", of, position)
+    return NamedMetric("log_prob", of, position, "nats")
+
+
+def mean_log_prob(targets: Tensor, counted: Tensor | None = None, *, position: int = -1) -> NamedMetric:
+    """Measure the mean log-probability of several tokens, in nats: NaN in a row without any.
+
+    Args:
+        targets: the tokens of each row, `[row, k]`.
+        counted: which of them count, `[row, k]`; by default all.
+        position: a decoder position; by default the last that is not padding.
+    """
+    weights = torch.ones_like(targets) if counted is None else counted
+
+    def of(logits: Tensor) -> Tensor:
+        ids, share = targets.to(logits.device), weights.to(logits)
+        return (logits.gather(-1, ids) * share).sum(-1) / share.sum(-1) - logits.logsumexp(-1)
+
+    return NamedMetric("mean_log_prob", of, position, "nats")
+
+
+def accuracy(target: Tokens, *, position: int = -1) -> NamedMetric:
+    """Measure whether a token is the likeliest, 1 or 0.
+
+    Args:
+        target: the token of each row, such as `batch.continuation`; or one for all.
+        position: a decoder position; by default the last that is not padding.
+
+    Raises:
+        InvalidInput: targets that are not token ids.
+    """
+    ids = token_ids("target", target)
+
+    def of(logits: Tensor) -> Tensor:
+        return (_picked(logits, ids) >= logits.amax(-1)).to(logits.dtype)
+
+    return NamedMetric("accuracy", of, position, "share of rows")
 
 
 def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> NamedMetric:
-    """The logit of one token minus that of another: linear in the logits, so that direct effects add up.
+    """Measure the logit of one token minus that of another: linear in the logits, so that direct effects add up.
 
     Args:
         target: the token of each row, or one for all.
         against: the other token, likewise.
-        position: of the decoder; by default the last that is not padding.
-
-    Returns:
-        The metric.
+        position: a decoder position; by default the last that is not padding.
 
     Raises:
         InvalidInput: targets that are not token ids, or of different numbers of rows.
@@ -101,18 +136,15 @@ def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> 
     def of(logits: Tensor) -> Tensor:
         return _picked(logits, ids) - _picked(logits, others)
 
-    return NamedMetric("logit_difference", of, position)
+    return NamedMetric("logit_difference", of, position, "logits")
 
 
 def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
-    """The mean of the forecast's distribution over values, in units of the series' scale.
+    """Measure the mean of the forecast's distribution over values, in units of the series' scale.
 
     Args:
-        model: whose tokenizer gives the bins' centres.
-        position: of the decoder; by default the last that is not padding.
-
-    Returns:
-        The metric.
+        model: the model whose tokenizer gives the bins' centres.
+        position: a decoder position; by default the last that is not padding.
 
     Source: Ansari et al. 2024, "Chronos" (tokens are bins of the scaled value).
     """
@@ -122,16 +154,16 @@ def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
         bins = vocabulary.value_logits(logits)
         return bins.softmax(-1) @ values.to(bins)
 
-    return NamedMetric("expected_value", of, position)
+    return NamedMetric("expected_value", of, position, "scaled value", None)
 
 
 def bin_centers(model: Model) -> Float[Tensor, " token"]:
-    """The scaled values of the value tokens in order, in float64."""
+    """Return the scaled values of the value tokens in order, in float64."""
     return model.vocabulary.values.double()
 
 
 def _picked(values: Tensor, ids: Tensor) -> Tensor:
-    """The value of each row's token, of `[row, token]`."""
+    """Return the value of each row's token, of `[row, token]`."""
     if len(ids) not in (1, len(values)):
         raise InvalidInput(f"the metric has {len(ids)} target tokens and the batch {len(values)} rows: give as many.")
     if int(ids.max()) >= values.shape[-1]:
@@ -139,108 +171,25 @@ def _picked(values: Tensor, ids: Tensor) -> Tensor:
     return values.gather(-1, ids.to(values.device).expand(len(values))[:, None])[:, 0]
 
 
-def metric_name(metric: Metric) -> str:
-    """What a metric is called in results."""
-    return str(getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__))
+def continuation_metrics(
+    model: Model, tokens: RepeatedTokens, metric: Metric | None = None
+) -> dict[Literal["effect", "control", "accuracy"], Metric]:
+    """Return what ablation measures on repeated random tokens.
 
-
-def measured(metric: Metric, logits: Float[Tensor, "row pos token"], batch: Batch) -> Float[Tensor, " row"]:
-    """A metric of the logits of a batch, if it is one number per row and depends on no padding.
-
-    Raises:
-        InvalidInput: it is something else, not finite, or read off padding.
+    Returns:
+        `effect`, the metric, which is the log-probability of the continuation where none is named; `control`, the mean
+        log-probability of the other tokens of the row's sequences, which tells an effect on the continuation from
+        damage at large; and the `accuracy` of the continuation.
     """
-    if not callable(cast(object, metric)):
-        raise InvalidInput(f"metric={metric!r}: give a function from logits [row, pos, token] to one number per row.")
-    shown = batch.decoder_attention_mask.to(logits.device).bool()
-    padded = not bool(shown.all())
-    own = padded and not (isinstance(metric, NamedMetric) and metric.position is not None)
-    found = _by_row(metric, logits, shown, own)
-    if own and not _same_without(metric, found.detach(), logits.detach(), shown):
-        raise InvalidInput(
-            f"the metric {metric_name(metric)} reads padding: of logits that are NaN there it made another number, or "
-            "none. Read each row's own last token, logits[torch.arange(len(logits)), batch.position(-1)], or take a "
-            "metric such as circuits.log_prob, whose position counts so."
-        )
-    if not bool(found.isfinite().all()):
-        raise InvalidInput(f"the metric {metric_name(metric)} is not finite in {int((~found.isfinite()).sum())} rows.")
-    return found
-
-
-def _by_row(metric: Metric, logits: Tensor, shown: Tensor, own: bool) -> Tensor:
-    """What a metric gives, if it is a real number per row; where it picks its positions itself, padding is NaN."""
-    if own:
-        found: Any = metric(torch.where(shown[..., None], logits, torch.nan))
-    else:
-        found = metric(logits, shown) if isinstance(metric, NamedMetric) else metric(logits)
-    if not isinstance(found, Tensor) or tuple(found.shape) != (len(logits),):
-        what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise InvalidInput(
-            f"the metric {metric_name(metric)} gave {what} for {len(logits)} rows: it must give one number per row."
-        )
-    if found.is_complex():
-        raise InvalidInput(f"the metric {metric_name(metric)} gave {found.dtype}: it must give real numbers.")
-    # Whether a token is right, or which one is the likeliest, are numbers too.
-    return found if found.is_floating_point() else found.to(torch.float32)
-
-
-def _same_without(metric: Metric, found: Tensor, logits: Tensor, shown: Tensor) -> bool:
-    """Whether a metric gives what it gave when other numbers stand at padding: those of a row's tokens beside it.
-
-    NaN would go through arithmetic, but not through comparisons and the like.
-    """
-    columns = torch.arange(shown.shape[1], device=shown.device)
-    before = torch.where(shown, columns, -1).cummax(1).values
-    beside = torch.where(before < 0, shown.long().argmax(1, keepdim=True), before)
-    with torch.no_grad():
-        other = _by_row(metric, logits.gather(1, beside[..., None].expand_as(logits)), shown, own=False).to(found)
-    near = torch.isclose(found, other, rtol=1e-3, atol=1e-5 * float(other.abs().nan_to_num(0, 0, 0).max()))
-    return bool((near | ~other.isfinite()).all())
-
-
-def check_pair(model: Model, clean: Any, corrupt: Any) -> None:
-    """See that two inputs can stand for each other, position by position.
-
-    Raises:
-        InvalidInput: not batches, of different shapes or masks, or of tokens that the model does not have.
-    """
-    as_model(model)
-    check_aligned(clean, corrupt)
-    for given in (clean, corrupt):
-        model.check(given)
-
-
-def check_moves(metric: Metric, clean: Tensor, corrupt: Tensor) -> None:
-    """See that there is something to explain: the metric's mean differs between clean and corrupt.
-
-    Args:
-        metric: for its name.
-        clean: its values on the clean input, `[row]`.
-        corrupt: its values on the corrupt one.
-
-    Raises:
-        InvalidInput: it does not move.
-    """
-    scale = float(torch.cat([clean, corrupt]).abs().mean())
-    if abs(float(clean.double().mean() - corrupt.double().mean())) <= 1e-6 * max(scale, 1e-6):
-        raise InvalidInput(
-            f"the metric {metric_name(metric)} does not move: its mean is {float(clean.mean()):.4g} on clean and "
-            f"{float(corrupt.mean()):.4g} on corrupt. There is nothing to explain: choose another pair or metric."
-        )
-
-
-def warn_of_gap(differences: Floats, between: str) -> None:
-    """Warn if the mean of differences by row, which shares are in parts of, cannot be told from 0.
-
-    Warns:
-        UnclearGap: its 95 % interval holds 0.
-    """
-    low, high = (float(end) for end in interval(differences))
-    if low <= 0 <= high:
-        warnings.warn(
-            f"the metric differs by {float(differences.mean()):.3g} ({low:.3g} to {high:.3g}, 95 % over "
-            f"{len(differences)} rows) between {between}: that may be 0, and shares of it mean nothing. Take more "
-            "rows.",
-            UnclearGap,
-            stacklevel=3,
-        )
+    # The tokens that the query can look back at, whichever stack reads them.
+    stack: Stack = "encoder" if tokens.has_encoder else "decoder"
+    before = slice(None) if tokens.has_encoder else slice(tokens.query)
+    ids, shown = tokens.ids(stack)[:, before], tokens.mask(stack)[:, before]
+    values = model.vocabulary.are_values(ids) if model.tokens_are_values else torch.ones_like(ids, dtype=torch.bool)
+    others = (ids != tokens.continuation[:, None]) & values & (shown == 1)
+    return {
+        # Normalized in the way that the control is, so that the two differ by the tokens alone.
+        "effect": replace(mean_log_prob(tokens.continuation[:, None]), name="log_prob") if metric is None else metric,
+        "control": mean_log_prob(ids, others),
+        "accuracy": accuracy(tokens.continuation),
+    }

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import MEMORY, variant_bytes
 from circuits.ablation.logits_after import logits_after, needs
-from circuits.ablation.outcomes import told
-from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name, warn_of_gap
+from circuits.measurement import check_moves, check_pair, measured, metric_name, warn_of_gap
+from circuits.metrics import Metric
 from circuits.patched import PatchedHeads, PatchedPositions, stack_of
 from interp import Batch, Model
 from interp.cache import capture
@@ -98,7 +98,7 @@ def patch_heads(
         np.stack(cells),
         before,
         after,
-        provenance(model, clean=told(clean), corrupt=told(corrupt)),
+        provenance(model, clean=clean.description, corrupt=corrupt.description),
     )
 
 
@@ -149,13 +149,15 @@ def patch_positions(
         for stack in stacks_of(clean)
     }
     warn_of_gap(after - before, "the corrupt and the clean input")
+    source = provenance(model, clean=clean.description, corrupt=corrupt.description)
+    source |= {"special": _special(model, stacks_of(clean))}
     return PatchedPositions(
         metric_name(metric),
         tuple(map(str, chosen)),
         values,
         before,
         after,
-        provenance(model, clean=told(clean), corrupt=told(corrupt)) | {"special": _special(model, stacks_of(clean))},
+        source,
         lengths=tuple(map(len, cells)),
         tokens={stack: frozen(torch.stack(ids).cpu().numpy()) for stack, ids in tokens.items()},
     )

@@ -28,3 +28,18 @@ def renamed(package: str, names: Mapping[str, str], until: str = "0.8") -> Calla
         return getattr(import_module(module), new)
 
     return find
+
+
+def renamed_field(old: str, new: str, until: str = "0.8") -> Any:
+    """Make the property that finds a field of a result by its old name.
+
+    Returns:
+        A property that warns and gives the field's value.
+    """
+
+    def find(self: Any) -> Any:
+        words = f"{type(self).__name__}.{old} is now {new}; the old name goes in {until}."
+        warnings.warn(words, DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(find, doc=f"The old name of `{new}`.")

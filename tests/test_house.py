@@ -97,6 +97,14 @@ def test_public_names_have_docstrings() -> None:
                 assert thing.__doc__, f"{module.__name__}.{name}"
 
 
+def test_the_faces_are_small() -> None:
+    """A stranger reads them whole: errors and result classes are reached by other ways."""
+    faces = [
+        importlib.import_module(name) for name in ("interp", "probes", "circuits", "probes.plots", "circuits.plots")
+    ]
+    assert sum(len(face.__all__) for face in faces) <= 150
+
+
 def test_every_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^A-Za-z0-9_-]", text)[0].replace("-", "_") for text in project["dependencies"]}

@@ -26,7 +26,7 @@ def test_the_wheel_opens_the_bundled_models(tmp_path: Path) -> None:
         "import interp, probes; assert interp.__file__.startswith({!r}), interp.__file__; "
         "model = interp.load('pico-t5'); print(probes.induction_mosaic(model, batch_size=5).counts().n_heads); "
         "probes.published('chronos-t5-small'); probes.plots.training('pico-t5'); "
-        "interp.load('pico-t5-induction'); probes.plots.Explorer('').to_html(); probes.datasets.sunspots(); "
+        "interp.load('pico-t5-induction'); probes.plots.explorer.Explorer('').to_html(); probes.datasets.sunspots(); "
         "import torch; series = torch.sin(torch.arange(40.) / 3) + 2\n"
         "def forecast():\n"
         "    torch.manual_seed(0)\n"

@@ -8,20 +8,22 @@ Source: Crosbie & Shutova 2024 (the strongest heads against random heads of the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from circuits.ablation.forecast_runs import ForecastEffects, Variants, measure_forecasts
 from circuits.ablation.head_sets import set_outcomes
-from circuits.ablation.outcomes import method_of, stimulus_of
 from circuits.controls import Controls, columns_of_controls, random_controls, strongest
+from circuits.measurement import described
+from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
-from interp.editing.edits import Method, Reference
+from interp.editing.edits import Method, Reference, method_source
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
 from interp.names import Head
+from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores, provenance
 from interp.results.result import Floats, Result
 from interp.results.statistics import (
@@ -31,46 +33,65 @@ from interp.results.statistics import (
 )
 from interp.validate import whole
 from probes.induction.mosaic import THRESHOLD, Mosaic
-from probes.stimuli.repeated_tokens import RepeatedTokens
+from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
+
+FIELDS_BEFORE = {"log_prob": "effect", "control_log_prob": "control_effect", "clean_log_prob": "clean_value"}
+"""What files of version 0.6 call the fields."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CurvePoint(Result):
-    """One k: the heads, the change in log-probability and the hits by row, and the controls' `[draw, row]`."""
+    """The ablation of k heads: by row the change of the metric and the hits, and the controls' `[draw, row]`.
+
+    The metric is the log-probability of the continuation, if the curve's provenance names no other one.
+    """
 
     KIND = "curve-point"
 
     count: int
     heads: tuple[Head, ...]
-    log_prob: Floats
+    effect: Floats
     hit: Floats
     control_sets: tuple[tuple[Head, ...], ...]
-    control_log_prob: Floats
+    control_effect: Floats
     control_hit: Floats
     reason: str = ""
+
+    log_prob = renamed_field("log_prob", "effect")
+    control_log_prob = renamed_field("control_log_prob", "control_effect")
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        return super()._of_contents({FIELDS_BEFORE.get(name, name): value for name, value in values.items()})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AblationCurve(Result):
     """The strongest k heads ablated, against random heads of the same layers, for several k.
 
-    `clean_log_prob` and `clean_hit` are the unedited model's, by row; `forecasts` are those of the
+    `clean_value`, of the metric, and `clean_hit` are the unedited model's, by row; `forecasts` are those of the
     same sets, where series were given.
     """
 
     KIND = "ablation-curve"
 
     points: tuple[CurvePoint, ...]
-    clean_log_prob: Floats
+    clean_value: Floats
     clean_hit: Floats
     provenance: dict[str, Any]
     forecasts: ForecastEffects | None = None
 
+    clean_log_prob = renamed_field("clean_log_prob", "clean_value")
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        return super()._of_contents({FIELDS_BEFORE.get(name, name): value for name, value in values.items()})
+
     def to_frame(self) -> pd.DataFrame:
         """One tidy row a k and outcome, for the heads and, as `control...`, for the control sets.
 
-        `effect` is the change in log-probability (nats), `accuracy` the share of rows whose continuation is predicted,
-        and `accuracy change` that minus the unedited model's, row by row. `low, high` are 95 % intervals over rows:
+        `effect` is the change of the metric (log-probability in nats), `accuracy` the share of rows whose continuation
+        is predicted, and `accuracy change` that minus the unedited model's. `low, high` are 95 % intervals over rows:
         Student's, Wilson's, and Bonett & Price's. `control_low, control_high` are the least and the largest mean of
         the control sets, or the middle 95 % of 39 sets or more, as `band` says; `p` is the rank of the value among
         the sets, which cannot come under 1 / (1 + draws). All of these are NaN where there is no control.
@@ -81,7 +102,7 @@ class AblationCurve(Result):
             change_interval = proportion_change_interval(point.hit, self.clean_hit)
             change, others_change = point.hit - self.clean_hit, point.control_hit - self.clean_hit
             for outcome, own, (low, high), others, level in (
-                ("effect", point.log_prob, interval(point.log_prob), point.control_log_prob, 0.0),
+                ("effect", point.effect, interval(point.effect), point.control_effect, 0.0),
                 ("accuracy", point.hit, proportion_interval(point.hit), point.control_hit, clean),
                 ("accuracy change", change, change_interval, others_change, 0.0),
             ):
@@ -144,6 +165,7 @@ def ablation_curve(
     scores: Mosaic | HeadScores,
     batch: Batch,
     *,
+    metric: Metric | None = None,
     counts: Sequence[int | str] = (1, 2, 4, 8),
     controls: int = 20,
     seed: int = 0,
@@ -163,6 +185,7 @@ def ablation_curve(
         model: the model, with no edit in force.
         scores: a mosaic, or any head scores, by which heads are ranked.
         batch: fresh repeated random tokens, other than those the scores are from.
+        metric: what `effect` is of, as in `circuits.metrics`; by default the continuation's log-probability.
         counts: how many heads: whole numbers, or shares of all heads as `"3%"`.
         controls: random sets for each k; all distinct ones where there are fewer.
         seed: of the random sets.
@@ -209,7 +232,8 @@ def ablation_curve(
     }
     check_controls(drawn, controls)
     sets = [[], *chosen.values(), *(members for found in drawn.values() for members in found.sets)]
-    measured = set_outcomes(model, tokens, sets, method=method, reference=reference, progress=progress)
+    values = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
+    effect, hit = values["effect"], values["accuracy"]
     points: list[CurvePoint] = []
     after = 1 + len(chosen)
     for index, (k, heads) in enumerate(chosen.items(), start=1):
@@ -219,16 +243,19 @@ def ablation_curve(
             CurvePoint(
                 count=k,
                 heads=tuple(heads),
-                log_prob=measured.log_prob[index] - measured.log_prob[0],
-                hit=measured.hit[index],
+                effect=effect[index] - effect[0],
+                hit=hit[index],
                 control_sets=drawn[k].sets,
-                control_log_prob=measured.log_prob[there] - measured.log_prob[0],
-                control_hit=measured.hit[there],
+                control_effect=effect[there] - effect[0],
+                control_hit=hit[there],
                 reason=drawn[k].reason,
             )
         )
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
-    source |= method_of(method, reference, ranked_by=ranked.name, ascending=ascending, threshold=threshold, seed=seed)
+    source |= described(continuation_metrics(model, tokens, metric)["effect"])
+    source |= method_source(
+        method, reference, ranked_by=ranked.name, ascending=ascending, threshold=threshold, seed=seed
+    )
     source |= {"chosen_on": scores.provenance.get("stimulus", {}), "controls": controls}
     forecasts = None
     if series is not None:
@@ -244,7 +271,7 @@ def ablation_curve(
             reference=reference,
             progress=progress,
         )
-    return AblationCurve(tuple(points), measured.log_prob[0], measured.hit[0], source, forecasts)
+    return AblationCurve(tuple(points), effect[0], hit[0], source, forecasts)
 
 
 def check_controls(drawn: dict[Any, Controls], asked: int) -> None:

@@ -21,12 +21,11 @@ from tqdm.auto import tqdm
 from circuits.ablation.baselines import WINDOW, naive, parrot, seasonal_naive
 from circuits.ablation.forecast_scores import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.ablation.head_effects import MEMORY
-from circuits.ablation.outcomes import method_of
 from circuits.ablation.sampling import Ablated, reading, sampling, split, uniforms
 from circuits.controls import Controls, columns_of_controls
 from interp import Batch, Model
 from interp.editing.context import check_unhooked
-from interp.editing.edits import Address, Method, Reference, ablations
+from interp.editing.edits import Address, Method, Reference, ablations, method_source
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
 from interp.results.by_head import provenance
@@ -214,7 +213,7 @@ def measure_forecasts(
         "parroting": np.stack([_correlation(median, points["parroting"]) for median in medians]),
     }
     source = provenance(model, name="series", n_series=len(truth), context=contexts.shape[1], season=season)
-    source |= method_of(method, reference, seed=seed, num_samples=num_samples, prediction_length=prediction_length)
+    source |= method_source(method, reference, seed=seed, num_samples=num_samples, prediction_length=prediction_length)
     return ForecastEffects(
         names=tuple(sets),
         sets={name: tuple(map(str, members)) for name, members in sets.items()},

@@ -21,11 +21,12 @@ from einops import einsum
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.ablation.outcomes import continuation_scores, method_of, stimulus_of
+from circuits.measurement import at_query, described
+from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
 from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
-from interp.editing.edits import Method, Reference, ablations
+from interp.editing.edits import Method, Reference, ablations, method_source
 from interp.editing.running import Run
 from interp.editing.variants import Context, check_dtype, clean_run, resume, resume_encoder
 from interp.errors import InvalidInput
@@ -40,7 +41,7 @@ from interp.results.statistics import (
     p_values,
     q_values,
 )
-from probes.stimuli.repeated_tokens import RepeatedTokens
+from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 MEMORY = 2**28
 """How many bytes the variants of one run may take, by default."""
@@ -48,10 +49,11 @@ MEMORY = 2**28
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadEffects(HeadScores):
-    """The change that ablating each head alone makes, with every row of the stimulus.
+    """The change of a metric that ablating each head alone makes, with every row of the stimulus.
 
-    `values` `[layer, head]` are means over `rows` `[layer, head, row]`, in nats: negative where the
-    head helps. `control_rows` are the same change for the row's other tokens.
+    `values` `[layer, head]` are means over `rows` `[layer, head, row]`, by default of the continuation's
+    log-probability in nats: negative where the head helps. `control_rows` are the change in the log-probability of the
+    row's other tokens.
     """
 
     rows: Floats = None  # type: ignore[assignment]
@@ -69,15 +71,17 @@ class HeadEffects(HeadScores):
 
     @classmethod
     def of(cls, site: str, rows: Floats, control_rows: Floats, source: dict[str, Any]) -> Self:
-        """From rows `[layer, head, row]`."""
+        """Make the result from rows `[layer, head, row]`."""
         n = rows.shape[-1]
+        metric, unit = str(source.get("metric", "log_prob")), str(source.get("unit", "nats"))
+        name = "log-probability" if metric == "log_prob" else metric
         stderr = rows.std(-1, ddof=1) / n**0.5 if n > 1 else None
         return cls(
             name="effect",
             site=site,
             values=rows.mean(-1),
             stderr=stderr,
-            unit="change in log-probability (nats)",
+            unit=f"change in {name} ({unit})" if unit else f"change in {name}",
             provenance=source,
             rows=rows,
             control_rows=control_rows,
@@ -85,13 +89,19 @@ class HeadEffects(HeadScores):
 
     @property
     def control(self) -> HeadScores:
-        """The same change for the row's other tokens: what the ablation does at large."""
-        return HeadScores("control", self.site, self.control_rows.mean(-1), None, self.unit, self.provenance)
+        """The change in the log-probability of the row's other tokens: what the ablation does at large."""
+        unit = "change in log-probability (nats)"
+        return HeadScores("control", self.site, self.control_rows.mean(-1), None, unit, self.provenance)
 
     @property
     def helpful(self) -> HeadScores:
-        """How much each head helps: the effect with its sign turned, so that the strongest comes first."""
-        return HeadScores("help", self.site, -self.values, self.stderr, self.unit, self.provenance)
+        """How much each head helps: the loss that its ablation makes, so that the strongest comes first."""
+        return HeadScores("help", self.site, self.sign * self.values, self.stderr, self.unit, self.provenance)
+
+    @property
+    def sign(self) -> int:
+        """The sign of an effect of a head that helps: -1, or 1 where a low metric is better."""
+        return 1 if self.provenance.get("higher_is_better") is False else -1
 
     def interval(self) -> tuple[Floats, Floats]:
         """Student's 95 % interval of each effect over rows, low and high `[layer, head]`; NaN under three rows."""
@@ -112,11 +122,9 @@ class HeadEffects(HeadScores):
         Raises:
             InvalidInput: another test.
         """
-        kept = np.where(q_values(p_values(self.rows, test)) <= q, self.values, np.nan)
-        return tuple(
-            ScoredHead(found.address, self.name, -found.score)
-            for found in HeadScores(self.name, self.site, -kept).heads()
-        )
+        help = np.where(q_values(p_values(self.rows, test)) <= q, self.sign * self.values, np.nan)
+        strongest = HeadScores(self.name, self.site, help).heads()
+        return tuple(ScoredHead(head.address, self.name, self.sign * head.score) for head in strongest)
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """One tidy row a head, with `low, high` (Student's 95 % over rows), `control, q`.
@@ -132,7 +140,7 @@ class HeadEffects(HeadScores):
         return super().to_frame().assign(low=low.ravel(), high=high.ravel(), control=self.control.values.ravel(), q=q)
 
     def _shown(self) -> pd.DataFrame:
-        return self.to_frame().sort_values("score")
+        return self.to_frame().sort_values("score", ascending=self.sign < 0)
 
     @classmethod
     def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -146,19 +154,21 @@ def head_effects(
     batch: Batch,
     kind: str | None = None,
     *,
+    metric: Metric | None = None,
     method: Method = "zero",
     reference: Reference | None = None,
     by_position: bool = False,
     memory: int = MEMORY,
     progress: bool = True,
 ) -> HeadEffects:
-    """The total effect of each head: what ablating it alone does to the continuation.
+    """Measure the total effect of each head: the change of a metric when it alone is ablated.
 
     Args:
         model: the model, with no edit in force. In bfloat16 effects are off by about 2e-3.
         batch: what `probes.repeated_random_tokens` made.
         kind: which heads, such as `decoder.cross`; by default those of the attention that reads the past, which is
             cross-attention, or a lone decoder's own.
+        metric: the metric at the query, as in `circuits.metrics`; by default the continuation's log-probability.
         method: `zero`, `mean` or `resample`.
         reference: what means and resamples are taken from.
         by_position: whether means are taken at each position by itself.
@@ -166,13 +176,13 @@ def head_effects(
         progress: whether to show a progress bar.
 
     Returns:
-        The change in log-probability (nats) of the continuation at the query, the last decoder token,
-        edited minus clean, mean over rows: negative where the head helps. With it the same change
-        at the same position for the row's other tokens, as the control.
+        The change of the metric at the query, the last decoder token, edited minus clean, mean over rows. By default
+        it is in nats, and negative where the head helps. The control is the change in the log-probability of the row's
+        other tokens at the same position.
 
     Raises:
         InvalidInput: a batch that does not know its continuation, edits in force, a reference that
-            is missing or does not fit, or a dtype that the sweep cannot run in.
+            is missing or does not fit, something that is no metric, or a dtype that the sweep cannot run in.
         UnknownSite: there is no such kind, or not in this model.
 
     Source: edited minus unedited, one head at a time; equal to as many edited forwards.
@@ -187,10 +197,12 @@ def head_effects(
     edits = ablations(layers, method, reference, by_position)
     acts = actions(model, edits, Run.of(tokens))
     cache, context = clean_run(model, tokens, [f"{kind}.*.z", f"{stack}.*.{middle}", "decoder.ln_final"])
-    clean = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)
+    metrics = continuation_metrics(model, tokens, metric)
+    pair = metrics["effect"], metrics["control"]
+    clean = at_query(model, cache["decoder.ln_final"][:, tokens.query], tokens, pair)
 
     size = max(1, memory // variant_bytes(model, tokens, stack))
-    found = [np.zeros((len(layers), model.n_heads, len(tokens))) for _ in range(2)]
+    rows = [np.zeros((len(layers), model.n_heads, len(tokens))) for _ in range(2)]
     bar = tqdm(total=len(layers) * model.n_heads, disable=not progress, desc=f"ablate {kind}", unit="head", leave=False)
     for at, action in zip(layers, acts, strict=True):
         z = cache[f"{at}.z"]
@@ -205,15 +217,14 @@ def head_effects(
                 if stack == "decoder"
                 else _through_decoder(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer))
             )
-            after = continuation_scores(model, ln_final[:, :, 0], tokens)
-            for effects, edited, plain in zip(found, after[:2], clean[:2], strict=True):
+            after = at_query(model, ln_final[:, :, 0], tokens, pair)
+            for effects, edited, plain in zip(rows, after, clean, strict=True):
                 effects[at.layer, heads] = (edited - plain[:, None]).T
             bar.update(change.shape[1])
     bar.close()
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
-        method, reference, by_position=by_position
-    )
-    return HeadEffects.of(kind, found[0], found[1], source)
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | described(metrics["effect"])
+    source |= method_source(method, reference, by_position=by_position)
+    return HeadEffects.of(kind, rows[0], rows[1], source)
 
 
 def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:

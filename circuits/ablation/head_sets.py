@@ -5,7 +5,6 @@ values; other sets cost an edited forward each.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import MEMORY, variant_bytes
-from circuits.ablation.outcomes import continuation_scores, stimulus_of
 from circuits.controls import layer_of
+from circuits.measurement import at_query
+from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model, capture
 from interp.editing.actions import actions
 from interp.editing.context import check_unhooked, edited
@@ -23,17 +23,9 @@ from interp.editing.running import Run
 from interp.editing.variants import clean_run, decode, variant_heads
 from interp.names import AttentionLayer, Head
 from interp.results.result import Floats
+from probes.stimuli.repeated_tokens import stimulus_of
 
 Set = Sequence[Address]
-
-
-@dataclass(frozen=True, eq=False)
-class SetOutcomes:
-    """Of each set, `[set, row]`: log-probability of the continuation, of other tokens, and hits."""
-
-    log_prob: Floats
-    control: Floats
-    hit: Floats
 
 
 @torch.no_grad()
@@ -42,40 +34,44 @@ def set_outcomes(
     batch: Batch,
     sets: Sequence[Set],
     *,
+    metric: Metric | None = None,
     method: Method = "zero",
     reference: Reference | None = None,
-    by_position: bool = False,
     memory: int = MEMORY,
     progress: bool = True,
-) -> SetOutcomes:
-    """What is predicted at the query when each set is ablated; an empty set is the unedited model.
+) -> dict[str, Floats]:
+    """Measure the prediction at the query with each set ablated; an empty set is the unedited model.
 
     Args:
         model: the model, with no edit in force.
         batch: what `probes.repeated_random_tokens` made.
         sets: heads, attention layers or sites.
-        method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from.
-        by_position: whether means are taken at each position by itself.
-        memory: bytes that the variants of one run may take.
-        progress: whether to show a progress bar.
+        memory: memory limit in bytes for the variants of one run.
 
     Returns:
-        The outcomes, in the order of the sets.
+        By name `[set, row]`: `effect`, the metric (by default the continuation's log-probability); `control`, the
+        log-probability of the row's other tokens; and `accuracy`, 1 where the continuation is the likeliest token.
 
     Raises:
         InvalidInput: as `head_effects`.
     """
     tokens = stimulus_of(batch, "this experiment")
     check_unhooked(model, "this experiment")
-    found = np.full((3, len(sets), len(tokens)), np.nan)
+    metrics = continuation_metrics(model, tokens, metric)
+    values = {name: np.full((len(sets), len(tokens)), np.nan) for name in metrics}
+
+    def measure(part: list[int], ln_final: Tensor) -> None:
+        """Fill in the values of some sets from the last norm at the query, `[row, set, d_model]`."""
+        for name, numbers in zip(metrics, at_query(model, ln_final, tokens, list(metrics.values())), strict=True):
+            values[name][part] = numbers.T
+
     folded = [i for i, members in enumerate(sets) if all(in_decoder_attention(m) for m in members)]
     others = [i for i in range(len(sets)) if i not in folded]
     bar = tqdm(total=len(sets), disable=not progress, desc="ablate sets", unit="set", leave=False)
     if folded:
         touched = layers_of([sets[i] for i in folded])
         cache, context = clean_run(model, tokens, [*(f"{at}.z" for at in touched), "decoder.ln_final"])
-        edits = ablations(touched, method, reference, by_position) if touched else []
+        edits = ablations(touched, method, reference) if touched else []
         acts = actions(model, edits, Run.of(tokens))
         fill: dict[AttentionLayer, Tensor] = {}
         for at, action in zip(touched, acts, strict=True):
@@ -89,40 +85,35 @@ def set_outcomes(
             ids = tokens.decoder_input_ids[:, None].expand(-1, len(part), -1)
             with variant_heads(model, keep, fill):
                 ln_final = decode(model, context, ids)
-            for outcome, values in zip(
-                found, continuation_scores(model, ln_final[:, :, tokens.query], tokens), strict=True
-            ):
-                outcome[part] = values.T
+            measure(part, ln_final[:, :, tokens.query])
             bar.update(len(part))
     for i in others:
-        with edited(model, ablations(list(sets[i]), method, reference, by_position)):
+        with edited(model, ablations(list(sets[i]), method, reference)):
             cache = capture(model, tokens, "decoder.ln_final")
-        scores = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)
-        for outcome, values in zip(found, scores, strict=True):
-            outcome[i] = values
+        measure([i], cache["decoder.ln_final"][:, tokens.query, None])
         bar.update()
     bar.close()
-    return SetOutcomes(*found)
+    return values
 
 
 def in_decoder_attention(address: Address) -> bool:
-    """Whether it is a head or attention layer of the decoder, which a folded run can leave out."""
+    """Whether an address is a head or attention layer of the decoder, which a folded run can leave out."""
     return isinstance(address, Head | AttentionLayer) and address.stack == "decoder"
 
 
 def layers_of(sets: Sequence[Set]) -> list[AttentionLayer]:
-    """The attention layers that sets of decoder heads touch, in forward order."""
-    found = {
+    """Return the decoder's attention layers that contain these heads, in forward order."""
+    layers = {
         member if isinstance(member, AttentionLayer) else layer_of(member)
         for members in sets
         for member in members
         if isinstance(member, Head | AttentionLayer) and member.stack == "decoder"
     }
-    return sorted(found, key=lambda at: (at.layer, at.kind != "self"))
+    return sorted(layers, key=lambda at: (at.layer, at.kind != "self"))
 
 
 def kept_heads(model: Model, sets: Sequence[Set], touched: Sequence[AttentionLayer]) -> dict[AttentionLayer, Tensor]:
-    """By attention layer, which heads each set leaves as they are, `[set, head]` of 0 and 1."""
+    """Return, by attention layer, the heads that each set leaves unablated: `[set, head]` of 0 and 1."""
     keep = {at: torch.ones(len(sets), model.n_heads) for at in touched}
     for row, members in enumerate(sets):
         for member in members:

@@ -6,22 +6,22 @@ from typing import Any
 import pandas as pd
 
 from circuits.ablation.head_sets import set_outcomes
-from circuits.ablation.outcomes import method_of, stimulus_of
+from circuits.measurement import described
+from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
-from interp.editing.edits import Method, Reference
+from interp.editing.edits import Method, Reference, method_source
 from interp.results.by_head import provenance
 from interp.results.result import Floats, Result
-from interp.results.statistics import (
-    Test,
-    interval,
-    p_values,
-    q_values,
-)
+from interp.results.statistics import Test, interval, p_values, q_values
+from probes.stimuli.repeated_tokens import stimulus_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerEffects(Result):
-    """Whole layers ablated one at a time: changes in log-probability `[layer, row]`, and the control's."""
+    """Whole layers ablated one at a time: changes of the metric `[layer, row]`, and the control's.
+
+    The metric is the log-probability of the continuation, if the provenance names no other one.
+    """
 
     KIND = "layer-effects"
 
@@ -60,6 +60,7 @@ def layer_effects(
     model: Model,
     batch: Batch,
     *,
+    metric: Metric | None = None,
     method: Method = "zero",
     reference: Reference | None = None,
     progress: bool = True,
@@ -69,25 +70,23 @@ def layer_effects(
     Args:
         model: the model, with no edit in force.
         batch: what `probes.repeated_random_tokens` made.
+        metric: the metric at the query, as in `circuits.metrics`; by default the continuation's log-probability.
         method: `zero`, `mean` or `resample`.
         reference: what means and resamples are taken from.
         progress: whether to show a progress bar.
 
     Returns:
-        The change in log-probability (nats) of the continuation, and of the row's other tokens as
-        the control, for each layer.
+        The change of the metric (by default in nats) for each layer, and as the control the change in the
+        log-probability of the row's other tokens.
 
     Raises:
         InvalidInput: as `head_effects`.
     """
     tokens = stimulus_of(batch, "layer_effects")
     places = [*model.layers(), *model.sites("*.*.mlp_out")]
-    measured = set_outcomes(
-        model, tokens, [[], *([place] for place in places)], method=method, reference=reference, progress=progress
-    )
-    return LayerEffects(
-        tuple(str(place) for place in places),
-        measured.log_prob[1:] - measured.log_prob[0],
-        measured.control[1:] - measured.control[0],
-        provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(method, reference),
-    )
+    sets = [[], *([place] for place in places)]
+    values = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
+    rows, control_rows = (values[name][1:] - values[name][0] for name in ("effect", "control"))
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source |= described(continuation_metrics(model, tokens, metric)["effect"]) | method_source(method, reference)
+    return LayerEffects(tuple(str(place) for place in places), rows, control_rows, source)

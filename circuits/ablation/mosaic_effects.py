@@ -12,18 +12,17 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from circuits.ablation.outcomes import method_of, stimulus_of
 from circuits.controls import random_controls
 from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked, edited
-from interp.editing.edits import Method, Reference, ablations
+from interp.editing.edits import Method, Reference, ablations, method_source
 from interp.errors import InvalidInput
 from interp.names import Head, parse_kind
 from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
-from probes.stimuli.repeated_tokens import RepeatedTokens
+from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,9 +145,8 @@ def mosaic_effects(
             for sets in drawn
         ]
     )
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
-        method, reference, seed=seed, site=".".join(model.family.context)
-    )
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source |= method_source(method, reference, seed=seed, site=".".join(model.family.context))
     return MosaicEffects(tuple(chosen), found[:, 0], found[:, 1], beside[:, 0], beside[:, 1], source)
 
 

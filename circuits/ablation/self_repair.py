@@ -13,12 +13,13 @@ import torch
 
 from circuits.ablation.head_effects import written
 from circuits.ablation.head_sets import set_outcomes
-from circuits.ablation.outcomes import continuation_scores, method_of, stimulus_of
 from circuits.controls import layer_of
+from circuits.measurement import at_query, described
+from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model, capture
 from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
-from interp.editing.edits import Method, Reference, ablations
+from interp.editing.edits import Method, Reference, ablations, method_source
 from interp.editing.running import Run
 from interp.errors import InvalidInput
 from interp.models.weights.layers import last_norm
@@ -27,7 +28,7 @@ from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
-from probes.stimuli.repeated_tokens import RepeatedTokens
+from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,6 +78,7 @@ def self_repair(
     batch: Batch,
     heads: Heads,
     *,
+    metric: Metric | None = None,
     method: Method = "zero",
     reference: Reference | None = None,
     controls: int = 20,
@@ -89,6 +91,7 @@ def self_repair(
         model: the model, with no edit in force.
         batch: what `probes.repeated_random_tokens` made.
         heads: decoder heads that may stand in for each other.
+        metric: the metric at the query, as in `circuits.metrics`; by default the continuation's log-probability.
         method: `zero`, `mean` or `resample`.
         reference: what means and resamples are taken from.
         controls: other heads of the same layers that are measured beside them, at most.
@@ -123,16 +126,17 @@ def self_repair(
     sets: list[list[Head]] = [[], chosen, *([h] for h in measured_heads)]
     # A chosen head is given back to all the others; a control is taken away in addition.
     sets += [[h for h in chosen if h != head] for head in chosen] + [[*chosen, head] for head in others]
-    found = set_outcomes(model, tokens, sets, method=method, reference=reference, progress=progress).log_prob
+    metric = continuation_metrics(model, tokens, metric)["effect"]
+    outcomes = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
+    values = outcomes["effect"]
     n = len(measured_heads)
-    total = found[2 : 2 + n] - found[0]
-    restored = found[2 + n :] - found[1]
+    total = values[2 : 2 + n] - values[0]
+    restored = values[2 + n :] - values[1]
     restored[len(chosen) :] *= -1
-    direct = _direct(model, tokens, measured_heads, method, reference)
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | method_of(
-        method, reference, seed=seed
-    )
-    return SelfRepair(tuple(chosen), tuple(others), total, direct, restored, found[1] - found[0], source)
+    direct = _direct(model, tokens, measured_heads, metric, method, reference)
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source |= described(metric) | method_source(method, reference, seed=seed)
+    return SelfRepair(tuple(chosen), tuple(others), total, direct, restored, values[1] - values[0], source)
 
 
 def _neighbours(model: Model, head: Head) -> list[Head]:
@@ -140,21 +144,26 @@ def _neighbours(model: Model, head: Head) -> list[Head]:
 
 
 def _direct(
-    model: Model, tokens: RepeatedTokens, heads: Sequence[Head], method: Method, reference: Reference | None
+    model: Model,
+    tokens: RepeatedTokens,
+    heads: Sequence[Head],
+    metric: Metric,
+    method: Method,
+    reference: Reference | None,
 ) -> Floats:
-    """The effect of each head through the last norm alone, `[head, row]`."""
+    """Measure the effect of each head through the last norm alone, `[head, row]`."""
     layers = list(dict.fromkeys(layer_of(h) for h in heads))
     last = model.n_layers["decoder"] - 1
     cache = capture(model, tokens, [*(f"{at}.z" for at in layers), f"decoder.{last}.resid_post", "decoder.ln_final"])
     acts = actions(model, ablations(layers, method, reference), Run.of(tokens))
-    clean = continuation_scores(model, cache["decoder.ln_final"][:, tokens.query], tokens)[0]
+    clean = at_query(model, cache["decoder.ln_final"][:, tokens.query], tokens, [metric])[0]
     stream = cache[f"decoder.{last}.resid_post"][:, tokens.query]
-    found = []
+    effects: list[Floats] = []
     for head in heads:
         at = layer_of(head)
         made = acts[layers.index(at)].act(cache[f"{at}.z"])
         assert made is not None
         change = written(model, at, (made - cache[f"{at}.z"])[:, tokens.query, None])[:, head.head, 0]
         ln_final = last_norm(model, "decoder", stream + change)
-        found.append(continuation_scores(model, ln_final, tokens)[0] - clean)
-    return np.stack(found)
+        effects.append(at_query(model, ln_final, tokens, [metric])[0] - clean)
+    return np.stack(effects)

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.edges import EMBEDDINGS
-from circuits.metrics import Metric, measured, metric_name
+from circuits.measurement import measured, metric_name
+from circuits.metrics import Metric
 from interp import Batch, Model, Site
 from interp.cache import Cache, by_head, trace
 from interp.editing.knockouts import keys_of

@@ -22,7 +22,8 @@ from circuits.graph.node_outputs import Outside
 from circuits.graph.path_patching import off_outside
 from circuits.graph.random_circuits import random_connected, random_edges
 from circuits.graph.subject import Subject
-from circuits.metrics import Metric, warn_of_gap
+from circuits.measurement import warn_of_gap
+from circuits.metrics import Metric
 from interp import Batch, Model
 from interp.errors import InvalidInput
 from interp.results.result import Floats, Result

@@ -16,7 +16,8 @@ from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.edge_matrix import Graph, Mask
 from circuits.graph.node_outputs import Outside
 from circuits.graph.subject import Subject
-from circuits.metrics import Metric, warn_of_gap
+from circuits.measurement import warn_of_gap
+from circuits.metrics import Metric
 from interp import Batch, Model
 from interp.errors import InvalidInput
 from interp.results.result import Floats, Result

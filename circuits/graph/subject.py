@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.ablation.outcomes import told
 from circuits.edges import LOGITS
 from circuits.graph.edge_matrix import Graph, Mask
 from circuits.graph.mixed_run import chunks, run
 from circuits.graph.node_outputs import Outputs, Outside, check_outside, gathered, sites
-from circuits.metrics import Metric, check_moves, check_pair, measured, metric_name
+from circuits.measurement import check_moves, check_pair, measured, metric_name
+from circuits.metrics import Metric
 from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked
 from interp.editing.variants import check_dtype
@@ -71,7 +71,7 @@ class Subject:
 
     def source(self, name: str, **settings: Any) -> dict[str, Any]:
         """Where a result came from."""
-        pair = {"clean": told(self.clean), "corrupt": told(self.corrupt)}
+        pair = {"clean": self.clean.description, "corrupt": self.corrupt.description}
         settings |= {"metric": metric_name(self.metric), "outside": self.outside}
         size = {"n_layers": {stack: self.graph.layers(stack) for stack in STACKS}, "n_heads": self.graph.heads}
         return provenance(self.model, name=name, **pair, **settings) | size

@@ -1,5 +1,7 @@
 """Figures of ablations: curves with their control band, effects by head and layer, self-repair."""
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -16,7 +18,13 @@ from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.plots.mosaics import rings
 
 HEADS, CONTROL = "#b3312c", "#7a7a7a"
-NAT = "change in log-probability, nats"
+
+
+def _change(provenance: dict[str, Any]) -> str:
+    """Return the title of the axis of effects."""
+    name, unit = str(provenance.get("metric", "log_prob")), str(provenance.get("unit", "nats"))
+    name = "log-probability" if name == "log_prob" else label(name)
+    return f"change in {name}, {unit}" if unit else f"change in {name}"
 
 
 def _source(provenance: dict[str, object]) -> str:
@@ -35,8 +43,10 @@ def ablation_curve(curve: AblationCurve) -> go.Figure:
         is the range of the control sets, or from 39 sets on 95 % of them.
     """
     frame = curve.to_frame()
+    change = _change(curve.provenance)
+    shown = "log-probability of the continuation" if "log-prob" in change else change.removeprefix("change in ")
     panels = {
-        "log-probability of the continuation": (frame.loc[frame["outcome"] == "effect"], NAT),
+        shown: (frame.loc[frame["outcome"] == "effect"], change),
         "accuracy of the continuation": (frame.loc[frame["outcome"] == "accuracy"], "share of rows"),
     }
     if curve.forecasts is not None:
@@ -126,7 +136,7 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
         ringed = f"; {found}, at least {threshold:g}"
     return figure.update_layout(
         title_subtitle_text=f"{_source(effects.provenance)}{ringed}",
-        coloraxis_colorbar_title="nats",
+        coloraxis_colorbar_title=_change(effects.provenance).split(", ")[-1],
         width=700,
     )
 
@@ -198,7 +208,7 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
     figure.add_hline(y=0, line_color="#999", line_width=1)
     figure.add_vline(x=THRESHOLD, line_dash="dot", line_color="#888")
     figure.update_xaxes(title="mosaic score, the larger of the two", rangemode="tozero")
-    figure.update_yaxes(title=NAT)
+    figure.update_yaxes(title=_change(effects.provenance))
     return styled(
         figure,
         "Does the mosaic find the heads that matter?",
@@ -232,7 +242,7 @@ def layer_effects(effects: LayerEffects) -> go.Figure:
                 },
             )
         )
-    figure.update_yaxes(title=NAT)
+    figure.update_yaxes(title=_change(effects.provenance))
     figure.update_xaxes(tickangle=-45)
     return styled(
         figure,
@@ -258,13 +268,13 @@ def self_repair(result: SelfRepair) -> go.Figure:
         error = {"type": "data", "array": frame[f"{name}_high"] - frame[name]}
         error |= {"arrayminus": frame[name] - frame[f"{name}_low"], "thickness": 1}
         figure.add_trace(go.Bar(x=names, y=frame[name], name=title, marker_color=color, error_y=error))
-    figure.update_yaxes(title=NAT)
+    figure.update_yaxes(title=_change(result.provenance))
     figure.update_xaxes(tickangle=-45)
     return styled(
         figure,
         "Do other heads stand in?",
         f"{_source(result.provenance)}; all {len(result.heads)} chosen heads together: "
-        f"{float(np.mean(result.all_ablated)):.2f} nats; bars: 95 % over rows",
+        f"{float(np.mean(result.all_ablated)):.2f}; bars: 95 % over rows",
         barmode="group",
         width=max(820, 70 * len(frame)),
         height=540,

@@ -27,6 +27,7 @@ from circuits.weights.token_circuit import token_composition
 from interp import Head, Model
 from interp.errors import InvalidInput
 from interp.models.model import as_model
+from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores, provenance
 from probes import head_scores
 from probes.induction.mosaic import THRESHOLD, Mosaic
@@ -57,6 +58,8 @@ class InductionCandidate:
     writer_score: float
     mosaic_score: float
     token_score: float
+
+    encoder_score = renamed_field("encoder_score", "writer_score")
 
     @property
     def strength(self) -> float:

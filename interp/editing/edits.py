@@ -316,3 +316,9 @@ def _finite(edit: Any, name: str, value: Any, axes: int) -> Any:
         what = "a finite number" if axes == 0 else f"finite numbers of at most {axes} axes"
         raise InvalidInput(f"{edit}: {name} must be {what}; found {value!r:.80}.")
     return tensor
+
+
+def method_source(method: Method, reference: Reference | None, **settings: Any) -> dict[str, Any]:
+    """Return what results keep of how an ablation was done."""
+    batches = () if reference is None else (reference,) if isinstance(reference, Batch) else tuple(reference)
+    return {"method": method, "reference": [batch.description for batch in batches], **settings}

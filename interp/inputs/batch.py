@@ -90,6 +90,12 @@ class Batch:
         names = ("input_ids", "attention_mask", "decoder_input_ids")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What results keep of a batch: the parameters that it was made with, or its shape."""
+        read = self.input_ids if self.has_encoder else self.decoder_input_ids
+        return dict(getattr(self, "parameters", None) or {"shape": list(read.shape)})
+
     def rows(self, chosen: Tensor) -> "Batch":
         """Some rows, by index, as a plain batch."""
         chosen = as_tensor(chosen)  # as 8-bit integers they would be a mask

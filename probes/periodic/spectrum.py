@@ -3,7 +3,6 @@
 Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its notebook.
 """
 
-import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +13,7 @@ from scipy import signal
 
 from interp.errors import InvalidInput
 from interp.names import parse_kind
+from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores
 from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import q_values
@@ -111,11 +111,7 @@ class AttentionSpectrum(Result):
         """Magnitudes of the FFT of the one-sided magnitudes, `[layer, head, bin]`: peaks at a comb's 1 / spacing."""
         return frozen(np.abs(np.fft.rfft(self.spectrum, axis=-1)))
 
-    @property
-    def second(self) -> Floats:
-        """The old name of `second_spectrum`."""
-        warnings.warn("AttentionSpectrum.second is now second_spectrum", DeprecationWarning, stacklevel=2)
-        return self.second_spectrum
+    second = renamed_field("second", "second_spectrum")
 
     @cached_property
     def second_series(self) -> Floats:

@@ -3,7 +3,7 @@
 from interp.output.style import write_images
 from interp.renamed import renamed
 from probes.plots.attention_patterns import attention, attention_by_lag, attention_by_value
-from probes.plots.explorer import Explorer, mosaic_explorer
+from probes.plots.explorer import mosaic_explorer
 from probes.plots.head_combs import combs, second_spectrum
 from probes.plots.induction_sweeps import sweep_heatmap, sweep_lines
 from probes.plots.mosaics import attention_by_occurrence, head_counts, head_layers, head_scores, mosaic
@@ -14,7 +14,6 @@ from probes.plots.spectra import attention_over_series, attention_spectrum
 from probes.plots.training_curves import training
 
 __all__ = [
-    "Explorer",
     "agreement",
     "attention",
     "attention_by_lag",
@@ -41,6 +40,7 @@ __all__ = [
 ]
 
 RENAMED = {
+    "Explorer": "probes.plots.explorer:Explorer",
     "counts": "probes.plots.mosaics:head_counts",
     "layers": "probes.plots.mosaics:head_layers",
     "occurrences": "probes.plots.mosaics:attention_by_occurrence",

@@ -49,7 +49,7 @@ def test_sets_equal_ordinary_edited_forwards(either: interp.Model) -> None:
             for index, members in enumerate(sets):
                 with interp.edited(model, ablations(members, **(options if members else {}))):  # type: ignore[arg-type]
                     wanted = log_probs(model, tokens)
-                close(found.log_prob[index], wanted, terms=LAYER)
+                close(found["effect"][index], wanted, terms=LAYER)
 
 
 def test_the_strongest_heads(model: interp.Model) -> None:
@@ -94,8 +94,8 @@ def test_the_curve_holds_what_forwards_give(either: interp.Model) -> None:
     clean = log_probs(model, tokens)
     for point in curve.points:
         with interp.ablate(model, point.heads):
-            close(point.log_prob, log_probs(model, tokens) - clean, of=8, terms=FORWARD)
-        for members, row in zip(point.control_sets, point.control_log_prob, strict=True):
+            close(point.effect, log_probs(model, tokens) - clean, of=8, terms=FORWARD)
+        for members, row in zip(point.control_sets, point.control_effect, strict=True):
             with interp.ablate(model, members):
                 close(row, log_probs(model, tokens) - clean, of=8, terms=FORWARD)
     assert [h.address for h in scores.heads()[:2]] == list(curve.points[1].heads)

@@ -10,7 +10,8 @@ import torch
 import circuits
 import interp
 import probes
-from circuits.ablation.outcomes import continuation_scores
+from circuits.measurement import at_query
+from circuits.metrics import continuation_metrics
 from interp import Batch, zoo
 from interp.errors import InvalidInput
 from interp.results.result import Floats
@@ -110,7 +111,9 @@ def test_bfloat16_within_its_tolerance(pico: interp.Model) -> None:
 def test_the_outcome_by_hand(either: interp.Model) -> None:
     tokens = stimulus(model=either)
     cache = interp.capture(either, tokens, ["decoder.ln_final", "decoder.logits"])
-    right, others, hit = continuation_scores(either, cache["decoder.ln_final"][:, -1], tokens)
+    metrics = continuation_metrics(either, tokens)
+    assert list(metrics) == ["effect", "control", "accuracy"]
+    right, others, hit = at_query(either, cache["decoder.ln_final"][:, -1], tokens, list(metrics.values()))
     close(right, log_probs(either, tokens), of=8, terms=FORWARD)
     logits = cache["decoder.logits"][:, -1].double().log_softmax(-1).numpy()
     given = stimulus().input_ids  # what is repeated is the same, whichever stack reads it

@@ -59,7 +59,7 @@ def test_they_come_back_as_they_were(results: dict[str, Any], tmp_path: Path) ->
 
 def test_their_arrays_cannot_be_written(results: dict[str, Any]) -> None:
     point: CurvePoint = results["curve"].points[0]
-    for array in (point.log_prob, results["layers"].rows, results["forecasts"].outcomes["mase"]):
+    for array in (point.effect, results["layers"].rows, results["forecasts"].outcomes["mase"]):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import interp
 import probes
-from circuits.metrics import check_pair, logit_difference
+from circuits.measurement import check_pair
+from circuits.metrics import logit_difference
 from interp.zoo.recipe import chronos_config
 from probes.stimuli.pairs import Pair
 from probes.stimuli.repeated_tokens import RepeatedTokens
