@@ -1,4 +1,13 @@
-"""How heads do it: what their weights compute, how they are wired, and which ones cause what."""
+"""Find out how heads do it: what their weights compute, how they are wired, and which ones cause what.
+
+Arguments that several functions share are explained in the docstring of `interp`; these belong to this package:
+
+    metric       what is measured: a function of `circuits.metrics`, or your own, from logits `[row, pos, token]` to
+                 one number per row
+    clean,       two inputs of one shape that differ in what the model is asked; both are a `Batch`, and a `Pair` of
+    corrupt      `probes` unpacks to them
+    controls     how many random sets, of the same size and from the same layers, are treated like the one in question
+"""
 
 from circuits import plots
 from circuits.ablation.curve import ablation_curve

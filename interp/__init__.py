@@ -1,4 +1,17 @@
-"""The instrument: open a Chronos model or a GPT-2, name its heads, read it, edit it."""
+"""Open a Chronos model or a GPT-2, name its heads, read it, edit it, and keep what comes out.
+
+These arguments mean the same in all three packages, and docstrings explain them only where they differ:
+
+    model      what `interp.load` or `interp.wrap` gives
+    batch      a `Batch`: what the model is fed; rows are examples
+    heads      a `Head`, its address ("decoder.cross.3.5"), an attention layer ("decoder.cross.3": all its heads),
+               a pattern ("decoder.cross.*"), a list of these, or what `.heads()` of a result gives
+    kind       a kind of attention: "encoder.self", "decoder.self" or "decoder.cross"
+    seed       a whole number that fixes all random choices; global random state is never touched
+    memory     the limit, in bytes, for tensors that run side by side; smaller is slower and changes nothing else
+    progress   show a progress bar
+    path       a file's name or path; files are written whole or not at all
+"""
 
 from interp import errors, sweeps, zoo
 from interp.cache import capture

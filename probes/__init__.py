@@ -1,4 +1,7 @@
-"""The probes: stimulus in, scores out. Which heads look back, and where to."""
+"""Feed the model a stimulus and score its heads: which heads look back, and where to.
+
+Arguments that several functions share are explained in the docstring of `interp`.
+"""
 
 from interp.renamed import renamed
 from probes import plots
