@@ -28,10 +28,9 @@ from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Method, Reference, ablations, method_source
 from interp.editing.running import Run
-from interp.editing.variants import Context, check_dtype, clean_run, resume, resume_encoder
+from interp.editing.variants import check_dtype, clean_run, decode_each, resume, resume_encoder
 from interp.errors import InvalidInput
 from interp.models.weights.head_weights import projection
-from interp.models.weights.layers import embed
 from interp.names import AttentionLayer, Site, Stack
 from interp.results.by_head import HeadScores, ScoredHead, provenance
 from interp.results.result import Floats, frozen
@@ -41,7 +40,7 @@ from interp.results.statistics import (
     p_values,
     q_values,
 )
-from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
+from probes.stimuli.repeated_tokens import stimulus_of
 
 MEMORY = 2**28
 """How many bytes the variants of one run may take, by default."""
@@ -215,7 +214,7 @@ def head_effects(
             ln_final = (
                 resume(model, context, x, at.layer, of, only=tokens.query)
                 if stack == "decoder"
-                else _through_decoder(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer))
+                else decode_each(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer), tokens.query)
             )
             after = at_query(model, ln_final[:, :, 0], tokens, pair)
             for effects, edited, plain in zip(rows, after, clean, strict=True):
@@ -245,13 +244,3 @@ def written(model: Model, at: AttentionLayer, z: Tensor) -> Tensor:
     """What each head's z writes into the residual stream, `[row, head, pos, d_model]`."""
     W_O = projection(model, at, "O", fold_norm=False)
     return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row head pos d_model")
-
-
-def _through_decoder(model: Model, tokens: RepeatedTokens, hidden: Tensor) -> Tensor:
-    """The decoder on variants of the encoder's output, which share nothing."""
-    rows, variants = hidden.shape[:2]
-    flat = hidden.flatten(0, 1)
-    mask = tokens.attention_mask.repeat_interleave(variants, 0)
-    embedded = embed(model, tokens.decoder_input_ids.repeat_interleave(variants, 0)[:, None])
-    made = resume(model, Context.of(flat, mask), embedded, only=tokens.query)
-    return made.reshape(rows, variants, 1, -1)

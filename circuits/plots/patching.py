@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.patched import Patched, PatchedHeads, PatchedPositions, stack_of
+from circuits.patching import Patched, PatchedHeads, PatchedPositions, stack_of
 from interp.errors import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
 from interp.names import Site

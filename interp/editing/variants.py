@@ -162,6 +162,24 @@ def decode(
     return resume(model, context, embed(model, ids, context.shown, past), cache=cache)
 
 
+def decode_each(
+    model: Model, batch: Batch, hidden: Float[Tensor, "row variant pos d_model"], only: int | None = None
+) -> Float[Tensor, "row variant last d_model"]:
+    """Run the decoder of a batch on variants of the encoder's output, each as a row of its own.
+
+    Args:
+        hidden: variants of `encoder.ln_final`.
+        only: the one decoder position that is wanted; all by default.
+
+    Returns:
+        `decoder.ln_final` of the variants.
+    """
+    rows, variants = hidden.shape[:2]
+    ids = batch.decoder_input_ids.repeat_interleave(variants, 0)[:, None]
+    context = Context.of(hidden.flatten(0, 1), batch.attention_mask.repeat_interleave(variants, 0))
+    return resume(model, context, embed(model, ids), only=only).reshape(rows, variants, -1, model.d_model)
+
+
 @torch.no_grad()
 def read(model: Model, context: Context, ids: Int[Tensor, "row variant pos"]) -> DynamicCache:
     """What the decoder's own attention keeps of tokens that it has read: keys and values, rows by variants."""

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import circuits
 import interp
 import probes
-from circuits.ablation.logits_after import logits_after, needs
 from circuits.metrics import Metric, expected_value, log_prob, logit_difference
-from circuits.patched import PatchedHeads
+from circuits.patched_runs import logits_after, needs
+from circuits.patching import PatchedHeads
 from interp import Batch
 from interp.editing.variants import clean_run
 from interp.errors import InvalidInput, UnknownSite
@@ -226,7 +226,7 @@ def plain(model: interp.Model, batch: Batch) -> Floats:
 
 def tokens_at(batch: Batch, site: str) -> Any:
     """Which positions of a site hold tokens, `[pos, row]`: padding has no number."""
-    return batch.mask("encoder" if circuits.patched.stack_of(site) == "encoder" else "decoder").T.bool().numpy()
+    return batch.mask("encoder" if circuits.patching.stack_of(site) == "encoder" else "decoder").T.bool().numpy()
 
 
 @pytest.mark.parametrize("of", ["z", "q", "k", "v", "pattern"])

@@ -11,7 +11,7 @@ import pytest
 import circuits
 import probes
 from circuits import plots
-from circuits.patched import PatchedHeads, PatchedPositions
+from circuits.patching import PatchedHeads, PatchedPositions
 from interp.errors import InvalidInput
 from tests.probes.plots.test_mosaics import needs_browser, traces
 from tests.tolerance import close

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import interp
 from circuits.__main__ import app
-from circuits.patched import Patched, PatchedHeads, PatchedPositions
+from circuits.patching import Patched, PatchedHeads, PatchedPositions
 from circuits.reports.pair_names import PAIRS, SHIFT, check_pair_name, pair_of
 from circuits.reports.patching import SHOWN, patch
 from interp import Resample, edited, zoo
