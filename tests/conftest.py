@@ -20,7 +20,7 @@ import interp
 from interp.zoo.recipe import chronos_config
 from tests.leftovers import no_process_is_left  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-LONGEST = ("notebooks", "sweep_faults", "zoo_t5", "graph", "sweeps", "explorer", "wheel", "discovery")
+LONGEST = ("notebooks", "sweep_faults", "zoo_t5", "graph", "docs", "sweeps", "explorer", "wheel", "discovery")
 """Files that take longest, which run first: two processes that take file after file then end together."""
 
 
