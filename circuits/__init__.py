@@ -94,7 +94,7 @@ RENAMED = {
     "EdgeEffects": "circuits.graph.path_patching:EdgeEffects",
     "EdgeScores": "circuits.graph.edge_scores:EdgeScores",
     "Edges": "circuits.edges:Edges",
-    "ForecastEffects": "circuits.ablation.forecast_runs:ForecastEffects",
+    "ForecastEffects": "circuits.ablation.forecast_effects:ForecastEffects",
     "Gradients": "circuits.attribution.gradients:Gradients",
     "HeadCircuit": "circuits.weights.head_circuit:HeadCircuit",
     "HeadEffects": "circuits.ablation.head_effects:HeadEffects",

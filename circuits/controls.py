@@ -1,4 +1,4 @@
-"""Random heads as controls: as many, of the same layers, that are not the heads in question.
+"""Random heads as controls: sets of the same size, from the same layers.
 
 Source: Crosbie & Shutova 2024, "Induction Heads as an Essential Mechanism for Pattern Matching".
 """
@@ -23,14 +23,14 @@ from interp.validate import whole
 
 @dataclass(frozen=True)
 class Controls:
-    """Distinct random sets of heads; `reason` says why there are none, or fewer than asked."""
+    """Distinct random sets of heads; `reason` says why there are fewer than asked."""
 
     sets: tuple[tuple[Head, ...], ...]
     reason: str = ""
 
 
 def layer_of(head: Head) -> AttentionLayer:
-    """The attention layer a head is in."""
+    """Return the attention layer of a head."""
     return AttentionLayer(head.stack, head.kind, head.layer)
 
 
@@ -42,17 +42,15 @@ def random_controls(
     draws: int = 20,
     seed: int = 0,
 ) -> Controls:
-    """Random sets of as many heads from the same attention layers.
+    """Draw distinct random sets of as many heads from the same attention layers.
 
     Args:
-        model: whose heads they are.
         heads: the heads to control for; they are never drawn.
-        exclude: heads that are not drawn either, such as all induction heads.
-        draws: how many sets; all there are where there are no more.
-        seed: of the draws.
+        exclude: other heads that are never drawn, such as all induction heads.
+        draws: number of sets; if there are fewer distinct ones, all of them.
 
     Returns:
-        Distinct sets, and a reason where there are fewer than asked.
+        Distinct sets, and the reason if there are fewer than asked.
 
     Raises:
         UnknownHead: a head that this model does not have.
@@ -61,37 +59,36 @@ def random_controls(
     chosen = as_heads(model, heads)
     whole("draws", draws, 0)
     whole("seed", seed, 0)
-    taken = {*chosen, *as_heads(model, exclude)}
-    wanted = Counter(layer_of(head) for head in chosen)
+    never = {*chosen, *as_heads(model, exclude)}
+    needed = Counter(layer_of(head) for head in chosen)
     free = {
-        at: [h for h in (Head(at.stack, at.kind, at.layer, i) for i in range(model.n_heads)) if h not in taken]
-        for at in wanted
+        at: [h for h in (Head(at.stack, at.kind, at.layer, i) for i in range(model.n_heads)) if h not in never]
+        for at in needed
     }
     short = [
-        f"{at} has {len(free[at])} other heads and {k} are needed" for at, k in wanted.items() if len(free[at]) < k
+        f"{at} has {len(free[at])} other heads and {k} are needed" for at, k in needed.items() if len(free[at]) < k
     ]
     if short:
         return Controls((), f"no control: {'; '.join(short)}")
-    there = prod(comb(len(free[at]), k) for at, k in wanted.items())
-    if there <= draws:
-        every = product(*(combinations(free[at], k) for at, k in wanted.items()))
+    total = prod(comb(len(free[at]), k) for at, k in needed.items())
+    if total <= draws:
+        every = product(*(combinations(free[at], k) for at, k in needed.items()))
         sets = tuple(tuple(head for part in parts for head in part) for parts in every)
-        return Controls(sets, f"only {there} distinct controls" if there < draws else "")
+        return Controls(sets, f"only {total} distinct controls" if total < draws else "")
     rng = np.random.default_rng(seed)
-    found: dict[tuple[Head, ...], None] = {}
-    while len(found) < draws:
-        picked = [sorted(rng.choice(len(free[at]), k, replace=False)) for at, k in wanted.items()]
-        found[tuple(free[at][i] for at, places in zip(wanted, picked, strict=True) for i in places)] = None
-    return Controls(tuple(found))
+    distinct: dict[tuple[Head, ...], None] = {}
+    while len(distinct) < draws:
+        picked = [sorted(rng.choice(len(free[at]), k, replace=False)) for at, k in needed.items()]
+        distinct[tuple(free[at][i] for at, places in zip(needed, picked, strict=True) for i in places)] = None
+    return Controls(tuple(distinct))
 
 
 def strongest(scores: HeadScores, counts: Sequence[int | str], *, ascending: bool = False) -> dict[int, list[Head]]:
-    """The strongest k heads for several k.
+    """Return the strongest k heads for several k.
 
     Args:
-        scores: of the heads.
         counts: whole numbers, or shares of all heads that have a score, as `"3%"` (at least one head).
-        ascending: whether to take the weakest instead.
+        ascending: take the weakest instead.
 
     Returns:
         By k, the heads, in order.
@@ -99,7 +96,7 @@ def strongest(scores: HeadScores, counts: Sequence[int | str], *, ascending: boo
     Raises:
         InvalidInput: no counts, one twice, or more heads than there are.
     """
-    order = [found.address for found in scores.heads()]
+    order = [head.address for head in scores.heads()]
     order = order[::-1] if ascending else order
     if isinstance(counts, int | str):
         raise InvalidInput(f"counts={counts!r}: give several, as [1, 2, 4] or ['3%'].")
@@ -124,14 +121,15 @@ def _count(count: int | str, n: int) -> int:
 
 
 def columns_of_controls(value: float, means: Floats) -> dict[str, Any]:
-    """What stands beside a value in a table: its controls' mean, band and number, and its rank among them.
+    """Return the columns of a table that compare a value with its controls.
 
     Args:
-        value: of the chosen heads.
-        means: the same of each random set, `[draw]`.
+        value: the value of the chosen heads.
+        means: the value of each random set, `[draw]`.
 
     Returns:
-        `control`, `control_low`, `control_high`, `p`, `draws` and `band`, which says what low and high are.
+        `control` (their mean), `control_low`, `control_high`, `p` (the value's rank among them), `draws` and `band`,
+        which says what low and high are.
     """
     low, high = band(means)
     return {

@@ -118,7 +118,7 @@ def _by_row(metric: Metric, logits: Tensor, shown: Tensor, own: bool) -> Tensor:
 
 
 def _same_without(metric: Metric, values: Tensor, logits: Tensor, shown: Tensor) -> bool:
-    """Whether a metric gives the same values when padding holds other numbers: those of a row's tokens beside it.
+    """Tell whether a metric gives the same values when padding holds the numbers of the tokens beside it.
 
     NaN would go through arithmetic, but not through comparisons and the like.
     """

@@ -1,4 +1,4 @@
-"""Forecasts without a model, and how far one is from them: naive, seasonal naive, parroting.
+"""Forecasts without a model: naive, seasonal naive, parroting.
 
 Source: Zhang & Gilpin 2025, "Context parroting: A simple but tough-to-beat baseline for foundation
 models in scientific machine learning"; Hyndman & Athanasopoulos, "Forecasting: Principles and
@@ -12,18 +12,18 @@ from interp.results.result import Floats
 from interp.validate import whole
 
 WINDOW = 10
-"""How many of the last points are matched in the history, by default."""
+"""Number of last points that are matched in the history, by default."""
 
 
 def naive(context: Floats, horizon: int) -> Floats:
-    """The last value there is, repeated, `[step]`."""
+    """Repeat the last known value, `[step]`."""
     return np.full(horizon, context[~np.isnan(context)][-1])
 
 
 def seasonal_naive(context: Floats, horizon: int, season: int) -> Floats:
-    """What was one season before, repeated, `[step]`; a missing value is looked for a season earlier.
+    """Repeat the values of the last season, `[step]`; a missing value is taken one season earlier.
 
-    Steps of the season at which the context has no value at all are NaN.
+    A step of the season is NaN where the context has no value at all.
 
     Raises:
         InvalidInput: a context shorter than its season.
@@ -40,16 +40,15 @@ def _last(backwards: Floats) -> float:
 
 
 def parrot(context: Floats, horizon: int, window: int = WINDOW) -> Floats:
-    """What followed the best match of the last points in the history, copied, `[step]`.
+    """Copy what followed the best match of the last points in the history, `[step]`.
 
     Args:
         context: the series so far; windows with missing values are passed over.
-        horizon: steps to forecast.
-        window: how many of the last points are matched, by least squares. (The authors' released
+        window: number of last points that are matched, by least squares. (The authors' released
             code drops the context's last point; here it is part of the match.)
 
     Returns:
-        The forecast; where the history ends before the horizon, it goes on with its own start. NaN
+        The forecast. Where the history ends before the horizon, the copied part starts again. NaN
         if no window can be matched.
     """
     whole("window", window, 1)

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from circuits.ablation.forecast_runs import ForecastEffects, Variants, measure_forecasts
+from circuits.ablation.forecast_effects import ForecastEffects, controlled_forecasts
 from circuits.ablation.head_sets import set_outcomes
 from circuits.controls import Controls, columns_of_controls, random_controls, strongest
 from circuits.measurement import described
@@ -26,11 +26,7 @@ from interp.names import Head
 from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores, provenance
 from interp.results.result import Floats, Result
-from interp.results.statistics import (
-    interval,
-    proportion_change_interval,
-    proportion_interval,
-)
+from interp.results.statistics import interval, proportion_change_interval, proportion_interval
 from interp.validate import whole
 from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
@@ -41,9 +37,10 @@ FIELDS_BEFORE = {"log_prob": "effect", "control_log_prob": "control_effect", "cl
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CurvePoint(Result):
-    """The ablation of k heads: by row the change of the metric and the hits, and the controls' `[draw, row]`.
+    """The ablation of k heads.
 
-    The metric is the log-probability of the continuation, if the curve's provenance names no other one.
+    `effect` is the change of the metric and `hit` whether the continuation is predicted, `[row]`; the controls' are
+    `[draw, row]`. The metric is the continuation's log-probability unless the curve's provenance names another.
     """
 
     KIND = "curve-point"
@@ -67,10 +64,10 @@ class CurvePoint(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AblationCurve(Result):
-    """The strongest k heads ablated, against random heads of the same layers, for several k.
+    """The effects of ablating the strongest k heads, against random heads of the same layers, for several k.
 
-    `clean_value`, of the metric, and `clean_hit` are the unedited model's, by row; `forecasts` are those of the
-    same sets, where series were given.
+    `clean_value` is the metric of the unedited model and `clean_hit` whether it predicts the continuation, `[row]`;
+    `forecasts` are those of the same sets, if there were series.
     """
 
     KIND = "ablation-curve"
@@ -88,13 +85,13 @@ class AblationCurve(Result):
         return super()._of_contents({FIELDS_BEFORE.get(name, name): value for name, value in values.items()})
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a k and outcome, for the heads and, as `control...`, for the control sets.
+        """Return one row per k and outcome, for the heads and, as `control...`, for the control sets.
 
         `effect` is the change of the metric (log-probability in nats), `accuracy` the share of rows whose continuation
         is predicted, and `accuracy change` that minus the unedited model's. `low, high` are 95 % intervals over rows:
         Student's, Wilson's, and Bonett & Price's. `control_low, control_high` are the least and the largest mean of
-        the control sets, or the middle 95 % of 39 sets or more, as `band` says; `p` is the rank of the value among
-        the sets, which cannot come under 1 / (1 + draws). All of these are NaN where there is no control.
+        the control sets, or the middle 95 % of 39 sets or more, as `band` says. `p` is the rank of the value among
+        the sets, at least 1 / (1 + draws). Columns of controls are NaN where there is no control.
         """
         rows = []
         for point in self.points:
@@ -124,7 +121,7 @@ class AblationCurve(Result):
 
 
 def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
-    """See that scores are of this very model, where they say whose they are.
+    """Check that scores are of this very model, where they say whose they are.
 
     Raises:
         InvalidInput: scores of other weights.
@@ -146,7 +143,7 @@ def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
 
 
 def check_fresh(scores: Mosaic | HeadScores, tokens: RepeatedTokens) -> None:
-    """See that heads are not measured on the very tokens they were chosen on.
+    """Check that heads are not measured on the very tokens they were chosen on.
 
     Raises:
         InvalidInput: the same seed.
@@ -182,29 +179,26 @@ def ablation_curve(
     """Ablate the strongest k heads, and random heads of the same layers, for several k.
 
     Args:
-        model: the model, with no edit in force.
         scores: a mosaic, or any head scores, by which heads are ranked.
         batch: fresh repeated random tokens, other than those the scores are from.
-        metric: what `effect` is of, as in `circuits.metrics`; by default the continuation's log-probability.
+        metric: what `effect` is a change of; by default the continuation's log-probability.
         counts: how many heads: whole numbers, or shares of all heads as `"3%"`.
         controls: random sets for each k; all distinct ones where there are fewer.
-        seed: of the random sets.
         method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from; with series, means in the forecasts too, so
-            give batches of both (`interp.Batch.from_series`).
-        ascending: whether to take the weakest heads instead.
-        threshold: from which score on a head is never a control; of a mosaic's `either`. For other
-            scores the heads of the largest count are none.
-        series: what to forecast under the same ablations and controls; nothing by default.
+        reference: the batches from which means and resamples are taken. With series, means in the forecasts come from
+            them too, so give batches of both (`interp.Batch.from_series`).
+        ascending: take the weakest heads instead.
+        threshold: heads whose score in a mosaic's `either` reaches it are never controls. With other
+            scores, the heads of the largest count never are.
+        series: series to forecast under the same ablations and controls.
         prediction_length: the series' last steps, which are forecast.
         num_samples: sample paths for each series, ablation and control.
         season: steps of a season, by which forecast errors are scaled.
-        progress: whether to show a progress bar.
 
     Returns:
-        The curve: log-probability and accuracy of the continuation by k, for the heads and for
-        each control, with every row. A k without controls says why. With series, `forecasts` holds
-        what `forecast_effects` gives, the ablation of k heads under the name `top k`.
+        The metric and the accuracy of the continuation by k, for the heads and for
+        each control, with every row. A k without controls says why. With series, `forecasts` is
+        the result of `forecast_effects`, in which the ablation of k heads is called `top k`.
 
     Raises:
         InvalidInput: more heads than there are, scores of another model or from the same tokens,
@@ -226,12 +220,12 @@ def ablation_curve(
     ranked = scores.either if isinstance(scores, Mosaic) else scores
     chosen = strongest(ranked, counts, ascending=ascending)
     largest = chosen[max(chosen)]
-    exclude = [found.address for found in scores.heads(threshold)] if isinstance(scores, Mosaic) else largest
+    exclude = [head.address for head in scores.heads(threshold)] if isinstance(scores, Mosaic) else largest
     drawn = {
         k: random_controls(model, heads, exclude=exclude, draws=controls, seed=seed) for k, heads in chosen.items()
     }
     check_controls(drawn, controls)
-    sets = [[], *chosen.values(), *(members for found in drawn.values() for members in found.sets)]
+    sets = [[], *chosen.values(), *(members for controls_of_k in drawn.values() for members in controls_of_k.sets)]
     values = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
     effect, hit = values["effect"], values["accuracy"]
     points: list[CurvePoint] = []
@@ -259,10 +253,11 @@ def ablation_curve(
     source |= {"chosen_on": scores.provenance.get("stimulus", {}), "controls": controls}
     forecasts = None
     if series is not None:
-        forecasts = measure_forecasts(
+        forecasts = controlled_forecasts(
             model,
             series,
-            Variants.of({f"top {k}": chosen[k] for k in chosen}, {f"top {k}": drawn[k] for k in chosen}),
+            {f"top {k}": heads for k, heads in chosen.items()},
+            {f"top {k}": controls_of_k for k, controls_of_k in drawn.items()},
             prediction_length=prediction_length,
             num_samples=num_samples,
             season=season,
@@ -274,12 +269,12 @@ def ablation_curve(
     return AblationCurve(tuple(points), effect[0], hit[0], source, forecasts)
 
 
-def check_controls(drawn: dict[Any, Controls], asked: int) -> None:
-    """See that some control could be drawn.
+def check_controls(drawn: dict[Any, Controls], draws: int) -> None:
+    """Check that controls could be drawn for at least one set.
 
     Raises:
         InvalidInput: there is none for any set.
     """
-    if asked and drawn and not any(found.sets for found in drawn.values()):
-        reasons = "; ".join(dict.fromkeys(found.reason for found in drawn.values()))
+    if draws and drawn and not any(controls.sets for controls in drawn.values()):
+        reasons = "; ".join(dict.fromkeys(controls.reason for controls in drawn.values()))
         raise InvalidInput(f"controls cannot be drawn at all: {reasons}. Take fewer heads, or controls=0.")

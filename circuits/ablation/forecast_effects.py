@@ -1,31 +1,129 @@
 """Do heads cause the forecast? Forecasts with and without them, against the truth and controls.
 
-1. Without sampling: the model reads the truth step by step; the likelihood of each next token, and
+1. Without sampling, the model reads the truth step by step: the likelihood of each next token, and
    the CRPS of its distribution over bins.
-2. Sampled, with common random numbers: MASE and weighted quantile loss of the median and the
-   quantiles, and the distance to the unedited forecast.
-3. Beside them naive, seasonal naive and parroting, and how close each forecast is to parroting.
+2. Sampled, with common random numbers: MASE and weighted quantile loss, and the distance to the unedited forecast.
+3. Beside them stand naive, seasonal naive and parroted forecasts, and how close each forecast is to parroting.
 
 Source: Zhang & Gilpin 2025, "Context parroting"; Bao et al. 2026 (forecast error against the truth
 and against the unablated forecast); Crosbie & Shutova 2024 (random heads of the same layers).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
-from circuits.ablation.baselines import WINDOW
-from circuits.ablation.forecast_runs import ForecastEffects, Variants, measure_forecasts
+import numpy as np
+import pandas as pd
+
+from circuits.ablation.baselines import naive, parrot, seasonal_naive
+from circuits.ablation.forecast_runs import forecast_runs, split_series
+from circuits.ablation.forecast_scores import QUANTILES, forecast_errors, quantiles, seasonal_scale
 from circuits.ablation.head_effects import MEMORY
-from circuits.controls import Controls, random_controls
+from circuits.ablation.sampling import Ablated
+from circuits.controls import Controls, columns_of_controls, random_controls
 from interp import Model
 from interp.editing.actions import locate
-from interp.editing.edits import Address, Method, Reference, Target, as_address
-from interp.editing.edits import ablations as check_once
+from interp.editing.context import check_unhooked
+from interp.editing.edits import Address, Method, Reference, Target, ablations, as_address, method_source
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series
 from interp.names import Head
-from interp.results.by_head import Heads, as_heads
+from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.result import Floats, Result
+from interp.results.statistics import interval
 from interp.validate import whole
+
+UNEDITED = "unedited"
+BASELINES = ("naive", "seasonal_naive", "parroting")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ForecastEffects(Result):
+    """Forecasts of the unedited model, of ablations and of their controls, with their errors.
+
+    Attributes:
+        names: the variants: `unedited`, the ablations, their controls.
+        sets: by variant, what it ablates.
+        controls: by ablation, the names of its controls.
+        reasons: by ablation, why it has no controls or fewer than asked; otherwise empty.
+        outcomes: by name, `[variant, series]`: `nll` (nats per step over the value tokens, the truth read step by
+            step), `crps` (of the distribution over bins, likewise), `mase`, `wql`, `distance` (of the median
+            to the unedited one), `to_parroting` (of the median to the parroted forecast),
+            `parroting` (correlation of the two over steps). CRPS and distances are in units of the
+            context's mean absolute seasonal difference, as MASE is.
+        baselines: `mase` and `wql` `[series]` of `naive`, `seasonal_naive`, `parroting`.
+        contexts: `[series, step]`.
+        truth: `[series, step]`.
+        fans: quantile forecasts 0.1 to 0.9, `[variant, series, quantile, step]`.
+        points: the baselines' forecasts, `[series, step]`.
+    """
+
+    KIND = "forecast-effects"
+
+    names: tuple[str, ...]
+    sets: dict[str, tuple[str, ...]]
+    controls: dict[str, tuple[str, ...]]
+    reasons: dict[str, str]
+    outcomes: dict[str, Floats]
+    baselines: dict[str, dict[str, Floats]]
+    contexts: Floats
+    truth: Floats
+    fans: Floats
+    points: dict[str, Floats]
+    provenance: dict[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per variant, series and outcome; the baselines are variants too."""
+        rows = [
+            {"variant": name, "series": i, "outcome": outcome, "value": float(value)}
+            for outcome, values in self.outcomes.items()
+            for name, by_series in zip(self.names, values, strict=True)
+            for i, value in enumerate(by_series)
+        ]
+        rows += [
+            {"variant": name, "series": i, "outcome": outcome, "value": float(value)}
+            for name, errors in self.baselines.items()
+            for outcome, values in errors.items()
+            for i, value in enumerate(values)
+        ]
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row per ablation and outcome: means over series, the change, and the controls' change.
+
+        `low, high` are Student's 95 % interval of the change over series (NaN under three series). `control` is the
+        mean change over control sets; `control_low, control_high` are the least and the largest of them, or the middle
+        95 % of 39 sets or more, as `band` says. `p` is the rank of the change among theirs, at least
+        1 / (1 + draws). `series` counts the series in which all of these have the outcome.
+        """
+        rows = []
+        for name in self.controls:
+            for outcome, values in self.outcomes.items():
+                variants = values[[0, self.names.index(name), *(self.names.index(c) for c in self.controls[name])]]
+                # The correlation with parroting does not exist where the parroted forecast is flat.
+                known = ~np.isnan(variants).any(0)
+                clean, own, *controls = variants[:, known]
+                low, high = interval((own - clean)[None])
+                if not known.any():
+                    clean, own, controls = np.full(1, np.nan), np.full(1, np.nan), []
+                changes = np.array([float((control - clean).mean()) for control in controls])
+                rows.append(
+                    {
+                        "ablation": name,
+                        "outcome": outcome,
+                        "unedited": clean.mean(),
+                        "ablated": own.mean(),
+                        "change": (own - clean).mean(),
+                        "low": low[0],
+                        "high": high[0],
+                        **columns_of_controls(float((own - clean).mean()), changes),
+                        "draws": len(self.controls[name]),
+                        "series": int(known.sum()),
+                        "reason": self.reasons[name],
+                    }
+                )
+        return pd.DataFrame(rows)
 
 
 def forecast_effects(
@@ -41,30 +139,22 @@ def forecast_effects(
     reference: Reference | None = None,
     controls: int = 5,
     exclude: Heads = (),
-    window: int = WINDOW,
     memory: int = MEMORY,
     progress: bool = True,
 ) -> ForecastEffects:
     """Forecast the end of each series with and without some heads.
 
     Args:
-        model: the model, with no edit in force.
-        series: one or several; the last `prediction_length` steps are the truth, what comes before
+        series: one or several. The last `prediction_length` steps are the truth; what comes before
             is the context, in which values may be missing (NaN).
         ablations: by name, heads, attention layers or sites that are ablated together.
         prediction_length: steps to forecast, at most the model's own prediction length.
         num_samples: sample paths for each series and ablation.
         season: steps of a season, by which errors are scaled; 1 scales by single steps.
-        seed: of the sampling and of the controls.
         method: `zero`, or `mean` over the rows and positions of the reference.
         reference: a batch, or several, for means.
-        controls: random sets of as many other heads of the same layers, for each set of heads; all
-            distinct ones where there are fewer.
-        exclude: heads that are never drawn, such as all induction heads; those that are ablated
-            under any name never are.
-        window: how many of the last points parroting matches.
-        memory: bytes that the variants of one run may take; at least one series runs.
-        progress: whether to show a progress bar.
+        controls: random sets for each ablation; all distinct ones where there are fewer.
+        exclude: heads that are never drawn, such as all induction heads. Ablated heads never are.
 
     Returns:
         Likelihood over the value tokens, CRPS, MASE, weighted quantile loss and distances for each series, unedited,
@@ -72,56 +162,153 @@ def forecast_effects(
 
     Raises:
         UnknownHead, UnknownSite: an address that this model does not have.
-        InvalidInput: no ablations, one without a target or with one twice, or by a name that is
-            taken; sites that the folded decoder does not pass; series that are too
+        InvalidInput: no ablations, one without a target or with one twice, or under a reserved name;
+            sites that the folded decoder does not pass; series that are too
             short for the prediction or the season, without a finite truth, or whose context does
             not vary from season to season, for which a scaled error is undefined; series and forecast together
             longer than the model's positions; edits in force.
         UnsupportedModel: a model without a tokenizer for series.
     """
-    named = _targets(model, ablations)
+    targets = _targets(model, ablations)
     whole("seed", seed, 0)
     whole("controls", controls, 0)
-    everywhere = {m for members in named.values() for m in members if isinstance(m, Head)}
-    never = sorted(everywhere | set(as_heads(model, exclude)))
+    ablated_heads = {m for members in targets.values() for m in members if isinstance(m, Head)}
+    never = sorted(ablated_heads | set(as_heads(model, exclude)))
     drawn: dict[str, Controls] = {}
-    for name, members in named.items():
+    for name, members in targets.items():
         heads = [m for m in members if isinstance(m, Head)]
         if len(heads) < len(members):
             drawn[name] = Controls((), "no control: they are drawn for sets of heads only")
         else:
             drawn[name] = random_controls(model, heads, exclude=never, draws=controls, seed=seed)
-    return measure_forecasts(
+    return controlled_forecasts(
         model,
         series,
-        Variants.of(named, drawn),
+        targets,
+        drawn,
         prediction_length=prediction_length,
         num_samples=num_samples,
         season=season,
         seed=seed,
         method=method,
         reference=reference,
-        window=window,
         memory=memory,
         progress=progress,
     )
 
 
+def controlled_forecasts(
+    model: Model,
+    series: Series,
+    targets: Mapping[str, Sequence[Address]],
+    drawn: Mapping[str, Controls],
+    *,
+    prediction_length: int,
+    num_samples: int,
+    season: int,
+    seed: int,
+    method: Method,
+    reference: Reference | None,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> ForecastEffects:
+    """Forecast with and without some heads as `forecast_effects` does, beside the controls that are drawn already.
+
+    Args:
+        targets: by name of the ablation, what is ablated together.
+        drawn: by name of the ablation, its controls.
+    """
+    check_unhooked(model, "a forecast of several ablations")
+    if method == "resample":
+        raise InvalidInput("forecasts take method='zero' or 'mean': sampled tokens part ways from a resample's.")
+    ablations([], method, reference)
+    contexts, truth = split_series(model, series, prediction_length, season)
+    whole("num_samples", num_samples, 1)
+    whole("seed", seed, 0)
+    controls = {name: [f"{name}, control {i + 1}" for i in range(len(drawn[name].sets))] for name in targets}
+    sets = _variants(targets, drawn, controls)
+    ablated = Ablated(model, list(sets.values()), method, reference)
+    nll, crps, samples = forecast_runs(
+        ablated, contexts, truth, num_samples=num_samples, seed=seed, memory=memory, progress=progress
+    )
+    scale = seasonal_scale(contexts, season)
+    points = {
+        "naive": np.stack([naive(context, prediction_length) for context in contexts]),
+        "seasonal_naive": np.stack([seasonal_naive(context, prediction_length, season) for context in contexts]),
+        "parroting": np.stack([parrot(context, prediction_length) for context in contexts]),
+    }
+    fans = dict(zip(sets, quantiles(samples), strict=True))
+    flat = {name: np.repeat(point[:, None], len(QUANTILES), axis=1) for name, point in points.items()}
+    errors = forecast_errors(contexts, truth, fans | flat, season)
+    medians = np.stack([fan[:, QUANTILES.index(0.5)] for fan in fans.values()])
+    outcomes = {
+        "nll": nll,
+        "crps": crps / scale,
+        **{outcome: np.stack([by_name[name] for name in sets]) for outcome, by_name in errors.items()},
+        "distance": np.abs(medians - medians[:1]).mean(-1) / scale,
+        "to_parroting": np.abs(medians - points["parroting"]).mean(-1) / scale,
+        "parroting": np.stack([_correlation(median, points["parroting"]) for median in medians]),
+    }
+    source = provenance(model, name="series", n_series=len(truth), context=contexts.shape[1], season=season)
+    source |= method_source(method, reference, seed=seed, num_samples=num_samples, prediction_length=prediction_length)
+    return ForecastEffects(
+        names=tuple(sets),
+        sets={name: tuple(map(str, members)) for name, members in sets.items()},
+        controls={name: tuple(titles) for name, titles in controls.items()},
+        reasons={name: drawn[name].reason for name in targets},
+        outcomes=outcomes,
+        baselines={name: {outcome: by_name[name] for outcome, by_name in errors.items()} for name in points},
+        contexts=contexts,
+        truth=truth,
+        fans=np.stack(list(fans.values())),
+        points=points,
+        provenance=source,
+    )
+
+
+def _variants(
+    targets: Mapping[str, Sequence[Address]], drawn: Mapping[str, Controls], controls: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[Address]]:
+    """Return what each variant ablates: nothing, then the ablations, then their controls.
+
+    Raises:
+        InvalidInput: an ablation has the name of a baseline, a control or the unedited forecast.
+    """
+    if reserved := sorted({UNEDITED, *BASELINES} & set(targets)):
+        raise InvalidInput(f"an ablation cannot be called {', '.join(reserved)}: another forecast has that name.")
+    sets: dict[str, Sequence[Address]] = {UNEDITED: [], **targets}
+    for name, titles in controls.items():
+        if reserved := sorted(set(titles) & set(sets)):
+            raise InvalidInput(
+                f"an ablation cannot be called {', '.join(reserved)}: a control of {name!r} has that name."
+            )
+        sets |= dict(zip(titles, drawn[name].sets, strict=True))
+    return sets
+
+
 def _targets(model: Model, named: Mapping[str, Target | Sequence[Target]]) -> dict[str, list[Address]]:
+    """Return what each ablation ablates, by name, as addresses that a forecast passes."""
     if not isinstance(cast(Any, named), Mapping) or not named:
         raise InvalidInput("no ablations: give a dictionary, as {'induction': mosaic.heads()}.")
-    found: dict[str, list[Address]] = {}
+    addresses: dict[str, list[Address]] = {}
     for name, targets in named.items():
         items = [targets] if isinstance(targets, Target) else list(targets)
         if not isinstance(cast(Any, name), str) or not items:
             raise InvalidInput(f"the ablation {name!r} has no heads, or no name: give both, as text.")
-        check_once(items)
-        found[name] = [as_address(target) for target in items]
-        for address in found[name]:
+        ablations(items)
+        addresses[name] = [as_address(target) for target in items]
+        for address in addresses[name]:
             site, _ = locate(model, address)
             if site.stack == "decoder" and site.name in ("resid_pre", "resid_post"):
                 raise InvalidInput(
                     f"{address}: forecasts of several ablations run the decoder's layers one by one, past this site. "
                     "Ablate what is added to the stream, as decoder.1.mlp_out, or use interp.ablate and predict."
                 )
-    return found
+    return addresses
+
+
+def _correlation(a: Floats, b: Floats) -> Floats:
+    """Return Pearson's correlation over steps, `[series]`; NaN where one of the two does not vary."""
+    a, b = (x - x.mean(-1, keepdims=True) for x in (a, b))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))

@@ -1,6 +1,4 @@
-"""How good forecasts are: likelihood, CRPS of the bins, MASE and weighted quantile loss.
-
-MASE and weighted quantile loss are utilsforecast's.
+"""Errors of forecasts: CRPS of a distribution over bins, MASE and weighted quantile loss (by utilsforecast).
 
 Source: Gneiting & Raftery 2007 (CRPS); Hyndman & Koehler 2006 (MASE); Rangapuram et al. 2021
 (weighted quantile loss, as scaled CRPS).
@@ -17,21 +15,17 @@ from utilsforecast.losses import mase, scaled_crps
 from interp.results.result import Floats
 
 QUANTILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
-"""Of the weighted quantile loss, as Chronos is evaluated."""
+"""Quantiles of the weighted quantile loss, as in the evaluation of Chronos."""
 
 
 def bin_crps(
     log_probs: Float[Tensor, "*step token"], centers: Float[Tensor, " token"], truth: Float[Tensor, "*#step"]
 ) -> Float[Tensor, "*step"]:
-    """The CRPS of a distribution over bins, each at its center.
+    """Compute the CRPS of a distribution over bins, each at its center: E|X - y| - E|X - X'| / 2.
 
     Args:
-        log_probs: of the value tokens in order; normalised here.
-        centers: their values, ascending.
-        truth: what came.
-
-    Returns:
-        E|X - y| - E|X - X'| / 2, in the units of the centers.
+        log_probs: log-probabilities of the value tokens in order; normalised here.
+        centers: their values, ascending, in whose units the CRPS is.
     """
     shares = log_probs.double().softmax(-1)
     centers, truth = centers.double(), truth.double()
@@ -43,13 +37,13 @@ def bin_crps(
 def forecast_errors(
     contexts: Floats, truth: Floats, forecasts: Mapping[str, Floats], season: int
 ) -> dict[str, dict[str, Floats]]:
-    """MASE of the median and weighted quantile loss of some forecasts.
+    """Compute MASE of the median and the weighted quantile loss of several forecasts.
 
     Args:
-        contexts: `[series, step]`, NaN where there is none.
+        contexts: `[series, step]`; NaN where a value is missing.
         truth: `[series, step]`.
         forecasts: by name, quantile forecasts `[series, quantile, step]` at `QUANTILES`.
-        season: by whose differences MASE scales.
+        season: steps of the season whose differences scale MASE.
 
     Returns:
         `mase` and `wql`: by name `[series]`; `wql` is NaN where the truth is zero throughout.
@@ -87,7 +81,7 @@ def forecast_errors(
 
 
 def seasonal_scale(contexts: Floats, season: int) -> Floats:
-    """The mean absolute seasonal difference of each context, by which MASE scales, `[series]`."""
+    """Return the mean absolute seasonal difference of each context, by which MASE scales, `[series]`."""
     differences = np.abs(contexts[:, season:] - contexts[:, :-season])
     counts = (~np.isnan(differences)).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -95,5 +89,5 @@ def seasonal_scale(contexts: Floats, season: int) -> Floats:
 
 
 def quantiles(samples: Floats) -> Floats:
-    """Quantile forecasts at `QUANTILES` of samples `[..., sample, step]`, `[..., quantile, step]`."""
+    """Return the quantiles at `QUANTILES`, `[..., quantile, step]`, of samples `[..., sample, step]`."""
     return np.moveaxis(np.quantile(samples, QUANTILES, axis=-2), 0, -2)

@@ -1,6 +1,6 @@
-"""What each head alone does to the continuation: every head ablated by itself, cheaply.
+"""Effects of single heads: every head is ablated by itself, at a low cost.
 
-1. One run of the unedited model keeps the heads' outputs z, the residual stream after each
+1. One run of the unedited model captures the heads' outputs z, the residual stream after each
    attention, and the keys and values that cross-attention reads, if there is any.
 2. Ablating head h of layer l changes the residual stream after that attention by (z' - z) W_O[h];
    everything below stays as it was, and so does an encoder if the head is the decoder's.
@@ -43,16 +43,16 @@ from interp.results.statistics import (
 from probes.stimuli.repeated_tokens import stimulus_of
 
 MEMORY = 2**28
-"""How many bytes the variants of one run may take, by default."""
+"""Memory limit in bytes for the variants of one run, by default."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadEffects(HeadScores):
-    """The change of a metric that ablating each head alone makes, with every row of the stimulus.
+    """The change of a metric when each head alone is ablated, with every row of the stimulus.
 
     `values` `[layer, head]` are means over `rows` `[layer, head, row]`, by default of the continuation's
-    log-probability in nats: negative where the head helps. `control_rows` are the change in the log-probability of the
-    row's other tokens.
+    log-probability in nats: negative where the head helps. `control_rows` are the changes in the log-probability of
+    the row's other tokens.
     """
 
     rows: Floats = None  # type: ignore[assignment]
@@ -88,13 +88,13 @@ class HeadEffects(HeadScores):
 
     @property
     def control(self) -> HeadScores:
-        """The change in the log-probability of the row's other tokens: what the ablation does at large."""
+        """The change in the log-probability of the row's other tokens: damage at large."""
         unit = "change in log-probability (nats)"
         return HeadScores("control", self.site, self.control_rows.mean(-1), None, unit, self.provenance)
 
     @property
     def helpful(self) -> HeadScores:
-        """How much each head helps: the loss that its ablation makes, so that the strongest comes first."""
+        """How much each head helps: the loss from its ablation, so that the strongest comes first."""
         return HeadScores("help", self.site, self.sign * self.values, self.stderr, self.unit, self.provenance)
 
     @property
@@ -103,7 +103,7 @@ class HeadEffects(HeadScores):
         return 1 if self.provenance.get("higher_is_better") is False else -1
 
     def interval(self) -> tuple[Floats, Floats]:
-        """Student's 95 % interval of each effect over rows, low and high `[layer, head]`; NaN under three rows."""
+        """Return Student's 95 % interval of each effect over rows: low, high `[layer, head]`; NaN under three rows."""
         return interval(self.rows)
 
     @property
@@ -112,11 +112,10 @@ class HeadEffects(HeadScores):
         return q_values(p_values(self.rows))
 
     def discoveries(self, q: float = 0.05, test: Test = "t") -> tuple[ScoredHead, ...]:
-        """The heads with an effect at a false discovery rate, the most helpful first.
+        """Return the heads with an effect at a false discovery rate of q, the most helpful first.
 
         Args:
-            q: the rate.
-            test: `t`, or `sign flips`, which does not take rows for near-normal (`interp.results.statistics.p_values`).
+            test: `t`, or `sign flips`, which does not assume near-normal rows (`interp.results.statistics.p_values`).
 
         Raises:
             InvalidInput: another test.
@@ -126,10 +125,10 @@ class HeadEffects(HeadScores):
         return tuple(ScoredHead(head.address, self.name, self.sign * head.score) for head in strongest)
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
-        """One tidy row a head, with `low, high` (Student's 95 % over rows), `control, q`.
+        """Return one row per head, with `low, high` (Student's 95 % interval over rows), `control` and `q`.
 
         Args:
-            test: of no effect, of which `q` is adjusted: `t`, or `sign flips`.
+            test: the test of no effect whose p-values `q` adjusts: `t`, or `sign flips`.
 
         Raises:
             InvalidInput: another test.
@@ -163,16 +162,13 @@ def head_effects(
     """Measure the total effect of each head: the change of a metric when it alone is ablated.
 
     Args:
-        model: the model, with no edit in force. In bfloat16 effects are off by about 2e-3.
-        batch: what `probes.repeated_random_tokens` made.
-        kind: which heads, such as `decoder.cross`; by default those of the attention that reads the past, which is
-            cross-attention, or a lone decoder's own.
-        metric: the metric at the query, as in `circuits.metrics`; by default the continuation's log-probability.
+        model: a model without edits in force. In bfloat16 effects are off by about 2e-3.
+        batch: repeated random tokens.
+        kind: whose heads; by default the attention that reads the past: cross-attention, or a lone decoder's own.
+        metric: the metric at the query; by default the continuation's log-probability.
         method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from.
-        by_position: whether means are taken at each position by itself.
-        memory: bytes that the variants of one run may take; at least one head runs.
-        progress: whether to show a progress bar.
+        reference: the batches from which means and resamples are taken.
+        by_position: take means at each position by itself.
 
     Returns:
         The change of the metric at the query, the last decoder token, edited minus clean, mean over rows. By default
@@ -227,7 +223,7 @@ def head_effects(
 
 
 def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:
-    """About what one variant takes: its widest tensors, twice, and its logits."""
+    """Estimate the bytes of one variant: its widest tensors, twice, and its logits."""
     rows, queries = batch.ids(stack).shape
     keys = batch.input_ids.shape[1] or queries
     width = max(model.d_mlp, 4 * model.d_model, model.n_heads * model.d_head) + model.n_heads * keys
@@ -241,6 +237,6 @@ def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
 
 
 def written(model: Model, at: AttentionLayer, z: Tensor) -> Tensor:
-    """What each head's z writes into the residual stream, `[row, head, pos, d_model]`."""
+    """Project each head's z through W_O into the residual stream, `[row, head, pos, d_model]`."""
     W_O = projection(model, at, "O", fold_norm=False)
     return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row head pos d_model")

@@ -75,9 +75,9 @@ def set_outcomes(
         acts = actions(model, edits, Run.of(tokens))
         fill: dict[AttentionLayer, Tensor] = {}
         for at, action in zip(touched, acts, strict=True):
-            made = action.act(cache[f"{at}.z"])
-            if method != "zero" and made is not None:
-                fill[at] = made[:, None]
+            replaced = action.act(cache[f"{at}.z"])
+            if method != "zero" and replaced is not None:
+                fill[at] = replaced[:, None]
         size = max(1, memory // variant_bytes(model, tokens, "decoder"))
         for start in range(0, len(folded), size):
             part = folded[start : start + size]
@@ -97,7 +97,7 @@ def set_outcomes(
 
 
 def in_decoder_attention(address: Address) -> bool:
-    """Whether an address is a head or attention layer of the decoder, which a folded run can leave out."""
+    """Tell whether an address is a head or attention layer of the decoder, which a folded run can ablate."""
     return isinstance(address, Head | AttentionLayer) and address.stack == "decoder"
 
 

@@ -1,4 +1,4 @@
-"""Whole layers ablated one at a time: what each does to the log-probability of the continuation."""
+"""Effects of whole layers: every attention layer and MLP is ablated by itself."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,9 @@ from probes.stimuli.repeated_tokens import stimulus_of
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerEffects(Result):
-    """Whole layers ablated one at a time: changes of the metric `[layer, row]`, and the control's.
+    """The change of a metric when each layer is ablated, `[layer, row]`, and the control's change.
 
-    The metric is the log-probability of the continuation, if the provenance names no other one.
+    The metric is the continuation's log-probability unless the provenance names another.
     """
 
     KIND = "layer-effects"
@@ -31,12 +31,12 @@ class LayerEffects(Result):
     provenance: dict[str, Any]
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
-        """One tidy row a layer: `layer, effect, low, high, control, control_low, control_high, q`.
+        """Return one row per layer: `layer, effect, low, high, control, control_low, control_high, q`.
 
-        All intervals are Student's over rows, the control's too: it is the same rows' other tokens.
+        All intervals are Student's 95 % over rows. The control is the same rows' other tokens.
 
         Args:
-            test: of no effect, of which `q` is adjusted: `t`, or `sign flips`.
+            test: the test of no effect whose p-values `q` adjusts: `t`, or `sign flips`.
 
         Raises:
             InvalidInput: another test.
@@ -68,12 +68,10 @@ def layer_effects(
     """Ablate whole attention layers and MLPs, one at a time.
 
     Args:
-        model: the model, with no edit in force.
-        batch: what `probes.repeated_random_tokens` made.
-        metric: the metric at the query, as in `circuits.metrics`; by default the continuation's log-probability.
+        batch: repeated random tokens.
+        metric: the metric at the query; by default the continuation's log-probability.
         method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from.
-        progress: whether to show a progress bar.
+        reference: the batches from which means and resamples are taken.
 
     Returns:
         The change of the metric (by default in nats) for each layer, and as the control the change in the

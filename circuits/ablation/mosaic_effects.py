@@ -1,4 +1,4 @@
-"""How ablating earlier heads changes where the heads that read the past look: the causal counterpart of K-composition.
+"""How ablating earlier heads changes where later heads look: the causal counterpart of K-composition.
 
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads" (previous-token heads feed
 induction heads); the mosaic's scores are those of "Hunting for Induction Heads in Amazon's Chronos".
@@ -27,9 +27,9 @@ from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MosaicEffects(Result):
-    """How the scores of the mosaic's heads change when earlier heads are ablated: `[ablated, layer, head, row]`.
+    """The change of the mosaic's scores when earlier heads are ablated, `[ablated, layer, head, row]`.
 
-    The controls are the mean change over other heads of the ablated head's layer, likewise.
+    The controls are mean changes over other heads of the ablated head's layer.
     """
 
     KIND = "mosaic-effects"
@@ -43,17 +43,17 @@ class MosaicEffects(Result):
 
     @property
     def site(self) -> str:
-        """Which heads are scored, such as `decoder.cross`."""
+        """The kind of the heads that are scored, such as `decoder.cross`."""
         return str(self.provenance.get("site", "decoder.cross"))  # files of before there were others do not say
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
-        """One tidy row an ablated head, later head that reads the past and kind: change, interval, control, q.
+        """Return one row per ablated head, later head and kind of score: change, interval, control, q.
 
-        Intervals are Student's 95 % over rows, the control's too: of the mean change over the control heads. `q` is
-        the Benjamini-Hochberg adjusted p-value of no change, over all rows of the table.
+        Intervals are Student's 95 % over rows; the control's is that of the mean change over control heads. `q` is
+        the p-value of no change, adjusted over the table (Benjamini & Hochberg).
 
         Args:
-            test: of no change: `t`, or `sign flips`.
+            test: the test of no change: `t`, or `sign flips`.
 
         Raises:
             InvalidInput: another test.
@@ -99,19 +99,16 @@ def mosaic_effects(
     seed: int = 0,
     progress: bool = True,
 ) -> MosaicEffects:
-    """How the current and right scores of each head that reads the past change when each earlier head is ablated.
+    """Measure how the mosaic's scores change when each earlier head is ablated.
 
-    Those heads are cross heads, or without an encoder the decoder's own.
+    The scores are of the heads that read the past: cross heads, or without an encoder the decoder's own.
 
     Args:
-        model: the model, with no edit in force.
-        batch: what `probes.repeated_random_tokens` made.
-        heads: which heads to ablate, one at a time: of any stack and kind.
+        batch: repeated random tokens.
+        heads: the heads to ablate, one at a time, of any stack and kind.
         method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from.
-        controls: other heads of the same layer, drawn for each, whose mean change stands beside it.
-        seed: of the draws.
-        progress: whether to show a progress bar.
+        reference: the batches from which means and resamples are taken.
+        controls: number of other heads of the same layer, drawn for each head, whose mean change is the control.
 
     Returns:
         Edited minus clean scores, with every row. NaN for heads that do not come later.
@@ -138,20 +135,22 @@ def mosaic_effects(
         first = 0 if head.stack == "encoder" else head.layer + ((head.stack, head.kind) == model.family.context)
         change[:, :first] = np.nan
         changes[head] = change
-    found = np.stack([changes[head] for head in chosen])
-    beside = np.stack(
+    effects = np.stack([changes[head] for head in chosen])
+    controls_effects = np.stack(
         [
-            np.mean([changes[head] for (head,) in sets], axis=0) if sets else np.full_like(found[0], np.nan)
+            np.mean([changes[head] for (head,) in sets], axis=0) if sets else np.full_like(effects[0], np.nan)
             for sets in drawn
         ]
     )
     source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
     source |= method_source(method, reference, seed=seed, site=".".join(model.family.context))
-    return MosaicEffects(tuple(chosen), found[:, 0], found[:, 1], beside[:, 0], beside[:, 1], source)
+    return MosaicEffects(
+        tuple(chosen), effects[:, 0], effects[:, 1], controls_effects[:, 0], controls_effects[:, 1], source
+    )
 
 
 def _scores(model: Model, tokens: RepeatedTokens) -> Floats:
-    """Current and right scores by row, `[kind, layer, head, row]`."""
+    """Return current-token and token-to-right scores by row, `[kind, layer, head, row]`."""
     # The last norm is read so that the run goes on to the end, through every head that is ablated.
     site = ".".join(model.family.context)
     cache = capture(model, tokens, [f"{site}.*.pattern", "decoder.ln_final"])

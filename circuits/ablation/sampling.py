@@ -1,11 +1,10 @@
-"""Forecasts of many ablations at once, that differ by the ablation alone.
+"""Forecasts of many ablations at once, which differ by the ablation alone.
 
-1. An encoder runs once a series, and its keys and values are shared by all samples and ablations;
-   once more for each set that reaches outside the decoder's attention.
-2. A decoder alone reads the series itself, differently with each set: once a set, whose keys and values all its
-   samples go on from.
-3. Every step's token comes from one stored uniform number per series, sample and step, inverted
-   through the cumulative distribution over the value tokens in their order: common random numbers.
+1. An encoder runs once per series. All samples and ablations share its keys and values. A set that reaches outside
+   the decoder's attention needs an encoder run of its own.
+2. A lone decoder reads the series once per set, and all samples of the set continue from its keys and values.
+3. Each token is drawn by common random numbers: one stored uniform number per series, sample and step goes
+   through the inverse of the cumulative distribution over the value tokens, in their order.
    Temperature, top_k and top_p are the pipeline's, applied in the order of transformers.
 
 Source: Glasserman & Yao 1992, "Some guidelines and guarantees for common random numbers".
@@ -36,7 +35,7 @@ from interp.names import AttentionLayer
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a token is drawn from logits: the pipeline's own settings."""
+    """Draws tokens from logits with the pipeline's own settings."""
 
     temperature: float
     top_k: int
@@ -46,7 +45,7 @@ class Sampler:
 
     @classmethod
     def of(cls, model: Model) -> "Sampler":
-        """A model's settings, from its `chronos_config`.
+        """Read a model's settings from its `chronos_config`.
 
         Raises:
             InvalidInput: a temperature that is not positive, or settings that the config leaves to transformers.
@@ -63,10 +62,10 @@ class Sampler:
         return cls(config.temperature, config.top_k, config.top_p, vocabulary.n_tokens, vocabulary.n_special)
 
     def __call__(self, logits: Float[Tensor, "*row token"], uniform: Float[Tensor, "*row"]) -> Int[Tensor, "*row"]:
-        """The value tokens at which the cumulative distribution passes the uniform numbers.
+        """Return the value tokens at which the cumulative distribution passes the uniform numbers.
 
-        Tokens that are no values are never drawn (transformers suppresses EOS only; other special tokens it would
-        read as the lowest value, and those beyond the tokenizer's as the highest).
+        Tokens that are not values are never drawn. (transformers suppresses EOS only: it would read other special
+        tokens as the lowest value, and tokens beyond the tokenizer's as the highest.)
         """
         values = logits[..., self.n_special : self.n_tokens].float() / self.temperature
         places = torch.arange(values.shape[-1], device=values.device).expand(values.shape)
@@ -80,11 +79,11 @@ class Sampler:
 
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest values and their places, in the order of places; all of them where some equal the k-th.
+    """Return the k largest values and their places, in the order of places.
 
-    transformers keeps all that equal the k-th, which in bfloat16 are often several: they come as a
-    mask then. Otherwise the k largest lie in the k blocks whose largest are largest, which are found
-    several times faster than by looking through everything.
+    transformers keeps all values that equal the k-th, and in bfloat16 there are often several: then all places come
+    back, and the other values are -inf. Otherwise the k largest values lie in the k blocks with the largest maxima,
+    and looking through these is several times faster than looking through everything.
     """
     size, block = values.shape[-1], 16
     blocks = nn.functional.pad(values, (0, -size % block), value=-torch.inf).unflatten(-1, (-1, block))
@@ -92,43 +91,39 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chosen = tops.topk(min(k, tops.shape[-1]), sorted=False).indices
     index = chosen[..., None].expand(*chosen.shape, block)
     among = blocks.gather(-2, index).flatten(-2)
-    found, at = among.topk(k, sorted=False)
-    least = found.amin(-1, keepdim=True)
+    largest, at = among.topk(k, sorted=False)
+    least = largest.amin(-1, keepdim=True)
     missed = (tops >= least).sum() > (tops.gather(-1, chosen) >= least).sum()
-    if bool(missed | ((among >= least).sum() > found.numel())):
+    if bool(missed | ((among >= least).sum() > largest.numel())):
         places = torch.arange(size, device=values.device).expand(values.shape)
         return values.masked_fill(values < least, -torch.inf), places
     places = (index * block + torch.arange(block, device=values.device)).flatten(-2).gather(-1, at)
     places, order = places.sort(-1)
-    return found.gather(-1, order), places
+    return largest.gather(-1, order), places
 
 
 def _nucleus(values: Tensor, top_p: float) -> Tensor:
-    """The smallest set of likeliest tokens that holds at least `top_p`."""
+    """Mark the smallest set of likeliest tokens whose shares add up to at least `top_p`."""
     order = values.argsort(-1, descending=True)
     shares = values.gather(-1, order).softmax(-1)
     before = shares.cumsum(-1) - shares
-    kept = before < top_p
-    kept[..., 0] = True
-    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, order, kept)
+    inside = before < top_p
+    inside[..., 0] = True
+    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, order, inside)
 
 
 def uniforms(seed: int, series: int, samples: int, steps: int) -> Float[Tensor, "series sample step"]:
-    """The stored uniform numbers of a seed; those of a series do not depend on how many follow it."""
+    """Return the uniform numbers of a seed; those of a series do not depend on how many series follow it."""
     drawn = [np.random.default_rng([seed, index]).random((samples, steps)) for index in range(series)]
     return torch.from_numpy(np.stack(drawn))
 
 
 def split(batch: Batch, steps: int) -> tuple[Batch, Int[Tensor, "series step"], Int[Tensor, "series step"]]:
-    """A batch whose last decoder tokens are forecast, as `Batch.from_series(..., num_decoder=steps)` makes it.
-
-    Args:
-        batch: the tokens.
-        steps: how many of the last are forecast.
+    """Split off the last decoder tokens of a batch that `Batch.from_series(..., num_decoder=steps)` returned.
 
     Returns:
-        The prompt, which is all before them; the tokens that they are predicted from, the prompt's last one and
-        all of them but the last; and the tokens themselves.
+        The prompt, which is all that comes before them; the tokens from which they are predicted (the prompt's last
+        token, and all of them but the last); and the tokens themselves.
     """
     ids, shown = batch.decoder_input_ids, batch.decoder_attention_mask
     prompt = Batch(batch.input_ids, batch.attention_mask, ids[:, :-steps], shown[:, :-steps])
@@ -137,10 +132,12 @@ def split(batch: Batch, steps: int) -> tuple[Batch, Int[Tensor, "series step"], 
 
 @dataclass(frozen=True, eq=False)
 class Started:
-    """Variants of a run that have read a prompt but for its last token.
+    """Variants of a run that have read a prompt except its last token.
 
-    `token` `[row, variant, 1]` is that last one; `past` are the decoder's own keys and values of those before it, for
-    each set once, which `copies` variants side by side go on from; None where there are none, as after a start token.
+    Attributes:
+        token: the prompt's last token.
+        past: the decoder's own keys and values of the tokens before it, once per set; None if there are none.
+        copies: the number of variants of each set, side by side, which continue from the same keys and values.
     """
 
     context: Context
@@ -149,16 +146,15 @@ class Started:
     copies: int
 
     def cache(self) -> EncoderDecoderCache | DynamicCache:
-        """A cache of one's own, for a run that goes on."""
+        """Return a new cache from which one run continues."""
         return self.context.cache(None if self.past is None else repeated(self.past, self.copies))
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Something to run on variants of a batch.
+    """A function to run on variants of a batch.
 
-    `act`, given the variants, gives `[row, variant, ...]`; each set has `copies` variants, side by side, such as the
-    number of samples.
+    `act` maps the variants to `[row, variant, ...]`. Each set has `copies` variants side by side, such as samples.
     """
 
     act: Callable[[Started], Tensor]
@@ -167,7 +163,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Ablated:
-    """A model with several sets ablated, each a variant, ready to run on what follows one batch."""
+    """A model with several sets ablated, each in a variant of one run."""
 
     model: Model
     sets: Sequence[Set]
@@ -175,26 +171,25 @@ class Ablated:
     reference: Reference | None
 
     def groups(self) -> dict[tuple[Address, ...], list[int]]:
-        """Sets by what of them lies outside the decoder's attention, and so needs a run of its own."""
-        found: dict[tuple[Address, ...], list[int]] = {}
+        """Group sets by their members outside the decoder's attention, for which the encoder runs again."""
+        by_outside: dict[tuple[Address, ...], list[int]] = {}
         for index, members in enumerate(self.sets):
             outside = sorted((m for m in members if not in_decoder_attention(m)), key=str)
-            found.setdefault(tuple(outside), []).append(index)
-        return found
+            by_outside.setdefault(tuple(outside), []).append(index)
+        return by_outside
 
     @torch.no_grad()
     def run(self, prompt: Batch, *jobs: Job, at_once: int | None = None) -> list[Tensor]:
-        """Run jobs on the folded decoder with all sets ablated; what they all go on from is read once.
+        """Run jobs on the folded decoder with all sets ablated; the prompt is read once.
 
         Args:
-            prompt: what the encoder reads and the start token, or all that a decoder alone reads of the series.
-            jobs: what to run.
-            at_once: how many sets run side by side, each of which keeps what it has read of the prompt; all by default.
+            prompt: the encoder's tokens and the start token, or the series that a lone decoder reads.
+            at_once: number of sets that run side by side, each with its own cache of the prompt; all by default.
 
         Returns:
-            What each gave, `[set, row, copy, ...]`.
+            The output of each job, `[set, row, copy, ...]`.
         """
-        made: list[dict[int, Tensor]] = [{} for _ in jobs]
+        outputs: list[dict[int, Tensor]] = [{} for _ in jobs]
         for outside, indices in self.groups().items():
             elsewhere = ablations(list(outside), self.method, self.reference) if outside else []
             fill = self._fill(layers_of([self.sets[i] for i in indices]))
@@ -203,9 +198,9 @@ class Ablated:
                 step = at_once or len(indices)
                 for part in (indices[start : start + step] for start in range(0, len(indices), step)):
                     sets = [self.sets[i] for i in part]
-                    for values, found in zip(self._together(context, prompt, sets, jobs, fill), made, strict=True):
-                        found |= {index: values[:, place] for place, index in enumerate(part)}
-        return [torch.stack([found[index] for index in range(len(self.sets))]) for found in made]
+                    for values, by_set in zip(self._together(context, prompt, sets, jobs, fill), outputs, strict=True):
+                        by_set |= {index: values[:, place] for place, index in enumerate(part)}
+        return [torch.stack([by_set[index] for index in range(len(self.sets))]) for by_set in outputs]
 
     def _together(
         self,
@@ -215,10 +210,10 @@ class Ablated:
         jobs: Sequence[Job],
         fill: Mapping[AttentionLayer, Tensor],
     ) -> Iterator[Tensor]:
-        """What each job gives on sets that run side by side, `[row, set, copy, ...]`."""
+        """Run each job on sets side by side, and yield its output `[row, set, copy, ...]`."""
 
         def ablated(copies: int) -> AbstractContextManager[None]:
-            members = [given for given in sets for _ in range(copies)]
+            members = [members_of_set for members_of_set in sets for _ in range(copies)]
             return variant_heads(self.model, kept_heads(self.model, members, layers_of(sets)), fill)
 
         before, last = prompt.decoder_input_ids[:, None].split([prompt.decoder_input_ids.shape[1] - 1, 1], -1)
@@ -232,21 +227,17 @@ class Ablated:
                 yield job.act(Started(context, token, past, job.copies)).unflatten(1, (len(sets), job.copies))
 
     def _fill(self, touched: Sequence[AttentionLayer]) -> dict[AttentionLayer, Tensor]:
+        """Return the value that replaces ablated heads, by attention layer; empty where it is zero."""
         if self.method == "zero" or not touched:
             return {}
         blank = torch.zeros(1, 1, self.model.n_heads, self.model.d_head, device=self.model.device)
         acts = actions(self.model, ablations(touched, self.method, self.reference), Run())
-        made = [action.act(blank.to(self.model.dtype)) for action in acts]
-        return {at: value[:, None] for at, value in zip(touched, made, strict=True) if value is not None}
+        values = [action.act(blank.to(self.model.dtype)) for action in acts]
+        return {at: value[:, None] for at, value in zip(touched, values, strict=True) if value is not None}
 
 
 def sampling(model: Model, uniform: Float[Tensor, "series sample step"]) -> Job:
-    """The job of sampling continuations: value tokens, `[set, series, sample, step]`.
-
-    Args:
-        model: the model.
-        uniform: common random numbers.
-    """
+    """Return the job that samples continuations with common random numbers: tokens `[set, series, sample, step]`."""
     sampler = Sampler.of(model)
     _, samples, steps = uniform.shape
     uniform = uniform.to(model.device)
@@ -265,18 +256,17 @@ def sampling(model: Model, uniform: Float[Tensor, "series sample step"]) -> Job:
 
 
 def reading(model: Model, ids: Int[Tensor, "series pos"], judge: Callable[[Tensor], Tensor]) -> Job:
-    """The job of reading given tokens: what follows from their logits, `[set, series, 1, ...]`.
+    """Return the job that reads tokens and judges their logits: `[set, series, 1, ...]`.
 
     Args:
-        model: the model.
-        ids: the prompt's last token, and what follows it.
-        judge: given logits `[row, variant, pos, token]`, gives `[row, variant, ...]`.
+        ids: the prompt's last token, and the tokens after it.
+        judge: a function from logits `[row, variant, pos, token]` to `[row, variant, ...]`.
     """
 
     @torch.no_grad()
     def act(started: Started) -> Tensor:
-        given = ids[:, None].expand(-1, started.token.shape[1], -1)
+        tokens = ids[:, None].expand(-1, started.token.shape[1], -1)
         cache = None if started.past is None else started.cache()
-        return judge(model.unembed(decode(model, started.context, given, cache)))
+        return judge(model.unembed(decode(model, started.context, tokens, cache)))
 
     return Job(act)

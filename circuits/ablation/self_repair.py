@@ -1,4 +1,4 @@
-"""Self-repair: what a head does directly, and what later layers make up for when it is gone.
+"""Self-repair: the direct effect of a head, and what later layers make up for when it is ablated.
 
 Source: McGrath et al. 2023, "The Hydra Effect"; Rushing & Nanda 2024, "Explorations of Self-Repair".
 """
@@ -33,9 +33,9 @@ from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SelfRepair(Result):
-    """Total and direct effects `[head, row]` of chosen heads, then of controls, and what restoring brings.
+    """Total, direct and restored effects `[head, row]` of chosen heads, then of controls.
 
-    `all_ablated` `[row]` is the effect of all chosen heads together.
+    `all_ablated` `[row]` is the effect of ablating all chosen heads together.
     """
 
     KIND = "self-repair"
@@ -49,12 +49,12 @@ class SelfRepair(Result):
     provenance: dict[str, Any]
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
-        """One tidy row a head: each part with Student's 95 % interval over rows; `role` is `chosen` or `control`.
+        """Return one row per head: each part with Student's 95 % interval over rows; `role` is `chosen` or `control`.
 
-        `q` is the Benjamini-Hochberg adjusted p-value of no total effect, over the table.
+        `q` is the p-value of no total effect, adjusted over the table (Benjamini & Hochberg).
 
         Args:
-            test: of no total effect: `t`, or `sign flips`.
+            test: the test of no total effect: `t`, or `sign flips`.
 
         Raises:
             InvalidInput: another test.
@@ -85,24 +85,21 @@ def self_repair(
     seed: int = 0,
     progress: bool = True,
 ) -> SelfRepair:
-    """The direct part of each head's effect beside its total, and what restoring it brings.
+    """Split the effect of each head into its direct part and what later layers repair, and measure restoring it.
 
     Args:
-        model: the model, with no edit in force.
-        batch: what `probes.repeated_random_tokens` made.
+        batch: repeated random tokens.
         heads: decoder heads that may stand in for each other.
-        metric: the metric at the query, as in `circuits.metrics`; by default the continuation's log-probability.
+        metric: the metric at the query; by default the continuation's log-probability.
         method: `zero`, `mean` or `resample`.
-        reference: what means and resamples are taken from.
-        controls: other heads of the same layers that are measured beside them, at most.
-        seed: of which ones.
-        progress: whether to show a progress bar.
+        reference: the batches from which means and resamples are taken.
+        controls: at most how many other heads of the same layers are measured beside them.
 
     Returns:
         For each head and each control, in nats with every row: `total`, the effect of ablating it;
         `direct`, the same through the last norm and the unembedding alone, all later layers as
         they were; `repaired`, total minus direct (positive where later layers make up for it); and
-        `restored`, what giving the head back brings when all chosen ones are ablated.
+        `restored`, the effect of giving the head back when all chosen ones are ablated.
 
     Raises:
         UnknownHead: a head that this model does not have.
@@ -161,9 +158,9 @@ def _direct(
     effects: list[Floats] = []
     for head in heads:
         at = layer_of(head)
-        made = acts[layers.index(at)].act(cache[f"{at}.z"])
-        assert made is not None
-        change = written(model, at, (made - cache[f"{at}.z"])[:, tokens.query, None])[:, head.head, 0]
+        replaced = acts[layers.index(at)].act(cache[f"{at}.z"])
+        assert replaced is not None
+        change = written(model, at, (replaced - cache[f"{at}.z"])[:, tokens.query, None])[:, head.head, 0]
         ln_final = last_norm(model, "decoder", stream + change)
         effects.append(at_query(model, ln_final, tokens, [metric])[0] - clean)
     return np.stack(effects)

@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.ablation.forecast_runs import ForecastEffects
+from circuits.ablation.forecast_effects import ForecastEffects
 from circuits.ablation.forecast_scores import QUANTILES
 from circuits.plots.ablation import CONTROL, HEADS
 from interp.errors import InvalidInput

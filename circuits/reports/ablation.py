@@ -7,8 +7,7 @@ import numpy as np
 
 from circuits import plots
 from circuits.ablation.curve import ablation_curve
-from circuits.ablation.forecast_effects import forecast_effects
-from circuits.ablation.forecast_runs import ForecastEffects
+from circuits.ablation.forecast_effects import ForecastEffects, forecast_effects
 from circuits.ablation.head_effects import head_effects
 from circuits.ablation.layer_effects import layer_effects
 from circuits.ablation.self_repair import self_repair

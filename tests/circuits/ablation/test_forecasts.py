@@ -11,7 +11,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 import circuits
 import interp
 from circuits.ablation.baselines import naive, parrot, seasonal_naive
-from circuits.ablation.forecast_runs import ForecastEffects
+from circuits.ablation.forecast_effects import ForecastEffects
 from circuits.ablation.forecast_scores import QUANTILES, bin_crps, forecast_errors, quantiles, seasonal_scale
 from circuits.ablation.sampling import Ablated, Sampler, reading, sampling, split, uniforms
 from interp import Batch, zoo
@@ -287,6 +287,8 @@ def test_baselines() -> None:
     np.testing.assert_array_equal(parrot(np.array([9.0, 1, 2, 3, 1, 2]), 5, window=2), [3, 1, 2, 3, 1])
     assert np.isnan(parrot(np.array([1.0, 2, np.nan]), 2, window=2)).all()
     assert np.isnan(parrot(np.arange(4.0), 2, window=4)).all()
+    with pytest.raises(InvalidInput, match="window"):
+        parrot(np.arange(4.0), 2, window=0)
     with pytest.raises(InvalidInput, match="shorter than its season"):
         seasonal_naive(np.arange(3.0), 2, 4)
     np.testing.assert_array_equal(seasonal_naive(np.array([np.nan, 1, np.nan, 2]), 3, 2), [np.nan, 2, np.nan])
@@ -418,11 +420,14 @@ def test_what_a_decoder_alone_cannot_forecast(causal: interp.Model) -> None:
         (SERIES, {"season": 0}, "season"),
         (SERIES, {"seed": -1}, "seed"),
         (SERIES, {"seed": 1.5}, "seed"),
-        (SERIES, {"window": 0}, "window"),
         (SERIES, {"controls": -1}, "controls"),
         (SERIES, {"ablations": {"naive": "decoder.cross.1.0"}}, "another forecast"),
         (SERIES, {"ablations": {1: "decoder.cross.1.0"}}, "no name"),
-        (SERIES, {"ablations": {"a": "decoder.cross.1.0", "a, control 1": "decoder.self.0.0"}}, "so are controls"),
+        (
+            SERIES,
+            {"ablations": {"a": "decoder.cross.1.0", "a, control 1": "decoder.self.0.0"}},
+            "a control of .* has that name",
+        ),
         (SERIES, {"ablations": {"stream": "decoder.1.resid_pre"}}, "one by one"),
     ],
 )

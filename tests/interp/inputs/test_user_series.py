@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import circuits
 import interp
 import probes
-from circuits.ablation.forecast_runs import ForecastEffects
+from circuits.ablation.forecast_effects import ForecastEffects
 from interp import Batch
 from interp.errors import InvalidInput
 from interp.inputs.user_series import as_series, read_series
