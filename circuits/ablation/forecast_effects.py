@@ -280,7 +280,7 @@ def _variants(
     for name, titles in controls.items():
         if reserved := sorted(set(titles) & set(sets)):
             raise InvalidInput(
-                f"an ablation cannot be called {', '.join(reserved)}: a control of {name!r} has that name."
+                f"an ablation cannot be called {', '.join(reserved)}: {name!r} has controls of that name."
             )
         sets |= dict(zip(titles, drawn[name].sets, strict=True))
     return sets
