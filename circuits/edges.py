@@ -42,26 +42,26 @@ _RANK = {"self": 0, "cross": 1, "mlp_out": 2}
 
 
 def as_node(node: object) -> Node:
-    """The part that is meant: by value, by address, or anything with an `address`, such as a scored head.
+    """Return the part that a value, an address or anything with an `address` (such as a scored head) stands for.
 
     Raises:
         UnknownHead, UnknownSite: a malformed address.
         InvalidInput: an address of something that neither writes to a residual stream nor is the output.
     """
-    found = node if isinstance(node, Head | Site) else getattr(node, "address", None)
-    found = parse_address(str(node).strip()) if found is None else found
-    if isinstance(found, Head):
-        return as_head(found)
-    if isinstance(found, Site) and (found in (*EMBEDDINGS.values(), LOGITS) or found.name == "mlp_out"):
-        return found
+    address = node if isinstance(node, Head | Site) else getattr(node, "address", None)
+    address = parse_address(str(node).strip()) if address is None else address
+    if isinstance(address, Head):
+        return as_head(address)
+    if isinstance(address, Site) and (address in (*EMBEDDINGS.values(), LOGITS) or address.name == "mlp_out"):
+        return address
     raise InvalidInput(
-        f"{found} is no part that an edge can join: give a head ('decoder.cross.1.2'), an MLP ('decoder.1.mlp_out'), "
+        f"{address} is no part that an edge can join: give a head ('decoder.cross.1.2'), an MLP ('decoder.1.mlp_out'), "
         "the embeddings ('encoder.0.resid_pre', 'decoder.0.resid_pre') or the output ('decoder.logits')."
     )
 
 
 def depth(node: Node) -> tuple[int, int, int]:
-    """When a part runs: stack, layer and sublayer. Embeddings come before all layers, the logits after."""
+    """Return when a part runs: stack, layer and sublayer. Embeddings come before all layers, the logits after."""
     stack = STACKS.index(node.stack)
     if node == LOGITS:
         return stack, 1_000_000, 0
@@ -72,12 +72,12 @@ def depth(node: Node) -> tuple[int, int, int]:
 
 
 def forward_order(node: Node) -> tuple[int, ...]:
-    """A key that sorts parts as the forward pass reaches them, heads of a layer by their number."""
+    """Return a key that sorts parts in the order of the forward pass, and heads of a layer by their number."""
     return (*depth(node), node.head if isinstance(node, Head) else 0)
 
 
 def title(node: Node) -> str:
-    """A part in words, for figures."""
+    """Name a part in words, for figures."""
     if isinstance(node, Head):
         return str(node)
     if node == LOGITS:
@@ -88,7 +88,7 @@ def title(node: Node) -> str:
 
 
 def check_pair(writer: str, reader: str, kind: str) -> Pair:
-    """The pair of kinds of heads, if there is such a wire in an encoder-decoder.
+    """Return the pair of kinds of heads, if an encoder-decoder has such a wire.
 
     Args:
         writer: the kind of the head that writes, such as `encoder.self`.
@@ -192,7 +192,7 @@ class Edge:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The edge that a text names: the inverse of `str`.
+        """Parse the text of an edge: the inverse of `str`.
 
         Args:
             text: such as `encoder.self.0.2 -> decoder.cross.1.3:k` or `decoder.1.mlp_out -> decoder.logits`.
@@ -227,7 +227,7 @@ class ScoredEdge:
 
 
 def as_edge(edge: object) -> Edge:
-    """The edge that is meant: by value, as text, or anything with an `edge`, such as a scored edge or a candidate.
+    """Return the edge that a value, a text or anything with an `edge` (such as a scored edge) stands for.
 
     Raises:
         UnknownHead, InvalidInput: none of these, or an edge that cannot exist.
@@ -261,7 +261,7 @@ class Edges:
         return self.edges[index]
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row an edge: `edge, writer, reader, kind, raw, excess, z`."""
+        """Return one row per edge: `edge, writer, reader, kind, raw, excess, z`."""
         columns = ["edge", "writer", "reader", "kind", "raw", "excess", "z"]
         rows = [
             (str(e.edge), str(e.edge.writer), str(e.edge.reader), e.edge.kind, e.raw, e.excess, e.z) for e in self.edges

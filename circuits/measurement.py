@@ -142,8 +142,13 @@ def at_query(
     """
     logits = model.unembed(ln_final)
     variants = logits if logits.ndim == 3 else logits[:, None]
-    values = [measured_at(metric, variants, tokens, tokens.query).double().cpu().numpy() for metric in metrics]
+    values = [to_numpy(measured_at(metric, variants, tokens, tokens.query)) for metric in metrics]
     return values if logits.ndim == 3 else [value[:, 0] for value in values]
+
+
+def to_numpy(values: Tensor) -> Floats:
+    """Copy a tensor into a NumPy array of float64."""
+    return values.detach().double().cpu().numpy()
 
 
 def check_pair(model: Model, clean: Any, corrupt: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import variant_bytes
-from circuits.measurement import check_moves, check_pair, measured
+from circuits.measurement import check_moves, check_pair, measured, to_numpy
 from circuits.metrics import Metric
 from interp import Batch, Model
 from interp.cache import Cache, capture
@@ -61,11 +61,6 @@ def patched_cells(
                 shown.update(logits.shape[1])
             cells.append(np.stack(values))
     return cells, to_numpy(before), to_numpy(after)
-
-
-def to_numpy(values: Tensor) -> Floats:
-    """Copy a tensor into a NumPy array of float64."""
-    return values.detach().double().cpu().numpy()
 
 
 def needs(model: Model, site: Site) -> list[Site]:

@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 
 from circuits.ablation.head_effects import MEMORY
-from circuits.measurement import check_pair, measured, metric_name, warn_of_gap
+from circuits.measurement import check_pair, measured, metric_name, to_numpy, warn_of_gap
 from circuits.metrics import Metric
-from circuits.patched_runs import patched_cells, to_numpy
+from circuits.patched_runs import patched_cells
 from interp import Batch, Model
 from interp.cache import capture
 from interp.editing.actions import in_encoder_positions

@@ -26,7 +26,8 @@ from circuits.edges import EMBEDDINGS, LOGITS, Composition
 from circuits.graph.edge_matrix import Graph, Port
 from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.mixed_run import normed
-from circuits.graph.subject import Subject, plain
+from circuits.graph.subject import Subject
+from circuits.measurement import to_numpy
 from circuits.metrics import Metric
 from interp import Batch, Model
 from interp.models.checks.states import evaluated
@@ -48,7 +49,7 @@ def attribution_patching(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> EdgeScores:
-    """What patching each edge alone would do to a metric, estimated for all edges at once.
+    """Estimate, for all edges at once, what patching each edge alone would do to a metric.
 
     Args:
         model: the model, with no edit in force.
@@ -96,7 +97,7 @@ def attribution_patching(
 
 
 def _sample(values: Floats, size: int, seed: int) -> Any:
-    """Cells of edges `[edge, 2]`: the strongest half, and as many of the others."""
+    """Choose cells of edges `[edge, 2]`: the strongest half, and as many of the others at random."""
     cells = np.argwhere(~np.isnan(values))
     order = cells[np.argsort(-np.abs(values[tuple(cells.T)]), kind="stable")]
     size = min(size, len(order))
@@ -105,9 +106,9 @@ def _sample(values: Floats, size: int, seed: int) -> Any:
 
 
 def edge_attributions(subject: Subject, integrated: int = 0) -> Floats:
-    """The estimates row by row, `[row, reader, writer]`; 0 where there is no edge."""
+    """Return the estimates row by row, `[row, reader, writer]`; 0 where there is no edge."""
     graph, model = subject.graph, subject.model
-    found = np.zeros((len(subject.clean), *graph.exists.shape))
+    estimates = np.zeros((len(subject.clean), *graph.exists.shape))
     # Once by row, since every port multiplies with them.
     differences: dict[Stack, Tensor] = {
         stack: _by_row(subject.other.written[stack] - subject.written.written[stack]) for stack in graph.stacks
@@ -120,17 +121,17 @@ def edge_attributions(subject: Subject, integrated: int = 0) -> Floats:
             first = 0 if port.stream.stack == "encoder" else graph.encoder_columns.stop
             part = differences[port.stream.stack][:, port.columns.start - first : port.columns.stop - first]
             slope = _by_row(_at_port(model, port, at))
-            found[:, port.rows, port.columns] += plain(slope @ part.mT) / max(integrated, 1)
-    return found
+            estimates[:, port.rows, port.columns] += to_numpy(slope @ part.mT) / max(integrated, 1)
+    return estimates
 
 
 def _by_row(written: Tensor) -> Tensor:
-    """Of `[part, row, pos, d_model]`, one vector a row and part `[row, part, pos * d_model]`, in float32 at least."""
+    """Flatten `[part, row, pos, d_model]` into `[row, part, pos * d_model]`, in float32 or wider."""
     return written.to(torch.promote_types(written.dtype, torch.float32)).transpose(0, 1).flatten(2)
 
 
 def _embeddings(subject: Subject, share: float) -> dict[Stack, Tensor]:
-    """All stacks' embeddings on the straight line from clean to corrupt."""
+    """Return all stacks' embeddings at a point of the straight line from clean to corrupt."""
     # What was computed in inference mode could not be differentiated.
     with torch.inference_mode(False), torch.no_grad():
         return {
@@ -140,31 +141,31 @@ def _embeddings(subject: Subject, share: float) -> dict[Stack, Tensor]:
 
 
 def _sites(graph: Graph) -> list[Site]:
-    """Where gradients are taken: what readers make of their streams; and the streams themselves."""
-    made = [_made(port) for port in graph.ports if port.at != LOGITS]
+    """Return the sites whose gradients are needed: what readers compute from their streams, and the streams."""
+    projections = [_output_site(port) for port in graph.ports if port.at != LOGITS]
     begins = [EMBEDDINGS[stack] for stack in graph.stacks]
-    return list(dict.fromkeys([*made, *(port.stream for port in graph.ports), *begins]))
+    return list(dict.fromkeys([*projections, *(port.stream for port in graph.ports), *begins]))
 
 
-def _made(port: Port) -> Site:
+def _output_site(port: Port) -> Site:
     if isinstance(port.at, AttentionLayer):
         return Site(port.at.stack, port.at.kind, port.at.layer, cast(str, port.kind).lower())
     return port.at
 
 
 def _at_port(model: Model, port: Port, at: Gradients) -> Tensor:
-    """The gradient by what each reader of a port reads, back through its norm and weights."""
+    """Compute the gradient by what each reader of a port reads, back through its norm and weights."""
     x = at.values[port.stream]
     if port.at == LOGITS:
         return at.gradients[port.stream][None]
-    slope = at.gradients[_made(port)]
+    slope = at.gradients[_output_site(port)]
     with torch.inference_mode(False), torch.enable_grad(), evaluated(model):
         if isinstance(port.at, AttentionLayer):
             W = projection(model, port.at, cast(Composition, port.kind), fold_norm=False).detach()
             own = x.detach().expand(len(W), *x.shape).clone().requires_grad_()
-            made, slope = normed(model, port, own), einsum(slope, W, "row pos head e, head d e -> head row pos d")
+            output, slope = normed(model, port, own), einsum(slope, W, "row pos head e, head d e -> head row pos d")
         else:
             own = x.detach()[None].clone().requires_grad_()
-            made = model.module.get_submodule(model.family.point(port.at).path)(normed(model, port, own[0]))
-        (back,) = torch.autograd.grad(made, own, slope)
+            output = model.module.get_submodule(model.family.point(port.at).path)(normed(model, port, own[0]))
+        (back,) = torch.autograd.grad(output, own, slope)
     return back.detach()

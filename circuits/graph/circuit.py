@@ -48,7 +48,7 @@ class Circuit(Result):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The circuit that a text names: the inverse of `str`.
+        """Parse the text of a circuit: the inverse of `str`.
 
         Args:
             text: edges such as `encoder.self.0.2 -> decoder.cross.1.3:k`, one a line or between semicolons or commas.
@@ -64,13 +64,13 @@ class Circuit(Result):
 
     @classmethod
     def full(cls, model: Model) -> Self:
-        """All edges of a model: the model itself."""
+        """Return all edges of a model: the model itself."""
         graph = Graph.of(model)
         return cls(graph.edges(graph.exists), model.digest)
 
     @classmethod
     def among(cls, model: Model, nodes: Iterable[object]) -> Self:
-        """All edges between some parts, the embeddings and the logits: a circuit given by its heads.
+        """Return all edges between some parts, the embeddings and the logits: a circuit given by its heads.
 
         Args:
             model: the model.
@@ -103,11 +103,11 @@ class Circuit(Result):
         return len(self.edges)
 
     def __iter__(self) -> Iterator[Edge]:
-        """Edges as the forward pass runs through them."""
+        """Iterate over the edges in the order of the forward pass."""
         return iter(sorted(self.edges))
 
     def __contains__(self, item: object) -> bool:
-        """Whether an edge, or a part, is in it, by value or as text."""
+        """Tell whether the circuit has an edge or a part, by value or as text."""
         text = str(getattr(item, "edge", item))
         return as_edge(item) in self.edges if "->" in text else as_node(item) in self.nodes
 
@@ -141,9 +141,9 @@ class Circuit(Result):
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """All parts, in forward order."""
-        found = {node for edge in self.edges for node in (edge.writer, edge.reader)}
-        return tuple(sorted(found, key=forward_order))
+        """All nodes, in forward order."""
+        nodes = {node for edge in self.edges for node in (edge.writer, edge.reader)}
+        return tuple(sorted(nodes, key=forward_order))
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -156,7 +156,7 @@ class Circuit(Result):
         return tuple(node for node in self.nodes if not isinstance(node, Head) and node.name == "mlp_out")
 
     def connected(self) -> "Circuit":
-        """Its edges that lie on a path from an embedding to the logits: the rest carries nothing."""
+        """Return the edges on a path from an embedding to the logits: the others carry nothing."""
         reached = _reached(self.edges, set(EMBEDDINGS.values()), forwards=True)
         arriving = _reached(self.edges, {LOGITS}, forwards=False)
         return Circuit((e for e in self.edges if e.writer in reached and e.reader in arriving), self.digest)
@@ -182,20 +182,20 @@ class Circuit(Result):
 
 
 def _reached(edges: Iterable[Edge], start: set[Node], *, forwards: bool) -> set[Node]:
-    """The parts that paths from some parts come to, those included."""
+    """Return the parts that paths from some parts reach, those included."""
     steps: dict[Node, list[Node]] = {}
     for edge in edges:
         one, other = (edge.writer, edge.reader) if forwards else (edge.reader, edge.writer)
         steps.setdefault(one, []).append(other)
-    found, new = set(start), list(start)
+    reached, new = set(start), list(start)
     while new:
-        new = [node for one in new for node in steps.get(one, ()) if node not in found]
-        found.update(new)
-    return found
+        new = [node for one in new for node in steps.get(one, ()) if node not in reached]
+        reached.update(new)
+    return reached
 
 
 def check_circuit(model: Model, circuit: Any, what: str = "circuit") -> Circuit:
-    """See that a circuit was given, and one of this model.
+    """Check that a value is a circuit of this model.
 
     Raises:
         InvalidInput: something else, or a circuit of other weights.

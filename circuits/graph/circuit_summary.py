@@ -26,7 +26,7 @@ def circuit_summary(
     mosaic: Mosaic | None = None,
     effects: HeadScores | Mapping[str, HeadScores] | Sequence[HeadScores] = (),
 ) -> pd.DataFrame:
-    """What is known of the heads of a circuit: one row a head, in forward order.
+    """Tabulate what is known of the heads of a circuit: one row per head, in forward order.
 
     Args:
         model: the model, whose circuit it is.
@@ -56,7 +56,7 @@ COLUMNS = ["edges_in", "edges_out", *READS, "writes_to"]
 
 
 def _edges(circuit: Circuit, head: Head) -> dict[str, object]:
-    """A head's place in a circuit."""
+    """Describe a head's place in a circuit."""
     arriving = [edge for edge in circuit if edge.reader == head]
     leaving = [edge for edge in circuit if edge.writer == head]
     reads = {

@@ -44,7 +44,7 @@ def discover(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Circuit:
-    """The edges that carry a metric from the clean input, as a circuit.
+    """Find the edges that carry a metric from the clean input, as a circuit.
 
     Args:
         model: the model, with no edit in force.
@@ -83,7 +83,7 @@ def prune(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Circuit:
-    """The edges of a circuit that matter most in it, those that matter least taken out round by round.
+    """Prune a circuit to the edges that matter most: round by round those that matter least are removed.
 
     Args:
         circuit: where to start: a circuit of this model. The other arguments are those of `discover`.
@@ -100,17 +100,17 @@ def prune(
 
 
 def _candidates(subject: Subject, scores: Floats, count: int) -> Mask:
-    """The strongest edges of which, unconnected ones taken out, about as many are left."""
+    """Return the strongest edges, so many that about `count` of them are connected."""
     order = np.argsort(-scores, axis=None)[: int(subject.graph.exists.sum())]
-    found, taken = np.zeros_like(subject.graph.exists), min(count, len(order))
+    candidates, size = np.zeros_like(subject.graph.exists), min(count, len(order))
     while True:
-        found[:] = False
-        found.flat[order[:taken]] = True
-        found = _connected(subject, found)
-        missing = count - int(found.sum())
-        if missing <= 0 or taken == len(order):
-            return found
-        taken = min(len(order), taken + missing)
+        candidates[:] = False
+        candidates.flat[order[:size]] = True
+        candidates = _connected(subject, candidates)
+        missing = count - int(candidates.sum())
+        if missing <= 0 or size == len(order):
+            return candidates
+        size = min(len(order), size + missing)
 
 
 def _connected(subject: Subject, mask: Mask) -> Mask:
@@ -118,19 +118,19 @@ def _connected(subject: Subject, mask: Mask) -> Mask:
     return graph.mask(Circuit(graph.edges(mask)).connected().edges)
 
 
-def _pruned(subject: Subject, kept: Mask, edges: int, memory: int, progress: bool) -> Circuit:
-    start = int(kept.sum())
+def _pruned(subject: Subject, remaining: Mask, edges: int, memory: int, progress: bool) -> Circuit:
+    start = int(remaining.sum())
     bar = tqdm(total=max(start - edges, 0), disable=not progress, desc="prune", unit="edge", leave=False)
-    while (count := int(kept.sum())) > edges:
-        cells = np.argwhere(kept)
-        without = np.repeat(kept[None], len(cells), 0)
+    while (count := int(remaining.sum())) > edges:
+        cells = np.argwhere(remaining)
+        without = np.repeat(remaining[None], len(cells), 0)
         without[np.arange(len(cells)), *cells.T] = False
         off = subject.graph.exists & ~without
         values = subject.measure(off, memory=memory, progress=False, what="")
         distance = np.abs(values - subject.clean_values).mean(1)
         going = min(count - edges, max(1, int(SHARE * count)))
-        kept[tuple(cells[np.argsort(distance, kind="stable")[:going]].T)] = False
-        kept = _connected(subject, kept)
-        bar.update(count - int(kept.sum()))
+        remaining[tuple(cells[np.argsort(distance, kind="stable")[:going]].T)] = False
+        remaining = _connected(subject, remaining)
+        bar.update(count - int(remaining.sum()))
     bar.close()
-    return Circuit(subject.graph.edges(kept), subject.model.digest)
+    return Circuit(subject.graph.edges(remaining), subject.model.digest)

@@ -44,12 +44,12 @@ class Graph:
 
     @classmethod
     def of(cls, model: Model) -> "Graph":
-        """The graph of a model; graphs of one size are one."""
+        """Return the graph of a model; models of one size share it."""
         as_model(model)
         return _graph(model.n_layers["encoder"], model.n_layers["decoder"], model.n_heads)
 
     def layers(self, stack: Stack) -> int:
-        """The number of layers of a stack."""
+        """Return the number of layers of a stack."""
         return self.encoder if stack == "encoder" else self.decoder
 
     @property
@@ -68,14 +68,14 @@ class Graph:
     @cached_property
     def writers(self) -> list[Node]:
         """Embeddings, heads and MLPs, in forward order, the encoder's first."""
-        found: list[Node] = []
+        parts: list[Node] = []
         for stack in self.stacks:
-            found.append(EMBEDDINGS[stack])
+            parts.append(EMBEDDINGS[stack])
             for layer in range(self.layers(stack)):
                 for kind in self._kinds(stack):
-                    found += self._heads(AttentionLayer(stack, kind, layer))
-                found.append(Site(stack, None, layer, "mlp_out"))
-        return found
+                    parts += self._heads(AttentionLayer(stack, kind, layer))
+                parts.append(Site(stack, None, layer, "mlp_out"))
+        return parts
 
     @cached_property
     def columns(self) -> dict[Node, int]:
@@ -90,7 +90,7 @@ class Graph:
     @cached_property
     def ports(self) -> list[Port]:
         """All ports, in forward order."""
-        found: list[Port] = []
+        ports_so_far: list[Port] = []
         row = 0
         for stack in self.stacks:
             start = self.columns[EMBEDDINGS[stack]]
@@ -103,33 +103,35 @@ class Graph:
                         across = kind == "cross" and read != "Q"
                         source = Site("encoder", None, self.encoder - 1, "resid_post") if across else stream
                         span = self.encoder_columns if across else slice(start, end)
-                        found.append(Port(at, read, source, slice(row, row + self.heads), span))
+                        ports_so_far.append(Port(at, read, source, slice(row, row + self.heads), span))
                         row += self.heads
                     end += self.heads
                 mlp = Site(stack, None, layer, "mlp_out")
-                found.append(Port(mlp, None, Site(stack, None, layer, next(middles)), _one(row), slice(start, end)))
+                ports_so_far.append(
+                    Port(mlp, None, Site(stack, None, layer, next(middles)), _one(row), slice(start, end))
+                )
                 row, end = row + 1, end + 1
         last = Site("decoder", None, self.decoder - 1, "resid_post")
-        found.append(Port(LOGITS, None, last, _one(row), slice(self.encoder_columns.stop, len(self.writers))))
-        return found
+        ports_so_far.append(Port(LOGITS, None, last, _one(row), slice(self.encoder_columns.stop, len(self.writers))))
+        return ports_so_far
 
     @cached_property
     def readers(self) -> list[tuple[Node, Composition | None]]:
         """The part and the input of each row."""
-        found: list[tuple[Node, Composition | None]] = []
+        rows: list[tuple[Node, Composition | None]] = []
         for port in self.ports:
             parts = [port.at] if isinstance(port.at, Site) else self._heads(port.at)
-            found.extend((part, port.kind) for part in parts)
-        return found
+            rows.extend((part, port.kind) for part in parts)
+        return rows
 
     @cached_property
     def exists(self) -> Mask:
         """Which edges there are, `[reader, writer]`."""
-        found = np.zeros((len(self.readers), len(self.writers)), dtype=bool)
+        mask = np.zeros((len(self.readers), len(self.writers)), dtype=bool)
         for port in self.ports:
-            found[port.rows, port.columns] = True
-        found.setflags(write=False)
-        return found
+            mask[port.rows, port.columns] = True
+        mask.setflags(write=False)
+        return mask
 
     @cached_property
     def _rows(self) -> dict[tuple[Node, Composition | None], int]:
@@ -139,23 +141,23 @@ class Graph:
         return [Head(at.stack, at.kind, at.layer, head) for head in range(self.heads)]
 
     def node(self, node: object) -> Node:
-        """A part of this model.
+        """Return a chosen of this model.
 
         Raises:
             UnknownHead, UnknownSite: this model does not have it.
         """
-        found = as_node(node)
-        if found not in self.columns and found != LOGITS:
-            error = UnknownHead if isinstance(found, Head) else UnknownSite
+        chosen = as_node(node)
+        if chosen not in self.columns and chosen != LOGITS:
+            error = UnknownHead if isinstance(chosen, Head) else UnknownSite
             there = f"decoder layers 0-{self.decoder - 1} and heads 0-{self.heads - 1}"
-            if not self.encoder and (found.stack == "encoder" or found.kind == "cross"):
-                raise error(f"{found}: the model is a decoder alone, without encoder and cross-attention: {there}.")
+            if not self.encoder and (chosen.stack == "encoder" or chosen.kind == "cross"):
+                raise error(f"{chosen}: the model is a decoder alone, without encoder and cross-attention: {there}.")
             encoder = f"encoder layers 0-{self.encoder - 1}, " if self.encoder else ""
-            raise error(f"{found}: the model has {encoder}{there}.")
-        return found
+            raise error(f"{chosen}: the model has {encoder}{there}.")
+        return chosen
 
     def cell(self, edge: Edge) -> tuple[int, int]:
-        """The row and the column of an edge.
+        """Return the row and the column of an edge.
 
         Raises:
             UnknownHead, UnknownSite: this model does not have one of its parts.
@@ -163,24 +165,24 @@ class Graph:
         return self._rows[self.node(edge.reader), edge.kind], self.columns[self.node(edge.writer)]
 
     def edge(self, row: int, column: int) -> Edge:
-        """The edge of a cell."""
+        """Return the edge of a cell."""
         reader, kind = self.readers[row]
         return Edge(self.writers[column], reader, kind)
 
     def edges(self, mask: Mask) -> list[Edge]:
-        """The edges of a mask's cells."""
+        """Return the edges of a mask's cells."""
         return [self.edge(int(row), int(column)) for row, column in np.argwhere(mask)]
 
     def mask(self, edges: Iterable[Edge]) -> Mask:
-        """The cells of edges, `[reader, writer]`."""
-        found = np.zeros_like(self.exists)
+        """Return the mask of edges, `[reader, writer]`."""
+        cells = np.zeros_like(self.exists)
         for edge in edges:
-            found[self.cell(edge)] = True
-        return found
+            cells[self.cell(edge)] = True
+        return cells
 
     @staticmethod
     def outer(rows: Sequence[bool], columns: Sequence[bool]) -> Mask:
-        """The cells whose reader and writer are both chosen."""
+        """Return the mask of cells whose reader and writer are both chosen."""
         return np.outer(np.array(rows, dtype=bool), np.array(columns, dtype=bool))
 
 

@@ -38,8 +38,9 @@ class EdgeScores(Result):
     provenance: dict[str, Any]
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name} {value:.2f}" for name, value in self.agreement.items())
-        return f"EdgeScores({int((~np.isnan(self.values)).sum())} edges; against {len(self.sampled)} patched: {told})"
+        agreement = ", ".join(f"{name} {value:.2f}" for name, value in self.agreement.items())
+        edges = int((~np.isnan(self.values)).sum())
+        return f"EdgeScores({edges} edges; against {len(self.sampled)} patched: {agreement})"
 
     @property
     def graph(self) -> Graph:
@@ -66,16 +67,16 @@ class EdgeScores(Result):
         }
 
     def __getitem__(self, edge: Edge | str) -> float:
-        """The score of one edge, by value or as text."""
+        """Return the score of one edge, given by value or as text."""
         return float(self.values[self.graph.cell(as_edge(edge))])
 
     def by_edge(self) -> dict[Edge, float]:
-        """The score by edge, of all edges."""
+        """Return the score of every edge."""
         graph = self.graph
         return {graph.edge(int(r), int(c)): float(self.values[r, c]) for r, c in np.argwhere(graph.exists)}
 
     def top(self, n: int) -> Circuit:
-        """The n edges of the largest scores, whatever their sign, as a circuit.
+        """Return the n edges of the largest absolute scores, as a circuit.
 
         Raises:
             InvalidInput: more edges than there are, or none.
@@ -88,11 +89,11 @@ class EdgeScores(Result):
         return Circuit((graph.edge(int(r), int(c)) for r, c in cells[order]), self.provenance["digest"])
 
     def by_writer(self) -> dict[Node, float]:
-        """What patching a part's output would do, by part: the sum over the edges that leave it."""
+        """Estimate what patching each part's output would do: the sum over the edges that leave it."""
         return dict(zip(self.graph.writers, np.nansum(self.values, axis=0).tolist(), strict=True))
 
     def heads(self, kind: str) -> HeadScores:
-        """What patching each head's output would do, as head scores.
+        """Estimate what patching each head's output would do, as head scores.
 
         Args:
             kind: such as `decoder.cross`.
@@ -114,7 +115,7 @@ class EdgeScores(Result):
         return HeadScores("attribution", kind, np.array(values), unit=unit, provenance=self.provenance)
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row an edge: `edge, writer, reader, kind, score, stderr`, and `patched` for the sample."""
+        """Return one row per edge: `edge, writer, reader, kind, score, stderr`, and `patched` for the sample."""
         patched = dict(zip(self.sampled, self.measured.tolist(), strict=True))
         cells = np.argwhere(self.graph.exists)
         cells = cells[np.argsort(-np.abs(self.values[tuple(cells.T)]), kind="stable")]

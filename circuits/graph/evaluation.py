@@ -94,11 +94,11 @@ class CircuitReport(Result):
         return low > 0 or high < 0
 
     def normalised(self, values: Floats) -> Floats:
-        """F of some values `[..., row]`: 1 for the model, 0 for nothing."""
+        """Return F of values `[..., row]`: 1 for the model, 0 for the empty circuit."""
         return normalised(values, self.empty, self.model)
 
     def interval(self, values: Floats) -> tuple[float, float]:
-        """Fieller's 95 % interval over rows of F of some values `[row]`; NaN under three rows or if not `decided`."""
+        """Return Fieller's 95 % interval of F over rows of values `[row]`; NaN under three rows or if not `decided`."""
         return normalised_interval(values, self.empty, self.model)
 
     @property
@@ -122,11 +122,11 @@ class CircuitReport(Result):
         return self.faithfulness - self.normalised(self.without)
 
     def weights(self) -> dict[Edge, float]:
-        """What each edge adds to the circuit, F(C) - F(C - e), by edge: the widths of its figure."""
+        """Return what each edge adds to the circuit, F(C) - F(C - e), by edge: the widths of its figure."""
         return {Edge.parse(text): float(value) for text, value in zip(self.edges, self.minimality, strict=True)}
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row an edge, what it adds with its 95 % interval: `edge, writer, reader, kind, adds, low, high`."""
+        """Return one row per edge, its addition with 95 % interval: `edge, writer, reader, kind, adds, low, high`"""
         edges = [Edge.parse(text) for text in self.edges]
         bounds = [self.interval(self.circuit - rows + self.empty) for rows in self.without]
         frame = pd.DataFrame(
@@ -143,7 +143,7 @@ class CircuitReport(Result):
         return frame.sort_values("adds", ascending=False, ignore_index=True)
 
     def summary(self) -> pd.DataFrame:
-        """One row a number: `what, value, low, high, bounds`, where bounds says what low and high are.
+        """Return one row per number: `what, value, low, high, bounds`, where bounds says what low and high are.
 
         The last row, `model minus nothing`, is in the metric's unit, all others in parts of it. Where its interval
         holds 0, no F has one.
@@ -155,9 +155,9 @@ class CircuitReport(Result):
         for name, values in (("model", self.model), ("circuit", self.circuit), ("model without it", self.complement)):
             rows.append((name, float(self.normalised(values)), *self.interval(values), of_parts))
         for name, values in self.controls().items():
-            found = self.normalised(values)
-            low, high = band(found)
-            rows.append((name, _mean(found), float(low), float(high), band_words([len(found)], "circuits")))
+            shares = self.normalised(values)
+            low, high = band(shares)
+            rows.append((name, _mean(shares), float(low), float(high), band_words([len(shares)], "circuits")))
         rows.append(("|F(C-K) - F(M-K)|", self.incompleteness, np.nan, np.nan, ""))
         least = self.minimality.min() if len(self.edges) else np.nan
         rows.append(("least that an edge adds", float(least), np.nan, np.nan, ""))
@@ -165,7 +165,7 @@ class CircuitReport(Result):
         return pd.DataFrame(rows, columns=["what", "value", "low", "high", "bounds"])
 
     def controls(self) -> dict[str, Floats]:
-        """The metric on the random circuits, `[draw, row]`, by the name of their kind."""
+        """Return the metric on the random circuits, `[draw, row]`, by kind."""
         return dict(zip(CONTROLS, (self.same_shape, self.random, self.connected), strict=True))
 
 
@@ -187,7 +187,7 @@ def evaluate(
 
     Args:
         model: the model, with no edit in force.
-        circuit: a circuit of it; one that was found on other inputs is tested best.
+        circuit: best one that was found on other inputs.
         clean: what it is fed.
         corrupt: what edges outside the circuit carry.
         metric: from logits `[row, pos, token]` to `[row]`.
@@ -222,7 +222,7 @@ def evaluate(
     without = np.repeat(mask[None], len(cells), 0)
     without[np.arange(len(cells)), *cells.T] = False
     halves = [_half(mask, rng) for _ in range(parts if len(cells) > 1 else 0)]
-    kept = {
+    masks = {
         "model": [graph.exists],
         "empty": [np.zeros_like(mask)],
         "circuit": [mask],
@@ -239,31 +239,33 @@ def evaluate(
             if (one != mask).any()
         ],
     }
-    every = [one for several in kept.values() for one in several]
+    every = [one for several in masks.values() for one in several]
     values = subject.measure(off_outside(graph, every), memory=memory, progress=progress, what="evaluate a circuit")
-    ends = np.cumsum([len(several) for several in kept.values()])
-    found = dict(zip(kept, np.split(values, ends[:-1]), strict=True))
+    ends = np.cumsum([len(several) for several in masks.values()])
+    by_name = dict(zip(masks, np.split(values, ends[:-1]), strict=True))
     for name in ("model", "empty", "circuit", "complement"):
-        found[name] = found[name][0]
-    if abs(found["model"].mean() - found["empty"].mean()) < 1e-6 * max(float(np.abs(found["model"]).mean()), 1e-6):
+        by_name[name] = by_name[name][0]
+    if abs(by_name["model"].mean() - by_name["empty"].mean()) < 1e-6 * max(
+        float(np.abs(by_name["model"]).mean()), 1e-6
+    ):
         raise InvalidInput(
             f"the metric is the same on the model and with everything outside: outside={outside!r} explains nothing."
         )
-    warn_of_gap(found["model"] - found["empty"], "the model with all edges and with none")
+    warn_of_gap(by_name["model"] - by_name["empty"], "the model with all edges and with none")
     return CircuitReport(
         edges=tuple(str(graph.edge(int(row), int(column))) for row, column in cells),
-        **found,
+        **by_name,
         provenance=subject.source("evaluate", controls=controls, parts=parts, seed=seed),
     )
 
 
 def normalised(values: Floats, empty: Floats, model: Floats) -> Floats:
-    """F of some values `[..., row]`: 1 for the model's, 0 for those of the empty circuit."""
+    """Return F of values `[..., row]`: 1 for the model's, 0 for those of the empty circuit."""
     return (values.mean(-1) - empty.mean()) / (model.mean() - empty.mean())
 
 
 def normalised_interval(values: Floats, empty: Floats, model: Floats) -> tuple[float, float]:
-    """Fieller's 95 % interval over rows of F of some values `[row]`; NaN where the model's may be the empty one's."""
+    """Return Fieller's 95 % interval of F over rows of values `[row]`; NaN if model and empty circuit may agree."""
     low, high = ratio_interval(values - empty, model - empty)
     return float(low), float(high)
 
@@ -280,7 +282,7 @@ def _half(mask: Mask, rng: np.random.Generator) -> Mask:
 
 
 def _exchanged(graph: Graph, mask: Mask, rng: np.random.Generator) -> Mask:
-    """The same wiring with the heads of each attention layer exchanged among themselves, its own last."""
+    """Return the same wiring with the heads of each attention layer permuted, and the layer of the last head kept."""
     used = {node for row, column in np.argwhere(mask) for node in (graph.readers[row][0], graph.writers[column])}
     other: dict[Node, Node] = {}
     layers: dict[tuple[str, str, int], list[Head]] = {}

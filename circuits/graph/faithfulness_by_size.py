@@ -62,7 +62,7 @@ class SizeCurve(Result):
         return normalised(self.strongest, self.empty, self.model)
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a size: `edges, faithfulness, low, high`, then `random`, `connected`, each with `_low`, `_high`.
+        """Return one row per size: `edges, faithfulness, low, high`; `random` and `connected` with `_low`, `_high`.
 
         `low` and `high` are Fieller's 95 % over rows, NaN where the model cannot be told from nothing; `random` and
         `connected` are means over draws of as many random edges, and their bounds the least and the largest draw.
@@ -92,7 +92,7 @@ def faithfulness_by_size(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> SizeCurve:
-    """How much of the model's metric its strongest edges alone bring, for numbers of edges that double up to all.
+    """Measure how much of the metric the strongest edges alone explain, for numbers of edges that double up to all.
 
     Args:
         model: the model, with no edit in force.

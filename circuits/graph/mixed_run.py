@@ -36,7 +36,7 @@ Off = Bool[Tensor, "variant reader writer"]
 
 
 def norm_path(model: Model, port: Port) -> str:
-    """The norm that a port reads its stream through."""
+    """Return the path of the norm through which a port reads its stream."""
     family = model.family
     if port.at == LOGITS:
         return family.stack_points["decoder", "ln_final"][0]
@@ -49,20 +49,22 @@ def norm_path(model: Model, port: Port) -> str:
 def projected(
     model: Model, port: Port, x: Float[Tensor, "*variant #head row pos d_model"], heads: Tensor
 ) -> Float[Tensor, "*variant row pos head d_head"]:
-    """Queries, keys or values of some heads, each reading a stream of its own, or all the same."""
+    """Compute queries, keys or values of some heads, each of which reads a stream of its own, or all the same."""
     assert isinstance(port.at, AttentionLayer)
     W = projection(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
-    made = einsum(normed(model, port, x), W, "... head row pos d_model, head d_model d_head -> ... row pos head d_head")
-    return made + projection_bias(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
+    values = einsum(
+        normed(model, port, x), W, "... head row pos d_model, head d_model d_head -> ... row pos head d_head"
+    )
+    return values + projection_bias(model, port.at, cast(Projection, port.kind), fold_norm=False)[heads]
 
 
 def normed(model: Model, port: Port, x: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
-    """A stream as a port's norm gives it on, past all hooks: the norm's input can be a stream that is watched."""
+    """Apply a port's norm to a stream without hooks, since the norm's input can be a stream that is hooked."""
     return model.module.get_submodule(norm_path(model, port)).forward(x)
 
 
 def made_at(model: Model, port: Port) -> Point:
-    """Where the queries, keys or values of a port are made."""
+    """Return the point where the queries, keys or values of a port are computed."""
     assert isinstance(port.at, AttentionLayer)
     return model.family.point(Site(port.at.stack, port.at.kind, port.at.layer, cast(Composition, port.kind).lower()))
 
@@ -88,7 +90,7 @@ class _Mixing:
         self.differences[stack][:, part] = self.other.written[stack][part] - values
 
     def mixed(self, port: Port, heads: Tensor) -> Float[Tensor, "variant head row pos d_model"]:
-        """The streams of some readers of a port."""
+        """Return the streams of some readers of a port."""
         off = self.off[:, port.rows, port.columns][:, heads]
         stack = port.stream.stack
         first = 0 if stack == "encoder" else self.graph.encoder_columns.stop
@@ -114,9 +116,9 @@ class _Mixing:
             if len(cut):
                 values[..., cut, :] = projected(self.model, port, self.other.streams[port.stream][None], cut)
             if len(heads):
-                made = projected(self.model, port, self.mixed(port, heads), heads)
-                kept = touched[:, heads][:, None, None, :, None]
-                values[..., heads, :] = torch.where(kept, made, values[..., heads, :])
+                replaced = projected(self.model, port, self.mixed(port, heads), heads)
+                is_cut = touched[:, heads][:, None, None, :, None]
+                values[..., heads, :] = torch.where(is_cut, replaced, values[..., heads, :])
             return output
 
         return hook
@@ -127,13 +129,13 @@ class _Mixing:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             x = self.mixed(port, touched.new_zeros(1, dtype=torch.long))[:, 0]
             x = x if port.at == LOGITS else normed(self.model, port, x)
-            kept = torch.where(touched, x, self.by_variant(args[0]))
-            return (kept.reshape(args[0].shape),)
+            stream = torch.where(touched, x, self.by_variant(args[0]))
+            return (stream.reshape(args[0].shape),)
 
         return hook
 
     def place(self, stack: Stack, scope: Scope, hooks: ExitStack) -> None:
-        """All hooks of one stack; what a module is told comes before what it tells."""
+        """Place all hooks of one stack; a module's input hooks come before its output hooks."""
         model = self.model
         module = cast(Callable[[str], nn.Module], model.module.get_submodule)
         for site in {port.stream for port in self.graph.ports if port.stream.stack == stack}:
@@ -188,7 +190,7 @@ class _Mixing:
 def run(
     model: Model, batch: Batch, other: Outputs, off: Bool[Tensor, "variant reader writer"]
 ) -> Float[Tensor, "variant row pos token"]:
-    """The logits when some edges carry something else, for several choices of edges.
+    """Compute the logits when some edges carry something else, for several choices of edges.
 
     Args:
         model: the model, with no edit in force.
@@ -215,7 +217,7 @@ def run(
 
 
 def _encoded(state: _Mixing, inputs: dict[str, Tensor]) -> Tensor:
-    """The encoder's output by variant: what happens in it is often the same for many, and run once for them."""
+    """Compute the encoder's output by variant; variants that agree in the encoder share one run."""
     off = state.off
     upper = next(port.rows.start for port in state.graph.ports if port.at.stack == "decoder")
     distinct, which = off[:, :upper].unique(dim=0, return_inverse=True)
@@ -231,7 +233,7 @@ def _encoded(state: _Mixing, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _repeated(inputs: dict[str, Tensor], times: int) -> dict[str, Any]:
-    """Inputs of a run for so many variants, which are in front of rows."""
+    """Repeat the inputs of a run for several variants, which stand before rows."""
     return {name: x.repeat(times, 1) if isinstance(x, Tensor) else x for name, x in inputs.items()}  # type: ignore[redundant-expr]
 
 
@@ -241,14 +243,14 @@ def _spread(table: dict[Any, Tensor], which: Tensor, count: int) -> None:
 
 
 def _chosen(value: Tensor, which: Tensor, count: int) -> Tensor:
-    """Each variant's own of what was run once for several, variants first or in front of rows."""
+    """Give each variant its part of what was run once for several variants."""
     if len(which) == count and bool((which.diff() == 1).all()):
         return value
     return value.unflatten(0, (count, -1))[which].flatten(0, 1)
 
 
 def chunks(model: Model, batch: Batch, count: int, memory: int) -> Iterator[slice]:
-    """Slices of variants, of which each run takes about as many bytes."""
+    """Yield slices of variants whose runs stay near the memory limit."""
     graph = Graph.of(model)
     rows, queries = batch.decoder_input_ids.shape
     keys = batch.ids(graph.stacks[0]).shape[1]

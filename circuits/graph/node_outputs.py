@@ -38,43 +38,43 @@ class Outputs:
     constants: dict[Site, Float[Tensor, " d_model"]]
 
     def standing_in(self, batch: Batch, outside: Outside) -> "Outputs":
-        """What stands for these outside a circuit: themselves, their mean over rows by position, or zero.
+        """Return what replaces these outside a circuit: themselves, their mean over rows by position, or zero.
 
         Masked positions do not count in the mean.
         """
         if outside == "resample":
             return self
 
-        def made(value: Tensor, stack: Stack) -> Tensor:
+        def replaced(value: Tensor, stack: Stack) -> Tensor:
             weight = batch.mask(stack).to(value)[:, :, None] * (outside == "mean")
             mean = (value * weight).sum(-3, keepdim=True) / weight.sum(0).clamp(min=1)
             return mean.expand(*value.shape[:-3], len(batch), *value.shape[-2:])
 
-        def kept(value: Tensor, site: Site) -> Tensor:
+        def replaced_stream(value: Tensor, site: Site) -> Tensor:
             if (fixed := self.constants.get(site)) is None:
-                return made(value, site.stack)
-            return made(value - fixed, site.stack) + fixed
+                return replaced(value, site.stack)
+            return replaced(value - fixed, site.stack) + fixed
 
         return Outputs(
-            {stack: made(value, stack) for stack, value in self.written.items()},
-            {site: kept(value, site) for site, value in self.streams.items()},
+            {stack: replaced(value, stack) for stack, value in self.written.items()},
+            {site: replaced_stream(value, site) for site, value in self.streams.items()},
             self.constants,
         )
 
 
 def sites(graph: Graph) -> list[Site]:
-    """The sites from which `Outputs` are made: what is written, and the streams of all ports."""
-    found = [node if isinstance(node, Site) else node.site("head_out") for node in graph.writers]
-    return list(dict.fromkeys([*found, *(port.stream for port in graph.ports)]))
+    """Return the sites from which `Outputs` are computed: what is written, and the streams of all ports."""
+    written_sites = [node if isinstance(node, Site) else node.site("head_out") for node in graph.writers]
+    return list(dict.fromkeys([*written_sites, *(port.stream for port in graph.ports)]))
 
 
 def outputs(model: Model, batch: Batch) -> Outputs:
-    """What the model writes on a batch, by part."""
+    """Capture what the model writes on a batch, by part."""
     return gathered(model, capture(model, batch, sites(Graph.of(model))))
 
 
 def gathered(model: Model, cache: Cache) -> Outputs:
-    """The outputs from what was captured."""
+    """Gather the outputs from a cache."""
     graph = Graph.of(model)
     written: dict[Stack, Tensor] = {}
     for stack in graph.stacks:
@@ -90,7 +90,7 @@ def gathered(model: Model, cache: Cache) -> Outputs:
 
 
 def check_outside(outside: object) -> Outside:
-    """See that it is known what stands for the outside of a circuit.
+    """Check the name of what replaces the outside of a circuit.
 
     Raises:
         InvalidInput: another name.

@@ -42,11 +42,11 @@ class EdgeEffects(Result):
         return self.values - self.clean
 
     def by_edge(self) -> dict[Edge, float]:
-        """The mean effect by edge."""
+        """Return the mean effect of each edge."""
         return {Edge.parse(text): float(value) for text, value in zip(self.edges, self.effects.mean(1), strict=True)}
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
-        """One tidy row an edge: `edge, writer, reader, kind, effect, low, high, share, p, q`, strongest first.
+        """Return one row per edge: `edge, writer, reader, kind, effect, low, high, share, p, q`, strongest first.
 
         `low` and `high` are Student's 95 % interval over rows, `share` the effect in parts of what the whole
         corruption does, `q` the p-value of no effect adjusted over the table (Benjamini-Hochberg).
@@ -89,7 +89,7 @@ def patch_edges(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> EdgeEffects:
-    """Path patching: one edge at a time carries the corrupt run, all others what the model computes.
+    """Patch paths: one edge at a time carries the corrupt run, and all else is what the model then computes.
 
     The receiver's queries, keys, values or input change by what that one sender would have written there, by no other
     path; the receiver and all that follows it recompute.
@@ -119,22 +119,22 @@ def patch_edges(
     """
     subject = Subject.of(model, clean, corrupt, metric, outside)
     items = list(edges) if isinstance(edges, Iterable) and not isinstance(edges, str) else [edges]
-    found = [as_edge(edge) for edge in cast(list[object], items)]
+    chosen = [as_edge(edge) for edge in cast(list[object], items)]
     if isinstance(edges, Circuit):
         check_circuit(model, edges, "edges")
-    if not found or len(set(found)) < len(found):
-        raise InvalidInput(f"{len(found)} edges: give at least one, and each once.")
-    cells = [subject.graph.cell(edge) for edge in found]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InvalidInput(f"{len(chosen)} edges: give at least one, and each once.")
+    cells = [subject.graph.cell(edge) for edge in chosen]
     off = np.zeros((len(cells), *subject.graph.exists.shape), dtype=bool)
     for variant, cell in enumerate(cells):
         off[variant][cell] = True
     values = subject.measure(off, memory=memory, progress=progress, what="patch edges")
     warn_of_gap(subject.corrupt_values - subject.clean_values, "the corrupt and the clean input")
     return EdgeEffects(
-        tuple(map(str, found)), values, subject.clean_values, subject.corrupt_values, subject.source("patch_edges")
+        tuple(map(str, chosen)), values, subject.clean_values, subject.corrupt_values, subject.source("patch_edges")
     )
 
 
-def off_outside(graph: Graph, kept: Sequence[Mask]) -> Mask:
-    """What is cut when only some edges are kept, `[variant, reader, writer]`."""
-    return np.stack([graph.exists & ~mask for mask in kept])
+def off_outside(graph: Graph, masks: Sequence[Mask]) -> Mask:
+    """Return the edges that are cut outside each mask, `[variant, reader, writer]`."""
+    return np.stack([graph.exists & ~mask for mask in masks])

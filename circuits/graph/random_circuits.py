@@ -19,7 +19,7 @@ TRIES = 50
 
 
 def random_edges(graph: Graph, count: int, rng: np.random.Generator) -> Mask:
-    """So many edges of all, each as likely."""
+    """Draw so many edges, each with the same chance."""
     cells = np.argwhere(graph.exists)
     chosen = np.zeros_like(graph.exists)
     chosen[tuple(rng.permutation(cells)[:count].T)] = True
@@ -27,7 +27,7 @@ def random_edges(graph: Graph, count: int, rng: np.random.Generator) -> Mask:
 
 
 def random_connected(graph: Graph, count: int, rng: np.random.Generator) -> Mask:
-    """So many edges that all lie on a path from an embedding to the logits, or as many as there are of these."""
+    """Draw so many edges that all lie on a path from an embedding to the logits, or as many as there are of these."""
     best = _Draw(graph, rng)
     for _ in range(TRIES):
         # What is left over may be one edge, where none fits: then all over again.
@@ -54,11 +54,11 @@ class _Draw:
         self.inside = self.starts.copy()
 
     def _reads_inside(self) -> NDArray[np.bool_]:
-        """By row, whether its part is in, or the logits; an embedding reads nothing."""
+        """Tell, by row, whether its part is inside, or the logits; an embedding reads nothing."""
         return (self.column < 0) | self.inside[self.column]
 
     def fill(self, count: int) -> None:
-        """Paths, and then single edges, up to a number."""
+        """Add paths, and then single edges, up to a number."""
         cells, missed = self.rng.permutation(np.argwhere(self.graph.exists)), 0
         for row, column in cells:
             if self.count >= count or self.inside.all() or (missed >= TRIES and len(self.free())):
@@ -73,21 +73,21 @@ class _Draw:
             self.add([(int(row), int(column)) for row, column in self.rng.permutation(free)[: count - self.count]])
 
     def path(self, row: int, column: int) -> list[tuple[int, int]] | None:
-        """The edges of a path through an edge that are not in yet; None where there is no such path, or none new."""
-        found, reads = [(row, column)], self._reads_inside()
+        """Return the new edges of a random path through an edge; None if there is no path, or nothing new on it."""
+        steps_of_path, reads = [(row, column)], self._reads_inside()
         while not self.inside[column]:
             steps = np.argwhere(self.graph.exists & (self.column == column)[:, None])
             if not len(steps):
                 return None
             above, column = (int(x) for x in steps[self.rng.integers(len(steps))])
-            found.append((above, column))
+            steps_of_path.append((above, column))
         while not reads[row]:
             readers = np.flatnonzero(self.graph.exists[:, self.column[row]])
             if not len(readers):
                 return None
             before, row = int(self.column[row]), int(readers[self.rng.integers(len(readers))])
-            found.append((row, before))
-        return [edge for edge in dict.fromkeys(found) if not self.chosen[edge]] or None
+            steps_of_path.append((row, before))
+        return [edge for edge in dict.fromkeys(steps_of_path) if not self.chosen[edge]] or None
 
     def add(self, edges: list[tuple[int, int]]) -> None:
         """Put edges in whose parts then all lie on a path."""
@@ -98,5 +98,5 @@ class _Draw:
         self.count += len(edges)
 
     def free(self) -> NDArray[np.int64]:
-        """The edges between parts that are in, which are not in themselves."""
+        """Return the edges between parts that are inside, which are not inside themselves."""
         return np.argwhere(self.graph.exists & ~self.chosen & self._reads_inside()[:, None] & self.inside[None])

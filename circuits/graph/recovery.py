@@ -36,12 +36,12 @@ Scores = Mapping[Any, float]
 
 
 def _kinds(model: Model, stack: str = "") -> list[str]:
-    """The kinds of heads there are, or those of a stack."""
+    """Return the kinds of heads of a model, or of one stack."""
     return [f"{s}.{kind}" for s, kind in model.family.kinds if s.startswith(stack)]
 
 
 def roc_area(scores: Mapping[Any, float], truth: set[Any] | frozenset[Any]) -> float:
-    """The area under the ROC curve of scores, whatever their sign.
+    """Compute the area under the ROC curve of absolute scores.
 
     Args:
         scores: by edge or head; NaN is the lowest there is.
@@ -65,11 +65,11 @@ def roc_area(scores: Mapping[Any, float], truth: set[Any] | frozenset[Any]) -> f
 
 
 def _by_head(*tables: HeadScores) -> dict[Hashable, float]:
-    return {found.address: found.score for table in tables for found in table.heads()}
+    return {head.address: head.score for table in tables for head in table.heads()}
 
 
 def _composition(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
-    return {found.edge: found.z for found in composition_scores(model, progress=False).top(10**9)}
+    return {wire.edge: wire.z for wire in composition_scores(model, progress=False).top(10**9)}
 
 
 def _mosaic(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
@@ -81,13 +81,13 @@ def _ablation(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Score
 
 
 def _direct(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
-    found = direct_attribution(model, pair.clean, target=pair.target, against=pair.against)
-    return _by_head(*(found.heads(kind) for kind in _kinds(model, "decoder")))
+    attribution = direct_attribution(model, pair.clean, target=pair.target, against=pair.against)
+    return _by_head(*(attribution.heads(kind) for kind in _kinds(model, "decoder")))
 
 
 def _heads(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
-    found = patch_heads(model, pair.clean, pair.corrupt, metric, ["*.*.*.z"], progress=False)
-    return _by_head(*(found.scores(kind) for kind in _kinds(model)))
+    patched = patch_heads(model, pair.clean, pair.corrupt, metric, ["*.*.*.z"], progress=False)
+    return _by_head(*(patched.scores(kind) for kind in _kinds(model)))
 
 
 def _attribution(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
@@ -107,8 +107,8 @@ def _restored(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Score
 
 
 def _discovered(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
-    found = discover(model, pair.clean, pair.corrupt, metric, edges=len(truth), progress=False)
-    return {edge: float(edge in found) for edge in Circuit.full(model)}
+    circuit = discover(model, pair.clean, pair.corrupt, metric, edges=len(truth), progress=False)
+    return {edge: float(edge in circuit) for edge in Circuit.full(model)}
 
 
 METHODS: dict[str, tuple[str, Callable[[Model, Pair, Metric, Circuit], Scores]]] = {
@@ -127,7 +127,7 @@ METHODS: dict[str, tuple[str, Callable[[Model, Pair, Metric, Circuit], Scores]]]
 
 
 def _pair(model: Model, batch_size: int, seed: int) -> tuple[Pair, Metric]:
-    """Repeated random tokens against other sequences."""
+    """Make repeated random tokens, and the same with other sequences."""
     clean = repeated_random_tokens(batch_size=batch_size, unique=True, model=model, seed=seed)
     pair = another_sequence(clean, seed=seed)
     assert pair.against is not None
@@ -137,7 +137,7 @@ def _pair(model: Model, batch_size: int, seed: int) -> tuple[Pair, Metric]:
 def recovery_benchmark(
     plants: Mapping[str, zoo.Planted] | None = None, *, batch_size: int = 20, seed: int = 0, progress: bool = True
 ) -> pd.DataFrame:
-    """How well every method recovers circuits that were planted by hand.
+    """Measure how well every method recovers circuits that were models_with_circuits by hand.
 
     Args:
         plants: models with the edges that were built, by name; the four of `interp.zoo.PLANTED` by default.
@@ -152,17 +152,19 @@ def recovery_benchmark(
     Raises:
         InvalidInput: a model into which nothing was built.
     """
-    given = {name: zoo.planted(**how) for name, how in zoo.PLANTED.items()} if plants is None else plants
-    if empty := [name for name, plant in given.items() if not plant.circuit]:
+    models_with_circuits = {name: zoo.planted(**how) for name, how in zoo.PLANTED.items()} if plants is None else plants
+    if empty := [name for name, plant in models_with_circuits.items() if not plant.circuit]:
         raise InvalidInput(f"{', '.join(empty)}: nothing was built into it, so that there is nothing to recover.")
     whole("batch_size", batch_size, 2)
-    inputs = {name: _pair(plant.model, batch_size, seed) for name, plant in given.items()}
-    reading = " or ".join(sorted({plant.model.family.context[1] for plant in given.values()}))
+    inputs = {name: _pair(plant.model, batch_size, seed) for name, plant in models_with_circuits.items()}
+    reading = " or ".join(sorted({plant.model.family.context[1] for plant in models_with_circuits.values()}))
     rows: list[dict[str, Any]] = []
-    bar = tqdm(total=len(METHODS) * len(given), disable=not progress, desc="recover", unit="run", leave=False)
+    bar = tqdm(
+        total=len(METHODS) * len(models_with_circuits), disable=not progress, desc="recover", unit="run", leave=False
+    )
     for method, (over, score) in METHODS.items():
         row: dict[str, Any] = {"method": method, "over": over.format(reading=reading)}
-        for name, plant in given.items():
+        for name, plant in models_with_circuits.items():
             truth = Circuit(plant.circuit)
             wanted: set[Edge | Node] = {*truth.edges, *truth.heads}
             row[name] = roc_area(score(plant.model, *inputs[name], truth), wanted)

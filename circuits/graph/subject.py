@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.edges import LOGITS
 from circuits.graph.edge_matrix import Graph, Mask
 from circuits.graph.mixed_run import chunks, run
 from circuits.graph.node_outputs import Outputs, Outside, check_outside, gathered, sites
-from circuits.measurement import check_moves, check_pair, measured, metric_name
+from circuits.measurement import check_moves, check_pair, measured, metric_name, to_numpy
 from circuits.metrics import Metric
 from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked
@@ -40,7 +39,7 @@ class Subject:
 
     @classmethod
     def of(cls, model: Model, clean: Batch, corrupt: Batch, metric: Metric, outside: Outside) -> "Subject":
-        """All that is measured, checked.
+        """Check what is to be measured, and run both inputs.
 
         Raises:
             InvalidInput: as `patch_edges`.
@@ -52,31 +51,26 @@ class Subject:
         with torch.no_grad():
             graph = Graph.of(model)
             here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
-            values = [measured(metric, found[LOGITS], clean) for found in (here, there)]
+            values = [measured(metric, cache[LOGITS], clean) for cache in (here, there)]
             check_moves(metric, *values)
             other = gathered(model, there).standing_in(corrupt, how)
-            return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(plain, values))
+            return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(to_numpy, values))
 
     def measure(self, off: Mask, *, memory: int, progress: bool, what: str) -> Floats:
-        """The metric with some edges cut, `[variant, row]`, of `off`, `[variant, reader, writer]`."""
+        """Measure the metric with some edges cut, `[variant, row]`; `off` is `[variant, reader, writer]`."""
         whole("memory", memory, 1)
-        found: list[Floats] = []
+        values: list[Floats] = []
         bar = tqdm(total=len(off), disable=not progress, desc=what, unit="run", leave=False)
         for part in chunks(self.model, self.clean, len(off), memory):
             logits = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
-            found += [plain(measured(self.metric, variant, self.clean)) for variant in logits]
+            values += [to_numpy(measured(self.metric, variant, self.clean)) for variant in logits]
             bar.update(len(logits))
         bar.close()
-        return np.stack(found)
+        return np.stack(values)
 
     def source(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Where a result came from."""
+        """Return the provenance of a result."""
         pair = {"clean": self.clean.description, "corrupt": self.corrupt.description}
         settings |= {"metric": metric_name(self.metric), "outside": self.outside}
         size = {"n_layers": {stack: self.graph.layers(stack) for stack in STACKS}, "n_heads": self.graph.heads}
         return provenance(self.model, name=name, **pair, **settings) | size
-
-
-def plain(values: Tensor) -> Floats:
-    """A tensor as float64 in NumPy."""
-    return values.detach().double().cpu().numpy()
