@@ -59,7 +59,6 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
 
     Args:
         model: the model; edits that are in force are seen.
-        batch: what it is fed.
         sites: addresses or patterns, such as `["decoder.cross.*.pattern", "encoder.self.0.z"]`.
 
     Returns:

@@ -43,10 +43,8 @@ def set_outcomes(
     """Measure the prediction at the query with each set ablated; an empty set is the unedited model.
 
     Args:
-        model: the model, with no edit in force.
         batch: what `probes.repeated_random_tokens` made.
         sets: heads, attention layers or sites.
-        memory: memory limit in bytes for the variants of one run.
 
     Returns:
         By name `[set, row]`: `effect`, the metric (by default the continuation's log-probability); `control`, the

@@ -78,7 +78,7 @@ class AttributionByPosition(Result):
         return parse_kind(self.site)[1]
 
     def of(self, heads: Heads | None = None) -> Floats:
-        """What positions add through some heads together, `[row, key]`; through all of `site` by default.
+        """Return what positions add through some heads together, `[row, key]`; through all of `site` by default.
 
         Raises:
             UnknownHead: a malformed address.
@@ -96,7 +96,7 @@ class AttributionByPosition(Result):
         return np.sum([self.values[h.layer, h.head] for h in chosen], axis=0)
 
     def by_position(self, heads: Heads | None = None) -> pd.DataFrame:
-        """One tidy row a past position: what it adds through some heads, by default all of `site`.
+        """Return one row per past position: what it adds through some heads, by default all of `site`.
 
         Args:
             heads: which.
@@ -120,12 +120,12 @@ class AttributionByPosition(Result):
         return frame.astype({"token": "Int64"}).assign(value=values, mean=row_mean(rows), low=low, high=high)
 
     def heads(self) -> HeadScores:
-        """Each head's share, positions summed: means over rows with standard errors."""
+        """Return each head's share, positions summed: means over rows with standard errors."""
         rows = torch.tensor(self.values.sum(-1)).transpose(1, 2)
         return replace(over_rows(f"direct {self.name}", self.site, rows, self.provenance), unit=self.unit)
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head and past position: `head, key, mean, low, high`, over rows."""
+        """Return one row per head and past position: `head, key, mean, low, high`, over rows."""
         rows = np.moveaxis(np.where(np.isnan(self.tokens), np.nan, self.values), 2, -1)
         low, high = interval(rows)
         layers, heads, keys = rows.shape[:3]
@@ -145,7 +145,6 @@ def attribution_by_position(
     Args:
         model: the model; edits in force are seen, unless they change what such a head puts out otherwise than by
             its pattern and values.
-        batch: the input.
         target: the token, as in `direct_attribution`; without one the expected value of the forecast is split.
         against: another token, whose logit is taken off.
         position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
@@ -162,9 +161,9 @@ def attribution_by_position(
     through the heads' sums over positions.
     """
     check_run(model, batch)
-    asked = asked_of(model, batch, target, against)
+    explained = asked_of(model, batch, target, against)
     columns, rows = batch.position(position).to(model.device), torch.arange(len(batch), device=model.device)
-    one, last = asked.at(columns), last_stream(model)
+    one, last = explained.at(columns), last_stream(model)
     looking = batch.decoder_attention_mask.to(model.device).bool()[rows, columns]
     site, past = ".".join(model.family.context), stacks_of(batch)[0]
     width = batch.ids(past).shape[1] if past == "encoder" else int(columns.max()) + 1
@@ -172,7 +171,7 @@ def attribution_by_position(
     if past == "decoder":
         # What comes after the query cannot be read, and is not past.
         there &= torch.arange(width, device=model.device) <= columns[:, None]
-    layers, found = model.layers(site), list[Tensor]()
+    layers, terms = model.layers(site), list[Tensor]()
     size = max(1, MEMORY // _layer_bytes(model, batch))
     ends, vectors, total = [last, "decoder.logits"], None, None
     for start in range(0, len(layers), size):
@@ -182,7 +181,7 @@ def attribution_by_position(
             stream, logits = (cache[name][rows, columns][:, None] for name in ends)
             vectors, _, total = direction(model, one, stream, logits, looking[:, None])
             ends = []
-        found += [_terms(model, layer, cache, columns, vectors)[..., :width] for layer in group]
+        terms += [_terms(model, layer, cache, columns, vectors)[..., :width] for layer in group]
     assert total is not None
     ids, hidden = batch.ids(past)[:, :width].cpu(), ~there.cpu()
     shown = None
@@ -192,7 +191,7 @@ def attribution_by_position(
     return AttributionByPosition(
         name=one.name,
         unit=one.unit,
-        values=torch.stack(found).masked_fill(hidden, 0.0).masked_fill(~looking.cpu()[:, None], torch.nan).numpy(),
+        values=torch.stack(terms).masked_fill(hidden, 0.0).masked_fill(~looking.cpu()[:, None], torch.nan).numpy(),
         total=total[:, 0],
         position=int(columns[0]) if one_column else position,
         tokens=ids.double().masked_fill(hidden, torch.nan).numpy(),
@@ -205,13 +204,13 @@ def attribution_by_position(
 
 
 def _terms(model: Model, layer: AttentionLayer, cache: Cache, columns: Tensor, vectors: Tensor) -> Tensor:
-    """What each position adds through each head of a layer, `[head, row, key]`."""
+    """Compute what each position adds through each head of a layer, `[head, row, key]`."""
     value = cache[f"{layer}.v"].to(vectors)
     rows = torch.arange(len(columns), device=columns.device)
     pattern, z = cache[f"{layer}.pattern"][rows, :, columns].to(vectors), cache[f"{layer}.z"][rows, columns].to(vectors)
-    made = einsum(pattern, value, "row head key, row key head d_head -> row head d_head")
-    scale = made.abs().amax((0, 2)) + z.abs().amax((0, 2))
-    off = (made - z).abs().amax((0, 2)) > torch.finfo(model.dtype).eps ** 0.5 * scale  # far beyond rounding
+    recomputed = einsum(pattern, value, "row head key, row key head d_head -> row head d_head")
+    scale = recomputed.abs().amax((0, 2)) + z.abs().amax((0, 2))
+    off = (recomputed - z).abs().amax((0, 2)) > torch.finfo(model.dtype).eps ** 0.5 * scale  # far beyond rounding
     if bool(off.any()):
         head = f"{layer}.{int(off.nonzero()[0])}"
         raise InvalidInput(
@@ -224,7 +223,7 @@ def _terms(model: Model, layer: AttentionLayer, cache: Cache, columns: Tensor, v
 
 
 def _layer_bytes(model: Model, batch: Batch) -> int:
-    """What the values and the pattern of one layer take."""
+    """Estimate the bytes of the values and the pattern of one layer."""
     rows, keys = batch.ids(stacks_of(batch)[0]).shape
     width = model.n_heads * (model.d_head + batch.decoder_input_ids.shape[1])
     return rows * keys * width * torch.finfo(model.dtype).bits // 8

@@ -25,10 +25,9 @@ PASSED: dict[str, tuple[str, ...]] = {
 
 
 def constants(model: Model, streams: Iterable[Site]) -> dict[Site, Float[Tensor, " d_model"]]:
-    """What biases of attention have put into the residual stream up to some points of it.
+    """Sum what biases of attention have put into the residual stream up to some points of it.
 
     Args:
-        model: the model.
         streams: sites of the residual stream, such as `decoder.1.resid_mid`.
 
     Returns:
@@ -38,13 +37,13 @@ def constants(model: Model, streams: Iterable[Site]) -> dict[Site, Float[Tensor,
         UnsupportedModel, InvalidInput: weights that cannot be read.
     """
     added = {at: projection_bias(model, at, "O", fold_norm=False) for at in model.layers()}
-    found: dict[Site, Tensor] = {}
+    sums: dict[Site, Tensor] = {}
     for site in streams:
         before = [bias for at, bias in added.items() if _precedes(at, site)]
         total = torch.stack(before).sum(0) if before else None
         if total is not None and bool(total.any()):
-            found[site] = total
-    return found
+            sums[site] = total
+    return sums
 
 
 def _precedes(at: AttentionLayer, site: Site) -> bool:

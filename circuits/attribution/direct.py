@@ -68,7 +68,7 @@ class DirectAttribution(Result):
         return self.total - self.values.sum(0)
 
     def at(self, position: int = -1) -> tuple[Floats, Floats]:
-        """What the parts add and the number itself at one position of each row, `[part, row]` and `[row]`.
+        """Return what the parts add, and the number itself, at one position of each row: `[part, row]` and `[row]`.
 
         Args:
             position: of the decoder; from the end over a row's own tokens, so that -1 is the last that is not padding.
@@ -83,7 +83,7 @@ class DirectAttribution(Result):
         return at_position(self.values, shown, position), at_position(self.total, shown, position)
 
     def to_frame(self, position: int = -1) -> pd.DataFrame:
-        """One tidy row a part in forward order, at one decoder position.
+        """Return one row per part in forward order, at one decoder position.
 
         Args:
             position: of the decoder, as in `at`; the last token of each row by default.
@@ -98,7 +98,7 @@ class DirectAttribution(Result):
         return _frame([(part, *_place(part)) for part in self.parts], self.at(position)[0])
 
     def by_layer(self, position: int = -1) -> pd.DataFrame:
-        """One tidy row a sublayer, the heads of an attention layer summed: as `to_frame`, without heads.
+        """Return one row per sublayer, the heads of an attention layer summed: as `to_frame`, without heads.
 
         Raises:
             InvalidInput: no such position.
@@ -112,7 +112,7 @@ class DirectAttribution(Result):
         return _frame(labels, np.stack(rows)).drop(columns="head")
 
     def heads(self, kind: str | None = None, position: int = -1) -> HeadScores:
-        """The heads of a kind as scores, means over rows with standard errors.
+        """Return the heads of a kind as scores, means over rows with standard errors.
 
         Args:
             kind: `decoder.cross`, the default where there is an encoder, or `decoder.self`.
@@ -152,7 +152,6 @@ def direct_attribution(
 
     Args:
         model: the model; edits in force are seen. In bfloat16 the parts sum up to its rounding.
-        batch: the input.
         target: the token of each row, such as `batch.continuation`; one for all; or one for each row and decoder
             position, `[row, pos]`.
         against: another token, likewise, whose logit is taken off.
@@ -171,55 +170,55 @@ def direct_attribution(
     Sundararajan et al. 2017.
     """
     check_run(model, batch)
-    asked = asked_of(model, batch, target, against)
+    explained = asked_of(model, batch, target, against)
     last = last_stream(model)
     kinds: list[Kind] = [kind for stack, kind in model.family.kinds if stack == "decoder"]
     attention = [f"decoder.{kind}.*.z" for kind in kinds]
     cache = capture(model, batch, [EMBEDDING, *attention, "decoder.*.mlp_out", last, "decoder.logits"])
     shown = batch.decoder_attention_mask.to(model.device).bool()
-    vectors, shift, total = direction(model, asked, cache[last], cache["decoder.logits"], shown)
-    found = {EMBEDDING: along(cache[EMBEDDING], vectors)}
+    vectors, shift, total = direction(model, explained, cache[last], cache["decoder.logits"], shown)
+    terms = {EMBEDDING: along(cache[EMBEDDING], vectors)}
     for layer in range(model.n_layers["decoder"]):
         for kind in kinds:
             at = AttentionLayer("decoder", kind, layer)
             by_head = along(cache[f"{at}.z"], head_directions(model, at, vectors))
-            found |= {f"{at}.{head}": by_head[..., head] for head in range(model.n_heads)}
+            terms |= {f"{at}.{head}": by_head[..., head] for head in range(model.n_heads)}
         mlp = f"decoder.{layer}.mlp_out"
-        found[mlp] = along(cache[mlp], vectors)
+        terms[mlp] = along(cache[mlp], vectors)
     fixed = constants(model, [Site.parse(last)])
     if fixed or bool(shift.any()):
-        found[BIASES] = shift + sum(along(value, vectors) for value in fixed.values())
+        terms[BIASES] = shift + sum(along(value, vectors) for value in fixed.values())
     return DirectAttribution(
-        name=asked.name,
-        unit=asked.unit,
-        parts=tuple(found),
-        values=torch.stack(list(found.values())).double().masked_fill(~shown, torch.nan).cpu().numpy(),
+        name=explained.name,
+        unit=explained.unit,
+        parts=tuple(terms),
+        values=torch.stack(list(terms.values())).double().masked_fill(~shown, torch.nan).cpu().numpy(),
         total=total,
-        target=None if asked.target is None else asked.target.numpy(),
-        against=None if asked.against is None else asked.against.numpy(),
+        target=None if explained.target is None else explained.target.numpy(),
+        against=None if explained.against is None else explained.against.numpy(),
         provenance=provenance(model, **stimulus_parameters(batch)),
     )
 
 
 def head_directions(model: Model, at: AttentionLayer, vectors: Tensor) -> Tensor:
-    """A direction in the stream as each head's z meets it, through W_O: `[row, pos, head, d_head]`."""
+    """Map a direction in the stream to each head's z, through W_O: `[row, pos, head, d_head]`."""
     W_O = projection(model, at, "O").to(vectors)
     return einsum(W_O, vectors, "head d_head d_model, row pos d_model -> row pos head d_head")
 
 
 def along(values: Tensor, vectors: Tensor) -> Tensor:
-    """Products over the last axis, in the vectors' precision."""
+    """Return products over the last axis, in the vectors' precision."""
     return (values.to(vectors) * vectors).sum(-1)
 
 
 def _place(part: str) -> tuple[str, int | None, int | None]:
-    """Kind, layer and head of a part."""
+    """Return kind, layer and head of a part."""
     if part == BIASES:
         return BIASES, None, None
-    found = parse_address(part)
-    if isinstance(found, Head):
-        return found.kind, found.layer, found.head
-    return ("embedding", None, None) if part == EMBEDDING else ("mlp", found.layer, None)
+    address = parse_address(part)
+    if isinstance(address, Head):
+        return address.kind, address.layer, address.head
+    return ("embedding", None, None) if part == EMBEDDING else ("mlp", address.layer, None)
 
 
 def _frame(labels: list[tuple[Any, ...]], rows: Floats) -> pd.DataFrame:

@@ -35,11 +35,10 @@ class Gradients:
 
 
 def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Sequence[str | Site]) -> Gradients:
-    """How a metric changes with what is at each site, row by row.
+    """Compute the gradient of a metric by the value at each site, row by row.
 
     Args:
         model: the model; edits that are in force are seen.
-        batch: what it is fed.
         metric: from logits `[row, pos, token]` to `[row]`, by operations of torch.
         sites: addresses or patterns, such as `["decoder.cross.*.z", "encoder.*.mlp_out"]`.
 
@@ -53,32 +52,33 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         InvalidInput: no sites, or patterns of `head_out` or the logits, which the forward pass does not go on from; a
             metric that is not one number per row, or is not differentiable by the logits.
     """
-    asked = [sites] if isinstance(sites, str | Site) else list(sites)
-    wanted = as_model(model).sites(*asked) if asked else []
+    addresses = [sites] if isinstance(sites, str | Site) else list(sites)
+    wanted = as_model(model).sites(*addresses) if addresses else []
     if not wanted or any(site.name in ("head_out", "logits") for site in wanted):
         raise InvalidInput(
-            f"sites={[str(site) for site in asked]}: name at least one on the way to the logits, such as "
+            f"sites={[str(site) for site in addresses]}: name at least one on the way to the logits, such as "
             "'decoder.cross.*.z'; head_out is made from z."
         )
     (logits,) = model.sites("decoder.logits")
     points = {site: model.family.point(site) for site in [*wanted, logits]}
     with torch.inference_mode(False), torch.enable_grad():
-        # Ids that were made in inference mode could not be kept for the way back.
-        given: dict[str, Any] = model.inputs(batch)
-        inputs = {name: x.clone() if isinstance(x, Tensor) else x for name, x in given.items()}
+        # Ids from inference mode could not be saved for the backward pass.
+        arguments: dict[str, Any] = model.inputs(batch)
+        inputs = {name: x.clone() if isinstance(x, Tensor) else x for name, x in arguments.items()}
         read = trace(model, inputs, list(dict.fromkeys(map(_whole, points.values()))), _followed)
         raw, end = [read[_whole(points[site])] for site in wanted], read[points[logits]]
-        found = measured(metric, end, batch)
-        made: tuple[Tensor | None, ...] = (None,)
-        if found.requires_grad:
-            made = cast(Any, torch.autograd.grad(found.sum(), [end, *raw], allow_unused=True))
-        if made[0] is None:
+        values = measured(metric, end, batch)
+        derivatives: tuple[Tensor | None, ...] = (None,)
+        if values.requires_grad:
+            derivatives = cast(Any, torch.autograd.grad(values.sum(), [end, *raw], allow_unused=True))
+        if derivatives[0] is None:
             raise InvalidInput(
-                f"the metric {metric_name(metric)} is not differentiable: it must be made of the logits it is given, "
+                f"the metric {metric_name(metric)} is not differentiable: it must be computed from the logits, "
                 "by torch operations. What generate and predict return, an argmax or a NumPy array has no gradient."
             )
         slopes = [
-            torch.zeros_like(value) if slope is None else slope for value, slope in zip(raw, made[1:], strict=True)
+            torch.zeros_like(value) if slope is None else slope
+            for value, slope in zip(raw, derivatives[1:], strict=True)
         ]
 
     def cache(values: Sequence[Tensor]) -> Cache:
@@ -87,23 +87,23 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         return Cache({str(site): by_head(model, site, points[site], value.detach()) for site, value in pairs})
 
     slopes = [_at_tokens(batch, site, slope) for site, slope in zip(wanted, slopes, strict=True)]
-    return Gradients(cache(raw), cache(slopes), found.detach())
+    return Gradients(cache(raw), cache(slopes), values.detach())
 
 
 def _at_tokens(batch: Batch, site: Site, slope: Tensor) -> Tensor:
-    """A gradient without that by attention to padding, which depends on what padding is; others are 0 there as is."""
+    """Zero the gradient by attention to padding, which depends on what padding is; other gradients are 0 there."""
     if site.name != "pattern" or bool((shown := batch.mask(keys_of(site)).bool()).all()):
         return slope
     return slope * shown[:, None, None].to(slope)
 
 
 def _whole(point: Point) -> Point:
-    """All that its module holds: a part that is cut out beside the forward pass is not on the way to the logits."""
+    """Return the module's whole output: a part that is cut out of it is not on the way to the logits."""
     return replace(point, part=(0, 1))
 
 
 def _followed(value: Tensor) -> Tensor:
-    """The value itself, on the tape even where the weights before it are frozen."""
+    """Return a value that autograd follows, even where the weights before it are frozen."""
     return value if value.requires_grad else value.requires_grad_()
 
 

@@ -59,7 +59,7 @@ class LogitLens(Result):
         return np.where(np.isnan(self.likeliest), np.nan, self.likeliest == self.likeliest[-1])
 
     def to_frame(self, position: int = -1) -> pd.DataFrame:
-        """One tidy row a measure and point, at one decoder position.
+        """Return one row per measure and point, at one decoder position.
 
         Args:
             position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
@@ -87,11 +87,10 @@ class LogitLens(Result):
 
 @torch.no_grad()
 def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> LogitLens:
-    """What the decoder would predict after each sublayer: certainty, value and distance to what it does predict.
+    """Read the decoder's prediction after each sublayer: certainty, value, and distance to the final prediction.
 
     Args:
         model: the model; edits in force are seen.
-        batch: what it is fed.
         target: a token of each row whose log-probability is followed, such as `batch.continuation`; one for all; or
             one a row and decoder position, `[row, pos]`.
 
@@ -114,22 +113,22 @@ def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> L
     final = _distribution(cache["decoder.logits"])
     rows, size = batch.decoder_input_ids.shape
     value = expected_value(model) if model.tokens_are_values else None
-    found: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "expected_value", "likeliest", "kl", "log_prob")}
+    lists: dict[str, list[Tensor]] = {name: [] for name in ("entropy", "expected_value", "likeliest", "kl", "log_prob")}
     for point in points:
         logits = model.unembed(last_norm(model, "decoder", cache[point]))
         log_probs = _distribution(logits)
-        found["entropy"].append(-(log_probs.exp() * log_probs).sum(-1))
+        lists["entropy"].append(-(log_probs.exp() * log_probs).sum(-1))
         # A metric reads one position: every position is a row of its own here.
         if value is not None:
-            found["expected_value"].append(value(log_probs.reshape(rows * size, 1, -1)).reshape(rows, size))
-        found["likeliest"].append(log_probs.argmax(-1))
-        found["kl"].append((log_probs.exp() * (log_probs - final)).sum(-1))
+            lists["expected_value"].append(value(log_probs.reshape(rows * size, 1, -1)).reshape(rows, size))
+        lists["likeliest"].append(log_probs.argmax(-1))
+        lists["kl"].append((log_probs.exp() * (log_probs - final)).sum(-1))
         if ids is not None:
-            found["log_prob"].append(log_probs.gather(-1, ids.to(log_probs.device)[..., None])[..., 0])
+            lists["log_prob"].append(log_probs.gather(-1, ids.to(log_probs.device)[..., None])[..., 0])
     hidden = batch.decoder_attention_mask.cpu() == 0
     measures = {
         name: torch.stack(values).double().cpu().masked_fill(hidden, torch.nan).numpy() if values else None
-        for name, values in found.items()
+        for name, values in lists.items()
     }
     return LogitLens(
         points=tuple(points),

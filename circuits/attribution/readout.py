@@ -41,7 +41,7 @@ NODES, MOST_NODES, CLOSED = 32, 512, 1e-10
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """The number that is explained: a token's logit, minus another's where there is one; without a token, the value.
+    """The number to explain: a token's logit, minus another's if there is one; without a token, the expected value.
 
     `target` and `against` are token ids `[row, pos]`.
     """
@@ -52,7 +52,7 @@ class Asked:
     against: Tensor | None = None
 
     def at(self, columns: Int[Tensor, " row"]) -> "Asked":
-        """The same of one decoder position of each row alone, `[row, 1]`."""
+        """Return the same number at one decoder position of each row alone, `[row, 1]`."""
         rows = torch.arange(len(columns))
         cut = [None if ids is None else ids[rows, columns.cpu(), None] for ids in (self.target, self.against)]
         return Asked(self.name, self.unit, *cut)
@@ -80,15 +80,15 @@ def asked_of(model: Model, batch: Batch, target: Tokens | None, against: Tokens 
     return Asked("logit difference", "logit", ids, positions_tokens("against", against, model, batch))
 
 
-def positions_tokens(name: str, given: Any, model: Model, batch: Batch) -> Tensor:
-    """Token ids `[row, pos]`, of one for all, one a row, or one a row and decoder position.
+def positions_tokens(name: str, tokens: Any, model: Model, batch: Batch) -> Tensor:
+    """Return token ids `[row, pos]`, given one for all, one per row, or one per row and decoder position.
 
     Raises:
         InvalidInput: another shape, not whole numbers, or outside the vocabulary.
     """
     rows, size = batch.decoder_input_ids.shape
     try:
-        ids = as_tensor(given).cpu()
+        ids = as_tensor(tokens).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{name} must be token ids, one a row: {error}.") from None
     if ids.ndim == 2 and ids.shape != (rows, size):
@@ -102,7 +102,7 @@ def positions_tokens(name: str, given: Any, model: Model, batch: Batch) -> Tenso
 
 
 def check_run(model: Any, batch: Any) -> None:
-    """See that a model and a batch that it can read were given.
+    """Check that a batch is one that the model can read.
 
     Raises:
         InvalidInput: something else, a token outside the vocabulary, or a model in float16.
@@ -114,7 +114,7 @@ def check_run(model: Any, batch: Any) -> None:
 
 
 def stimulus_parameters(batch: Batch) -> dict[str, Any]:
-    """What a batch was, for a result's provenance."""
+    """Describe a batch, for a result's provenance."""
     if isinstance(batch, RepeatedTokens):
         return {"name": "repeated_random_tokens", **batch.parameters}
     keys = batch.ids(stacks_of(batch)[0]).shape[1]
@@ -123,22 +123,21 @@ def stimulus_parameters(batch: Batch) -> dict[str, Any]:
 
 
 def last_stream(model: Model) -> str:
-    """The site of the decoder's last residual stream."""
+    """Return the site of the decoder's last residual stream."""
     return f"decoder.{model.n_layers['decoder'] - 1}.resid_post"
 
 
 def direction(
     model: Model,
-    asked: Asked,
+    explained: Asked,
     stream: Float[Tensor, "row pos d_model"],
     logits: Float[Tensor, "row pos token"],
     shown: Bool[Tensor, "row pos"],
 ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"], Floats]:
-    """The direction in the stream whose product with it is the number that is asked for, but for a constant.
+    """Return the direction in the stream whose product with it is the explained number, but for a constant.
 
     Args:
-        model: the model.
-        asked: what is explained.
+        explained: the number to explain.
         stream: the decoder's last residual stream.
         logits: the model's own.
         shown: which positions are no padding.
@@ -153,17 +152,17 @@ def direction(
     W_U, b_U = unembedding(model), unembedding_bias(model)
     # What padding would be continued by must not decide anything, not even whether a path can be followed.
     exact = logits.double().masked_fill(~shown[..., None], 0.0).cpu()
-    if asked.target is None:
+    if explained.target is None:
         vocabulary = model.vocabulary
         weights, total = value_weights(vocabulary.value_logits(exact), bin_centers(model))
         vectors = weights.to(W_U) @ vocabulary.value_logits(W_U).T
         shift = weights.to(b_U) @ vocabulary.value_logits(b_U)
     else:
-        vectors, total = _columns(W_U, asked.target), _picked(exact, asked.target)
-        shift = b_U[asked.target.to(b_U.device)]
-        if asked.against is not None:
-            vectors, total = vectors - _columns(W_U, asked.against), total - _picked(exact, asked.against)
-            shift = shift - b_U[asked.against.to(b_U.device)]
+        vectors, total = _columns(W_U, explained.target), _picked(exact, explained.target)
+        shift = b_U[explained.target.to(b_U.device)]
+        if explained.against is not None:
+            vectors, total = vectors - _columns(W_U, explained.against), total - _picked(exact, explained.against)
+            shift = shift - b_U[explained.against.to(b_U.device)]
     return (
         vectors * inverse_deviation(model, stream).to(vectors),
         shift,
@@ -172,7 +171,7 @@ def direction(
 
 
 def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
-    """What the decoder's final norm multiplies the stream with, beside its scale."""
+    """Return the factor by which the decoder's final norm multiplies the stream, beside its scale."""
     norm = final_norm(model)
     # T5 takes its mean square in float32 whatever the stream is in, a LayerNorm its deviation as exactly as that.
     exactly = torch.promote_types(stream.dtype, torch.float32) if norm.centred else torch.float32
@@ -182,7 +181,7 @@ def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Fl
 def value_weights(
     logits: Float[Tensor, "*pos value"], centers: Float[Tensor, " value"]
 ) -> tuple[Float[Tensor, "*pos value"], Float[Tensor, "*pos"]]:
-    """What each value token's logit counts for in the expected value, along the straight path of the logits.
+    """Return the weight of each value token's logit in the expected value, along the straight path of the logits.
 
     Args:
         logits: of the value tokens, in float64.

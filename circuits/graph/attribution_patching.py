@@ -52,8 +52,6 @@ def attribution_patching(
     """Estimate, for all edges at once, what patching each edge alone would do to a metric.
 
     Args:
-        model: the model, with no edit in force.
-        clean: what it is fed.
         corrupt: where patched edges come from.
         metric: from logits `[row, pos, token]` to `[row]`, differentiable.
         integrated: how many points between the two inputs the gradient is taken at; 0 is at the clean input alone,
@@ -61,7 +59,6 @@ def attribution_patching(
         sample: how many edges are patched beside it: half of them the strongest, half any others.
         seed: of which ones.
         memory: bytes that the runs of the sample may take.
-        progress: whether to show a progress bar.
 
     Returns:
         The estimates, in the metric's unit, with their standard errors over rows, and the agreement with the sample.

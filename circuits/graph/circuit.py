@@ -73,7 +73,6 @@ class Circuit(Result):
         """Return all edges between some parts, the embeddings and the logits: a circuit given by its heads.
 
         Args:
-            model: the model.
             nodes: heads or MLPs, by value, by address or as scored.
 
         Returns:

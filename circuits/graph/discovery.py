@@ -47,13 +47,9 @@ def discover(
     """Find the edges that carry a metric from the clean input, as a circuit.
 
     Args:
-        model: the model, with no edit in force.
-        clean: what it is fed.
         corrupt: what edges outside the circuit carry.
         metric: from logits `[row, pos, token]` to `[row]`, differentiable.
         edges: how many are wanted; fewer come back where those left carry nothing without the ones that went.
-        memory: bytes that the variants of one run may take.
-        progress: whether to show a progress bar.
 
     Returns:
         The circuit. Test it on other inputs than these, by `evaluate`.

@@ -186,9 +186,7 @@ def evaluate(
     """Hold a circuit against the model, against what is left without it, and against random circuits of its size.
 
     Args:
-        model: the model, with no edit in force.
         circuit: best one that was found on other inputs.
-        clean: what it is fed.
         corrupt: what edges outside the circuit carry.
         metric: from logits `[row, pos, token]` to `[row]`.
         outside: `resample` (the corrupt run, row by row), `mean` (its mean over rows, by position) or `zero`, which
@@ -197,8 +195,6 @@ def evaluate(
             drawn from all, and as many that are connected, each on a path from the input to the logits.
         parts: random halves of the circuit that are taken from it and from the model.
         seed: of controls and parts.
-        memory: bytes that the variants of one run may take.
-        progress: whether to show a progress bar.
 
     Returns:
         The metric of all these, row by row, and the three criteria.

@@ -95,16 +95,12 @@ def faithfulness_by_size(
     """Measure how much of the metric the strongest edges alone explain, for numbers of edges that double up to all.
 
     Args:
-        model: the model, with no edit in force.
         scores: of `attribution_patching` of this model; of other inputs than these tells most.
-        clean: what it is fed.
         corrupt: what the other edges carry.
         metric: from logits `[row, pos, token]` to `[row]`.
         outside: as in `evaluate`.
         draws: random sets of edges of each size, and as many that are connected.
         seed: of them.
-        memory: bytes that the variants of one run may take.
-        progress: whether to show a progress bar.
 
     Returns:
         The metric by size, row by row.

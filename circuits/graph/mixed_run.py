@@ -193,8 +193,6 @@ def run(
     """Compute the logits when some edges carry something else, for several choices of edges.
 
     Args:
-        model: the model, with no edit in force.
-        batch: what it is fed.
         other: what edges that are cut carry.
         off: which those are.
 

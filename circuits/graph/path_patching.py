@@ -95,14 +95,11 @@ def patch_edges(
     path; the receiver and all that follows it recompute.
 
     Args:
-        model: the model, with no edit in force.
-        clean: what it is fed.
         corrupt: where the patched edge's value comes from. Swap the two to see what restoring an edge brings.
         metric: from logits `[row, pos, token]` to `[row]`.
         edges: a circuit, or edges, by value or as text; `Circuit.full(model)` for all.
         outside: what a patched edge carries: `resample`, `mean` or `zero`, as in `evaluate`.
         memory: bytes that the variants of one run may take; at least one runs.
-        progress: whether to show a progress bar.
 
     Returns:
         The effects, in the order of the edges.

@@ -143,7 +143,6 @@ def recovery_benchmark(
         plants: models with the edges that were built, by name; the four of `interp.zoo.PLANTED` by default.
         batch_size: rows of repeated random tokens, against other sequences (`probes.another_sequence`).
         seed: of the tokens.
-        progress: whether to show a progress bar.
 
     Returns:
         One row a method: `method`, `over` (what it gives scores to: an area over heads is no area over edges), and the

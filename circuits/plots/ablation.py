@@ -32,7 +32,7 @@ def _source(provenance: dict[str, object]) -> str:
 
 
 def ablation_curve(curve: AblationCurve) -> go.Figure:
-    """The strongest k heads ablated against random heads of the same layers.
+    """Draw the ablation of the strongest k heads against random heads of the same layers.
 
     Args:
         curve: the result.
@@ -50,10 +50,10 @@ def ablation_curve(curve: AblationCurve) -> go.Figure:
         "accuracy of the continuation": (frame.loc[frame["outcome"] == "accuracy"], "share of rows"),
     }
     if curve.forecasts is not None:
-        found = curve.forecasts.summary()
-        found = found.loc[found["outcome"] == "mase"]
-        found = found.assign(value=found["change"], count=[point.count for point in curve.points], clean=0.0)
-        panels["forecasts"] = (found, "change in MASE")
+        errors = curve.forecasts.summary()
+        errors = errors.loc[errors["outcome"] == "mase"]
+        errors = errors.assign(value=errors["change"], count=[point.count for point in curve.points], clean=0.0)
+        panels["forecasts"] = (errors, "change in MASE")
     figure = make_subplots(cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.1)
     for column, (rows, unit) in enumerate(panels.values(), start=1):
         known = rows.dropna(subset=["control"])
@@ -114,7 +114,7 @@ def ablation_curve(curve: AblationCurve) -> go.Figure:
 
 
 def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshold: float = THRESHOLD) -> go.Figure:
-    """The effect of each head alone, in the mosaic's layout; red where the head helps.
+    """Draw the effect of each head alone, in the mosaic's layout; red where the head helps.
 
     Args:
         effects: the result.
@@ -132,8 +132,8 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
     ringed = ""
     if mosaic is not None and effects.site == mosaic.either.site:
         figure.add_trace(rings(mosaic.either, threshold).update(marker_color="black"))
-        found = "ringed: induction heads" if mosaic.heads(threshold) else "no induction heads"
-        ringed = f"; {found}, at least {threshold:g}"
+        ring_words = "ringed: induction heads" if mosaic.heads(threshold) else "no induction heads"
+        ringed = f"; {ring_words}, at least {threshold:g}"
     return figure.update_layout(
         title_subtitle_text=f"{_source(effects.provenance)}{ringed}",
         coloraxis_colorbar_title=_change(effects.provenance).split(", ")[-1],
@@ -142,13 +142,13 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
 
 
 def _check_same(effects: HeadEffects, mosaic: Mosaic | None) -> None:
-    digests = {found.provenance.get("digest") for found in (effects, mosaic) if found is not None} - {None}
+    digests = {result.provenance.get("digest") for result in (effects, mosaic) if result is not None} - {None}
     if len(digests) > 1:
         raise InvalidInput(f"the effects and the mosaic are of different weights ({', '.join(map(str, digests))}).")
 
 
 def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
-    """Mosaic score against effect, a point a head, with the correlation, overall and within layers.
+    """Draw mosaic score against effect, one point per head, with the correlation overall and within layers.
 
     Args:
         mosaic: the scores.
@@ -204,7 +204,7 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
                 arrowwidth=0.7,
                 bgcolor="rgba(255,255,255,.8)",
             )
-    found = rank_correlation(mosaic.either.values, effects.values)
+    correlation = rank_correlation(mosaic.either.values, effects.values)
     figure.add_hline(y=0, line_color="#999", line_width=1)
     figure.add_vline(x=THRESHOLD, line_dash="dot", line_color="#888")
     figure.update_xaxes(title="mosaic score, the larger of the two", rangemode="tozero")
@@ -212,8 +212,8 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
     return styled(
         figure,
         "Does the mosaic find the heads that matter?",
-        f"{_source(effects.provenance)}; Spearman {found['overall']:.2f} (p {found['overall_p']:.3f}), within layers "
-        f"{found['within_layers']:.2f} (p {found['within_layers_p']:.3f}); bars: 95 % over rows",
+        f"{_source(effects.provenance)}; Spearman {correlation['overall']:.2f} (p {correlation['overall_p']:.3f}), within layers "
+        f"{correlation['within_layers']:.2f} (p {correlation['within_layers_p']:.3f}); bars: 95 % over rows",
         width=820,
         height=520,
         legend={"orientation": "h", "y": -0.16, "x": 0},
@@ -221,7 +221,7 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
 
 
 def layer_effects(effects: LayerEffects) -> go.Figure:
-    """Whole layers ablated, as bars with intervals; beside each the change of the row's other tokens."""
+    """Draw effects of whole layers as bars with intervals; beside each the change of the row's other tokens."""
     frame = effects.to_frame()
     figure = go.Figure()
     for name, low, high, title, color in (
@@ -256,7 +256,7 @@ def layer_effects(effects: LayerEffects) -> go.Figure:
 
 
 def self_repair(result: SelfRepair) -> go.Figure:
-    """Total and direct effects of each head, and what restoring it brings when all chosen are ablated."""
+    """Draw total and direct effects of each head, and the effect of restoring it when all chosen are ablated."""
     frame = result.to_frame()
     names = [f"{head} (control)" if role == "control" else head for head, role in frame[["head", "role"]].to_numpy()]
     figure = go.Figure()

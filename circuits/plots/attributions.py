@@ -24,7 +24,7 @@ VISIBLE = 0.01
 
 
 def attribution(result: DirectAttribution, *, position: int = -1, row: int | None = None, named: int = 12) -> go.Figure:
-    """The waterfall: what the parts add in forward order, up to the number itself.
+    """Draw the waterfall: what the parts add in forward order, up to the number itself.
 
     Args:
         result: what `direct_attribution` or `direct_attribution` returns.
@@ -86,7 +86,7 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
 
 
 def _whiskers(x: list[str], ends: Floats, spread: Floats) -> list[go.Scatter]:
-    """Intervals at the bars' ends, and each bar's number beyond its interval, where the bar points to."""
+    """Draw intervals at the bars' ends, and each bar's number beyond its interval, in the bar's direction."""
     low, high = interval(spread)
     means = spread.mean(-1)
     up, down = np.nan_to_num(high - means), np.nan_to_num(means - low)
@@ -119,7 +119,7 @@ def _whiskers(x: list[str], ends: Floats, spread: Floats) -> list[go.Scatter]:
 def attribution_by_position(
     result: AttributionByPosition, *, heads: Heads | None = None, row: int | None = None
 ) -> go.Figure:
-    """What each past step adds through the heads that read it, under the values that stood there.
+    """Draw what each past step adds through the heads that read it, under the values there.
 
     Args:
         result: what `attribution_by_position` or `attribution_by_position` returns.
@@ -192,7 +192,7 @@ def attribution_by_position(
 
 
 def _rows(values: Floats, totals: Floats, row: int | None) -> tuple[Floats, Floats, str]:
-    """All rows of `[..., row]`, or one of them, and how that is said."""
+    """Return all rows of `[..., row]` or one of them, and the words for that."""
     known = np.flatnonzero(~np.isnan(totals))
     if row is None:
         if not len(known):
@@ -206,7 +206,7 @@ def _rows(values: Floats, totals: Floats, row: int | None) -> tuple[Floats, Floa
 
 
 def over(rows: int) -> str:
-    """How many rows a mean is over, in words."""
+    """Say over how many rows a mean is."""
     return f"mean over {rows} rows" if rows > 1 else "one row"
 
 
@@ -234,5 +234,5 @@ def _unit(result: DirectAttribution) -> str:
 
 
 def model_of(provenance: dict[str, Any]) -> str:
-    """The model's short name."""
+    """Return the model's short name."""
     return short(str(provenance.get("model", "")))

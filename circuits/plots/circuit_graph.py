@@ -102,7 +102,7 @@ def circuit(
 
 
 def _size(circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None) -> Graph:
-    """How many layers and heads there are, as far as it is known."""
+    """Return how many layers and heads there are, as far as it is known."""
     kinds = {node.kind for node in circuit.nodes} | ({_kind(mosaic)} if mosaic is not None else set())
     encoded = "cross" in kinds or any(node.stack == "encoder" for node in circuit.nodes)
     layers: dict[Stack, int] = {"encoder": int(encoded), "decoder": 1}
@@ -124,14 +124,14 @@ def _size(circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None)
 
 
 def _kind(mosaic: Mosaic) -> str:
-    """Whether a mosaic is of `cross` heads or of `self` heads."""
+    """Tell whether a mosaic is of `cross` heads or of `self` heads."""
     return parse_kind(expected(mosaic, Mosaic, "induction_mosaic").current_token.site)[1]
 
 
 def _check(
     circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None, summary: pd.DataFrame | None, graph: Graph
 ) -> None:
-    """See that all is of one circuit and of one model."""
+    """Check that all inputs belong to one circuit and one model."""
     if report is not None and set(report.edges) != set(map(str, circuit)):
         raise InvalidInput(
             f"the report is of another circuit, of {len(report.edges)} edges, than this one of {len(circuit)}: give "
@@ -152,7 +152,7 @@ def _check(
 
 
 def _edges(circuit: Circuit, report: CircuitReport | None) -> dict[Edge, tuple[float, str]]:
-    """What each edge adds and the words for it, strongest first; 1 and none without a report."""
+    """Return what each edge adds and the words for it, strongest first; 1 and no words without a report."""
     if report is None:
         return dict.fromkeys(circuit, (1.0, ""))
     rows = cast(list[dict[str, Any]], report.to_frame().to_dict("records"))
@@ -198,7 +198,7 @@ def _lines(figure: go.Figure, plane: Plane, edges: dict[Edge, tuple[float, str]]
         )
 
 
-def _boxes(figure: go.Figure, plane: Plane, told: dict[Node, str], used: set[Node]) -> None:
+def _boxes(figure: go.Figure, plane: Plane, words: dict[Node, str], used: set[Node]) -> None:
     for node in (*(EMBEDDINGS[stack] for stack in plane.graph.stacks), LOGITS):
         x, y = plane.spot(node)
         color = USED if node in used else UNUSED
@@ -217,14 +217,14 @@ def _boxes(figure: go.Figure, plane: Plane, told: dict[Node, str], used: set[Nod
                 mode="text",
                 text=["logits" if node == LOGITS else "embedding"],
                 textfont={"size": 11, "color": "#333" if node in used else "#999"},
-                customdata=[told[node]],
+                customdata=[words[node]],
                 hovertemplate="%{customdata}<extra></extra>",
                 showlegend=False,
             )
         )
 
 
-def _mlps(figure: go.Figure, plane: Plane, told: dict[Node, str], used: set[Node]) -> None:
+def _mlps(figure: go.Figure, plane: Plane, words: dict[Node, str], used: set[Node]) -> None:
     spots = {node: plane.spot(node) for node in plane.graph.writers if is_mlp(node)}
     figure.add_trace(
         go.Scatter(
@@ -239,7 +239,7 @@ def _mlps(figure: go.Figure, plane: Plane, told: dict[Node, str], used: set[Node
             },
             text=["MLP" if node in used else "" for node in spots],
             textfont={"size": 9, "color": "white"},
-            customdata=[told[node] for node in spots],
+            customdata=[words[node] for node in spots],
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=False,
         )
@@ -263,5 +263,5 @@ def _subtitle(circuit: Circuit, report: CircuitReport | None, edges: dict[Edge, 
 
 
 def _two_places(value: float) -> str:
-    """A number that is never minus zero, or that there is none."""
+    """Format a number with two decimals, never as minus zero; NaN as a dash."""
     return "none" if isnan(value) else f"{round(value, 2) + 0.0:.2f}"

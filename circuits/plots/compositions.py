@@ -33,7 +33,7 @@ def _heatmap(scores: CompositionScores, wire: Pair, score: Score) -> go.Heatmap:
 
 
 def _axes(scores: CompositionScores, wire: Pair) -> dict[str, Any]:
-    """Ticks at the middle of each layer's heads, lines between layers, as layout."""
+    """Return the layout of ticks at the middle of each layer's heads, with lines between layers."""
     layers, heads, later, readers = scores.raw[wire].shape
     sides = {
         "xaxis": (later, readers, wire[1], "reads by its " + _INPUT[wire[2]]),
@@ -82,7 +82,7 @@ def _about(scores: CompositionScores) -> str:
 def composition(
     scores: CompositionScores, writer: str, reader: str, kind: str, *, score: Score = "excess"
 ) -> go.Figure:
-    """Composition scores between two kinds of heads: writers down, readers across, by layer.
+    """Draw composition scores between two kinds of heads: writers down, readers across, by layer.
 
     Args:
         scores: of `composition_scores`.
@@ -114,7 +114,7 @@ def composition(
 
 
 def composition_explorer(scores: CompositionScores, *, score: Score = "z") -> go.Figure:
-    """All pairs of kinds behind one menu, on one scale: for pages.
+    """Draw all pairs of kinds behind one menu, on one scale: for pages.
 
     Args:
         scores: of `composition_scores`.

@@ -22,7 +22,7 @@ PLACES: dict[str, float] = dict(zip(("circuit", "without", *CONTROLS), (-0.34, -
 
 
 def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.Figure:
-    """What is left of a metric on a circuit, on the model without it, and on random circuits, a group a report.
+    """Draw a metric on a circuit, on the model without it, and on random circuits, one group per report.
 
     Args:
         reports: of `evaluate`, or several by name, such as by what lies outside or by size.
@@ -35,18 +35,18 @@ def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.F
     Raises:
         InvalidInput: something else, or no report.
     """
-    given = dict(reports) if isinstance(reports, Mapping) else {"": reports}
-    if not given:
+    named = dict(reports) if isinstance(reports, Mapping) else {"": reports}
+    if not named:
         raise InvalidInput("no reports to draw: give at least one.")
-    found = {str(name): expected(report, CircuitReport, "evaluate", "circuits") for name, report in given.items()}
+    checked = {str(name): expected(report, CircuitReport, "evaluate", "circuits") for name, report in named.items()}
     figure = go.Figure()
     for at, title, color in (("circuit", "circuit", CIRCUIT), ("without", "model without it", COMPLEMENT)):
-        rows = [report.circuit if at == "circuit" else report.complement for report in found.values()]
-        values = [float(report.normalised(row)) for report, row in zip(found.values(), rows, strict=True)]
-        ends = [report.interval(row) for report, row in zip(found.values(), rows, strict=True)]
+        rows = [report.circuit if at == "circuit" else report.complement for report in checked.values()]
+        values = [float(report.normalised(row)) for report, row in zip(checked.values(), rows, strict=True)]
+        ends = [report.interval(row) for report, row in zip(checked.values(), rows, strict=True)]
         figure.add_trace(
             go.Bar(
-                x=[index + PLACES[at] for index in range(len(found))],
+                x=[index + PLACES[at] for index in range(len(checked))],
                 y=values,
                 width=0.15,
                 name=title,
@@ -57,23 +57,23 @@ def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.F
                     "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
                     "thickness": 1.2,
                 },
-                customdata=[[name, low, high] for name, (low, high) in zip(found, ends, strict=True)],
+                customdata=[[name, low, high] for name, (low, high) in zip(checked, ends, strict=True)],
                 hovertemplate=f"%{{customdata[0]}} {title}<br>%{{y:.3f}} (%{{customdata[1]:.3f}} to "
                 "%{customdata[2]:.3f})<extra></extra>",
             )
         )
     for name in CONTROLS:
-        _strip(figure, name, list(found.values()))
+        _strip(figure, name, list(checked.values()))
     for height in (0, 1):
         figure.add_hline(y=height, line_dash="dot", line_color="#555", line_width=1)
-    words = [f"{name}<br>{len(report.edges)} edges".removeprefix("<br>") for name, report in found.items()]
-    figure.update_xaxes(tickvals=list(range(len(found))), ticktext=words, range=[-0.6, len(found) - 0.4])
+    words = [f"{name}<br>{len(report.edges)} edges".removeprefix("<br>") for name, report in checked.items()]
+    figure.update_xaxes(tickvals=list(range(len(checked))), ticktext=words, range=[-0.6, len(checked) - 0.4])
     figure.update_yaxes(title="F: 1 the model, 0 nothing", zeroline=False)
     return styled(
         figure,
         "Is the circuit the one?",
-        _about(list(found.values())),
-        width=max(640, 170 * len(found) + 300),
+        _about(list(checked.values())),
+        width=max(640, 170 * len(checked) + 300),
         height=500,
         legend={"orientation": "h", "y": -0.18, "x": 0},
         bargap=0,
@@ -81,7 +81,7 @@ def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.F
 
 
 def _strip(figure: go.Figure, name: str, reports: list[CircuitReport]) -> None:
-    """All controls of a kind as dots, spread over their column, and their means as lines."""
+    """Draw all controls of a kind as dots spread over their column, and their means as lines."""
     drawn: list[tuple[float, float]] = []
     means: list[tuple[float, float]] = []
     for index, report in enumerate(reports):
@@ -118,7 +118,7 @@ def _strip(figure: go.Figure, name: str, reports: list[CircuitReport]) -> None:
 
 
 def _about(reports: list[CircuitReport]) -> str:
-    """What all reports share."""
+    """Describe what all reports share."""
     models = {short(str(report.provenance["model"])) for report in reports}
     about = [report.provenance["stimulus"] for report in reports]
     metrics, outsides = ({str(stimulus[key]) for stimulus in about} for key in ("metric", "outside"))
@@ -129,7 +129,7 @@ def _about(reports: list[CircuitReport]) -> str:
 
 
 def estimate_against_patch(scores: EdgeScores) -> go.Figure:
-    """Attribution patching's estimate of an edge against what patching it did, a point an edge of the sample.
+    """Draw attribution patching's estimate against the patch itself, one point per edge of the sample.
 
     Args:
         scores: of `attribution_patching`.

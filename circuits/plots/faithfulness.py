@@ -12,7 +12,7 @@ from interp.output.style import expected, label, styled
 
 
 def faithfulness_by_size(curve: SizeCurve, report: CircuitReport | None = None) -> go.Figure:
-    """Faithfulness over the number of edges, of the strongest and of random ones.
+    """Draw faithfulness over the number of edges, for the strongest edges and for random ones.
 
     Args:
         curve: what `circuits.faithfulness_by_size` gave.

@@ -103,7 +103,7 @@ def _faint(color: str) -> str:
 
 
 def forecast_effects(effects: ForecastEffects) -> go.Figure:
-    """What each ablation does to the forecasts, beside its controls, outcome by outcome.
+    """Draw what each ablation does to the forecasts, beside its controls, outcome by outcome.
 
     Args:
         effects: the result.

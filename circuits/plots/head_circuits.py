@@ -37,13 +37,13 @@ CLIPPED = 0.995
 
 
 def _signed(values: Floats, share: float = 1.0) -> dict[str, Any]:
-    """A colour axis on which white is nothing, and the ends hold that share of the cells."""
+    """Return a colour axis on which white is zero, and the ends hold that share of the cells."""
     largest = float(np.nanquantile(np.abs(values), share)) or 1.0
     return {"colorscale": "RdBu", "cmin": -largest, "cmax": largest}
 
 
 def head_circuit(found: HeadCircuit) -> go.Figure:
-    """A QK or OV circuit as the map it is in the residual stream, `d_model` by `d_model`.
+    """Draw a QK or OV circuit as a map in the residual stream, `d_model` by `d_model`.
 
     Args:
         found: of `qk_circuit` or `ov_circuit`.
@@ -71,7 +71,7 @@ def head_circuit(found: HeadCircuit) -> go.Figure:
 
 
 def token_circuit(found: TokenCircuit) -> go.Figure:
-    """A circuit between tokens, by their values, and the position bias beside it where there is one.
+    """Draw a circuit between tokens, by their values, and the position bias beside it if there is one.
 
     Args:
         found: of `token_circuit` or `token_composition`.
@@ -141,7 +141,7 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
 
 
 def position_circuit(found: PositionCircuit) -> go.Figure:
-    """The attention by position alone: queries down, keys across, what lies ahead blank.
+    """Draw the attention by position alone: queries down, keys across, keys ahead left blank.
 
     Args:
         found: of `position_circuit`.
@@ -201,7 +201,7 @@ def _label(found: HeadCircuit | TokenCircuit) -> str:
 
 
 def eigenvalues(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | TokenCircuit]) -> go.Figure:
-    """The eigenvalues of circuits on the complex plane, each circuit's in units of its largest.
+    """Draw the eigenvalues of circuits on the complex plane, each circuit's in units of its largest.
 
     Args:
         found: one or several; circuits in token space are centred first.
@@ -243,7 +243,7 @@ def eigenvalues(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | Token
 
 
 def singular_values(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | TokenCircuit]) -> go.Figure:
-    """The singular values of circuits, largest first, in units of the largest.
+    """Draw the singular values of circuits, largest first, in units of the largest.
 
     Args:
         found: one or several.

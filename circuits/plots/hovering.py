@@ -21,7 +21,7 @@ TOLD = ["layer", "index", "edges_in", "edges_out"]
 def node_words(
     node: Node, edges: dict[Edge, tuple[float, str]], mosaic: Mosaic | None, summary: pd.DataFrame | None
 ) -> str:
-    """All that is known of a part.
+    """Say all that is known of a part.
 
     Args:
         node: the part.
@@ -38,19 +38,19 @@ def node_words(
         row = row.drop(columns=TOLD if mosaic is None else [*TOLD, *ATTENDED, "either"], errors="ignore")
         values = row.iloc[0].dropna().to_dict() if len(row) else {}
         lines += [f"{label(str(name))} {value:.3g}" for name, value in values.items()]
-    for way, found in (
+    for way, joined in (
         ("in", [(e.writer, e, words) for e, (_, words) in edges.items() if e.reader == node]),
         ("out", [(e.reader, e, words) for e, (_, words) in edges.items() if e.writer == node]),
     ):
-        lines += _listed(way, found)
+        lines += _listed(way, joined)
     return "<br>".join(lines)
 
 
-def _listed(way: str, found: list[tuple[Node, Edge, str]]) -> Iterable[str]:
-    if not found:
+def _listed(way: str, joined: list[tuple[Node, Edge, str]]) -> Iterable[str]:
+    if not joined:
         return
-    yield f"{len(found)} {way}"
-    for other, edge, words in found[:LISTED]:
+    yield f"{len(joined)} {way}"
+    for other, edge, words in joined[:LISTED]:
         yield f"· {title(other)}{f':{edge.kind.lower()}' if edge.kind else ''} {words}".rstrip()
-    if len(found) > LISTED:
-        yield f"· and {len(found) - LISTED} more"
+    if len(joined) > LISTED:
+        yield f"· and {len(joined) - LISTED} more"

@@ -17,7 +17,7 @@ FLAT = 0.05
 
 
 def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
-    """How the prediction forms: certainty, distance to the output and the target's log-probability by point.
+    """Draw how the prediction forms: certainty, distance to the output and the target's log-probability by point.
 
     Args:
         result: what `logit_lens` returns.

@@ -22,7 +22,7 @@ SMALL = 160
 
 
 def patched_heads(patched: PatchedHeads, *, show: Show = "share", denoising: bool = False) -> go.Figure:
-    """What patching each head alone does, layers down and heads across, one panel a kind and site.
+    """Draw what patching each head alone does, layers down and heads across, one panel per kind and site.
 
     Args:
         patched: what `patch_heads` gave.
@@ -57,7 +57,7 @@ def patched_heads(patched: PatchedHeads, *, show: Show = "share", denoising: boo
         for site, row, text in zip(sites, shown, texts, strict=True):
             if (f"{site.stack}.{site.kind}", site.name) == (kind, of):
                 values[site.layer] = row
-                hover[site.layer] = [f"{kind}.{site.layer}.{head}, {of}<br>{told}" for head, told in enumerate(text)]
+                hover[site.layer] = [f"{kind}.{site.layer}.{head}, {of}<br>{words}" for head, words in enumerate(text)]
         trace = _heatmap(values, hover, annotated=values.size <= SMALL)
         figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
         if index + columns >= len(panels):
@@ -76,7 +76,7 @@ def patched_heads(patched: PatchedHeads, *, show: Show = "share", denoising: boo
 
 
 def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.Figure:
-    """What patching each site at each position does: sites down, positions across, a panel a stack.
+    """Draw what patching each site at each position does: sites down, positions across, a panel per stack.
 
     Args:
         patched: what `patch_positions` gave.
@@ -113,8 +113,8 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
         hover = np.array(
             [
                 [
-                    f"{patched.sites[i]}, position {at}<br>{_tokens_told(*told)}<br>{texts[i][at]}"
-                    for at, told in enumerate(zip(*tokens, differs, strict=True))
+                    f"{patched.sites[i]}, position {at}<br>{_tokens_told(*words)}<br>{texts[i][at]}"
+                    for at, words in enumerate(zip(*tokens, differs, strict=True))
                 ]
                 for i in of[stack]
             ],
@@ -159,7 +159,7 @@ def _shown(patched: Patched, show: Show) -> Floats:
 
 
 def _texts(patched: Patched) -> list[list[str]]:
-    """What is known of each cell, for hovering."""
+    """Say what is known of each cell, for hovering."""
     columns = patched.columns()
     many = len(patched.clean) > 1
     return [
@@ -190,7 +190,7 @@ def _heatmap(values: Floats, hover: Any, *, annotated: bool) -> go.Heatmap:
 
 
 def _color(patched: Patched, show: Show, shown: Floats) -> dict[str, Any]:
-    """White at nothing, red towards corrupt; shares on at least -0.1 to 0.1, so that noise stays pale."""
+    """Return a colour axis, white at zero and red towards corrupt, of at least -0.1 to 0.1 so that noise stays pale."""
     least = 0.1 if show == "share" else 0.1 * abs(patched.gap)
     largest = float(np.nanmax(np.abs(shown), initial=least))
     towards = "RdBu_r" if show == "share" or patched.gap > 0 else "RdBu"
@@ -209,7 +209,7 @@ def _about(patched: Patched, inputs: tuple[str, str] = ("clean", "corrupt")) -> 
 
 
 def _tokens(patched: PatchedPositions, stack: str) -> list[list[int | None]]:
-    """The token at each position in clean and in corrupt, where all rows share it."""
+    """Return the token at each position in clean and in corrupt, where all rows share it."""
 
     def shared(ids: Floats) -> int | None:
         known = ids[~np.isnan(ids)]
@@ -219,7 +219,7 @@ def _tokens(patched: PatchedPositions, stack: str) -> list[list[int | None]]:
 
 
 def _special(patched: PatchedPositions, stack: str) -> dict[str, str]:
-    """What special tokens are called, by id."""
+    """Return the names of special tokens, by id."""
     if "special" in patched.provenance:
         return patched.provenance["special"].get(stack, {})
     # Results of 0.6 do not say; theirs were the published tokens, or words.

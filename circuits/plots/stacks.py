@@ -45,7 +45,7 @@ def spot(head: Head, heads: int, encoder: bool = True) -> Spot:
 
 
 def curve(x0: float, y0: float, x1: float, y1: float) -> tuple[list[float], list[float]]:
-    """A curve that leaves upwards and arrives from the side it comes from, so that wires stay apart."""
+    """Draw a curve that leaves upwards and arrives from the side it comes from, so that wires stay apart."""
     t = np.linspace(0, 1, 41)
     bend = 0.55 if y1 > y0 else 1.1
     # Straight up, a wire would run through the heads between.
@@ -60,7 +60,7 @@ def curve(x0: float, y0: float, x1: float, y1: float) -> tuple[list[float], list
 def add_heads(
     figure: go.Figure,
     spots: dict[Head, Spot],
-    told: dict[Head, str],
+    words: dict[Head, str],
     used: set[Head],
     mosaic: Mosaic | None,
     threshold: float,
@@ -68,25 +68,24 @@ def add_heads(
     named: str,
     large: set[Head] | None = None,
 ) -> None:
-    """Heads as dots: faint ones, used ones, and induction heads by what they attend to.
+    """Add heads as dots: faint ones, used ones, and induction heads by what they attend to.
 
     Args:
-        figure: that they are added to.
         spots: all heads and their places.
-        told: what hovering them says.
+        words: the hover text of each head.
         used: those that edges join.
         mosaic: which are induction heads.
         threshold: from which score of the mosaic on.
         named: what used heads are called in the legend.
         large: which are large and carry their number; used ones and induction heads by default.
     """
-    induction = {} if mosaic is None else {found.address: found.kind for found in mosaic.heads(threshold)}
+    induction = {} if mosaic is None else {head_kind.address: head_kind.kind for head_kind in mosaic.heads(threshold)}
     large = used | set(induction) if large is None else large
     plain = [head for head in spots if head not in induction]
     groups = [("other heads", UNUSED, [head for head in plain if head not in used])]
     groups += [(named, USED, [head for head in plain if head in used])]
     for kind in ATTENDED:
-        groups.append((label(kind), COLORS[kind], [head for head, found in induction.items() if found == kind]))
+        groups.append((label(kind), COLORS[kind], [head for head, head_kind in induction.items() if head_kind == kind]))
     for name, color, members in groups:
         if members:
             figure.add_trace(
@@ -103,14 +102,14 @@ def add_heads(
                     text=[str(head.head) if head in large else "" for head in members],
                     textfont={"size": 9, "color": "white"},
                     name=name,
-                    customdata=[told[head] for head in members],
+                    customdata=[words[head] for head in members],
                     hovertemplate="%{customdata}<extra></extra>",
                 )
             )
 
 
 def hover(head: Head, mosaic: Mosaic | None) -> str:
-    """A head's address, and its scores where a mosaic has them."""
+    """Name a head's address, and its scores where a mosaic has them."""
     if mosaic is None or f"{head.stack}.{head.kind}" != mosaic.current_token.site:
         return str(head)
     return f"{head}<br>current {mosaic.current_token[head]:.2f}, right {mosaic.token_to_right[head]:.2f}"
@@ -134,7 +133,7 @@ def name_stacks(figure: go.Figure, heads: int, encoder: float | None, decoder: f
 
 
 def is_mlp(node: Node) -> bool:
-    """Whether a part is an MLP."""
+    """Tell whether a part is an MLP."""
     return isinstance(node, Site) and node.name == "mlp_out"
 
 
@@ -186,7 +185,7 @@ class Plane:
         return (self.size[0] - 110) / (right - left), (self.size[1] - 200) / (top - bottom)
 
     def spot(self, node: Node) -> Spot:
-        """The place of a part."""
+        """Return the place of a part."""
         if isinstance(node, Head):
             return spot(node, self.graph.heads, self.graph.encoder > 0)
         first = 0 if node.stack == "encoder" else self.first
@@ -200,7 +199,7 @@ class Plane:
         return first + self.graph.heads + 0.1, 2.0 * cast(int, node.layer) + above
 
     def line(self, edge: Edge) -> tuple[list[float], list[float]]:
-        """The curve of an edge, from its writer up to the rim of its reader."""
+        """Draw the curve of an edge, from its writer up to the rim of its reader."""
         (x0, y0), (x1, y1) = self.spot(edge.writer), self.spot(edge.reader)
         x, y = x1, y1
         x1 += ASIDE.get(edge.kind or "", 0) / self.pixels[0]
@@ -224,7 +223,7 @@ class Plane:
         return _until(xs, ys, inside, away[inside - 1] / (away[inside - 1] - away[inside]))
 
     def arrow(self, xs: list[float], ys: list[float], length: float) -> tuple[list[float], list[float], float]:
-        """A line up to where the arrow at its end begins, and the arrow's degrees from upright, to the right.
+        """Return a line up to where the arrow at its end begins, and the arrow's degrees from upright, to the right.
 
         Args:
             xs: across.
@@ -239,6 +238,6 @@ class Plane:
 
 
 def _until(xs: list[float], ys: list[float], index: int, share: float) -> tuple[list[float], list[float]]:
-    """A line up to some share of the way from the point before `index` to that one."""
+    """Cut a line at some share of the way from the point before `index` to that one."""
     x, y = (p[index - 1] + share * (p[index] - p[index - 1]) for p in (xs, ys))
     return [*xs[:index], x], [*ys[:index], y]

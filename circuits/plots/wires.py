@@ -25,7 +25,7 @@ def wiring(
     threshold: float = THRESHOLD,
     title: str | None = None,
 ) -> go.Figure:
-    """Edges between heads on the stacks: layers upwards, the encoder, if there is one, to the left.
+    """Draw edges between heads on the stacks: layers upwards, the encoder, if there is one, to the left.
 
     Args:
         scores: of `composition_scores`: how many layers and heads there are.
@@ -61,8 +61,8 @@ def wiring(
     figure = go.Figure()
     _wires(figure, spots, drawn, largest)
     wired = {head for scored in drawn for head in scored.edge.heads}
-    told = {head: hover(head, mosaic) for head in spots}
-    add_heads(figure, spots, told, wired, mosaic, threshold, named="heads on these wires")
+    words = {head: hover(head, mosaic) for head in spots}
+    add_heads(figure, spots, words, wired, mosaic, threshold, named="heads on these wires")
     right = heads + (heads + GAP) * encoded
     name_rows(figure, spots, heads, right=right - 0.1)
     top = max(y for _, y in spots.values()) + 0.9
@@ -85,12 +85,12 @@ def wiring(
 
 
 def _scored(edges: object) -> tuple[ScoredEdge, ...]:
-    given = edges.candidates if isinstance(edges, InductionCandidates) else edges
-    given = given.edges if isinstance(given, Edges) else given
-    items: tuple[object, ...] = tuple(cast(Sequence[object], given)) if isinstance(given, Sequence) else (None,)
-    found = [item.edge if isinstance(item, InductionCandidate) else item for item in items]
-    scored = tuple(item for item in found if isinstance(item, ScoredEdge) and not isnan(item.excess))
-    if len(scored) < len(found):
+    listed = edges.candidates if isinstance(edges, InductionCandidates) else edges
+    listed = listed.edges if isinstance(listed, Edges) else listed
+    items: tuple[object, ...] = tuple(cast(Sequence[object], listed)) if isinstance(listed, Sequence) else (None,)
+    unpacked = [item.edge if isinstance(item, InductionCandidate) else item for item in items]
+    scored = tuple(item for item in unpacked if isinstance(item, ScoredEdge) and not isnan(item.excess))
+    if len(scored) < len(unpacked):
         raise InvalidInput(
             "edges= takes scored edges, such as scores.top(20), candidates or [scores.edge(...)], none NaN."
         )

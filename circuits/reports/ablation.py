@@ -156,11 +156,11 @@ def example_series(horizon: int = HORIZON) -> dict[str, list[np.ndarray]]:
     }
 
 
-def _named_sets(ranked: list[Any], top: int, found: int) -> dict[str, list[Any]]:
+def _named_sets(ranked: list[Any], top: int, count: int) -> dict[str, list[Any]]:
     """Return the strongest heads, and all induction heads where these are others."""
     sets = {f"top {top}": ranked[:top]}
-    if found not in (0, top):
-        sets[f"all {found} induction heads" if found > 1 else "the one induction head"] = ranked[:found]
+    if count not in (0, top):
+        sets[f"all {count} induction heads" if count > 1 else "the one induction head"] = ranked[:count]
     return sets
 
 

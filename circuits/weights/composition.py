@@ -47,7 +47,7 @@ class _Factor:
 
 
 def _triangle(matrix: Tensor) -> Tensor:
-    """R of the QR decomposition, up to signs: by Cholesky where the columns are well apart, which is faster."""
+    """Return R of the QR decomposition up to signs: by Cholesky, which is faster, where the columns are well apart."""
     matrix = matrix.double()
     if matrix.shape[-1] <= matrix.shape[-2]:
         R, failed = torch.linalg.cholesky_ex(matrix.mT @ matrix, upper=True)
@@ -67,14 +67,14 @@ _ABSORBED: dict[Composition | None, tuple[Projection, Projection]] = {
 
 
 def _factor(model: Model, site: str, kind: Composition | None, fold_norm: bool) -> _Factor:
-    """All heads of a kind as writers (no kind) or as readers by their queries, keys or values."""
+    """Factor all heads of a kind, as writers (no kind) or as readers by their queries, keys or values."""
     # The first is absorbed as its triangle into the second.
-    absorbed, kept = _ABSORBED[kind]
+    absorbed, multiplied = _ABSORBED[kind]
     rows: list[Tensor] = []
     spreads: list[Tensor] = []
     for layer in model.layers(site):
-        inner, outer = (projection(model, layer, name, fold_norm=fold_norm) for name in (absorbed, kept))
-        inner, outer = (inner.mT if absorbed == "O" else inner), (outer if kept == "O" else outer.mT)
+        inner, outer = (projection(model, layer, name, fold_norm=fold_norm) for name in (absorbed, multiplied))
+        inner, outer = (inner.mT if absorbed == "O" else inner), (outer if multiplied == "O" else outer.mT)
         factor = _triangle(inner) @ outer.double()
         # Scores know no scale: with norm 1 no square overflows, whatever the weights' size. Idle heads become NaN.
         factor = factor / torch.linalg.matrix_norm(factor, keepdim=True)
@@ -87,7 +87,7 @@ def _factor(model: Model, site: str, kind: Composition | None, fold_norm: bool) 
 def composition_scores(
     model: Model, *, fold_norm: bool = True, memory: int = MEMORY, progress: bool = True
 ) -> CompositionScores:
-    """How strongly every head is wired into every later one, for all pairs that share a stream.
+    """Measure how strongly every head is wired into every later one, for all pairs that share a stream.
 
     Head 1 writes W_OV1; head 2 takes it into its queries (Q: |W_OV1 W_QK2|), keys (K: |W_QK2 W_OV1^T|) or values (V:
     |W_OV1 W_OV2|), each over the product of the two Frobenius norms. Chance, d_model^-0.5, is the root mean square when
@@ -96,11 +96,9 @@ def composition_scores(
     `largest_by_chance`.
 
     Args:
-        model: the model.
         fold_norm: whether the norms between writer and reader are multiplied in: their scales, and with LayerNorm
             that the reader does not see the stream's mean. What the writer writes is as it is, its mean included.
         memory: bytes that the block of one product may take, beside two stacks of factors; one head's at least.
-        progress: whether to show a progress bar.
 
     Returns:
         Raw scores, z-scores and the baseline, for the kinds of heads that the model has. With `fold_norm=False` the Q
@@ -140,19 +138,17 @@ def largest_by_chance(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Floats:
-    """The largest z of all pairs in the same model with its writers turned at random.
+    """Return the largest z of all pairs in the same model with its writers rotated at random.
 
     Each head that writes is turned by a rotation of its own, which keeps its singular values: all of a model that
     composition scores see but its wiring.
 
     Args:
-        model: the model.
         draws: such models; each costs what `composition_scores` does. With 19, an edge over the largest of them has
             p = 0.05 over all pairs together (`CompositionScores.discoveries`).
         seed: of the rotations.
         fold_norm: as the scores are that they are held against.
         memory: as in `composition_scores`.
-        progress: whether to show a progress bar.
 
     Returns:
         The largest z of each draw, `[draw]`.
@@ -177,7 +173,7 @@ def largest_by_chance(
 
 
 def _turned(factor: _Factor, random: torch.Generator) -> _Factor:
-    """The same heads, each turned by a random rotation: its triangle in front of a random frame of as many rows."""
+    """Rotate the same heads at random: each keeps its triangle, in front of a random frame of as many rows."""
     triangle = torch.linalg.qr(factor.rows.mT.double(), mode="r").R.mT
     frame = torch.linalg.qr(torch.randn(factor.rows.mT.shape, generator=random, dtype=torch.float64)).Q
     return _Factor((triangle @ frame.mT.to(triangle.device)).to(factor.rows.dtype), factor.spread)

@@ -19,7 +19,7 @@ Score = Literal["raw", "excess", "z"]
 
 
 def wires_of(kinds: Collection[str]) -> list[Pair]:
-    """The pairs of kinds, with the reader's input, that there are among these kinds of heads."""
+    """Return the pairs of kinds, with the reader's input, that exist among these kinds of heads."""
     return [pair for pair in WIRES if pair[0] in kinds and pair[1] in kinds]
 
 
@@ -52,7 +52,7 @@ class CompositionScores(Result):
         return {pair: frozen(table - self.baseline) for pair, table in self.raw.items()}
 
     def between(self, writer: str, reader: str, kind: str, score: Score = "raw") -> Floats:
-        """The scores between two kinds of heads.
+        """Return the scores between two kinds of heads.
 
         Args:
             writer: the kind of the heads that write, such as `encoder.self`.
@@ -74,7 +74,7 @@ class CompositionScores(Result):
         return frozen(self.raw[pair] - self.baseline) if score == "excess" else getattr(self, score)[pair]
 
     def _pair(self, writer: str, reader: str, kind: str) -> Pair:
-        """The pair of kinds, if there is such a wire and these scores have it."""
+        """Return the pair of kinds, if there is such a wire and these scores have it."""
         pair = check_pair(writer, reader, kind)
         if pair not in self.raw:
             there = ", ".join(dict.fromkeys(f"{first} -> {second}" for first, second, _ in self.raw))
@@ -82,7 +82,7 @@ class CompositionScores(Result):
         return pair
 
     def edge(self, writer: Head | str, reader: Head | str, kind: str) -> ScoredEdge:
-        """One pair of heads with its scores.
+        """Return one pair of heads with its scores.
 
         Raises:
             UnknownHead: an address that is malformed.
@@ -98,7 +98,7 @@ class CompositionScores(Result):
         return self._scored(pair, at)
 
     def top(self, n: int = 20, *, by: Score = "z", pairs: Sequence[Pair] | None = None) -> Edges:
-        """The strongest edges.
+        """Return the strongest edges.
 
         Args:
             n: how many, at most.
@@ -114,18 +114,18 @@ class CompositionScores(Result):
             InvalidInput: a number under 1, or pairs that do not exist.
         """
         whole("n", n, 1)
-        found: list[tuple[float, Pair, tuple[int, ...]]] = []
+        cells: list[tuple[float, Pair, tuple[int, ...]]] = []
         for pair in self.raw if pairs is None else self._pairs(pairs):
             table = self.between(*pair, score=by)
             ranked = np.argsort(np.where(np.isnan(table), np.inf, -table), axis=None, kind="stable")
             for flat in ranked[: min(n, int((~np.isnan(table)).sum()))]:
                 at = tuple(int(index) for index in np.unravel_index(flat, table.shape))
-                found.append((float(table[at]), pair, at))
-        found.sort(key=lambda cell: -cell[0])
-        return Edges(tuple(self._scored(pair, at) for _, pair, at in found[:n]), self.provenance["digest"])
+                cells.append((float(table[at]), pair, at))
+        cells.sort(key=lambda item: -item[0])
+        return Edges(tuple(self._scored(pair, at) for _, pair, at in cells[:n]), self.provenance["digest"])
 
     def discoveries(self, largest: Floats, level: float = 0.05) -> Edges:
-        """The edges whose z is beyond that of random wiring, all pairs of the model taken together.
+        """Return the edges whose z is beyond that of random wiring, all pairs of the model taken together.
 
         Args:
             largest: what `circuits.largest_by_chance` gave for this model, with norms folded as here.
@@ -145,16 +145,16 @@ class CompositionScores(Result):
             need = int(np.ceil(1 / level)) - 1 if level > 0 else 0
             how = f"give {need} draws or more" if need else "give a level over 0"
             raise InvalidInput(f"level={level:g} of {len(draws)} draws: p cannot be under 1 / (1 + draws): {how}.")
-        found = self.top(max(self.n_pairs, 1))
+        strongest = self.top(max(self.n_pairs, 1))
         threshold = draws[::-1][beaten] if beaten < len(draws) else -np.inf
-        return Edges(tuple(edge for edge in found if edge.z > threshold), found.digest)
+        return Edges(tuple(edge for edge in strongest if edge.z > threshold), strongest.digest)
 
-    def _pairs(self, given: Any) -> list[Pair]:
+    def _pairs(self, pairs: Any) -> list[Pair]:
         try:
-            return [self._pair(*pair) for pair in given]
+            return [self._pair(*pair) for pair in pairs]
         except TypeError:
             how = f"give a list of (writer, reader, kind), such as [{next(iter(self.raw))}]."
-            raise InvalidInput(f"pairs={given!r}: {how}") from None
+            raise InvalidInput(f"pairs={pairs!r}: {how}") from None
 
     def _scored(self, pair: Pair, at: tuple[int, ...]) -> ScoredEdge:
         (stack, kind), (other, what) = parse_kind(pair[0]), parse_kind(pair[1])
@@ -163,7 +163,7 @@ class CompositionScores(Result):
         return ScoredEdge(edge, raw, raw - self.baseline, float(self.z[pair][at]))
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a pair of heads that exists: `edge, writer, reader, kind, raw, excess, z`, in forward order."""
+        """Return one row per pair of heads: `edge, writer, reader, kind, raw, excess, z`, in forward order."""
         parts: list[pd.DataFrame] = []
         for (write, read, kind), table in self.raw.items():
             at = np.argwhere(~np.isnan(table))

@@ -37,10 +37,9 @@ def copying_scores(
     vocab_range: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
-    """How much what each decoder head writes of a token raises that very token.
+    """Measure how much what each decoder head writes of a token raises that very token.
 
     Args:
-        model: the model.
         sequence_length: random tokens in a row, all different: n.
         batch_size: rows.
         vocab_range: the ids to draw from, both included; those of scaled values within +-1.01 by default.
@@ -81,7 +80,7 @@ def copying_scores(
 
 
 def _ratios(model: Model, batch: Batch, ids: Tensor, at: AttentionLayer) -> Tensor:
-    """r of each head of a layer by row, `[row, head]`."""
+    """Compute r of each head of a layer by row, `[row, head]`."""
     # Cross heads read the tokens before EOS, self heads those after the start token, if there is one.
     first = 0 if at.kind == "cross" else batch.decoder_input_ids.shape[1] - ids.shape[1]
     # A padded vocabulary ends with rows that no token has.

@@ -49,10 +49,9 @@ class HeadCircuit(FactoredMatrix):
 
 
 def qk_circuit(model: Model, head: Head | str, *, fold_norm: bool = True) -> HeadCircuit:
-    """W_Q W_K^T: which keys a head's queries look for.
+    """Compute W_Q W_K^T: which keys a head's queries look for.
 
     Args:
-        model: the model.
         head: such as `decoder.cross.3.5`.
         fold_norm: whether the norms, and GPT-2's 1/sqrt(d_head), are multiplied in; without, it is the plain
             `W_Q @ W_K.T` of the cursive-transformer notebook.
@@ -72,10 +71,9 @@ def qk_circuit(model: Model, head: Head | str, *, fold_norm: bool = True) -> Hea
 
 
 def ov_circuit(model: Model, head: Head | str, *, fold_norm: bool = True) -> HeadCircuit:
-    """W_V W_O: what a head writes of what it attends to.
+    """Compute W_V W_O: what a head writes of what it attends to.
 
     Args:
-        model: the model.
         head: such as `decoder.cross.3.5`.
         fold_norm: whether the norm is multiplied in; without, it is the plain `W_V @ W_O` of the
             cursive-transformer notebook.

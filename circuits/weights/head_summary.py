@@ -32,10 +32,9 @@ def head_summary(
     mosaic: Mosaic | None = None,
     scores: Mapping[str, HeadScores] | Sequence[HeadScores] = (),
 ) -> pd.DataFrame:
-    """What the weights say of every head, norms folded: one row a head, in forward order.
+    """Summarize the weights of every head, norms folded: one row per head, in forward order.
 
     Args:
-        model: the model.
         tokens: which tokens the scores in token space are over; by default the values within +-1.01.
         mosaic: adds `current_token, token_to_right, either` (the larger), missing outside its kind of head.
         scores: further scores, such as `probes.head_scores(model)` or `[circuits.head_effects(model, batch)]`, each a
@@ -61,7 +60,7 @@ def head_summary(
 def summary_of(
     model: Model, layers: Sequence[AttentionLayer], tokens: Tokens | None, mosaic: Mosaic | None, scores: Any, name: str
 ) -> pd.DataFrame:
-    """The rows of `head_summary` of some layers, whose other arguments it takes; `name` is that of the scores."""
+    """Return the rows of `head_summary` for some layers, with its arguments; `name` is that of the scores."""
     joined = _to_join(model, mosaic, scores, name)
     ids = tokens_or_narrow(model, tokens)
     biases = {
@@ -71,7 +70,7 @@ def summary_of(
     }
     rows: list[dict[str, object]] = []
     for at in layers:
-        found = _of_layer(model, at, ids)
+        of_layer = _of_layer(model, at, ids)
         distances = biases.get(f"{at.stack}.{at.kind}")
         for index in range(model.n_heads):
             rows.append(
@@ -81,7 +80,7 @@ def summary_of(
                     "kind": at.kind,
                     "layer": at.layer,
                     "index": index,
-                    **{column: found[column][index] for column in COLUMNS},
+                    **{column: of_layer[column][index] for column in COLUMNS},
                     "preferred_distance": pd.NA if distances is None else int(distances[index]),
                 }
             )
@@ -97,36 +96,36 @@ ADDRESS = ("head", "stack", "kind", "layer", "index", "preferred_distance")
 
 
 def _of_layer(model: Model, at: AttentionLayer, ids: Tensor) -> dict[str, Floats]:
-    """The columns that come from the weights, `[head]`, of all heads of a layer at once."""
+    """Compute the columns that come from the weights, `[head]`, for all heads of a layer at once."""
     weights = layer_weights(model, at)
-    found: dict[str, Floats] = {}
+    columns: dict[str, Floats] = {}
     for name, score in CIRCUITS.items():
         circuit: FactoredMatrix = getattr(weights, name)
         between = token_factors(model, Head(at.stack, at.kind, at.layer, 0), name, circuit, ids, True)
-        found[score] = between.less_row_means().eigenvalue_score()[0].cpu().numpy()
+        columns[score] = between.less_row_means().eigenvalue_score()[0].cpu().numpy()
         squares = circuit.singular_values()[0].square().cpu().numpy()
         with np.errstate(invalid="ignore"):
-            found[f"{name.lower()}_stable_rank"] = squares.sum(-1) / squares.max(-1)
-        found[f"{name.lower()}_norm"] = np.sqrt(squares.sum(-1))
-    return found
+            columns[f"{name.lower()}_stable_rank"] = squares.sum(-1) / squares.max(-1)
+        columns[f"{name.lower()}_norm"] = np.sqrt(squares.sum(-1))
+    return columns
 
 
 def _to_join(model: Model, mosaic: Mosaic | None, scores: Any, name: str) -> list[tuple[str, HeadScores]]:
-    """What is joined under which name, held against the model."""
-    given = list(cast(Mapping[str, HeadScores], scores).values()) if isinstance(scores, Mapping) else scores
-    if not isinstance(given, Sequence) or not all(isinstance(item, HeadScores) for item in given):  # type: ignore[redundant-expr]
+    """Return the scores to join and their columns, checked against the model."""
+    listed = list(cast(Mapping[str, HeadScores], scores).values()) if isinstance(scores, Mapping) else scores
+    if not isinstance(listed, Sequence) or not all(isinstance(item, HeadScores) for item in listed):  # type: ignore[redundant-expr]
         raise InvalidInput(
             f"{name}= takes a list of HeadScores, or what probes.head_scores gave; a mosaic goes to mosaic=."
         )
     own = [] if mosaic is None else [(kind, getattr(mosaic, kind)) for kind in (*MOSAIC_KINDS, "either")]
-    taken = {*COLUMNS, *ADDRESS, *(column for column, _ in own)}
-    for item in cast(Sequence[HeadScores], given):
-        if item.name in taken:
+    reserved = {*COLUMNS, *ADDRESS, *(column for column, _ in own)}
+    for item in cast(Sequence[HeadScores], listed):
+        if item.name in reserved:
             raise InvalidInput(f"scores called {item.name!r}: the table has a column of this name already.")
-    found = [*own, *((item.name, item) for item in cast(Sequence[HeadScores], given))]
-    for _, item in found:
+    joined = [*own, *((item.name, item) for item in cast(Sequence[HeadScores], listed))]
+    for _, item in joined:
         check_digest(model, item)
-    return found
+    return joined
 
 
 def _joined(frame: pd.DataFrame, name: str, scores: HeadScores) -> pd.DataFrame:

@@ -98,12 +98,12 @@ class InductionCandidates:
         return Edges(tuple(candidate.edge for candidate in self.candidates), self.provenance["digest"])
 
     def heads(self) -> tuple[Head, ...]:
-        """All heads of all candidates, each once, those that feed first."""
+        """Return all heads of all candidates, each once, the writers first."""
         edges = [candidate.edge.edge for candidate in self.candidates]
         return tuple(dict.fromkeys([*(edge.heads[0] for edge in edges), *(edge.heads[1] for edge in edges)]))
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a candidate: `route, edge, writer, reader, kind, raw, excess, z`, its scores, `strength`."""
+        """Return one row per candidate: `route, edge, writer, reader, kind, raw, excess, z`, its scores, `strength`."""
         frame = self.edges.to_frame()
         frame.insert(0, "route", [candidate.route for candidate in self.candidates])
         names = ("writer_score", "mosaic_score", "token_score", "strength")
@@ -111,7 +111,7 @@ class InductionCandidates:
 
 
 def fitting_scores(model: Model, seed: int = 0) -> dict[str, HeadScores]:
-    """What `probes.head_scores` gives by default, of shorter sequences where the model has too few positions for it."""
+    """Run `probes.head_scores` as by default, with shorter sequences where the model has too few positions."""
     length, repetitions = 25, 4
     if model.max_positions is not None:
         length = min(length, model.max_positions // repetitions)
@@ -128,10 +128,9 @@ def induction_candidates(
     least_z: float = 3.0,
     progress: bool = True,
 ) -> InductionCandidates:
-    """Pairs of a head and an induction head that could be its circuit, by the routes that the architecture has.
+    """Find pairs of a head and an induction head that could be its circuit, by the architecture's routes.
 
     Args:
-        model: the model.
         mosaic: the induction mosaic of this model.
         composition: what `composition_scores(model)` gave; computed when not given.
         scores: what `probes.head_scores(model)` gave; run when not given, on what fits into the model.
@@ -139,7 +138,6 @@ def induction_candidates(
             head; lower it to see what was left out.
         least_z: from which z-score on a wire counts. It holds off what a random rotation gives; in a trained model
             many wires are over it, so that the order says more than the list.
-        progress: whether to show a progress bar.
 
     Returns:
         All pairs with both heads at the threshold and a wire between them, strongest first. None, where the model has
@@ -162,7 +160,7 @@ def induction_candidates(
             raise InvalidInput(f"{name}={value!r} must be a number.")
     if wires.provenance["digest"] != model.digest:
         raise InvalidInput(f"the composition scores are of other weights than {model.name}: make them with this model.")
-    found: list[InductionCandidate] = []
+    candidates: list[InductionCandidate] = []
     for route, (name, pair) in ROUTES[".".join(model.family.context)].items():
         writers = behaviour.get(f"{pair[0]}.{name}")
         if writers is None:
@@ -176,8 +174,8 @@ def induction_candidates(
                 if wires.z[pair][first.layer, first.head, second.layer, second.head] >= least_z:
                     edge = wires.edge(first, second, pair[2])
                     tokens = float(token_composition(model, edge).centred.eigenvalue_score())
-                    found.append(InductionCandidate(route, edge, writer.score, reader.score, tokens))
-    found.sort(key=lambda candidate: -candidate.strength)
+                    candidates.append(InductionCandidate(route, edge, writer.score, reader.score, tokens))
+    candidates.sort(key=lambda candidate: -candidate.strength)
     settings = {"threshold": threshold, "least_z": least_z, "mosaic": mosaic.provenance.get("stimulus")}
     source = provenance(model, name="induction_candidates", **settings)
-    return InductionCandidates(tuple(found), threshold, source)
+    return InductionCandidates(tuple(candidates), threshold, source)

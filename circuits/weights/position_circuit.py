@@ -36,7 +36,7 @@ class PositionCircuit(FactoredMatrix):
         return f"PositionCircuit(QK of {self.of}, {len(self.positions)} positions)"
 
     def pattern(self) -> Float[Tensor, "query key"]:
-        """The attention that these scores give: softmax over the keys at or before each query's position."""
+        """Return the attention that these scores give: softmax over the keys at or before each query's position."""
         ahead = self.positions[:, None] < self.positions
         return self.full().masked_fill(ahead.to(self.A.device), -torch.inf).softmax(-1)
 
@@ -48,7 +48,7 @@ class PositionCircuit(FactoredMatrix):
 
 
 def position_circuit(circuit: HeadCircuit, positions: Sequence[int] | range | None = None) -> PositionCircuit:
-    """A head's QK circuit from positions to positions, through W_pos, biases included.
+    """Compute a head's QK circuit from positions to positions, through W_pos, biases included.
 
     Args:
         circuit: of `qk_circuit`. An unfolded one takes W_pos as it is, and lacks GPT-2's 1/sqrt(d_head).

@@ -83,7 +83,7 @@ class TokenMeans:
 
 
 def as_tokens(model: Model, tokens: Tokens) -> Tensor:
-    """The token ids that are meant, each once.
+    """Return the ids that a range or a list of tokens stands for, each once.
 
     Args:
         model: whose vocabulary it is.
@@ -106,7 +106,7 @@ def as_tokens(model: Model, tokens: Tokens) -> Tensor:
 
 
 def tokens_or_narrow(model: Model, tokens: Tokens | None) -> Tensor:
-    """The token ids that are meant; without any those of the values within +-1.01, which default stimuli are of."""
+    """Return the token ids, by default those of the values within +-1.01, of which default stimuli consist."""
     return as_tokens(model, token_range(None, tokens_for(model, None)[0]) if tokens is None else tokens)
 
 
@@ -115,40 +115,40 @@ def _is_range(tokens: Tokens) -> bool:
 
 
 def normed(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
-    """A residual stream divided by its deviation, as the norms do before their scale: what folded weights act on."""
+    """Divide a residual stream by its deviation, as norms do before their scale: folded weights act on this."""
     # All norms of a model have one epsilon.
     return final_norm(model).divided(stream)
 
 
 def tokens_as_values(model: Model, ids: Int[Tensor, "token"]) -> Float[Tensor, "token"]:
-    """The tokens' bin centres, NaN where they are no values: special tokens, and all of a text model."""
+    """Return the tokens' bin centres; NaN for special tokens, and for all of a text model."""
     if model.tokens_are_values:
         return token_values(model, ids)
     return torch.full(ids.shape, torch.nan)
 
 
 def _embedded(model: Model, stack: Stack, ids: Tensor, folded: bool, dtype: torch.dtype) -> Tensor:
-    """Embeddings as a head with or without folded norms reads them, `[token, d_model]`."""
+    """Return embeddings as a head with or without folded norms reads them, `[token, d_model]`."""
     rows = embedding(model, stack)[ids.to(model.device)].to(dtype)
     return normed(model, rows) if folded else rows
 
 
 def _read_out(model: Model, stack: Stack, ids: Tensor, folded: bool, dtype: torch.dtype) -> Tensor:
-    """What the stream that a head writes to is compared with, `[d_model, token]`."""
+    """Return the directions with which the stream that a head writes to is compared, `[d_model, token]`."""
     if stack == "encoder":
         return embedding(model, "encoder")[ids.to(model.device)].to(dtype).T
     return unembedding(model, fold_norm=folded)[:, ids.to(model.device)].to(dtype)
 
 
 def _source(head: Head) -> Stack:
-    """The stack whose stream a head's keys and values are."""
+    """Return the stack whose stream a head's keys and values are."""
     return "encoder" if head.kind == "cross" else head.stack
 
 
 def token_circuit(
     circuit: HeadCircuit, tokens: Tokens | None = None, *, keys: TokenMeans | None = None
 ) -> TokenCircuit:
-    """A head's QK or OV circuit from tokens to tokens, through the embedding and the unembedding.
+    """Compute a head's QK or OV circuit from tokens to tokens, through the embedding and the unembedding.
 
     A decoder head's OV circuit goes to logits, through the decoder's final norm (its scale folded, its deviation left
     out) and T5's scaling. What an encoder head writes has no path to the logits of its own; it is
@@ -178,12 +178,12 @@ def token_circuit(
     ids = tokens_or_narrow(model, tokens)
     if keys is not None and (head.kind != "cross" or not circuit.folded):
         raise InvalidInput(f"{head}: keys= stands for the encoder's output, which cross heads with folded norms read.")
-    made = token_factors(model, head, circuit.name, circuit, ids, circuit.folded, keys, circuit.biases)
+    factors = token_factors(model, head, circuit.name, circuit, ids, circuit.folded, keys, circuit.biases)
     axes = ("query", "key") if circuit.name == "QK" else ("attended", "output")
     by = "embedding" if keys is None else "means"
     source = provenance(model, name="token_circuit", folded=circuit.folded, keys=by)
     values, bias = tokens_as_values(model, ids), circuit.position_bias
-    return TokenCircuit(made.A, made.B, circuit.name, head, *axes, ids, values, source, bias)
+    return TokenCircuit(factors.A, factors.B, circuit.name, head, *axes, ids, values, source, bias)
 
 
 def token_factors(
@@ -196,10 +196,9 @@ def token_factors(
     keys: TokenMeans | None = None,
     biases: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> FactoredMatrix:
-    """QK or OV circuits of one head, or of several of its kind, between tokens: see `token_circuit`.
+    """Compute QK or OV circuits of one head, or of several of its kind, between tokens: see `token_circuit`.
 
     Args:
-        model: the model.
         head: any of the heads.
         name: which circuit it is.
         circuit: `[..., d_model, d_model]`.
@@ -225,13 +224,13 @@ def token_factors(
 
 
 def biased(rows: Float[Tensor, "*head row d_head"], bias: Tensor | None) -> Float[Tensor, "*head row d_head"]:
-    """Rows with a bias `[..., d_head]` added; themselves where there is none."""
+    """Add a bias `[..., d_head]` to rows; where it is zero they stay as they are."""
     # Adding zeros would not be nothing: it makes 0 of -0.
     return rows if bias is None or not bool(bias.any()) else rows + bias[..., None, :].to(rows)
 
 
 def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Tokens | None = None) -> TokenCircuit:
-    """Two heads composed, from tokens to tokens: what the wire between them carries.
+    """Compose two heads, from tokens to tokens: what the wire between them carries.
 
     K: E W_QK2 W_OV1^T E^T, from the reader's query tokens to the tokens that the writer attends to; a
     previous-token head that feeds an induction head's keys matches, with positive eigenvalues. Q: E W_OV1 W_QK2 E^T.
@@ -239,7 +238,6 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
     are in it (b_V of the writer; b_Q or b_K of the reader on its other side), as in what the writer adds to a score.
 
     Args:
-        model: the model.
         edge: such as `encoder.self.0.2 -> decoder.cross.1.3:k`, or one that was scored; norms are folded.
         tokens: an inclusive range as a pair, or a list of ids; by default the values within +-1.01.
 
@@ -289,10 +287,9 @@ def _means(model: Model, keys: TokenMeans, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encoder_output_by_token(model: Model, batches: Batch | Sequence[Batch]) -> TokenMeans:
-    """The mean encoder output at each token that occurs, before the final norm's scale.
+    """Average the encoder output at each token that occurs, before the final norm's scale.
 
     Args:
-        model: the model.
         batches: one or several, such as many seeds of `probes.random_tokens`.
 
     Returns:
@@ -304,18 +301,18 @@ def encoder_output_by_token(model: Model, batches: Batch | Sequence[Batch]) -> T
         InvalidInput: no batches, or tokens outside the vocabulary.
     """
     as_model(model).kind("encoder.self")
-    found = [batches] if isinstance(batches, Batch) else list(batches)
-    if not found:
+    listed = [batches] if isinstance(batches, Batch) else list(batches)
+    if not listed:
         raise InvalidInput("no batches to take means over: give at least one.")
     totals = torch.zeros(model.d_vocab, model.d_model, dtype=torch.float64)
     counts = torch.zeros(model.d_vocab, dtype=torch.long)
     last = f"encoder.{model.n_layers['encoder'] - 1}.resid_post"
-    for batch in found:
+    for batch in listed:
         stream = normed(model, capture(model, batch, [last])[last].double().cpu())
-        kept = batch.attention_mask.bool().cpu()
-        ids = batch.input_ids.cpu()[kept]
-        totals.index_add_(0, ids, stream[kept])
+        shown = batch.attention_mask.bool().cpu()
+        ids = batch.input_ids.cpu()[shown]
+        totals.index_add_(0, ids, stream[shown])
         counts += torch.bincount(ids, minlength=model.d_vocab)
     tokens = counts.nonzero()[:, 0]
-    source = provenance(model, name="encoder_output_by_token", batches=len(found))
+    source = provenance(model, name="encoder_output_by_token", batches=len(listed))
     return TokenMeans(tokens, totals[tokens] / counts[tokens, None], counts[tokens], source)

@@ -185,7 +185,6 @@ def ablate(
     """Ablate heads, attention layers or sites in whatever runs inside.
 
     Args:
-        model: the model.
         targets: such as `["decoder.cross.1.3", "encoder.self.0", "decoder.0.mlp_out"]`, or
             `mosaic.heads()`.
         method: `zero`; `mean` over the reference; `resample` from the reference, row by row.

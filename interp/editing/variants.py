@@ -116,7 +116,6 @@ def resume(
     """The decoder's last norm, of variants of its residual stream at some layer.
 
     Args:
-        model: the model.
         context: what the decoder reads, a row each.
         x: the residual stream `[row, variant, pos, d_model]`.
         layer: where it is.
@@ -229,7 +228,6 @@ def variant_heads(
     """Replace decoder heads in some variants of folded runs: kept where 1, filled where 0.
 
     Args:
-        model: the model.
         keep: by attention layer, which heads each variant keeps.
         fill: by attention layer, what stands for heads that are not kept; zero where none is given.
     """

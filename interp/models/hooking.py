@@ -29,7 +29,6 @@ def follow(model: M, *checks: Callable[[M], None]) -> Tree:
     """Make a handle one of the modules as they are now, with hook points on those that came since the last use.
 
     Args:
-        model: the handle.
         checks: of what was made, beside the check of the hook points; if one fails, all is undone.
 
     Returns:

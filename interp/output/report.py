@@ -197,7 +197,7 @@ def file_name(name: str) -> str:
 
 
 def is_page(out: Path) -> bool:
-    """Whether a place is one page instead of a folder."""
+    """Tell whether a place is one page instead of a folder."""
     return out.suffix.lower() == ".html"
 
 

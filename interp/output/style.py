@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 
 def label(name: str) -> str:
-    """A name as it is written on a figure."""
+    """Return a name as it is written on a figure."""
     return LABELS.get(name, name.replace("_", " "))
 
 
 def styled(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
-    """The figure with title, font and template of its own, leaving plotly's defaults alone."""
+    """Give a figure its title, font and template, leaving plotly's defaults alone."""
     return figure.update_layout(
         template="plotly_white",
         title={"text": title, "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#666"}}, "x": 0.02},
@@ -39,24 +39,24 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> 
 
 
 def heads_of(sites: Iterable[str]) -> str:
-    """Which heads are shown, in words: `decoder cross-attention heads`; without the kind where models differ."""
+    """Say which heads are shown: `decoder cross-attention heads`; without the kind where models differ."""
     kinds = dict.fromkeys(site.replace(".", " ") + "-" for site in sites)
     return f"{next(iter(kinds)) if len(kinds) == 1 else 'decoder '}attention heads"
 
 
 def short(model: str) -> str:
-    """A model's name without its owner or folder."""
+    """Return a model's name without its owner or folder."""
     return model.rstrip("/").split("/")[-1].strip(".") or "model"
 
 
 def unique(models: Sequence[str]) -> list[str]:
-    """Short names where they tell models apart, full ones where not, numbered where they repeat."""
+    """Return short names where they tell models apart, full ones where not, numbered where they repeat."""
     names = [name if [short(m) for m in models].count(short(name)) > 1 else short(name) for name in models]
     return [f"{n} ({names[:i].count(n) + 1})" if names[:i].count(n) else n for i, n in enumerate(names)]
 
 
 def expected(value: Any, kind: type[T], maker: str, package: str = "probes") -> T:
-    """What is to be drawn, if it is of the kind that a figure draws.
+    """Return what is to be drawn, if it is of the kind that a figure draws.
 
     Raises:
         InvalidInput: it is something else.

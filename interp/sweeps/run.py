@@ -75,7 +75,6 @@ def sweep(
             default this process.
         dtype: of the weights of models that are opened here.
         device: where these run.
-        progress: whether to show a bar.
 
     Returns:
         The results of the whole grid.

@@ -121,7 +121,6 @@ def train(
         device: where to train.
         workers: processes that make data ahead; 0 makes them in this one.
         save_every: steps between checkpoints.
-        progress: whether to show a progress bar.
 
     Returns:
         `out`, with `config.json`, `model.safetensors` and `training.json`: the recipe, the loss,

@@ -234,7 +234,7 @@ def _spearman(a: Floats, b: Floats) -> float:
 
 
 def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) -> Mosaic:
-    """The scores of all heads that read the past on repeated random tokens.
+    """Score all heads that read the past on repeated random tokens.
 
     Args:
         model: the model. Its family says which heads: `decoder.cross`, or `decoder.self` without an encoder.
@@ -291,7 +291,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
 
 
 def _mean(paid: Tensor) -> Floats:
-    """The mean over the batch, which is axis 1 of `[layer, batch, head, ...]`."""
+    """Return the mean over the batch, which is axis 1 of `[layer, batch, head, ...]`."""
     return paid.cpu().double().mean(1).numpy()
 
 
@@ -307,7 +307,7 @@ def _bin_errors(model: Model, ln_final: Tensor, continuation: Tensor) -> Floats:
 
 
 def _ends(model: Model, tokens: RepeatedTokens) -> Tensor | None:
-    """Where each row of the encoder's tokens ends with EOS, `[row]`; None where one does not."""
+    """Return where each row of the encoder's tokens ends with EOS, `[row]`; None where one does not."""
     eos = model.vocabulary.eos if tokens.has_encoder else None
     if eos is None:
         return None

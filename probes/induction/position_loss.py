@@ -104,7 +104,7 @@ class PositionLoss(Result):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a position: `model, position, half` (1 or 2), `loss, low, high, n`, over n rows."""
+        """Return one row per position: `model, position, half` (1 or 2), `loss, low, high, n`, over n rows."""
         positions = np.arange(self.rows.shape[1])
         return pd.DataFrame(
             {

@@ -16,7 +16,7 @@ class Framed(Protocol):
     """Anything that gives its tidy frame, such as a sweep."""
 
     def to_frame(self) -> pd.DataFrame:
-        """The tidy frame."""
+        """Return the tidy frame."""
         ...
 
 

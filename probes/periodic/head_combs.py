@@ -45,7 +45,7 @@ class HeadCombs:
         return strengths.heads()
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head: `head, layer, index, spacing, period, strength, p_permuted, p_blocks, p_shuffled,
+        """Return one row per head: `head, layer, index, spacing, period, strength, p_permuted, p_blocks, p_shuffled,
         p, q`."""
         layers, heads = self.spacing.shape
         names = ("spacing", "strength", "p_permuted", "p_blocks", "p_shuffled", "p", "q")

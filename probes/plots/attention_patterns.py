@@ -14,7 +14,7 @@ from probes.attention import AttentionCurves, AttentionPatterns
 def _axis(
     tokens: tuple[int | None, ...] | None, values: Floats | None, size: int, as_ids: bool, special: dict[int, str]
 ) -> list[str]:
-    """Tick texts of one axis: position, and the value or the special token there."""
+    """Return the tick texts of one axis: position, and the value or the special token there."""
     if tokens is None:
         return [str(i) for i in range(size)]
     if as_ids or values is None:
@@ -28,7 +28,7 @@ def _axis(
 def attention(
     patterns: AttentionPatterns, *, columns: int = 4, ticks: Literal["values", "tokens"] = "values"
 ) -> go.Figure:
-    """Attention patterns, one panel a head, queries down and keys across.
+    """Draw attention patterns, one panel per head, queries down and keys across.
 
     Args:
         patterns: what `attention_patterns` read: one head, a layer, or any choice.
@@ -111,12 +111,12 @@ def _curves(curves: AttentionCurves, title: str, x_title: str) -> go.Figure:
 
 
 def attention_by_value(curves: AttentionCurves) -> go.Figure:
-    """Attention against the key's value minus the query's, one line a head."""
+    """Draw attention against the key's value minus the query's, one line per head."""
     return _curves(curves, "Attention against value difference", "value of the key minus value of the query (scaled)")
 
 
 def attention_by_lag(curves: AttentionCurves) -> go.Figure:
-    """Attention against how far back the key is, one line a head."""
+    """Draw attention against the lag of the key, one line per head."""
     cross = curves.heads[0].kind == "cross"
     return _curves(
         curves, "Attention against lag", "steps before the end of the context" if cross else "query minus key, steps"

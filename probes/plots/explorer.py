@@ -46,7 +46,7 @@ class Explorer:
     height: int = field(repr=False, default=1000)
 
     def to_html(self) -> str:
-        """The whole page: it opens from a file and asks nothing of a network."""
+        """Return the whole page: it opens from a file and asks nothing of a network."""
         parts = {
             "data": self.data,
             "plotly": get_plotlyjs(),
@@ -72,7 +72,7 @@ class Explorer:
         return write_text(path, self.to_html())
 
     def show(self) -> None:
-        """Display in a notebook.
+        """Show the page in a notebook.
 
         Raises:
             InvalidInput: this is not a notebook.
@@ -94,7 +94,7 @@ class Explorer:
 
 
 def mosaic_explorer(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD) -> Explorer:
-    """Every mosaic of a sweep on one page: choose the configuration, move the threshold, read and save.
+    """Make one page of every mosaic of a sweep: choose the configuration, move the threshold, read and save.
 
     Args:
         sweep: of induction mosaics, or its frame; there is a drop-down for each of its axes. Where it
@@ -151,7 +151,7 @@ def mosaic_explorer(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOL
 
 
 def _run(part: Any, at: list[int]) -> dict[str, Any]:
-    """A configuration as the page reads it: its place on the axes, its scores `[layer, head]`, its accuracy."""
+    """Return a configuration as the page reads it: its place on the axes, its scores `[layer, head]`, its accuracy."""
     shape = (int(part["layer"].max()) + 1, int(part["index"].max()) + 1)
     if len(part) != shape[0] * shape[1]:
         raise InvalidInput(
@@ -170,12 +170,12 @@ def _run(part: Any, at: list[int]) -> dict[str, Any]:
 
 
 def _means(frame: pd.DataFrame, names: list[str], values: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """The mean mosaic of each configuration over the seeds it was run with, in the place before the first seed."""
+    """Average the mosaics of each configuration over its seeds, and place the mean before the first seed."""
     others = [name for name in names if name != SEED]
-    given = [name for name in ("accuracy", "n_tokens") if name in frame]
+    rows_of_seed = [name for name in ("accuracy", "n_tokens") if name in frame]
     runs: list[dict[str, Any]] = []
     for places, part in _grouped(frame, others, values):
-        mean = part.groupby(["head", "layer", "index"], sort=False, as_index=False)[[*KINDS, *given]].mean()
+        mean = part.groupby(["head", "layer", "index"], sort=False, as_index=False)[[*KINDS, *rows_of_seed]].mean()
         runs.append(_run(mean, [places.get(name, 0) for name in names]))
     return runs
 
@@ -183,14 +183,14 @@ def _means(frame: pd.DataFrame, names: list[str], values: dict[str, list[Any]]) 
 def _grouped(
     frame: pd.DataFrame, names: list[str], values: dict[str, list[Any]]
 ) -> Iterator[tuple[dict[str, int], Any]]:
-    """The rows of each configuration, with its place among the values of each axis."""
+    """Group the rows by configuration, with its place among the values of each axis."""
     groups: Any = frame.groupby(names, sort=False, dropna=False)
     for keys, part in groups:
         yield {name: _place(values[name], key) for name, key in zip(names, keys, strict=True)}, part
 
 
 def _floored(scores: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The largest whole number of units that is not over each score, exactly."""
+    """Return the largest whole number of units that is not over each score, exactly."""
     units = np.floor(scores * UNIT)
     units += (units + 1) / UNIT <= scores
     units -= units / UNIT > scores
@@ -198,7 +198,7 @@ def _floored(scores: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, n
 
 
 def _first(names: list[str], values: dict[str, list[Any]], runs: list[dict[str, Any]], averaged: bool) -> list[int]:
-    """The place of the run that is shown first: the one closest to the published parameters."""
+    """Return the place of the run to show first: the one closest to the published parameters."""
     wanted = {n: values[n].index(v) for n, v in FIRST_SHOWN.items() if v in values.get(n, [])}
     wanted |= {SEED: 0} if averaged else {}
     return max(runs, key=lambda run: sum(run["at"][names.index(n)] == place for n, place in wanted.items()))["at"]
@@ -214,7 +214,7 @@ def _number(value: Any) -> Any:
 
 
 def _script_safe(content: dict[str, Any]) -> str:
-    """JSON in which nothing ends the script element that it stands in."""
+    """Escape JSON so that nothing in it ends the script element that it stands in."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

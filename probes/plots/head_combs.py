@@ -29,7 +29,7 @@ LEVEL = 0.05
 def second_spectrum(
     spectrum: AttentionSpectrum, head: Head | ScoredHead | str | None = None, *, spacings: Sequence[float] = ()
 ) -> go.Figure:
-    """The FFT of the one-sided magnitudes of attention and series: peaks at 1 / spacing of their combs.
+    """Draw the FFT of the one-sided magnitudes of attention and series: peaks at 1 / spacing of their combs.
 
     Args:
         spectrum: the attention.
@@ -85,7 +85,7 @@ def second_spectrum(
 
 
 def combs(head_combs: HeadCombs) -> go.Figure:
-    """Strength of the comb in each head's spectrum, with its spacing where it is beyond chance.
+    """Draw the strength of the comb in each head's spectrum, with its spacing where it is beyond chance.
 
     Args:
         head_combs: what `AttentionSpectrum.comb` returned.

@@ -20,12 +20,12 @@ PUBLISHED_AXES = ("model", "repetitions", "sequence_length")
 
 
 def ordered_colors(n: int) -> list[str]:
-    """Colours from dark to light, one for each of n lines; the palest are left out, they vanish on white."""
+    """Return n colours from dark to light, without the palest, which vanish on white."""
     return list[Any](sample_colorscale(SCALE, list(np.linspace(0, 0.88, n)) if n > 1 else [0.3]))
 
 
 def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, kind: Kind = "either") -> go.Figure:
-    """The published plot: number of induction heads by repetitions, one line a sequence length.
+    """Draw the published plot: number of induction heads by repetitions, one line per sequence length.
 
     Args:
         sweep: of induction mosaics over repetitions and sequence lengths, or its frame.
@@ -56,11 +56,11 @@ def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, k
             part = counts[(counts["model"] == model) & (counts["sequence_length"] == length)]
             if part.empty:
                 continue
-            found = part.groupby("repetitions")[kind].agg(["mean", "min", "max"]).reset_index()
-            mean, low, high = (found[name].to_numpy(dtype=float) for name in ("mean", "min", "max"))
+            counted = part.groupby("repetitions")[kind].agg(["mean", "min", "max"]).reset_index()
+            mean, low, high = (counted[name].to_numpy(dtype=float) for name in ("mean", "min", "max"))
             tail = f"<br>{seeds} seeds: %{{customdata[0]}} to %{{customdata[1]}}" if seeds > 1 else ""
             line = go.Scatter(
-                x=found["repetitions"],
+                x=counted["repetitions"],
                 y=mean,
                 customdata=np.column_stack([low, high]),
                 mode="lines+markers",
@@ -97,7 +97,7 @@ def sweep_lines(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD, k
 
 
 def sweep_heatmap(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD) -> go.Figure:
-    """Number of induction heads by repetitions and sequence length: current token, token to right, either.
+    """Draw the number of induction heads by repetitions and length: current token, token to right, either.
 
     Args:
         sweep: of induction mosaics over repetitions and sequence lengths, or its frame.
@@ -155,7 +155,7 @@ def sweep_heatmap(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD)
 
 
 def _counts(sweep: Framed | pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, int]:
-    """Heads by configuration, and how many seeds there are."""
+    """Count heads by configuration, and seeds."""
     frame = swept(sweep, PUBLISHED_AXES)
     others = [name for name in axis_names(frame) if name not in (*PUBLISHED_AXES, "seed")]
     varied = [name for name in others if len(axis_values(frame, name)) > 1]
@@ -175,6 +175,6 @@ def _titles(counts: pd.DataFrame, models: list[Any]) -> list[str]:
 
 
 def _values(values: list[Any]) -> dict[str, Any]:
-    """An axis with a tick at each value; numeric where they are evenly spaced, so that cells are of one size."""
+    """Return an axis with a tick at each value; numeric where they are evenly spaced, so that cells are of one size."""
     even = len(set(np.diff(np.array(values, dtype=float)).round(9))) <= 1
     return {"type": "linear", "tickvals": values} if even else {"type": "category"}

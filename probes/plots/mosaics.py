@@ -14,7 +14,7 @@ from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic
 
 
 def heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
-    """One cell a head, layers down and heads across; hovering names the head."""
+    """Draw one cell per head, layers down and heads across; hovering names the head."""
     layers, heads = scores.values.shape
     names = [[str(scores.head(i, j)) for j in range(heads)] for i in range(layers)]
     error = np.full(scores.values.shape, np.nan) if scores.stderr is None else scores.stderr
@@ -30,12 +30,12 @@ def heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
 
 
 def ticks(n: int) -> dict[str, Any]:
-    """Ticks of an axis of layers or heads."""
+    """Return the ticks of an axis of layers or heads."""
     return {"tick0": 0, "dtick": 1 if n <= 12 else 2}
 
 
 def rings(scores: HeadScores, threshold: float) -> go.Scatter:
-    """Rings around the heads at or over a threshold."""
+    """Draw rings around the heads whose score reaches a threshold."""
     cells = np.argwhere(scores.values >= threshold)
     return go.Scatter(
         x=cells[:, 1],
@@ -83,7 +83,7 @@ def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
 
 
 def head_scores(result: HeadScores, *, title: str | None = None) -> go.Figure:
-    """Any head scores as a heatmap in the mosaic's layout; on 0 to 1 if they are attention."""
+    """Draw any head scores as a heatmap in the mosaic's layout; on 0 to 1 if they are attention."""
     layers, heads = result.values.shape
     axis: dict[str, Any] = {"colorscale": SCALE, "colorbar": {"title": result.unit}}
     if result.unit == "attention":
@@ -114,7 +114,7 @@ def _each(mosaics: Sequence[Mosaic] | Mosaic) -> list[Mosaic]:
 
 
 def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
-    """Number and proportion of induction heads by model.
+    """Draw the number and proportion of induction heads by model.
 
     Args:
         mosaics: one a model.
@@ -155,7 +155,7 @@ def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
 
 
 def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
-    """Where induction heads sit: relative layers (layer + 1) / n_layers by kind, as violins with points.
+    """Draw where induction heads sit: relative layers (layer + 1) / n_layers by kind, as violins with points.
 
     Args:
         mosaics: one a model.
@@ -203,7 +203,7 @@ def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
 
 
 def attention_by_occurrence(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
-    """Attention by earlier occurrence, counted from the last, for each head over the threshold.
+    """Draw attention by earlier occurrence, counted from the last, for each head over the threshold.
 
     Raises:
         InvalidInput: a published mosaic, which holds no attention by occurrence.

@@ -79,7 +79,7 @@ def _correlations(row: Table) -> str:
 
 
 def comb_origin(result: CombOrigin, *, most: int = 48) -> go.Figure:
-    """Which spacing wins in each head's spectra: gcd, smallest difference or smallest frequency.
+    """Draw which spacing wins in each head's spectra: gcd, smallest difference or smallest frequency.
 
     Args:
         result: what `probes.comb_origin` returned.

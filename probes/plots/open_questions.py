@@ -23,7 +23,7 @@ CONDITION_COLORS = dict(zip(CONDITIONS, ("#222222", "#1f6f8b", "#d1603d", "#8a7f
 
 
 def repetition_effect(result: RepetitionEffect, *, sequence_length: int | None = None) -> go.Figure:
-    """How induction heads share their attention among earlier occurrences, by repetitions.
+    """Draw how induction heads share their attention among earlier occurrences, by repetitions.
 
     Args:
         result: what `probes.repetition_effect` returned.
@@ -127,7 +127,7 @@ def repetition_effect(result: RepetitionEffect, *, sequence_length: int | None =
 
 
 def length_effect(result: LengthEffect) -> go.Figure:
-    """What sequence length does under each condition: as published, without collisions, with equal contexts.
+    """Draw the effect of sequence length: as published, without collisions, with equal contexts.
 
     Args:
         result: what `probes.length_effect` returned.

@@ -24,7 +24,7 @@ LINES = ("#1f6f8b", "#d1603d", "#5b5b5b", "#8a7fa8", "#e0b04c")
 
 
 def position_loss(losses: PositionLoss | Sequence[PositionLoss]) -> go.Figure:
-    """The loss of each next token by position, with a band of 95 % over rows and a line at the half-way point.
+    """Draw the loss of each next token by position, with a 95 % band over rows and a line at the half-way point.
 
     Args:
         losses: one or several, such as one on a sequence given twice and the control in which nothing repeats.
@@ -85,7 +85,7 @@ def position_loss(losses: PositionLoss | Sequence[PositionLoss]) -> go.Figure:
 
 
 def induction_scores(scores: InductionScores, *, threshold: float = THRESHOLD) -> go.Figure:
-    """Four panels of heads, layers down and heads across, on one scale from 0 to 1.
+    """Draw four panels of heads, layers down and heads across, on one scale from 0 to 1.
 
     Args:
         scores: what `probes.induction_scores` returned.
@@ -134,7 +134,7 @@ def _each(losses: Any) -> list[Any]:
 
 
 def _names(losses: list[PositionLoss]) -> list[str]:
-    """A model's name, and what tells its control apart."""
+    """Return a model's name, and the words that tell its control apart."""
     stimuli = [result.provenance.get("stimulus", {}) for result in losses]
     tails = [", nothing repeats" if stimulus.get("repetitions") == 1 else "" for stimulus in stimuli]
     alike = [[r.name for r, tail in zip(losses, tails, strict=True) if tail == one] for one in dict.fromkeys(tails)]

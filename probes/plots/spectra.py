@@ -31,7 +31,7 @@ ABOVE = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "
 def attention_spectrum(
     spectra: AttentionSpectrum | Sequence[AttentionSpectrum], *, heads: Heads | Sequence[Heads | None] | None = None
 ) -> go.Figure:
-    """The published figure: a head's attention over a series in time, and both their magnitude spectra.
+    """Draw the published figure: a head's attention over a series in time, and both their magnitude spectra.
 
     Args:
         spectra: one or several, such as one a model.
@@ -123,7 +123,7 @@ def _attention_traces(spectrum: AttentionSpectrum, head: Head) -> list[tuple[go.
 
 
 def _layout(name: str, spectrum: AttentionSpectrum, head: Head) -> dict[str, Any]:
-    """What else changes with the model and head, by the paths that the page and plotly's layout both know."""
+    """Return what else changes with the model and head, by the paths that the page and plotly's layout both know."""
     series, at = spectrum.series, (head.layer, head.head)
     axes = {
         "xaxis": time_axis(series, spectrum.next_step),
@@ -146,7 +146,7 @@ def _layout(name: str, spectrum: AttentionSpectrum, head: Head) -> dict[str, Any
 
 
 def attention_over_series(spectrum: AttentionSpectrum, head: int | None = None) -> go.Figure:
-    """A series, and over it the attention that one head of each decoder layer pays to it.
+    """Draw a series, and over it the attention that one head of each decoder layer pays to it.
 
     Args:
         spectrum: the attention.
@@ -200,7 +200,7 @@ def attention_over_series(spectrum: AttentionSpectrum, head: int | None = None) 
 
 
 def chosen_heads(spectrum: AttentionSpectrum, heads: Any) -> list[Head]:
-    """The heads to draw, each checked against the model: by default those of the highest amplitude."""
+    """Return the heads to draw, each checked against the model: by default those of the highest amplitude."""
     if heads is None:
         return [scored.address for scored in spectrum.amplitude.heads()[:OFFERED]]
     several = heads if isinstance(heads, list | tuple) else [heads]
@@ -218,20 +218,20 @@ def chosen_heads(spectrum: AttentionSpectrum, heads: Any) -> list[Head]:
 
 
 def upward(values: Any) -> list[float]:
-    """A range from zero to the largest, and so much more that lines at either end are seen whole."""
+    """Return a range from zero past the largest value, so that lines at either end are seen whole."""
     top = float(np.max(values, initial=0)) or 1.0
     return [-0.02 * top, 1.06 * top]
 
 
 def _around(values: Any) -> list[float]:
-    """A range a little wider than the values."""
+    """Return a range a little wider than the values."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     edge = 0.06 * (high - low) or 1.0
     return [low - edge, high + edge]
 
 
 def mark(x: float, xaxis: str, yaxis: str) -> dict[str, Any]:
-    """A dotted line over the height of a panel."""
+    """Draw a dotted line over the height of a panel."""
     line = {"color": "#999999", "width": 1, "dash": "dot"}
     place = {"x0": x, "x1": x, "xref": xaxis, "y0": 0, "y1": 1, "yref": f"{yaxis} domain"}
     return {"type": "line", **place, "line": line, "layer": "below"}

@@ -10,12 +10,12 @@ from probes.stimuli.time_series import TimeSeries
 
 
 def cycles(unit: str) -> str:
-    """A unit of frequency by the unit of time: Hz, or cycles per something."""
+    """Return the unit of frequency that belongs to a unit of time: Hz, or cycles per something."""
     return "Hz" if unit == "s" else f"cycles per {unit}"
 
 
 def times(series: TimeSeries, steps: Sequence[int]) -> list[str] | Floats:
-    """The times of steps, also of ones after the series: dates such as 1949-01 where the first is known."""
+    """Return the times of steps, also after the series: dates such as 1949-01 where the first is known."""
     at = np.asarray(steps)
     first = _first_month(series)
     if first is None:
@@ -24,7 +24,7 @@ def times(series: TimeSeries, steps: Sequence[int]) -> list[str] | Floats:
 
 
 def time_axis(series: TimeSeries, next_step: int) -> dict[str, Any]:
-    """Range, type and title of an axis that shows a series and the step that is predicted."""
+    """Return range, type and title of an axis that shows a series and the step that is predicted."""
     end = max(len(series) - 1, next_step)
     edge = max(1, round(0.012 * end))
     dated = _first_month(series) is not None
@@ -37,7 +37,7 @@ def time_axis(series: TimeSeries, next_step: int) -> dict[str, Any]:
 
 
 def _first_month(series: TimeSeries) -> Any:
-    """The month of the first step; None where it is not known, or the series was cut and its dates no longer fit."""
+    """Return the month of the first step; None if it is unknown, or the series was cut and its dates no longer fit."""
     months = 12 * series.spacing
     if series.unit != "year" or round(months) < 1 or abs(months - round(months)) > 1e-6:
         return None

@@ -22,7 +22,7 @@ WATCHED = {
 
 
 def training(model_name: str) -> go.Figure:
-    """The phase change: accuracy on repeated random tokens and every head's scores by step.
+    """Draw the phase change: accuracy on repeated random tokens and every head's scores by step.
 
     Of a T5, the mosaic's two scores of each cross-attention head; of a GPT-2, the induction and
     previous-token scores of each head.

@@ -131,7 +131,7 @@ class Agreement:
     threshold: float = THRESHOLD
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a multisine score.
+        """Return one row per multisine score.
 
         Returns:
             `measure`; Spearman's `rho` with the mosaic's `either` over heads and its `p`, `within_layers` and
@@ -164,7 +164,7 @@ class Agreement:
         return pd.DataFrame(rows)
 
     def heads(self) -> pd.DataFrame:
-        """One row a head: `head, layer, index, either, induction` and the four multisine scores."""
+        """Return one row per head: `head, layer, index, either, induction` and the four multisine scores."""
         frame: Any = self.mosaic.to_frame()[["head", "layer", "index", "either"]]
         frame["induction"] = frame["either"] >= self.threshold
         for name in MEASURES:

@@ -79,7 +79,7 @@ class CombOrigin:
     site: str = SITE
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a head, and one for the control, with the verdict.
+        """Return one row per head, and one for the control, with the verdict.
 
         Returns:
             `head`, `detected` (share of draws with a comb beyond chance), `q` (that there are more than with the

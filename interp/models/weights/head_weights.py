@@ -90,7 +90,6 @@ def projection(model: Handle, layer: AttentionLayer, name: Projection, *, fold_n
     """One of W_Q, W_K, W_V `[head, d_model, d_head]` and W_O `[head, d_head, d_model]` of an attention layer.
 
     Args:
-        model: the model.
         layer: the attention layer.
         name: `Q`, `K`, `V` or `O`.
         fold_norm: whether the scale of the norm in front is multiplied in; there is none in front of W_O.
@@ -118,7 +117,6 @@ def projection_bias(model: Handle, layer: AttentionLayer, name: Projection, *, f
     """The bias beside one of W_Q, W_K, W_V `[head, d_head]` or W_O `[d_model]`; zero where there is none.
 
     Args:
-        model: the model.
         layer: the attention layer.
         name: `Q`, `K`, `V` or `O`.
         fold_norm: whether what the norm's shift adds is in it.
@@ -179,7 +177,6 @@ def head_weights(model: Handle, head: Head | str, *, fold_norm: bool = True) -> 
     """W_Q, W_K, W_V and W_O of one head, and the biases beside them.
 
     Args:
-        model: the model.
         head: its address.
         fold_norm: whether the norm that the head reads through, and the factor of the scores, are multiplied in.
 
@@ -198,7 +195,6 @@ def stacked_weights(model: Handle, kind: str, *, fold_norm: bool = True) -> Stac
     """W_Q, W_K, W_V and W_O of all heads of a stack and kind.
 
     Args:
-        model: the model.
         kind: such as `decoder.cross`.
         fold_norm: whether the norm that the heads read through, and the factor of the scores, are multiplied in.
 
@@ -236,7 +232,6 @@ def unembedding(model: Handle, *, fold_norm: bool = True) -> Float[Tensor, "d_mo
     """W_U: from the decoder's last residual stream, divided by its deviation, to logits.
 
     Args:
-        model: the model.
         fold_norm: whether the decoder's final norm is multiplied in.
 
     Returns:

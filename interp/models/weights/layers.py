@@ -48,7 +48,6 @@ def distance_bias(model: Model, stack: Stack, kind: Kind, size: int, past: int =
     """What an attention adds to its scores by distance, `[1, head, query, key]`, in all layers; None where nothing.
 
     Args:
-        model: the model.
         stack: of the attention.
         kind: of the attention.
         size: how many queries.
@@ -73,7 +72,6 @@ def attend(
     """The residual stream after an attention layer, through its norm and its own modules.
 
     Args:
-        model: the model.
         at: which layer.
         x: the stream before it.
         mask: what is added to the scores.
@@ -110,7 +108,6 @@ def embed(
     """The decoder's first residual stream on tokens, positions embedded where the model does so.
 
     Args:
-        model: the model.
         ids: the tokens.
         shown: which of all tokens so far are no padding; all by default. Tokens after the last that it speaks of
             are counted on from there, as `generate` does.

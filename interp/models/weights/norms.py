@@ -79,7 +79,6 @@ def norm(model: Handle, path: str) -> Norm:
     """A norm of a model.
 
     Args:
-        model: the model.
         path: of the module, dotted.
 
     Returns:

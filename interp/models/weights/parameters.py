@@ -38,7 +38,6 @@ def readable(model: Handle, path: str, name: str = "weight") -> Tensor:
     """A module's weight or bias, detached, held against what cannot be computed with.
 
     Args:
-        model: the model.
         path: of the module, dotted.
         name: of the parameter.
 
@@ -58,7 +57,6 @@ def affine(
     """What a projection does to rows: x @ weight + bias.
 
     Args:
-        model: the model.
         path: of the module, dotted.
         width: of the rows that it reads.
         inside: whether the rows are what came through hooks on its input, as z is read.
@@ -100,7 +98,6 @@ def looked_up(model: Handle, path: str, count: int) -> Float[Tensor, "id width"]
     """The rows of an embedding.
 
     Args:
-        model: the model.
         path: of the module, dotted.
         count: how many there are.
 

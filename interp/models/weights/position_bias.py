@@ -60,7 +60,6 @@ def position_bias(model: "Model", kind: str, distances: Sequence[int] | range | 
     """The position bias of self-attention by head and distance.
 
     Args:
-        model: the model.
         kind: `encoder.self` or `decoder.self`.
         distances: the key's position minus the query's; by default as far as the model tells apart, in the
             decoder backwards only.
