@@ -212,8 +212,9 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
     return styled(
         figure,
         "Does the mosaic find the heads that matter?",
-        f"{_source(effects.provenance)}; Spearman {correlation['overall']:.2f} (p {correlation['overall_p']:.3f}), within layers "
-        f"{correlation['within_layers']:.2f} (p {correlation['within_layers_p']:.3f}); bars: 95 % over rows",
+        f"{_source(effects.provenance)}; Spearman {correlation['overall']:.2f} "
+        f"(p {correlation['overall_p']:.3f}), within layers {correlation['within_layers']:.2f} "
+        f"(p {correlation['within_layers_p']:.3f}); bars: 95 % over rows",
         width=820,
         height=520,
         legend={"orientation": "h", "y": -0.16, "x": 0},

@@ -49,7 +49,7 @@ def circuit(
     threshold: float = THRESHOLD,
     title: str | None = None,
 ) -> go.Figure:
-    """A circuit on its stacks: layers upwards from the embeddings to the logits, an encoder to the left.
+    """Draw a circuit on its stacks: layers upwards from the embeddings to the logits, an encoder to the left.
 
     Args:
         circuit: what to draw.
@@ -74,14 +74,14 @@ def circuit(
     _check(circuit, report, mosaic, summary, plane.graph)
     edges = _edges(circuit, report)
     parts = [*plane.graph.writers, LOGITS]
-    told = {node: node_words(node, edges, mosaic, summary) for node in parts}
+    words = {node: node_words(node, edges, mosaic, summary) for node in parts}
     used = set(circuit.nodes)
     figure = go.Figure()
-    _boxes(figure, plane, told, used)
+    _boxes(figure, plane, words, used)
     _lines(figure, plane, edges, weighed=report is not None)
-    _mlps(figure, plane, told, used)
+    _mlps(figure, plane, words, used)
     spots = {node: plane.spot(node) for node in parts if isinstance(node, Head)}
-    ours, words = set(circuit.heads), {head: told[head] for head in spots}
+    ours, words = set(circuit.heads), {head: words[head] for head in spots}
     add_heads(figure, spots, words, ours, mosaic, threshold, named="heads of the circuit", large=ours)
     name_rows(figure, spots, plane.graph.heads, right=plane.right)
     above = 2.0 * plane.graph.encoder + 0.2 if plane.graph.encoder else None

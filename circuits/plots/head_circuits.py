@@ -36,45 +36,49 @@ CLIPPED = 0.995
 """The share of cells that a token map's colours reach: a few rows of large embeddings would take them all."""
 
 
+Circuits = HeadCircuit | TokenCircuit | Sequence[HeadCircuit | TokenCircuit]
+"""One circuit or several, in the residual stream or between tokens."""
+
+
 def _signed(values: Floats, share: float = 1.0) -> dict[str, Any]:
     """Return a colour axis on which white is zero, and the ends hold that share of the cells."""
     largest = float(np.nanquantile(np.abs(values), share)) or 1.0
     return {"colorscale": "RdBu", "cmin": -largest, "cmax": largest}
 
 
-def head_circuit(found: HeadCircuit) -> go.Figure:
+def head_circuit(circuit: HeadCircuit) -> go.Figure:
     """Draw a QK or OV circuit as a map in the residual stream, `d_model` by `d_model`.
 
     Args:
-        found: of `qk_circuit` or `ov_circuit`.
+        circuit: result of `qk_circuit` or `ov_circuit`.
 
     Returns:
         The figure: rows are the query's stream (QK) or the stream read (OV).
     """
-    values = found.full().double().cpu().numpy()
-    rows, columns = ("query's stream", "key's stream") if found.name == "QK" else ("stream read", "stream written")
+    values = circuit.full().double().cpu().numpy()
+    rows, columns = ("query's stream", "key's stream") if circuit.name == "QK" else ("stream read", "stream written")
     figure = go.Figure(
         go.Heatmap(z=values, coloraxis="coloraxis", hovertemplate="%{y} → %{x}: %{z:.3g}<extra></extra>")
     )
     figure.update_xaxes(title=columns, showgrid=False, zeroline=False, constrain="domain")
     figure.update_yaxes(title=rows, autorange="reversed", showgrid=False, zeroline=False, scaleanchor="x")
-    rank = f"stable rank {float(found.stable_rank()):.1f} of {found.A.shape[-1]}"
-    norm = "norm folded" if found.folded else "norm not folded"
+    rank = f"stable rank {float(circuit.stable_rank()):.1f} of {circuit.A.shape[-1]}"
+    norm = "norm folded" if circuit.folded else "norm not folded"
     return styled(
         figure,
-        f"{found.name} circuit of {found.head}",
-        f"{short(found.model.name)}, {norm}, {rank}",
+        f"{circuit.name} circuit of {circuit.head}",
+        f"{short(circuit.model.name)}, {norm}, {rank}",
         coloraxis=_signed(values),
         width=640,
         height=640,
     )
 
 
-def token_circuit(found: TokenCircuit) -> go.Figure:
+def token_circuit(circuit: TokenCircuit) -> go.Figure:
     """Draw a circuit between tokens, by their values, and the position bias beside it if there is one.
 
     Args:
-        found: of `token_circuit` or `token_composition`.
+        circuit: result of `token_circuit` or `token_composition`.
 
     Returns:
         The figure: each row less its mean, which a softmax does not see. Special tokens among them, and tokens that
@@ -83,32 +87,32 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
     Raises:
         InvalidInput: more tokens than can be drawn.
     """
-    if len(found.tokens) > LARGEST:
+    if len(circuit.tokens) > LARGEST:
         raise InvalidInput(
-            f"a map of {len(found.tokens)} tokens has too many cells to draw: give at most {LARGEST}, such as every "
+            f"a map of {len(circuit.tokens)} tokens has too many cells to draw: give at most {LARGEST}, such as every "
             "fourth, tokens=list(range(first, last, 4))."
         )
-    cells = found.centred.full().double().cpu().numpy()
-    plain = bool(found.scaled_values.isnan().any())
+    cells = circuit.centred.full().double().cpu().numpy()
+    plain = bool(circuit.scaled_values.isnan().any())
     # Cells of a sample lie where their values are, so the values must ascend.
-    order = found.tokens.argsort().numpy()
-    cells, tokens = cells[np.ix_(order, order)], found.tokens.numpy()[order]
-    axis = [f"token {token}" for token in tokens] if plain else found.scaled_values.numpy()[order]
+    order = circuit.tokens.argsort().numpy()
+    cells, tokens = cells[np.ix_(order, order)], circuit.tokens.numpy()[order]
+    axis = [f"token {token}" for token in tokens] if plain else circuit.scaled_values.numpy()[order]
     unit = "token" if plain else "value"
-    against = "token" if bool(found.scaled_values.isnan().all()) else "value"
-    bias = found.position_bias
+    against = "token" if bool(circuit.scaled_values.isnan().all()) else "value"
+    bias = circuit.position_bias
     figure = make_subplots(
         cols=1 if bias is None else 2,
         column_widths=None if bias is None else [0.64, 0.36],
         horizontal_spacing=0.2,
         subplot_titles=None if bias is None else ["score by values, row mean taken off", "position bias"],
     )
-    hover = f"{found.rows} %{{y:.3f}}, {found.columns} %{{x:.3f}}: %{{z:.3g}}<extra></extra>"
+    hover = f"{circuit.rows} %{{y:.3f}}, {circuit.columns} %{{x:.3f}}: %{{z:.3g}}<extra></extra>"
     if plain:
         hover = hover.replace(":.3f", "")
-    bar = {"title": _cells(found), "len": 0.9} | ({} if bias is None else {"x": 0.56})
+    bar = {"title": _cells(circuit), "len": 0.9} | ({} if bias is None else {"x": 0.56})
     figure.add_trace(go.Heatmap(z=cells, x=axis, y=axis, coloraxis="coloraxis", hovertemplate=hover), row=1, col=1)
-    across, down = (WORDS[name].replace("value", unit) for name in (found.columns, found.rows))
+    across, down = (WORDS[name].replace("value", unit) for name in (circuit.columns, circuit.rows))
     figure.update_xaxes(title=across, showgrid=False, zeroline=False, row=1, col=1)
     figure.update_yaxes(title=down, autorange="reversed", showgrid=False, zeroline=False, row=1, col=1)
     if bias is not None:
@@ -126,25 +130,25 @@ def token_circuit(found: TokenCircuit) -> go.Figure:
         )
         figure.update_xaxes(title="key's position minus query's", row=1, col=2)
         figure.update_yaxes(title="added to the score", row=1, col=2)
-    score = float(found.centred.eigenvalue_score())
-    about = found.provenance["stimulus"]
+    score = float(circuit.centred.eigenvalue_score())
+    about = circuit.provenance["stimulus"]
     folded = "norm folded" if about["folded"] else "norm not folded"
     keys = ", keys: mean encoder output" if about.get("keys") == "means" else ""
     return styled(
         figure,
-        f"{found.name} of {found.of}, {against} against {against}",
-        f"{short(found.provenance['model'])}, {folded}{keys}; eigenvalue score {score:+.2f}",
+        f"{circuit.name} of {circuit.of}, {against} against {against}",
+        f"{short(circuit.provenance['model'])}, {folded}{keys}; eigenvalue score {score:+.2f}",
         coloraxis=_signed(cells, CLIPPED) | {"colorbar": bar},
         width=680 if bias is None else 1040,
         height=620,
     )
 
 
-def position_circuit(found: PositionCircuit) -> go.Figure:
+def position_circuit(circuit: PositionCircuit) -> go.Figure:
     """Draw the attention by position alone: queries down, keys across, keys ahead left blank.
 
     Args:
-        found: of `position_circuit`.
+        circuit: result of `position_circuit`.
 
     Returns:
         The figure; a previous-token head has a line one beside the diagonal, and the mean along it is told.
@@ -152,14 +156,14 @@ def position_circuit(found: PositionCircuit) -> go.Figure:
     Raises:
         InvalidInput: more positions than can be drawn.
     """
-    if len(found.positions) > LARGEST:
+    if len(circuit.positions) > LARGEST:
         raise InvalidInput(
-            f"a map of {len(found.positions)} positions has too many cells to draw: give at most {LARGEST}, such as "
+            f"a map of {len(circuit.positions)} positions has too many cells to draw: give at most {LARGEST}, such as "
             "position_circuit(circuit, range(64))."
         )
-    order = found.positions.argsort()
-    places = found.positions[order].numpy()
-    cells = found.pattern()[order][:, order].double().cpu().numpy()
+    order = circuit.positions.argsort()
+    places = circuit.positions[order].numpy()
+    cells = circuit.pattern()[order][:, order].double().cpu().numpy()
     figure = go.Figure(
         go.Heatmap(
             z=np.where(places[:, None] < places, np.nan, cells),
@@ -171,40 +175,40 @@ def position_circuit(found: PositionCircuit) -> go.Figure:
     )
     figure.update_xaxes(title="key's position", showgrid=False, zeroline=False, constrain="domain")
     figure.update_yaxes(title="query's position", autorange="reversed", showgrid=False, zeroline=False, scaleanchor="x")
-    norm = "norm folded" if found.provenance["stimulus"]["folded"] else "norm not folded"
+    norm = "norm folded" if circuit.provenance["stimulus"]["folded"] else "norm not folded"
     return styled(
         figure,
-        f"QK of {found.of}, position against position",
-        f"{short(found.provenance['model'])}, {norm}; attention to the position before: {found.previous_token:.2f}",
+        f"QK of {circuit.of}, position against position",
+        f"{short(circuit.provenance['model'])}, {norm}; attention to the position before: {circuit.previous_token:.2f}",
         coloraxis={"colorscale": SCALE, "cmin": 0, "colorbar": {"title": "attention", "len": 0.9}},
         width=680,
         height=620,
     )
 
 
-def _cells(found: TokenCircuit) -> str:
-    if found.name in ("QK", "Q-composition", "K-composition"):
+def _cells(circuit: TokenCircuit) -> str:
+    if circuit.name in ("QK", "Q-composition", "K-composition"):
         return "score"
-    head = found.of if isinstance(found.of, Head) else found.of.heads[1]
+    head = circuit.of if isinstance(circuit.of, Head) else circuit.of.heads[1]
     return "logit" if head.stack == "decoder" else "product"
 
 
-def _each(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | TokenCircuit]) -> list[HeadCircuit | TokenCircuit]:
-    circuits = [found] if isinstance(found, HeadCircuit | TokenCircuit) else list(found)
-    if not circuits:
+def _each(circuits: Circuits) -> list[HeadCircuit | TokenCircuit]:
+    listed = [circuits] if isinstance(circuits, HeadCircuit | TokenCircuit) else list(circuits)
+    if not listed:
         raise InvalidInput("no circuits to draw: give at least one.")
-    return circuits
+    return listed
 
 
-def _label(found: HeadCircuit | TokenCircuit) -> str:
-    return f"{found.name} {found.head if isinstance(found, HeadCircuit) else found.of}"
+def _label(circuit: HeadCircuit | TokenCircuit) -> str:
+    return f"{circuit.name} {circuit.head if isinstance(circuit, HeadCircuit) else circuit.of}"
 
 
-def eigenvalues(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | TokenCircuit]) -> go.Figure:
+def eigenvalues(circuits: Circuits) -> go.Figure:
     """Draw the eigenvalues of circuits on the complex plane, each circuit's in units of its largest.
 
     Args:
-        found: one or several; circuits in token space are centred first.
+        circuits: one or several; circuits in token space are centred first.
 
     Returns:
         The figure; a circuit whose points lie to the right copies (OV) or matches (QK), and the legend gives its
@@ -214,7 +218,7 @@ def eigenvalues(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | Token
         InvalidInput: no circuits.
     """
     figure = go.Figure()
-    for index, one in enumerate(_each(found)):
+    for index, one in enumerate(_each(circuits)):
         square = one.centred if isinstance(one, TokenCircuit) else one
         values = square.eigenvalues().cpu().numpy()
         scale = float(np.abs(values).max()) or 1.0
@@ -242,11 +246,8 @@ def eigenvalues(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | Token
     )
 
 
-def singular_values(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | TokenCircuit]) -> go.Figure:
+def singular_values(circuits: Circuits) -> go.Figure:
     """Draw the singular values of circuits, largest first, in units of the largest.
-
-    Args:
-        found: one or several.
 
     Returns:
         The figure; the legend gives the stable rank.
@@ -255,7 +256,7 @@ def singular_values(found: HeadCircuit | TokenCircuit | Sequence[HeadCircuit | T
         InvalidInput: no circuits.
     """
     figure = go.Figure()
-    for index, one in enumerate(_each(found)):
+    for index, one in enumerate(_each(circuits)):
         values = one.singular_values().cpu().numpy()
         figure.add_trace(
             go.Scatter(

@@ -35,7 +35,7 @@ Spot = tuple[float, float]
 
 
 def spot(head: Head, heads: int, encoder: bool = True) -> Spot:
-    """The place of a head: a decoder layer has two rows, an encoder layer stands between them.
+    """Return the place of a head: a decoder layer has two rows, an encoder layer stands between them.
 
     Without an encoder the decoder stands where it would be, and its layers are as far apart.
     """

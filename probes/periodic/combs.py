@@ -128,15 +128,20 @@ def best_comb(energy: Floats, among: Combs) -> Best:
     for rows in np.array_split(np.arange(len(flat)), max(1, -(-len(flat) * len(among.period) // _CHUNK))):
         share, score = comb_scores(flat[rows], among)
         at = score.argmax(1)
-        taken = np.arange(len(rows)), at
-        strength = (share[taken] - among.chance[at]) / (1 - among.chance[at])
+        best_cells = np.arange(len(rows)), at
+        strength = (share[best_cells] - among.chance[at]) / (1 - among.chance[at])
         # Within what rounding leaves open the period is that of the energy: least squares over its lags.
         weight = flat[rows] * among.member[at]
         multiple = np.rint(lags / among.period[at][:, None])
         known = (weight * multiple**2).sum(1)
         fitted = np.divide((weight * multiple * lags).sum(1), known, out=among.period[at].copy(), where=known > 0)
-        none = score[taken] <= 0
-        best[:, rows] = np.where(none, np.nan, fitted), share[taken], np.where(none, 0.0, strength), score[taken]
+        none = score[best_cells] <= 0
+        best[:, rows] = (
+            np.where(none, np.nan, fitted),
+            share[best_cells],
+            np.where(none, 0.0, strength),
+            score[best_cells],
+        )
     return Best(*(row.reshape(lead) for row in best))
 
 

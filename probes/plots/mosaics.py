@@ -48,7 +48,7 @@ def rings(scores: HeadScores, threshold: float) -> go.Scatter:
 
 
 def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
-    """The induction mosaic: two panels, current token and token to right, on one scale from 0 to 1.
+    """Draw the induction mosaic: two panels, current token and token to right, on one scale from 0 to 1.
 
     Args:
         result: the mosaic.
@@ -107,10 +107,10 @@ def head_scores(result: HeadScores, *, title: str | None = None) -> go.Figure:
 
 
 def _each(mosaics: Sequence[Mosaic] | Mosaic) -> list[Mosaic]:
-    found = [mosaics] if isinstance(mosaics, Mosaic) else list(mosaics)
-    if not found:
+    listed = [mosaics] if isinstance(mosaics, Mosaic) else list(mosaics)
+    if not listed:
         raise InvalidInput("no mosaics to draw: give at least one.")
-    return found
+    return listed
 
 
 def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
@@ -123,12 +123,12 @@ def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
     Returns:
         Two panels of bars: numbers, and shares of all heads in percent.
     """
-    found = _each(mosaics)
-    names = unique([m.name for m in found])
+    results = _each(mosaics)
+    names = unique([m.name for m in results])
     figure = make_subplots(cols=2, subplot_titles=["number of heads", "share of all heads, %"])
     for kind in (*KINDS, "either"):
-        numbers = [getattr(m.counts(threshold), kind) for m in found]
-        shares = [100 * m.counts(threshold).proportions[kind] for m in found]
+        numbers = [getattr(m.counts(threshold), kind) for m in results]
+        shares = [100 * m.counts(threshold).proportions[kind] for m in results]
         for column, (y, form) in enumerate(((numbers, "%{y}"), (shares, "%{y:.0f}")), start=1):
             bars = go.Bar(
                 x=names,
@@ -146,9 +146,9 @@ def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
     return styled(
         figure,
         "Induction heads by model",
-        f"{heads_of(m.site for m in found)} with a score of at least {threshold:g}",
+        f"{heads_of(m.site for m in results)} with a score of at least {threshold:g}",
         barmode="group",
-        width=max(820, 260 * len(found)),
+        width=max(820, 260 * len(results)),
         height=430,
         legend={"orientation": "h", "y": -0.14, "x": 0},
     )
@@ -164,10 +164,10 @@ def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
     Returns:
         The figure. Models without a head of a kind have no violin there.
     """
-    found = _each(mosaics)
+    results = _each(mosaics)
     figure = go.Figure()
-    names = unique([m.name for m in found])
-    frames = [m.to_frame() for m in found]
+    names = unique([m.name for m in results])
+    frames = [m.to_frame() for m in results]
     for kind in KINDS:
         parts = [frame[frame[kind] >= threshold] for frame in frames]
         x = [name for name, part in zip(names, parts, strict=True) for _ in range(len(part))]
@@ -196,7 +196,7 @@ def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
         "Layers of the induction heads",
         f"(layer + 1) / layers of the decoder, heads with a score of at least {threshold:g}",
         violinmode="group",
-        width=max(720, 240 * len(found)),
+        width=max(720, 240 * len(results)),
         height=450,
         legend={"orientation": "h", "y": -0.14, "x": 0},
     )
@@ -214,11 +214,13 @@ def attention_by_occurrence(result: Mosaic, *, threshold: float = THRESHOLD) -> 
     figure = make_subplots(cols=2, subplot_titles=[label(kind) for kind in KINDS], shared_yaxes=True)
     repeats = result.current_by_occurrence.shape[-1]
     for column, (kind, values) in enumerate(sides.items(), start=1):
-        found = getattr(result, kind).heads(threshold)
-        if not found:
-            blank = go.Scatter(x=[(1 + repeats) / 2], y=[0.75], mode="text", text="no such head", showlegend=False)
+        heads = getattr(result, kind).heads(threshold)
+        if not heads:
+            blank = go.Scatter(
+                x=[(1 + repeats) / 2], y=[0.75], mode="text", text=f"no head reaches {threshold:g}", showlegend=False
+            )
             figure.add_trace(blank, row=1, col=column)
-        for head in found:
+        for head in heads:
             figure.add_trace(
                 go.Scatter(
                     x=np.arange(1, repeats + 1),

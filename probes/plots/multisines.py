@@ -34,9 +34,9 @@ def agreement(result: Agreement) -> go.Figure:
         InvalidInput: another result.
     """
     expected(result, Agreement, "agreement")
-    found: Table = result.to_frame().set_index("measure")
+    scores: Table = result.to_frame().set_index("measure")
     heads: Table = result.heads()
-    titles = [f"<b>{label(name)}</b><br>{_correlations(found.loc[name])}" for name in MEASURES]
+    titles = [f"<b>{label(name)}</b><br>{_correlations(scores.loc[name])}" for name in MEASURES]
     figure = make_subplots(rows=2, cols=2, subplot_titles=titles, horizontal_spacing=0.1, vertical_spacing=0.2)
     figure.update_annotations(font_size=13)
     kinds = ((False, "other heads", COLORS["either"]), (True, "induction heads", COLORS["token_to_right"]))
@@ -97,28 +97,28 @@ def comb_origin(result: CombOrigin, *, most: int = 48) -> go.Figure:
     frame: Table = result.to_frame()
     control = frame[frame["head"] == CONTROL]
     heads = frame[frame["head"] != CONTROL].sort_values("strength", ascending=False, kind="stable")
-    kept = pd.concat([control, heads.head(whole("most", most, 1))])
+    shown = pd.concat([control, heads.head(whole("most", most, 1))])
     # An empty place sets the control apart.
-    places = np.array([0.0, *(np.arange(1, len(kept)) + 0.7)])
+    places = np.array([0.0, *(np.arange(1, len(shown)) + 0.7)])
     figure = make_subplots(
         cols=2, shared_yaxes=True, column_widths=[0.62, 0.38], horizontal_spacing=0.05,
         subplot_titles=["which spacing wins, share of draws with a comb", "draws with a comb, and verdict"],
     )  # fmt: skip
-    pale = np.where((kept["verdict"] == "none").to_numpy(), 0.3, 1.0)
-    about = kept[["head", "strength", "margin", "margin_low", "margin_high", "q", "over_control"]].to_numpy()
+    pale = np.where((shown["verdict"] == "none").to_numpy(), 0.3, 1.0)
+    about = shown[["head", "strength", "margin", "margin_low", "margin_high", "q", "over_control"]].to_numpy()
     for name, color in HYPOTHESIS_COLORS.items():
         bars = go.Bar(
-            x=kept[name], y=places, orientation="h", name=name, customdata=about,
+            x=shown[name], y=places, orientation="h", name=name, customdata=about,
             marker={"color": color, "opacity": pale, "line": {"width": 0}},
             hovertemplate=f"%{{customdata[0]}}<br>{name} wins %{{x:.0%}}<br>strength %{{customdata[1]:.2f}}, over the "
             "control %{customdata[6]:.2f}<br>margin of the winner %{customdata[2]:.3f} "
             "(%{customdata[3]:.3f} to %{customdata[4]:.3f})<extra></extra>",
         )  # fmt: skip
         figure.add_trace(bars, row=1, col=1)
-    words = [f" {share:.0%}  {said}" for share, said in zip(kept["detected"], kept["verdict"], strict=True)]
-    colors = [HYPOTHESIS_COLORS.get(said, "#9a9a9a") for said in kept["verdict"]]
+    words = [f" {share:.0%}  {said}" for share, said in zip(shown["detected"], shown["verdict"], strict=True)]
+    colors = [HYPOTHESIS_COLORS.get(said, "#9a9a9a") for said in shown["verdict"]]
     detected = go.Scatter(
-        x=kept["detected"], y=places, text=words, mode="markers+text", textposition="middle right", cliponaxis=False,
+        x=shown["detected"], y=places, text=words, mode="markers+text", textposition="middle right", cliponaxis=False,
         textfont={"size": 11}, marker={"color": colors, "size": 8}, showlegend=False, customdata=about,
         hovertemplate="%{customdata[0]}<br>%{x:.0%} of the draws, q %{customdata[5]:.2g}<extra></extra>",
     )  # fmt: skip
@@ -126,7 +126,7 @@ def comb_origin(result: CombOrigin, *, most: int = 48) -> go.Figure:
     line: dict[str, Any] = {"line_dash": "dot", "line_width": 1}
     figure.add_vline(x=0.5, line_color="#ffffff", **line, row=1, col=1)  # type: ignore[arg-type]
     figure.add_vline(x=LEVEL, line_color="#888888", **line, row=1, col=2)  # type: ignore[arg-type]
-    named = [f"<b>{CONTROL}</b>", *kept["head"].iloc[1:]]
+    named = [f"<b>{CONTROL}</b>", *shown["head"].iloc[1:]]
     figure.update_yaxes(range=[places[-1] + 0.7, -0.7], tickvals=places, ticktext=named, tickfont={"size": 11})
     figure.update_yaxes(showgrid=False, zeroline=False)
     shares: dict[str, Any] = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%", "zeroline": False}
@@ -136,9 +136,9 @@ def comb_origin(result: CombOrigin, *, most: int = 48) -> go.Figure:
         f"of {', '.join(map(str, case))} Hz {', '.join(map(str, three))}"
         for case, three in zip(result.cases, result.spacings, strict=True)
     )
-    left_out = len(heads) - (len(kept) - 1)
-    panel = 20 * (len(kept) + 1)
-    note = f"the {len(kept) - 1} strongest of {len(heads)} heads" if left_out else f"all {len(heads)} heads"
+    left_out = len(heads) - (len(shown) - 1)
+    panel = 20 * (len(shown) + 1)
+    note = f"the {len(shown) - 1} strongest of {len(heads)} heads" if left_out else f"all {len(heads)} heads"
     return styled(
         figure,
         f"Origin of combs: {escape(short(str(result.provenance.get('model', 'model'))))}, {note}",

@@ -148,8 +148,8 @@ def length_effect(result: LengthEffect) -> go.Figure:
     titles: list[str] = []
     for model, name in zip(models, names, strict=True):
         for outcome in OUTCOMES:
-            found = verdicts.loc[(model, outcome)] if (model, outcome) in verdicts.index else None
-            said = "no heads were chosen" if found is None else _slope(found)
+            verdict = verdicts.loc[(model, outcome)] if (model, outcome) in verdicts.index else None
+            said = "no heads were chosen" if verdict is None else _slope(verdict)
             titles.append(f"{f'<b>{name}</b>, ' if outcome == 'last' else ''}{outcome}<br>{said}")
     lengths = sorted(scores["sequence_length"].unique())
     panel = 300

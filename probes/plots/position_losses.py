@@ -35,11 +35,11 @@ def position_loss(losses: PositionLoss | Sequence[PositionLoss]) -> go.Figure:
     Raises:
         InvalidInput: no losses, or another result.
     """
-    found = [expected(item, PositionLoss, "position_loss") for item in _each(losses)]
-    if not found:
+    results = [expected(item, PositionLoss, "position_loss") for item in _each(losses)]
+    if not results:
         raise InvalidInput("no losses to draw: give what probes.position_loss returns, one or several.")
     figure = go.Figure()
-    for at, (name, result) in enumerate(zip(_names(found), found, strict=True)):
+    for at, (name, result) in enumerate(zip(_names(results), results, strict=True)):
         color, (low, high) = LINES[at % len(LINES)], result.bounds
         positions = np.arange(len(result.mean))
         band: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
@@ -59,16 +59,16 @@ def position_loss(losses: PositionLoss | Sequence[PositionLoss]) -> go.Figure:
                 "%{customdata[1]:.3f}<extra></extra>",
             )
         )
-    for split in sorted({result.split for result in found}):
+    for split in sorted({result.split for result in results}):
         # Between the last token that nothing has followed yet and the first that something has.
         figure.add_vline(x=split - 0.5, line_dash="dash", line_color="#888", line_width=1)  # type: ignore[arg-type]
-    ranges = {tuple(result.provenance.get("stimulus", {}).get("vocab_range", ())) for result in found}
+    ranges = {tuple(result.provenance.get("stimulus", {}).get("vocab_range", ())) for result in results}
     chance = next(iter(ranges)) if len(ranges) == 1 else ()
     if chance:
         level = log(chance[1] - chance[0] + 1)
         figure.add_hline(y=level, line_dash="dot", line_color="#888", line_width=1)  # type: ignore[arg-type]
-    longest = max(len(result.mean) for result in found)
-    top = max(float(np.nanmax([result.mean, result.bounds[1]])) for result in found)
+    longest = max(len(result.mean) for result in results)
+    top = max(float(np.nanmax([result.mean, result.bounds[1]])) for result in results)
     across = "position t, where token t + 1 is predicted"
     figure.update_xaxes(title=across, range=[-0.6, longest - 0.4], zeroline=False)
     figure.update_yaxes(title="cross-entropy, nats", range=[-0.04 * top, 1.04 * top], zeroline=False)
@@ -138,5 +138,5 @@ def _names(losses: list[PositionLoss]) -> list[str]:
     stimuli = [result.provenance.get("stimulus", {}) for result in losses]
     tails = [", nothing repeats" if stimulus.get("repetitions") == 1 else "" for stimulus in stimuli]
     alike = [[r.name for r, tail in zip(losses, tails, strict=True) if tail == one] for one in dict.fromkeys(tails)]
-    found = {one: iter(unique(names)) for one, names in zip(dict.fromkeys(tails), alike, strict=True)}
-    return [escape(next(found[tail])) + tail for tail in tails]
+    names_of_tail = {one: iter(unique(names)) for one, names in zip(dict.fromkeys(tails), alike, strict=True)}
+    return [escape(next(names_of_tail[tail])) + tail for tail in tails]

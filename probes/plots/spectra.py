@@ -48,22 +48,22 @@ def attention_spectrum(
         UnknownHead: a malformed address.
     """
     items = spectra if isinstance(spectra, list | tuple) else [spectra]
-    found = [expected(item, AttentionSpectrum, "attention_spectrum") for item in items]
-    if not found:
+    results = [expected(item, AttentionSpectrum, "attention_spectrum") for item in items]
+    if not results:
         raise InvalidInput("no spectra to draw: give what probes.attention_spectrum returns, one or several.")
-    names = [escape(name) for name in unique([spectrum.name for spectrum in found])]
+    names = [escape(name) for name in unique([spectrum.name for spectrum in results])]
     figure = make_subplots(
         rows=2, specs=[[{"secondary_y": True}], [{"secondary_y": True}]], vertical_spacing=0.13
     )  # fmt: skip
     lists: Any = heads
     apart = isinstance(lists, list | tuple) and any(item is None or isinstance(item, list | tuple) for item in lists)
-    if apart and len(lists) != len(found):
+    if apart and len(lists) != len(results):
         raise InvalidInput(
-            f"{len(lists)} lists of heads and {len(found)} spectra: give one list a model, or one for all."
+            f"{len(lists)} lists of heads and {len(results)} spectra: give one list a model, or one for all."
         )
     views: list[tuple[str, int, Head]] = []
     owners: list[tuple[int, Head | None]] = []
-    for at, (name, spectrum) in enumerate(zip(names, found, strict=True)):
+    for at, (name, spectrum) in enumerate(zip(names, results, strict=True)):
         chosen = chosen_heads(spectrum, lists[at] if apart else lists)
         views += [(f"{name} · {head}", at, head) for head in chosen]
         for head in (None, *chosen):
@@ -81,7 +81,7 @@ def attention_spectrum(
     # High enough for the menu of two models; a longer one scrolls.
     size: dict[str, Any] = {"width": 980, "height": 690 if len(views) <= OFFERED else 750}
     styled(figure, "", **size, legend=ABOVE, hovermode="x", margin_t=150 if len(views) > 1 else 118)
-    changes = [_layout(name, found[at], head) for name, at, head in views]
+    changes = [_layout(name, results[at], head) for name, at, head in views]
     for key, value in changes[0].items():
         figure.layout[key] = value
     if len(views) > 1:
@@ -98,18 +98,18 @@ def attention_spectrum(
 def _series_traces(spectrum: AttentionSpectrum) -> list[tuple[go.Scatter, int]]:
     series, n = spectrum.series, spectrum.attention.shape[-1]
     line: dict[str, Any] = {"color": SERIES, "width": 1.6}
-    made = [(go.Scatter(x=times(series, range(n)), y=series.values[:n], name="series", mode="lines", line=line), 1)]
+    traces = [(go.Scatter(x=times(series, range(n)), y=series.values[:n], name="series", mode="lines", line=line), 1)]
     if len(series) > n:
         # From the context's last step on, so that the line has no gap.
         steps = range(n - 1, len(series))
         rest: dict[str, Any] = {"line": line | {"dash": "dot"}, "opacity": 0.6, "name": "series, at the decoder"}
-        made.append((go.Scatter(x=times(series, steps), y=series.values[n - 1 :], mode="lines", **rest), 1))
+        traces.append((go.Scatter(x=times(series, steps), y=series.values[n - 1 :], mode="lines", **rest), 1))
     if np.isfinite(spectrum.prediction):
         point: dict[str, Any] = {"mode": "markers", "marker": {"color": PREDICTION, "symbol": "diamond", "size": 9}}
         x = times(series, [spectrum.next_step])
-        made.append((go.Scatter(x=x, y=[spectrum.prediction], name="prediction", **point), 1))
+        traces.append((go.Scatter(x=x, y=[spectrum.prediction], name="prediction", **point), 1))
     hidden: dict[str, Any] = {"name": "series", "showlegend": False, "mode": "lines", "line": line}
-    return [*made, (go.Scatter(x=spectrum.frequencies, y=spectrum.series_spectrum, **hidden), 2)]
+    return [*traces, (go.Scatter(x=spectrum.frequencies, y=spectrum.series_spectrum, **hidden), 2)]
 
 
 def _attention_traces(spectrum: AttentionSpectrum, head: Head) -> list[tuple[go.Scatter, int]]:
@@ -204,17 +204,17 @@ def chosen_heads(spectrum: AttentionSpectrum, heads: Any) -> list[Head]:
     if heads is None:
         return [scored.address for scored in spectrum.amplitude.heads()[:OFFERED]]
     several = heads if isinstance(heads, list | tuple) else [heads]
-    found = [as_head(head) for head in several]
-    if not found or len(set(found)) < len(found):
+    addresses = [as_head(head) for head in several]
+    if not addresses or len(set(addresses)) < len(addresses):
         raise InvalidInput(f"heads={heads!r}: give at least one, and each once.")
     layers, count = spectrum.attention.shape[:2]
-    for head in found:
+    for head in addresses:
         if f"{head.stack}.{head.kind}" != spectrum.site or head.layer >= layers or head.head >= count:
             raise InvalidInput(
                 f"{head}: {spectrum.name} has {spectrum.site} layers 0-{layers - 1} of heads 0-{count - 1}. Choose "
                 "among them."
             )
-    return found
+    return addresses
 
 
 def upward(values: Any) -> list[float]:

@@ -41,9 +41,9 @@ def training(model_name: str) -> go.Figure:
     if not file.exists():
         raise InvalidInput(f"{model_name} comes without a record of its training.")
     record: dict[str, Any] = json.loads(file.read_text())
-    taken = [shot for shot in record["snapshots"] if shot["step"] > 0]
-    steps = [shot["step"] for shot in taken]
-    causal = "induction" in taken[0]
+    snapshots = [shot for shot in record["snapshots"] if shot["step"] > 0]
+    steps = [shot["step"] for shot in snapshots]
+    causal = "induction" in snapshots[0]
     heads, length = ("decoder.self", 24) if causal else ("decoder.cross", 10)
     figure = make_subplots(
         rows=2, shared_xaxes=True, row_heights=[0.4, 0.6], vertical_spacing=0.09,
@@ -51,13 +51,13 @@ def training(model_name: str) -> go.Figure:
     )  # fmt: skip
     figure.add_trace(
         go.Scatter(
-            x=steps, y=[shot["accuracy"] for shot in taken], mode="lines+markers", name="accuracy",
+            x=steps, y=[shot["accuracy"] for shot in snapshots], mode="lines+markers", name="accuracy",
             line={"color": "#333", "width": 2.5},
         ),
         row=1, col=1,
     )  # fmt: skip
-    for kind in (kind for kind in WATCHED if kind in taken[0]):
-        values = np.array([shot[kind] for shot in taken])
+    for kind in (kind for kind in WATCHED if kind in snapshots[0]):
+        values = np.array([shot[kind] for shot in snapshots])
         for layer, head in np.ndindex(*values.shape[1:]):
             figure.add_trace(
                 go.Scatter(
