@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.command()
 @guarded
 def models() -> None:
-    """The models that can be opened by name: bundled ones, and Amazon's and plain GPT-2s on the hub."""
+    """List the models that can be opened by name: bundled ones, and Amazon's and plain GPT-2s on the hub."""
     for name in zoo.names():
         size = sum(f.stat().st_size for f in zoo.path(name).iterdir()) / 1e6
         typer.echo(f"{name:28} bundled, {size:.1f} MB, {zoo.path(name)}")
@@ -31,33 +31,33 @@ def models() -> None:
 @app.command()
 @guarded
 def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
-    """Sizes, tokens, heads and sites of a model, after checking its hook points."""
-    found = load(model, dtype=getattr(torch, dtype.value), device=device)
-    kinds = [".".join(kind) for kind in found.family.kinds]
+    """Print sizes, tokens, heads and sites of a model, after checking its hook points."""
+    opened = load(model, dtype=getattr(torch, dtype.value), device=device)
+    kinds = [".".join(kind) for kind in opened.family.kinds]
     rows = {
-        "model": found.name,
-        "family": found.family.name,
-        "layers": ", ".join(f"{count} {stack}" for stack, count in found.n_layers.items() if count),
-        "heads": f"{found.n_heads} a layer of {found.d_head}: "
-        + ", ".join(f"{len(found.heads(kind))} {kind}" for kind in kinds),
-        "d_model": found.d_model,
-        **_what_it_reads(found),
-        "parameters": f"{found.n_parameters:,}",
-        "weights": found.digest,
+        "model": opened.name,
+        "family": opened.family.name,
+        "layers": ", ".join(f"{count} {stack}" for stack, count in opened.n_layers.items() if count),
+        "heads": f"{opened.n_heads} a layer of {opened.d_head}: "
+        + ", ".join(f"{len(opened.heads(kind))} {kind}" for kind in kinds),
+        "d_model": opened.d_model,
+        **_what_it_reads(opened),
+        "parameters": f"{opened.n_parameters:,}",
+        "weights": opened.digest,
         "hook points": "live, patterns sum to 1",
-        "sites": f"{len(found.sites())}: {', '.join(sorted({s.name for s in found.sites()}))}",
+        "sites": f"{len(opened.sites())}: {', '.join(sorted({s.name for s in opened.sites()}))}",
     }
     for key, value in rows.items():
         typer.echo(f"{key:12} {value}")
 
 
-def _what_it_reads(found: Model) -> dict[str, str]:
-    if not found.tokens_are_values:
-        return {"tokens": f"{found.d_vocab}, no tokenizer for series", "context": f"{found.max_positions} positions"}
-    chronos = found.chronos_config
+def _what_it_reads(model: Model) -> dict[str, str]:
+    if not model.tokens_are_values:
+        return {"tokens": f"{model.d_vocab}, no tokenizer for series", "context": f"{model.max_positions} positions"}
+    chronos = model.chronos_config
     limits = " ".join(f"{key} {value:g}" for key, value in sorted(chronos.tokenizer_kwargs.items(), reverse=True))
     return {
-        "tokens": f"{found.d_vocab}, {chronos.tokenizer_class} {limits}",
+        "tokens": f"{model.d_vocab}, {chronos.tokenizer_class} {limits}",
         "context": f"{chronos.context_length}, prediction {chronos.prediction_length}",
     }
 

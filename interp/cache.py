@@ -68,10 +68,10 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
         UnknownSite: a name or pattern that matches no site of this model.
         InvalidInput: no sites, or a token outside the vocabulary.
     """
-    asked = [sites] if isinstance(sites, str | Site) else list(sites)
-    if not asked:
+    addresses = [sites] if isinstance(sites, str | Site) else list(sites)
+    if not addresses:
         raise InvalidInput("no sites to capture: name at least one, as 'decoder.cross.*.pattern'.")
-    wanted = model.sites(*asked)
+    wanted = model.sites(*addresses)
     points = {site: model.family.point(site) for site in wanted}
     with torch.no_grad():
         # What is read is an alias: a later edit in place would change it.
@@ -80,13 +80,13 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
 
 
 def _is_late(model: Model, point: Point) -> bool:
-    """Whether a hook may change an output after nnsight, which sits inside the hooks, has read it."""
+    """Tell whether a hook may change an output after nnsight, which sits inside the hooks, has read it."""
     hooks = model.module.get_submodule(point.path)._forward_hooks or module_hooks._global_forward_hooks
     return point.port == "output" and bool(hooks)
 
 
 def trace(
-    model: Model, inputs: dict[str, Any], points: Sequence[Point], taken: Callable[[Tensor], Tensor]
+    model: Model, inputs: dict[str, Any], points: Sequence[Point], take: Callable[[Tensor], Tensor]
 ) -> dict[Point, Tensor]:
     """Read points in one trace that stops after the last.
 
@@ -101,11 +101,11 @@ def trace(
     """
     with ExitStack() as stack:
         stack.enter_context(evaluated(model))
-        return _traced(model, inputs, points, taken, stack)
+        return _traced(model, inputs, points, take, stack)
 
 
 def _traced(
-    model: Model, inputs: dict[str, Any], points: Sequence[Point], taken: Callable[[Tensor], Tensor], stack: ExitStack
+    model: Model, inputs: dict[str, Any], points: Sequence[Point], take: Callable[[Tensor], Tensor], stack: ExitStack
 ) -> dict[Point, Tensor]:
     late = [point for point in points if _is_late(model, point)]
     wrapper: Any = model.nnsight
@@ -113,7 +113,7 @@ def _traced(
     values: dict[Point, Tensor] = {}
 
     def keep(point: Point, value: Any) -> None:
-        values[point] = taken(part_of(point, value if point.element is None else value[point.element]))
+        values[point] = take(part_of(point, value if point.element is None else value[point.element]))
 
     scope = stack.enter_context(entered(model.module))
     for point in late:
@@ -133,7 +133,7 @@ def _traced(
 
 
 def by_head(model: Model, site: Site, point: Point, value: Tensor) -> Tensor:
-    """What was read at a point as the user sees the site: by head where it is flat in the module."""
+    """Return what was read at a point as the user sees the site: by head where it is flat in the module."""
     if point.layout != "heads":
         return value
     z = rearrange(value, "batch pos (head d_head) -> batch pos head d_head", head=model.n_heads)

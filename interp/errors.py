@@ -89,8 +89,8 @@ def release(library: str) -> str:
     return f"{library} {version(library)}"
 
 
-def nearest(asked: str, known: Iterable[str]) -> str:
-    """A hint "Did you mean ...?" with the closest known name, or nothing."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint "Did you mean ...?" with the closest known name, or nothing."""
     names = list(known)
-    found = [] if asked in names else get_close_matches(asked, names, n=1, cutoff=0.4)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    close = [] if name in names else get_close_matches(name, names, n=1, cutoff=0.4)
+    return f" Did you mean {close[0]!r}?" if close else ""

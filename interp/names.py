@@ -54,7 +54,7 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The head an address names: the inverse of `str`.
+        """Parse the address of a head: the inverse of `str`.
 
         Args:
             text: such as `decoder.cross.3.5`.
@@ -79,7 +79,7 @@ class Head:
         return f"L{self.layer}.H{self.head}"
 
     def site(self, name: str) -> "Site":
-        """The site of this head's layer, such as `pattern`, in which the head is one row."""
+        """Return the site of this head's layer, such as `pattern`, in which the head is one row."""
         return Site(self.stack, self.kind, self.layer, name)
 
 
@@ -110,7 +110,7 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The site an address names: the inverse of `str`.
+        """Parse the address of a site: the inverse of `str`.
 
         Args:
             text: such as `decoder.cross.3.pattern`, `encoder.0.resid_mid` or `decoder.logits`.
@@ -151,7 +151,7 @@ class AttentionLayer:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The attention layer an address names: the inverse of `str`.
+        """Parse the address of an attention layer: the inverse of `str`.
 
         Raises:
             UnknownSite: the text is not an address of an attention layer.
@@ -163,17 +163,17 @@ class AttentionLayer:
 
 
 def as_head(head: object) -> Head:
-    """The head that is meant: by value, by address, or anything with an `address`, such as a scored head.
+    """Return the head that a value, an address or anything with an `address` (such as a scored head) stands for.
 
     Raises:
         UnknownHead: none of these, or a malformed address.
     """
-    found = getattr(head, "address", head)
-    return found if isinstance(found, Head) else Head.parse(str(found))
+    address = getattr(head, "address", head)
+    return address if isinstance(address, Head) else Head.parse(str(address))
 
 
 def parse_kind(text: str) -> tuple[Stack, Kind]:
-    """The stack and kind that `decoder.cross` names.
+    """Return the stack and kind that `decoder.cross` names.
 
     Raises:
         UnknownSite: there is no such kind of attention.
@@ -185,7 +185,7 @@ def parse_kind(text: str) -> tuple[Stack, Kind]:
 
 
 def parse_address(text: str) -> Head | AttentionLayer | Site:
-    """What an address names: a head, a whole attention layer or a site.
+    """Return what an address names: a head, a whole attention layer or a site.
 
     Args:
         text: such as `decoder.cross.3.5`, `decoder.cross.3` or `decoder.3.mlp_out`.

@@ -14,7 +14,7 @@ from interp.errors import InvalidInput
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """A whole number, NumPy's included, as a plain int.
+    """Return a whole number, NumPy's included, as a plain int.
 
     Args:
         name: what the user calls it.
@@ -38,7 +38,7 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """A real number that is not NaN.
+    """Return a real number that is not NaN.
 
     Args:
         name: what the user calls it.
@@ -51,16 +51,16 @@ def number(name: str, value: Any) -> float:
         InvalidInput: something else.
     """
     try:
-        found = float("nan") if isinstance(value, str | bool) else float(value)
+        real = float("nan") if isinstance(value, str | bool) else float(value)
     except (TypeError, ValueError):
-        found = float("nan")
-    if math.isnan(found):
+        real = float("nan")
+    if math.isnan(real):
         raise InvalidInput(f"{name}={value!r} must be a number.")
-    return found
+    return real
 
 
-def positions(name: str, given: Any) -> tuple[int, ...] | None:
-    """One or several whole numbers, negative ones too, each once; None stays None.
+def positions(name: str, value: Any) -> tuple[int, ...] | None:
+    """Return one or several whole numbers, negative ones too, each once; None stays None.
 
     Args:
         name: what the user calls them.
@@ -72,17 +72,17 @@ def positions(name: str, given: Any) -> tuple[int, ...] | None:
     Raises:
         InvalidInput: none, one twice, or something other than whole numbers.
     """
-    if given is None:
+    if value is None:
         return None
-    many = isinstance(given, Sequence) or getattr(given, "ndim", 0)
-    found = tuple(whole(name, item, -(2**31)) for item in (list(given) if many else [given]))
-    if not found or len(set(found)) < len(found):
-        raise InvalidInput(f"{name}={given!r}: give at least one, and each once.")
-    return found
+    many = isinstance(value, Sequence) or getattr(value, "ndim", 0)
+    chosen = tuple(whole(name, item, -(2**31)) for item in (list(value) if many else [value]))
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InvalidInput(f"{name}={value!r}: give at least one, and each once.")
+    return chosen
 
 
 def as_tensor(values: Any) -> Tensor:
-    """Anything array-like as a tensor; integers, unsigned ones too, as int64.
+    """Return anything array-like as a tensor; integers, unsigned ones too, as int64.
 
     Raises:
         TypeError, ValueError, RuntimeError: what is no array, a ragged list, or entries that are masked, whose mask a

@@ -126,7 +126,7 @@ class CircuitReport(Result):
         return {Edge.parse(text): float(value) for text, value in zip(self.edges, self.minimality, strict=True)}
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per edge, its addition with 95 % interval: `edge, writer, reader, kind, adds, low, high`"""
+        """Return one row per edge, its addition with 95 % interval: `edge, writer, reader, kind, adds, low, high`."""
         edges = [Edge.parse(text) for text in self.edges]
         bounds = [self.interval(self.circuit - rows + self.empty) for rows in self.without]
         frame = pd.DataFrame(

@@ -33,14 +33,14 @@ class Action:
     acted: bool = False
 
     def missing(self) -> str:
-        """What of the edit was never reached; nothing where all was."""
+        """Say which part of the edit was never reached; empty if all was."""
         if isinstance(self.act, Cut):
             return self.act.missing()
         return "" if self.acted else "nothing ran inside that has it"
 
 
 def locate(model: Model, address: Address) -> tuple[Site, int | None]:
-    """The site at which an address is edited, and the head where it is of one.
+    """Return the site at which an address is edited, and the head if it names one.
 
     Raises:
         UnknownHead, UnknownSite: this model does not have it.
@@ -54,7 +54,7 @@ def locate(model: Model, address: Address) -> tuple[Site, int | None]:
 
 
 def actions(model: Model, edits: Sequence[Edit], run: Run) -> list[Action]:
-    """What edits do, point by point; references are read here, so no edit should be in force.
+    """Turn edits into actions, point by point; references are read here, so no edit should be in force.
 
     Raises:
         UnknownHead, UnknownSite: an address that this model does not have.
@@ -65,11 +65,11 @@ def actions(model: Model, edits: Sequence[Edit], run: Run) -> list[Action]:
             raise InvalidInput(f"{edit!r:.80} is not an edit: use Zero, Mean, Resample, Scale, Add or Knockout.")
     places = [(edit, *place) for edit in edits for place in _places(model, edit)]
     references = _References(model, [(edit, site) for edit, site, _ in places])
-    made: list[Action] = []
+    acts: list[Action] = []
     for edit, site, head in places:
         sets = isinstance(edit, Zero | Mean | Resample | FreezePatterns)
-        made.append(Action(edit, site, head, sets, _act(model, edit, site, head, run, references)))
-    return made
+        acts.append(Action(edit, site, head, sets, _act(model, edit, site, head, run, references)))
+    return acts
 
 
 def _places(model: Model, edit: Edit) -> list[tuple[Site, int | None]]:
@@ -119,7 +119,7 @@ def _addend(model: Model, edit: Add, site: Site, head: int | None) -> Tensor:
 
 
 def _added(value: Tensor, site: Site, run: Run, part: Tensor) -> Tensor:
-    """A pattern with attention added, but to padding."""
+    """Add attention to a pattern, except to padding."""
     count, shown = keys_seen(site, part, run)
     if shown is None:
         return part + value
@@ -129,7 +129,7 @@ def _added(value: Tensor, site: Site, run: Run, part: Tensor) -> Tensor:
 
 
 def in_encoder_positions(site: Site) -> bool:
-    """Whether the positions of a site (not squares) are those of the encoder's tokens."""
+    """Tell whether the positions of a site (not squares) are those of the encoder's tokens."""
     return site.stack == "encoder" or (site.kind == "cross" and site.name in ("k", "v"))
 
 
@@ -142,12 +142,12 @@ class _References:
             for batch in _batches(edit):
                 sites.setdefault(id(batch), (batch, set()))[1].add(site)
         self._caches = {
-            key: capture(model, batch, sorted(found, key=str)) for key, (batch, found) in sites.items() if found
+            key: capture(model, batch, sorted(needed, key=str)) for key, (batch, needed) in sites.items() if needed
         }
         self._device = model.device
 
     def value(self, edit: Edit, site: Site) -> Tensor:
-        """The mean (without its axes of rows and positions, or by position with one row), or rows."""
+        """Return the mean (without axes of rows and positions, or by position with one row), or rows."""
         batches = _batches(edit)
         values = [self._caches[id(batch)][site] for batch in batches]
         if not isinstance(edit, Mean):
@@ -164,7 +164,7 @@ class _References:
 
     @staticmethod
     def _weight(batch: Batch, site: Site) -> Tensor:
-        """1 for what counts in a mean, along the axes of rows and positions; padding does not."""
+        """Return 1 for what counts in a mean, along the axes of rows and positions, and 0 for padding."""
         if site.name not in ("scores", "pattern"):
             return batch.mask("encoder" if in_encoder_positions(site) else "decoder")
         # Keys that are padding get no attention: what a query pays goes on summing to 1.
@@ -180,7 +180,7 @@ def _batches(edit: Edit) -> tuple[Batch, ...]:
 
 
 def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tensor:
-    """A reference's rows and positions that stand for those of a run's tensor."""
+    """Return a reference's rows and positions that stand for those of a run's tensor."""
     if site.name in ("scores", "pattern"):
         axes = {-2: site.stack == "decoder", -1: (site.stack, site.kind) == ("decoder", "self")}
     else:
@@ -224,13 +224,13 @@ def _fit(value: Tensor, part: Tensor, edit: Edit, site: Site, run: Run) -> Tenso
 
 
 def _positions_of(site: Site) -> Stack:
-    """The stack whose positions a site's are; of its queries, where it has queries and keys."""
+    """Return the stack whose positions a site has; for squares, that of the queries."""
     square = site.name in ("scores", "pattern")
     return "encoder" if site.stack == "encoder" or (in_encoder_positions(site) and not square) else "decoder"
 
 
 def _check_tokens(edit: Resample, stack: Stack, axis: int, span: tuple[int, int], rows: int, run: Run) -> None:
-    """See that a source has tokens where the run has some; and keys where it has some, which it may attend to."""
+    """Check that a source has tokens where the run has queries, and keys where the run may attend to keys."""
     start, count = span
     there = edit.source.mask(stack)[:, start : start + count].bool()
     there = there.repeat_interleave(rows // len(there), 0) if rows % len(there) == 0 else there[:1]
@@ -246,7 +246,7 @@ def _check_tokens(edit: Resample, stack: Stack, axis: int, span: tuple[int, int]
 
 
 def _check_attended(value: Tensor, part: Tensor, edit: Mean, site: Site, run: Run) -> None:
-    """See that a mean pattern pays nothing to what is padding in the run."""
+    """Check that a mean pattern pays no attention to padding of the run."""
     offset = run.offset if site.stack == "decoder" else 0
     queries = run.tokens(site.stack, len(part), offset, part.shape[-2])
     _, keys = keys_seen(site, part, run)
@@ -264,15 +264,15 @@ def _check_attended(value: Tensor, part: Tensor, edit: Mean, site: Site, run: Ru
 
 
 def _known(value: Tensor, axis: int, start: int, edit: Edit, site: Site, run: Run) -> Tensor:
-    """A mean by position without what it does not know, which must be padding in the run too."""
+    """Return a mean by position without the positions it does not know, which must be padding in the run too."""
     unknown = value.movedim(axis, 0).flatten(1).isnan().any(1)
     shown = run.shown.get("encoder" if in_encoder_positions(site) else "decoder")
-    asked = unknown
+    missing = unknown
     if isinstance(shown, Tensor) and shown.ndim == 2:
-        asked = unknown & shown[:, start : start + len(unknown)].any(0).to(unknown.device)
-    if isinstance(edit, Mean) and bool(asked.any()):
+        missing = unknown & shown[:, start : start + len(unknown)].any(0).to(unknown.device)
+    if isinstance(edit, Mean) and bool(missing.any()):
         raise InvalidInput(
-            f"{edit}: every row of the reference is padded at position {start + int(asked.int().argmax())}, where the "
-            "run has a token: give a reference with tokens there, or take the mean over positions."
+            f"{edit}: every row of the reference is padded at position {start + int(missing.int().argmax())}, where "
+            "the run has a token: give a reference with tokens there, or take the mean over positions."
         )
     return value.nan_to_num() if isinstance(edit, Mean) else value

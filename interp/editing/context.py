@@ -58,9 +58,9 @@ class _PointHook:
             mine = view
             if action.head is not None:
                 mine = view[:, action.head] if self.point.layout == "square" else view[..., action.head, :]
-            made = action.act(mine)
-            if made is not None:
-                mine.copy_(made)
+            replaced = action.act(mine)
+            if replaced is not None:
+                mine.copy_(replaced)
                 action.acted = True
         return value
 
@@ -98,7 +98,7 @@ def _hooks_of(module: nn.Module) -> list[_PointHook]:
 
 
 def check_unhooked(model: Model, what: str) -> None:
-    """See that nothing edits the model, for what runs its layers one by one.
+    """Check that nothing edits the model, for experiments that run its layers one by one.
 
     Edits of other threads and tasks do not count: they are not seen here.
 
@@ -145,24 +145,24 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
         InertEdit: on leaving, an edit that reached no module: nothing ran, or nothing that has it.
         ChangedModel: modules of the model were replaced meanwhile.
     """
-    given: Any = [edits] if isinstance(edits, Edit) else edits
-    if not isinstance(given, Sequence):
+    listed: Any = [edits] if isinstance(edits, Edit) else edits
+    if not isinstance(listed, Sequence):
         raise InvalidInput(f"edits={edits!r}: give an edit, or several of them.")
-    items: list[Edit] = list(cast(Sequence[Edit], given))
+    items: list[Edit] = list(cast(Sequence[Edit], listed))
     run = Run(next((edit.batch for edit in items if isinstance(edit, FreezePatterns)), None))
     model.follow()
     with outside(model.module):
-        made = actions(model, items, run)
-    if any(action.site.name in ("scores", "pattern") for action in made):
+        acts = actions(model, items, run)
+    if any(action.site.name in ("scores", "pattern") for action in acts):
         check_attention(model)
-    _check_conflicts(model, made)
+    _check_conflicts(model, acts)
     with ExitStack() as stack, entered(model.module) as scope, eager():
         # Zero and Scale need not know where in a run they are, nor does Add, but at a pattern, which has padding.
-        if any(not isinstance(action.edit, Zero | Scale | Add) for action in made) or any(
-            isinstance(action.edit, Add) and action.site.name == "pattern" for action in made
+        if any(not isinstance(action.edit, Zero | Scale | Add) for action in acts) or any(
+            isinstance(action.edit, Add) and action.site.name == "pattern" for action in acts
         ):
             _watch(model, run, scope, stack)
-        hooked = dict(_place(model, action, scope, stack) for action in made)
+        hooked = dict(_place(model, action, scope, stack) for action in acts)
         yield
         for path, module in hooked.items():
             if model.module.get_submodule(path) is not module:
@@ -170,7 +170,7 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
                     f"{path} was replaced while it was edited: what then ran was not. Replace modules first, and edit "
                     "the model after."
                 )
-    _check_reached(items, made)
+    _check_reached(items, acts)
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def _place(model: Model, action: Action, scope: Scope, stack: ExitStack) -> tupl
     point = model.family.point(action.site)
     module = model.module.get_submodule(point.path)
     with scopes.lock:
-        hook = next((found for found in _hooks_of(module) if found.point == point), None)
+        hook = next((ours for ours in _hooks_of(module) if ours.point == point), None)
         hook = hook or _PointHook(point, model.n_heads)
         # Undone whatever comes, an interrupt between these lines too.
         stack.callback(_remove, module, hook, action)
@@ -231,19 +231,19 @@ def _remove(module: nn.Module, hook: _PointHook, action: Action) -> None:
         if hook.actions:
             return
         for table in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [key for key, found in table.items() if getattr(found, "__self__", None) is hook]:
+            for key in [key for key, entry in table.items() if getattr(entry, "__self__", None) is hook]:
                 for entries in (table, module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
                     entries.pop(key, None)
 
 
-def _check_conflicts(model: Model, made: Sequence[Action]) -> None:
-    """Two edits that set one value, or one that cuts scores whose pattern is set."""
+def _check_conflicts(model: Model, acts: Sequence[Action]) -> None:
+    """Check that no two edits set one value, and that none cuts scores whose pattern is set."""
     outer = [action for module in model._modules.values() for hook in _hooks_of(module) for action in hook.here]
-    for index, action in enumerate(made):
-        for other in made[:index]:
+    for index, action in enumerate(acts):
+        for other in acts[:index]:
             if other.edit == action.edit and other.site == action.site:
                 raise InvalidInput(f"{action.edit} is given twice. Give each edit once.")
-        for other in [*made[:index], *outer]:
+        for other in [*acts[:index], *outer]:
             if _both_set(model, action, other):
                 raise InvalidInput(f"{other.edit} and {action.edit} set the same value in two ways: give one of them.")
             for cut, setter in ((action, other), (other, action)):
@@ -255,7 +255,7 @@ def _check_conflicts(model: Model, made: Sequence[Action]) -> None:
 
 
 def _both_set(model: Model, one: Action, other: Action) -> bool:
-    """Whether two actions set the same value differently; zero is zero, whoever says so."""
+    """Tell whether two actions set the same value differently; zero is zero, whoever says so."""
     agree = (isinstance(one.edit, Zero) and isinstance(other.edit, Zero)) or one.edit is other.edit
     apart = None not in (one.head, other.head) and one.head != other.head
     meet = _tensor(model, one.site) == _tensor(model, other.site) and not apart
@@ -263,7 +263,7 @@ def _both_set(model: Model, one: Action, other: Action) -> bool:
 
 
 def _is_lost(cut: Action, setter: Action) -> bool:
-    """Whether a knockout acts on scores whose pattern is set."""
+    """Tell whether a knockout acts on scores whose pattern is set."""
     pattern, scores = setter.site, cut.site
     same_layer = (pattern.stack, pattern.kind, pattern.layer) == (scores.stack, scores.kind, scores.layer)
     names = (pattern.name, scores.name) == ("pattern", "scores")
@@ -271,7 +271,7 @@ def _is_lost(cut: Action, setter: Action) -> bool:
 
 
 def _tensor(model: Model, site: Site) -> Site:
-    """One name for each tensor: what a layer puts out is what the next one takes in, and attention what z makes."""
+    """Return one name for each tensor: a layer's output is the next one's input, and z gives the attention's output."""
     if site.name == "attn_out":
         return Site(site.stack, site.kind, site.layer, "z")
     if site.name == "resid_post" and site.layer is not None and site.layer + 1 < model.n_layers[site.stack]:
@@ -279,9 +279,9 @@ def _tensor(model: Model, site: Site) -> Site:
     return site
 
 
-def _check_reached(edits: Sequence[Edit], made: Sequence[Action]) -> None:
+def _check_reached(edits: Sequence[Edit], acts: Sequence[Action]) -> None:
     for edit in edits:
-        mine = [action for action in made if action.edit is edit]
+        mine = [action for action in acts if action.edit is edit]
         reasons = [reason for action in mine if (reason := action.missing())]
         if len(reasons) == len(mine):
             raise InertEdit(

@@ -33,18 +33,18 @@ Reference = Batch | Sequence[Batch]
 
 
 def as_address(target: Target) -> Address:
-    """The address that a target means.
+    """Return the address that a target stands for.
 
     Raises:
         UnknownHead, UnknownSite: an address that is malformed, or of a site that is not a tensor of its own.
     """
     if isinstance(target, ScoredHead):
         return target.address
-    found = target if isinstance(target, Head | AttentionLayer | Site) else parse_address(str(target))
-    if isinstance(found, Site) and found.name == "head_out":
-        layer = f"{found.stack}.{found.kind}.{found.layer}"
-        raise UnknownSite(f"{found} cannot be edited: it is made from z and W_O. Edit {layer}.z or {layer}.attn_out.")
-    return found
+    address = target if isinstance(target, Head | AttentionLayer | Site) else parse_address(str(target))
+    if isinstance(address, Site) and address.name == "head_out":
+        layer = f"{address.stack}.{address.kind}.{address.layer}"
+        raise UnknownSite(f"{address} cannot be edited: it is made from z and W_O. Edit {layer}.z or {layer}.attn_out.")
+    return address
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class Mean(_Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given: Any = self.reference
-        batches = (given,) if isinstance(given, Batch) else tuple(given) if isinstance(given, Sequence) else ()
+        batches: Any = self.reference
+        batches = (batches,) if isinstance(batches, Batch) else tuple(batches) if isinstance(batches, Sequence) else ()
         if not batches or not all(isinstance(batch, Batch) for batch in batches):
             raise InvalidInput(f"{self}: a mean needs a reference to be taken over: give a Batch, or a list of them.")
         shapes = sorted({(b.input_ids.shape[1], b.decoder_input_ids.shape[1]) for b in batches})
@@ -219,10 +219,10 @@ class Knockout:
     renormalise: bool = True
 
     def __post_init__(self) -> None:
-        found = as_address(self.head)
-        if not isinstance(found, Head):
-            raise InvalidInput(f"a knockout is of one head, as 'decoder.cross.3.5'; found {str(found)!r}.")
-        object.__setattr__(self, "head", found)
+        address = as_address(self.head)
+        if not isinstance(address, Head):
+            raise InvalidInput(f"a knockout is of one head, as 'decoder.cross.3.5'; found {str(address)!r}.")
+        object.__setattr__(self, "head", address)
         for name in ("query", "key"):
             object.__setattr__(self, name, positions(name, getattr(self, name)))
         if self.query is None and self.key is None:
@@ -267,7 +267,7 @@ def ablations(
     reference: Reference | None = None,
     by_position: bool = False,
 ) -> list[Edit]:
-    """The edits that ablate some targets by one method.
+    """Return the edits that ablate some targets by one method.
 
     Args:
         targets: heads, attention layers or sites.

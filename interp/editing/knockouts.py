@@ -12,14 +12,14 @@ from interp.names import Site, Stack
 
 
 def keys_seen(site: Site, part: Tensor, run: Run) -> tuple[int, Tensor | None]:
-    """How many keys of a square are of tokens, and which of them are no padding, as `Run.tokens` says."""
+    """Count the keys of a square that are of tokens, and mark those that are not padding, as `Run.tokens` says."""
     there = part.shape[-1]
     count = run.keys(there) if (site.stack, site.kind) == ("decoder", "self") else there
     return count, run.tokens(keys_of(site), len(part), 0, count)
 
 
 def keys_of(site: Site) -> Stack:
-    """The stack that an attention site's keys are in."""
+    """Return the stack of an attention site's keys."""
     return "encoder" if site.kind == "cross" or site.stack == "encoder" else "decoder"
 
 
@@ -32,7 +32,7 @@ class Cut:
         self.ran = False
 
     def missing(self) -> str:
-        """Which positions no step had."""
+        """Return the positions that no step had."""
         if not self.ran:
             return "nothing ran inside that has it"
         return ", ".join(f"no step had {name} {sorted(left)}" for name, left in self.left.items() if left)
@@ -53,29 +53,29 @@ class Cut:
             return part.masked_fill(cut, 0)
         # Padding of a decoder alone may see no key at all: there is nothing to cut.
         looks = self._seen(part)
-        made = part.masked_fill(cut & looks, -torch.inf)
-        blind = looks & ~self._seen(made)
+        cut_scores = part.masked_fill(cut & looks, -torch.inf)
+        blind = looks & ~self._seen(cut_scores)
         if bool((blind if looking is None else blind & looking.to(part.device)[:, :, None]).any()):
             raise InvalidInput(
                 f"{self.edit}: a query is left without any key, so there is nothing to renormalise: give fewer keys, "
                 "or renormalise=False."
             )
         # What padding looks at is read by nobody, but must be a number.
-        return torch.where(blind, part, made)
+        return torch.where(blind, part, cut_scores)
 
     @staticmethod
     def _seen(scores: Tensor) -> Tensor:
-        """Whether a query has a key: masked ones have the lowest finite score, which a softmax of them alone shows."""
+        """Tell whether a query sees a key: masked keys have the lowest finite score, which shows in a softmax."""
         return scores.amax(-1, keepdim=True) > torch.finfo(scores.dtype).min / 2
 
     def _here(self, name: str, length: int, offset: int, grows: bool, shown: Tensor | None) -> Tensor:
-        """Which of the step's own positions are asked for, `[row, pos]`, or `[1, pos]` of all rows alike."""
-        asked = cast(tuple[int, ...] | None, getattr(self.edit, name))
+        """Mark which of the step's own positions are chosen, `[row, pos]`, or `[1, pos]` where all rows are alike."""
+        chosen = cast(tuple[int, ...] | None, getattr(self.edit, name))
         shown = torch.ones(1, length, dtype=torch.bool) if shown is None else shown.cpu()
-        if asked is None:
+        if chosen is None:
             return torch.ones(1, length, dtype=torch.bool)
-        found, outside, counted = torch.zeros_like(shown), set[int](), shown.long().cumsum(1)
-        for position in asked:
+        marked, outside, counted = torch.zeros_like(shown), set[int](), shown.long().cumsum(1)
+        for position in chosen:
             # From the end it is a row's own tokens that count.
             wanted = counted[:, -1:] + 1 + position
             at = torch.arange(length)[None] == position - offset if position >= 0 else (counted == wanted) & shown
@@ -84,7 +84,7 @@ class Cut:
                     f"{self.edit}: some rows hold fewer tokens than {name}={position} counts, the rest is padding: "
                     "choose a position that all rows have."
                 )
-            found |= at
+            marked |= at
             if bool((at & shown).any()):
                 self.left[name].discard(position)
             elif not bool(at.any()):
@@ -94,4 +94,4 @@ class Cut:
                 f"{self.edit}: {self.site.stack} has {length} positions there, so {name} {sorted(outside)} is outside "
                 "the sequence."
             )
-        return found
+        return marked

@@ -37,13 +37,13 @@ class Run(threading.local):
 
     @classmethod
     def of(cls, batch: Batch) -> Self:
-        """A teacher-forced run of a batch, whose values are at hand without the model being run."""
+        """Describe a teacher-forced run of a batch, whose values are known without running the model."""
         run = cls(rows=len(batch), length=batch.decoder_input_ids.shape[1])
         run.shown = {stack: batch.mask(stack) for stack in STACKS if batch.ids(stack).numel()}
         return run
 
     def tokens(self, stack: Stack, rows: int, start: int, count: int) -> Bool[Tensor, "row pos"] | None:
-        """Which positions of a stack are no padding, of so many from `start` on; None where all are, or it is unknown.
+        """Mark the positions of a stack that are not padding, so many from `start` on; None if all are, or unknown.
 
         Args:
             stack: whose positions.
@@ -64,8 +64,8 @@ class Run(threading.local):
 
     def enter_encoder(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = named(stack, args, kwargs)
-        given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
-        self.rows = None if given is None else len(given)
+        tokens_in = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        self.rows = None if tokens_in is None else len(tokens_in)
         mask = self.shown["encoder"] = kwargs.get("attention_mask")
         if self.frozen is not None:
             self._same("input_ids", kwargs.get("input_ids"), self.frozen.input_ids, self.frozen.attention_mask)
@@ -77,8 +77,8 @@ class Run(threading.local):
         past = kwargs["cache"]
         self.offset = 0 if past is None else int(past.get_seq_length())
         ids = kwargs.get("input_ids")
-        given = ids if ids is not None else kwargs.get("inputs_embeds")
-        self.length = 0 if given is None else given.shape[1]
+        tokens_in = ids if ids is not None else kwargs.get("inputs_embeds")
+        self.length = 0 if tokens_in is None else tokens_in.shape[1]
         mask = self.shown["decoder"] = kwargs.get("attention_mask")
         if not self.offset:
             self._ids, self._mask = ids, mask
@@ -100,7 +100,7 @@ class Run(threading.local):
                 self._same("attention_mask", mask, shown)
 
     def keys(self, there: int) -> int:
-        """How many keys of the decoder's own attention are of tokens; a static cache has room for more.
+        """Count the keys of the decoder's own attention that are of tokens; a static cache has room for more.
 
         Args:
             there: how many keys there are.
@@ -117,20 +117,20 @@ class Run(threading.local):
         return tokens or there
 
     def inputs_of(self, rows: int, known: int) -> int:
-        """How many inputs a run's rows stand for, where a reference has `known` rows.
+        """Count the inputs that a run's rows stand for, where a reference has `known` rows.
 
         Without an encoder `generate` repeats the tokens themselves, side by side.
         """
         if self.rows is not None:
             return self.rows
-        given = [tensor for tensor in (self._ids, self._mask) if isinstance(tensor, Tensor)]
-        if self._ids is None or known == 0 or rows % known or any(len(tensor) != rows for tensor in given):
+        tensors = [tensor for tensor in (self._ids, self._mask) if isinstance(tensor, Tensor)]
+        if self._ids is None or known == 0 or rows % known or any(len(tensor) != rows for tensor in tensors):
             return rows
-        blocks = [tensor.unflatten(0, (known, -1)) for tensor in given]
+        blocks = [tensor.unflatten(0, (known, -1)) for tensor in tensors]
         return known if all(bool((block == block[:, :1]).all()) for block in blocks) else rows
 
     def _inputs(self, hidden: Tensor) -> int:
-        """How many inputs the decoder's rows stand for: generation repeats each side by side."""
+        """Count the inputs that the decoder's rows stand for: generation repeats each side by side."""
         if hidden is self._encoded:
             return len(hidden)
         known = self._encoded
@@ -148,9 +148,9 @@ class Run(threading.local):
             )
         return len(hidden)
 
-    def _same(self, name: str, found: Tensor | None, wanted: Tensor, where: Tensor | None = None) -> None:
-        """See that what runs is the frozen batch: everywhere, or where it has tokens."""
-        off = None if found is None or found.shape != wanted.shape else found.cpu() != wanted.cpu()
+    def _same(self, name: str, running: Tensor | None, wanted: Tensor, where: Tensor | None = None) -> None:
+        """Check that what runs is the frozen batch: everywhere, or where it has tokens."""
+        off = None if running is None or running.shape != wanted.shape else running.cpu() != wanted.cpu()
         if off is not None and where is not None:
             off &= where.cpu() == 1
         if off is None or bool(off.any()):

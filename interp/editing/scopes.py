@@ -23,7 +23,7 @@ lock = threading.RLock()
 
 
 def _renew() -> None:
-    """A process that was forked while another thread held the lock could never take it."""
+    """Make a new lock in a forked process, which could never take one that another thread held."""
     global lock
     lock = threading.RLock()
 

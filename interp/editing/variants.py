@@ -46,7 +46,7 @@ class Context:
 
     @classmethod
     def of(cls, hidden: Tensor, attention_mask: Tensor, cache: Cache | None = None, layers: int = 0) -> "Context":
-        """From the encoder's output; with captured keys and values where there are."""
+        """Make the context of an encoder's output, with captured keys and values if there are any."""
         cross = DynamicCache()
         for layer in range(layers if cache is not None else 0):
             assert cache is not None
@@ -56,16 +56,16 @@ class Context:
 
     @classmethod
     def alone(cls, mask: Tensor) -> "Context":
-        """Of a decoder without an encoder, whose tokens are seen where `mask` is 1."""
+        """Make the context of a decoder without an encoder, whose tokens are seen where `mask` is 1."""
         return cls(None, None, DynamicCache(), None if bool(mask.all()) else mask)
 
     def cache(self, own: DynamicCache | None = None) -> EncoderDecoderCache | DynamicCache:
-        """A cache with the encoder's keys and values, if any, and a self-attention part, empty by default."""
+        """Make a cache with the encoder's keys and values, if any, and a self-attention part, empty by default."""
         own = DynamicCache() if own is None else own
         return own if self.hidden is None else EncoderDecoderCache(own, self.cross)
 
     def grown(self, tokens: int) -> Int[Tensor, "row pos"] | None:
-        """`shown` of the first so many tokens of the decoder: those that were added are seen."""
+        """Return `shown` for the first so many tokens of the decoder; tokens that were added are seen."""
         if self.shown is None:
             return None
         added = self.shown.new_ones(len(self.shown), max(0, tokens - self.shown.shape[1]))
@@ -73,7 +73,7 @@ class Context:
 
 
 def check_dtype(model: Model) -> None:
-    """See that sublayers can be run one by one: in float16 T5's blocks clamp what lies between them.
+    """Check that sublayers can be run one by one: in float16 T5's blocks clamp what lies between them.
 
     Raises:
         InvalidInput: a model in float16.
@@ -87,7 +87,7 @@ def check_dtype(model: Model) -> None:
 @torch.no_grad()
 @evaluating
 def encode(model: Model, batch: Batch) -> Context:
-    """The encoder's output on a batch, whose edits are seen; keys and values come on first use.
+    """Run the encoder on a batch, with the edits in force; keys and values come on first use.
 
     Without an encoder it is only what the batch says of padding.
 
@@ -113,7 +113,7 @@ def resume(
     cache: EncoderDecoderCache | DynamicCache | None = None,
     only: int | None = None,
 ) -> Float[Tensor, "row variant last d_model"]:
-    """The decoder's last norm, of variants of its residual stream at some layer.
+    """Run the decoder to its last norm, from variants of its residual stream at some layer.
 
     Args:
         context: what the decoder reads, a row each.
@@ -156,7 +156,7 @@ def decode(
     ids: Int[Tensor, "row variant pos"],
     cache: EncoderDecoderCache | DynamicCache | None = None,
 ) -> Float[Tensor, "row variant pos d_model"]:
-    """The decoder's last norm on tokens, variants of a row sharing what the context holds."""
+    """Run the decoder to its last norm on tokens; variants of a row share the context."""
     past = 0 if cache is None else cache.get_seq_length()
     return resume(model, context, embed(model, ids, context.shown, past), cache=cache)
 
@@ -181,17 +181,17 @@ def decode_each(
 
 @torch.no_grad()
 def read(model: Model, context: Context, ids: Int[Tensor, "row variant pos"]) -> DynamicCache:
-    """What the decoder's own attention keeps of tokens that it has read: keys and values, rows by variants."""
+    """Read tokens, and return the keys and values of the decoder's own attention, rows by variants."""
     own = DynamicCache()
     resume(model, context, embed(model, ids, context.shown), cache=context.cache(own), only=-1)
     return own
 
 
 def repeated(own: DynamicCache, copies: int) -> DynamicCache:
-    """A copy of what `read` gave, each variant's so many times, side by side."""
-    made = deepcopy(own)
-    made.batch_repeat_interleave(copies)
-    return made
+    """Copy what `read` returned, each variant so many times, side by side."""
+    copy = deepcopy(own)
+    copy.batch_repeat_interleave(copies)
+    return copy
 
 
 @torch.no_grad()
@@ -203,7 +203,7 @@ def resume_encoder(
     layer: int,
     after: str | None = "self",
 ) -> Float[Tensor, "row variant pos d_model"]:
-    """The encoder's last norm, of variants of its residual stream after the attention of a layer.
+    """Run the encoder to its last norm, from variants of its residual stream after the attention of a layer.
 
     With `after=None` the stream is that at the layer's start, as in `resume`.
     """
@@ -232,26 +232,26 @@ def variant_heads(
         fill: by attention layer, what stands for heads that are not kept; zero where none is given.
     """
 
-    def hook(at: AttentionLayer, kept: Tensor) -> Any:
-        factor = kept[:, None, :, None]
+    def hook(at: AttentionLayer, mask: Tensor) -> Any:
+        factor = mask[:, None, :, None]
         added = None if at not in fill else fill[at] * (1 - factor)
 
         def act(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-            rows = len(args[0]) if at.kind == "cross" else len(args[0]) // len(kept)
-            z = args[0].reshape(rows, len(kept), -1, model.n_heads, model.d_head) * factor
+            rows = len(args[0]) if at.kind == "cross" else len(args[0]) // len(mask)
+            z = args[0].reshape(rows, len(mask), -1, model.n_heads, model.d_head) * factor
             return ((z if added is None else z + added).reshape(args[0].shape),)
 
         return act
 
     with ExitStack() as stack, entered(model.module) as scope:
-        for at, kept in keep.items():
+        for at, mask in keep.items():
             path = model.family.point(Site(at.stack, at.kind, at.layer, "z")).path
-            scope.on_input(model.module.get_submodule(path), hook(at, kept.to(model.device, model.dtype)), stack)
+            scope.on_input(model.module.get_submodule(path), hook(at, mask.to(model.device, model.dtype)), stack)
         yield
 
 
 def clean_run(model: Model, batch: Batch, sites: Sequence[str]) -> tuple[Cache, Context]:
-    """The unedited run of a batch: some sites, and its context with the keys and values as they were."""
+    """Run a batch unedited, and return some sites and its context with the keys and values of that run."""
     check_dtype(model)
     if not model.has_encoder:
         return capture(model, batch, [*sites, "decoder.ln_final"]), Context.alone(batch.decoder_attention_mask)

@@ -60,11 +60,11 @@ class Batch:
         elif decoder is None:
             raise InvalidInput("input_ids holds no token: give at least one, or decoder_input_ids alone.")
         ids = decoder.new_zeros(len(decoder), 0) if without or ids is None else ids
-        given = cast(Tensor | None, self.attention_mask), cast(Tensor | None, self.decoder_attention_mask)
+        masks = cast(Tensor | None, self.attention_mask), cast(Tensor | None, self.decoder_attention_mask)
         object.__setattr__(self, "input_ids", ids)
-        object.__setattr__(self, "attention_mask", _mask("attention_mask", "input_ids", given[0], ids))
+        object.__setattr__(self, "attention_mask", _mask("attention_mask", "input_ids", masks[0], ids))
         object.__setattr__(self, "decoder_input_ids", decoder)
-        shown = None if given[1] is None else _ids("decoder_attention_mask", given[1])
+        shown = None if masks[1] is None else _ids("decoder_attention_mask", masks[1])
         if not without and shown is not None and not bool(shown.all()):
             raise InvalidInput(
                 "decoder_attention_mask hides tokens of a decoder that has an encoder beside it, which Chronos never "
@@ -97,21 +97,21 @@ class Batch:
         return dict(getattr(self, "parameters", None) or {"shape": list(read.shape)})
 
     def rows(self, chosen: Tensor) -> "Batch":
-        """Some rows, by index, as a plain batch."""
+        """Return some rows, by index, as a plain batch."""
         chosen = as_tensor(chosen)  # as 8-bit integers they would be a mask
         names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
         return Batch(**{name: getattr(self, name)[chosen] for name in names}, vocabulary=self.vocabulary)
 
     def ids(self, stack: Stack) -> Int[Tensor, "batch pos"]:
-        """The tokens of a stack."""
+        """Return the tokens of a stack."""
         return self.input_ids if stack == "encoder" else self.decoder_input_ids
 
     def mask(self, stack: Stack) -> Int[Tensor, "batch pos"]:
-        """1 where a token of a stack is seen, 0 at padding."""
+        """Return 1 where a token of a stack is seen, 0 at padding."""
         return self.attention_mask if stack == "encoder" else self.decoder_attention_mask
 
     def position(self, position: int = -1, stack: Stack = "decoder") -> Int[Tensor, " batch"]:
-        """The column of a position in each row: what negative positions mean everywhere.
+        """Return the column of a position in each row; negative positions count a row's own tokens from its end.
 
         Args:
             position: from 0 on a column of the batch; a negative one counts back over the row's own tokens, so that
@@ -128,7 +128,7 @@ class Batch:
 
     @classmethod
     def from_series(cls, model: Handle, series: Series, *, num_decoder: int = 0) -> "Batch":
-        """Series through the pipeline's own tokenizer.
+        """Tokenize series with the pipeline's own tokenizer.
 
         Args:
             model: whose tokenizer and context length to use.
@@ -184,14 +184,14 @@ class Batch:
         return cls(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder, vocabulary=vocabulary)
 
 
-def _mask(name: str, of: str, given: Tensor | None, ids: Tensor) -> Tensor:
-    if given is None:
+def _mask(name: str, of: str, mask: Tensor | None, ids: Tensor) -> Tensor:
+    if mask is None:
         return torch.ones_like(ids)
     if ids.shape[1] == 0:
-        if as_tensor(given).numel():
+        if as_tensor(mask).numel():
             raise InvalidInput(f"{name} is given without {of}: for a decoder alone give decoder_attention_mask.")
         return ids
-    mask = _ids(name, given)
+    mask = _ids(name, mask)
     if mask.shape != ids.shape:
         raise InvalidInput(f"{name} is {list(mask.shape)} and {of} {list(ids.shape)}: give one mask value a token.")
     if bool((mask > 1).any()) or not bool(mask.any(dim=1).all()):

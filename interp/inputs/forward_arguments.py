@@ -45,6 +45,6 @@ def cache_name(module: nn.Module) -> str:
 
 def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name, positional ones too, and the cache as `cache`."""
-    found = dict(zip(names_of(module), args, strict=False)) | dict(kwargs)
-    found["cache"] = next((found[name] for name in CACHE_NAMES if found.get(name) is not None), None)
-    return found
+    by_name = dict(zip(names_of(module), args, strict=False)) | dict(kwargs)
+    by_name["cache"] = next((by_name[name] for name in CACHE_NAMES if by_name.get(name) is not None), None)
+    return by_name

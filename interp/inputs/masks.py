@@ -14,7 +14,7 @@ from interp.validate import whole
 
 
 def row_positions(name: str, position: Any, shown: Bool[Tensor, "row pos"]) -> Int[Tensor, " row"]:
-    """The column that a position is in each row.
+    """Return the column of a position in each row.
 
     Args:
         name: what the user calls the position.
@@ -46,7 +46,7 @@ def row_positions(name: str, position: Any, shown: Bool[Tensor, "row pos"]) -> I
 
 
 def at_position(values: NDArray[Any], shown: NDArray[np.bool_], position: Any) -> NDArray[Any]:
-    """What rows hold at one position each, of values `[..., row, pos]`: NaN in rows that are masked there.
+    """Return the values of `[..., row, pos]` at one position of each row: NaN in rows that are masked there.
 
     Args:
         values: NaN where rows are masked.
@@ -64,7 +64,7 @@ def at_position(values: NDArray[Any], shown: NDArray[np.bool_], position: Any) -
 
 
 def position_words(shown: NDArray[np.bool_], position: int) -> str:
-    """A position in words: its column, or what it counts where that is another one in other rows.
+    """Describe a position: its column, or how it counts where rows have it in different columns.
 
     Args:
         shown: which columns hold a token, `[row, pos]`.
@@ -75,7 +75,7 @@ def position_words(shown: NDArray[np.bool_], position: int) -> str:
 
 
 def check_tokens(mask: Int[Tensor, "row pos"], stack: str, positions: Iterable[int], what: str) -> None:
-    """See that all rows have a token at the positions that a stimulus speaks of.
+    """Check that all rows have a token at the positions that a stimulus names.
 
     Args:
         mask: 1 where there is a token.

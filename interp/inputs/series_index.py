@@ -26,7 +26,7 @@ CALENDAR = {
 
 
 def check_index(index: pd.Index) -> None:
-    """See that an index is in order, without repeats, and evenly spaced.
+    """Check that an index is in order, without repeats, and evenly spaced.
 
     Raises:
         InvalidInput: it is not, or it is of something that has no order in time, such as text or several levels.
@@ -58,7 +58,7 @@ def check_index(index: pd.Index) -> None:
 
 
 def frequency(index: pd.Index) -> str | None:
-    """Pandas' name of an index' frequency, such as `MS`; None where it has no name for it."""
+    """Return pandas' name of an index' frequency, such as `MS`; None where it has no name."""
     if isinstance(index, pd.PeriodIndex):
         return str(index.freqstr)
     if not isinstance(index, pd.DatetimeIndex | pd.TimedeltaIndex):
@@ -69,7 +69,7 @@ def frequency(index: pd.Index) -> str | None:
 
 
 def _known(index: pd.Index) -> pd.Index:
-    """The index as one of dates, periods, durations or numbers."""
+    """Return the index as one of dates, periods, durations or numbers."""
     if index.dtype == object:
         index = index.infer_objects()
     if isinstance(index.dtype, pd.ArrowDtype) and index.dtype.kind in "Mm":
@@ -104,7 +104,7 @@ def _same(steps: NDArray[Any]) -> bool:
 
 
 def _spaced(places: NDArray[Any]) -> bool:
-    """Whether places are of one distance; times that were rounded lie a little off."""
+    """Tell whether places are evenly spaced; times that were rounded may lie a little off."""
     steps = np.diff(places)
     if _same(steps):
         return True
@@ -114,7 +114,7 @@ def _spaced(places: NDArray[Any]) -> bool:
 
 
 def _daily_or_monthly(dates: pd.DatetimeIndex) -> bool:
-    """Whether dates are even by the calendar, in local time: as days or business days, months, quarters or years."""
+    """Tell whether dates are even by the calendar, in local time: days, business days, months, quarters or years."""
     if dates.freq is not None:
         return not isinstance(dates.freq, pd.offsets.BusinessHour)
     local = dates.tz_localize(None)
@@ -149,7 +149,7 @@ def _uneven(index: pd.Index) -> str:
 
 
 def _filled(index: pd.Index, steps: NDArray[Any]) -> str:
-    """How to put NaN where steps are missing."""
+    """Say how to put NaN where steps are missing."""
     least = steps.min()
     if isinstance(index, pd.PeriodIndex):
         return "Fill gaps with NaN: series.reindex(pd.period_range(series.index[0], series.index[-1]))."
@@ -188,5 +188,5 @@ def _length(step: Any) -> str:
 
 
 def _text(entry: Any) -> str:
-    """A date without a time that is midnight; numbers as they are."""
+    """Format a date, without a time that is midnight; numbers stay as they are."""
     return f"{entry}".removesuffix(" 00:00:00")[:40]

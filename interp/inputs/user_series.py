@@ -82,19 +82,19 @@ def read_series(series: Series) -> UserSeries:
     values = np.full((len(columns), longest), np.nan)
     for padded, column in zip(values, columns, strict=True):
         padded[longest - len(column.values) :] = column.values
-    found = UserSeries(values, tuple(c.name for c in columns), tuple(c.index for c in columns))
-    if bool(found.tensor.isinf().any()):
+    series_read = UserSeries(values, tuple(c.name for c in columns), tuple(c.index for c in columns))
+    if bool(series_read.tensor.isinf().any()):
         raise InvalidInput(
             "a series holds infinite values, or ones beyond float32's 3.4e38: make them NaN, or rescale."
         )
     if (empty := np.isnan(values).all(axis=1)).any():
         raise InvalidInput(f"series {np.flatnonzero(empty).tolist()[:6]} hold only NaN: nothing to look at.")
     values.setflags(write=False)
-    return found
+    return series_read
 
 
 def as_series(series: Series) -> Float[Tensor, "series step"]:
-    """One or several series as one float32 rectangle, padded with NaN on the left.
+    """Return one or several series as one float32 rectangle, padded with NaN on the left.
 
     Raises:
         InvalidInput: as `read_series`.
@@ -103,7 +103,7 @@ def as_series(series: Series) -> Float[Tensor, "series step"]:
 
 
 def is_table(values: Any) -> bool:
-    """Whether something has named columns: a frame of any library, a dictionary, records."""
+    """Tell whether something has named columns: a frame of any library, a dictionary, records."""
     kind = type(values)
     if isinstance(values, Mapping) or hasattr(kind, "_fields"):
         return True
@@ -113,7 +113,7 @@ def is_table(values: Any) -> bool:
 
 
 def _rows(series: Any) -> list[Any] | None:
-    """The series of a list of several; None of anything else."""
+    """Return the series of a list of several; None for anything else."""
     if isinstance(series, Tensor) and series.is_nested:
         return list(series.unbind())
     objects = isinstance(series, np.ndarray) and series.dtype == object and series.ndim == 1
@@ -176,7 +176,7 @@ def _not_a_column(rows: int) -> None:
 
 
 def _column(values: Any) -> _Column:
-    """One series, or a rectangle of several, as numbers, with its name and index where it has them."""
+    """Return one series, or a rectangle of several, as numbers, with its name and index if it has them."""
     xarray = type(values).__module__.partition(".")[0] == "xarray"
     if xarray and getattr(values, "ndim", 0) == 1 and hasattr(values, "to_series"):
         values = values.to_series()
@@ -251,7 +251,7 @@ def _of_pandas(column: pd.Series) -> Floats:
 
 
 def _is_arrow(values: Any) -> bool:
-    """Whether it speaks Arrow's interface, as columns of polars and pyarrow do."""
+    """Tell whether something has Arrow's interface, as columns of polars and pyarrow do."""
     return hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")
 
 
@@ -271,8 +271,8 @@ def _number(value: Any) -> float:
     if isinstance(value, np.ndarray | Tensor) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, numbers.Real | Decimal | np.bool_):
-        found = f"{type(cast(Any, value)).__name__} was found, {value!r:.60}"
-        _refuse(found, "Pass numbers, and NaN or None where one is missing")
+        what = f"{type(cast(Any, value)).__name__} was found, {value!r:.60}"
+        _refuse(what, "Pass numbers, and NaN or None where one is missing")
     return float(value)
 
 

@@ -50,7 +50,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Any, start: int | None) -> "Vocabulary":
-        """The vocabulary of a tokenizer, read from what it does.
+        """Read the vocabulary of a tokenizer from what it does.
 
         Args:
             tokenizer: of a Chronos pipeline.
@@ -125,50 +125,52 @@ class Vocabulary:
         return float(self.values[-1] - self.values[1]) / (len(self.values) - 2)
 
     def are_values(self, ids: Int[Tensor, "*pos"]) -> Bool[Tensor, "*pos"]:
-        """Where tokens are values: neither special nor beyond the tokenizer's."""
+        """Tell which tokens are values: neither special nor beyond the tokenizer's."""
         return (ids >= self.n_special) & (ids < self.n_tokens)
 
     def values_of(self, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:
-        """The scaled values that tokens stand for, NaN where they stand for none."""
+        """Return the scaled values that tokens stand for, NaN where they stand for none."""
         values = self.values.to(ids.device)
         known = self.are_values(ids)
         return values[torch.where(known, ids - self.n_special, 0)].masked_fill(~known, torch.nan)
 
     def tokens_of(self, values: Float[Tensor, " value"]) -> Int[Tensor, " value"]:
-        """The tokens that scaled values are written as, by the tokenizer itself."""
+        """Return the tokens of scaled values, by the tokenizer itself."""
         return self.tokenizer._input_transform(context=values[None], scale=torch.ones(1))[0][0]
 
     def value_logits(self, logits: Float[Tensor, "*pos token"]) -> Float[Tensor, "*pos value"]:
-        """What of logits over all tokens is over values, in the order of `values`."""
+        """Cut logits over all tokens to those over values, in the order of `values`."""
         return logits[..., self.n_special : self.n_tokens]
 
     def names(self, stack: Stack) -> dict[int, str]:
-        """What special tokens are called in a stack."""
+        """Return the names of the special tokens in a stack."""
         own = {self.eos: "EOS"} if stack == "encoder" else {self.start: "start"}
         return {self.pad: "padding"} | {id: name for id, name in own.items() if id is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """What it is, for a result's provenance."""
+        """Return a description for a result's provenance."""
         limits = [float(self.values[0]), float(self.values[-1])]
         ids = {name: getattr(self, name) for name in ("n_tokens", "n_special", "pad", "eos", "start")}
         return {**ids, "limits": limits, "narrow": [*self._narrow], "values": [*self.value_range]}
 
 
 def vocabulary_of(model: Handle) -> Vocabulary:
-    """What a model's tokens are, read anew from its tokenizer and its configs, which can change.
+    """Read what a model's tokens are from its tokenizer and its configs; nothing is cached, since they can change.
 
     Raises:
         UnsupportedModel: a model of text, whose tokens are words; a tokenizer that does not fit the model; or a decoder
             beside an encoder that has no start token.
     """
-    found = Vocabulary.of(model.pipeline.tokenizer, _start_token(model.module) if model.has_encoder else None)
-    if found.n_tokens > model.d_vocab:
-        raise UnsupportedModel(f"{model.name}: the tokenizer has {found.n_tokens} tokens, the model {model.d_vocab}.")
-    return found
+    vocabulary = Vocabulary.of(model.pipeline.tokenizer, _start_token(model.module) if model.has_encoder else None)
+    if vocabulary.n_tokens > model.d_vocab:
+        raise UnsupportedModel(
+            f"{model.name}: the tokenizer has {vocabulary.n_tokens} tokens, the model {model.d_vocab}."
+        )
+    return vocabulary
 
 
 def _start_token(module: Any) -> int:
-    """The token with which `generate` begins a decoder beside an encoder."""
+    """Return the token with which `generate` begins a decoder beside an encoder."""
     config = module.generation_config
     start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
     if not isinstance(start, int):
@@ -179,7 +181,7 @@ def _start_token(module: Any) -> int:
 
 
 def published_config() -> ChronosConfig:
-    """The settings of the Chronos T5 models that Amazon published: 4096 tokens over +-15, with EOS."""
+    """Return the settings of the Chronos T5 models that Amazon published: 4096 tokens over +-15, with EOS."""
     return ChronosConfig(
         tokenizer_class="MeanScaleUniformBins",
         tokenizer_kwargs={"low_limit": -15.0, "high_limit": 15.0},
@@ -209,5 +211,5 @@ PUBLISHED_ALONE = Vocabulary.of(replace(published_config(), model_type="causal")
 
 
 def published(encoder: bool) -> Vocabulary:
-    """The published tokens, with an encoder or for a decoder alone."""
+    """Return the published tokens, with an encoder or for a decoder alone."""
     return PUBLISHED if encoder else PUBLISHED_ALONE

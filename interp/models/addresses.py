@@ -141,5 +141,7 @@ class Addresses:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    parts, asked = name.split("."), pattern.split(".")
-    return len(parts) == len(asked) and all(part in ("*", own) for own, part in zip(parts, asked, strict=True))
+    parts, parts_of_pattern = name.split("."), pattern.split(".")
+    return len(parts) == len(parts_of_pattern) and all(
+        part in ("*", own) for own, part in zip(parts, parts_of_pattern, strict=True)
+    )

@@ -8,12 +8,12 @@ _MODELS = Path(__file__).parents[1] / "zoo" / "models"
 
 
 def names() -> list[str]:
-    """The names of the bundled models."""
+    """Return the names of the bundled models."""
     return sorted(directory.name for directory in _MODELS.iterdir() if (directory / "config.json").exists())
 
 
 def path(name: str) -> Path:
-    """The directory of a bundled model, for plain Chronos.
+    """Return the directory of a bundled model, for plain Chronos.
 
     Args:
         name: such as `pico-t5`.

@@ -34,7 +34,7 @@ _COMMON = frozenset({*vars(nn.Module()), "forward", NNSIGHT})
 
 
 def digest(model: Handle) -> str:
-    """A SHA-256 of all weights of a model by name, its first 16 digits; made only where weights are not as before.
+    """Return a SHA-256 of all weights by name, its first 16 digits; recomputed only where weights have changed.
 
     Raises:
         UnsupportedModel: a tensor without bytes of its own, as on the meta device.
@@ -48,7 +48,7 @@ def digest(model: Handle) -> str:
 
 
 def fingerprint(named: Named) -> Hashable:
-    """What tells the weights of a model from any others, in this process.
+    """Return what tells the weights of a model from any others, in this process.
 
     Args:
         named: the model's modules.
@@ -75,7 +75,7 @@ def fingerprint(named: Named) -> Hashable:
 
 
 def sha(module: nn.Module, named: Named, ignored: Iterable[str]) -> str:
-    """A SHA-256 of all weights by name, its first 16 digits.
+    """Return a SHA-256 of all weights by name, its first 16 digits.
 
     Args:
         module: the model.
@@ -113,7 +113,7 @@ def _hashes(tensors: list[tuple[str, Tensor]]) -> Iterator[bytes]:
 
 
 def _bytes(name: str, value: Tensor) -> memoryview:
-    """A tensor's memory, which is copied only where it is on another device or has gaps."""
+    """Return a tensor's memory, which is copied only if it is on another device or has gaps."""
     try:
         return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     except (RuntimeError, NotImplementedError, TypeError) as error:
@@ -134,7 +134,7 @@ def _settings(module: nn.Module) -> str:
 
 
 def _text(value: Any) -> str:
-    """What a setting says; whole numbers are left out, for modules count their calls with them."""
+    """Return a setting as text, without whole numbers, since modules count their calls with them."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(sorted(f'{key}: {_text(item)}' for key, item in value.items()))}}}"
     if isinstance(value, list | tuple):

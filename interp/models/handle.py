@@ -201,7 +201,7 @@ class Handle(ABC):
         return self.addresses.sites(patterns, known)
 
     def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
-        """Logits of what the decoder's final norm put out.
+        """Compute the logits of what the decoder's final norm put out.
 
         Args:
             ln_final: `decoder.ln_final`, `[..., d_model]`.

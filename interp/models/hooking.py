@@ -59,7 +59,7 @@ def follow(model: M, *checks: Callable[[M], None]) -> Tree:
 
 
 def _prepare(model: M, checks: tuple[Callable[[M], None], ...]) -> None:
-    """Attach what hook points are missing, switch to the hooked attention, and check it; all undone if that fails."""
+    """Attach missing hook points, switch to the hooked attention, and check it; all is undone if that fails."""
     module = model.module
     if not isinstance(module, model.family.architecture):
         raise UnsupportedModel(
@@ -81,7 +81,7 @@ def _prepare(model: M, checks: tuple[Callable[[M], None], ...]) -> None:
 
 
 def _check_unedited(model: Handle, trees: list[Tree]) -> None:
-    """See that no edit is in force on modules of before or of now, where they are not the same."""
+    """Check that no edit is in force on modules of before or of now, where they differ."""
     for tree in trees:
         for name, module in tree.named:
             if any(getattr(owner, "here", False) for owner in owners(module) if is_ours(owner)):
@@ -92,13 +92,13 @@ def _check_unedited(model: Handle, trees: list[Tree]) -> None:
 
 
 def owners(module: nn.Module) -> list[Any]:
-    """Whose the hooks of a module are; a function's are its own."""
+    """Return the owners of a module's hooks; a function is its own owner."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     return [getattr(hook, "__self__", hook) for hook in hooks if getattr(hook, "__name__", "") != HARMLESS]
 
 
 def foreign_hooks(module: nn.Module) -> Iterator[tuple[bool, Callable[..., Any], bool]]:
-    """A module's hooks that are not this toolkit's: whether before its forward, the hook, whether with keywords."""
+    """Return a module's hooks of others: whether before its forward, the hook, whether with keywords."""
     for before, hooks, keywords in (
         (True, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
         (False, module._forward_hooks, module._forward_hooks_with_kwargs),
@@ -109,7 +109,7 @@ def foreign_hooks(module: nn.Module) -> Iterator[tuple[bool, Callable[..., Any],
 
 
 def is_ours(owner: object) -> bool:
-    """Whether a hook is this toolkit's."""
+    """Tell whether a hook is this toolkit's."""
     return type(owner).__module__.split(".")[0] in _PACKAGES
 
 
@@ -129,7 +129,7 @@ def _set_attention(model: Handle, name: str) -> None:
 
 
 def _own_config(model: Handle) -> None:
-    """Configs that no other model reads: it would be given the hooked attention too, without hook points."""
+    """Give the model configs that no other model reads, which would get the hooked attention without hook points."""
     module = model.module
     stacks = [module.get_submodule(path) for path in model.family.stacks.values()]
     own = {id(stack.config) for stack in stacks if stack.config is not module.config}

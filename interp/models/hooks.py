@@ -53,7 +53,7 @@ def hooked_attention(
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "batch query head d_head"], Float[Tensor, "batch head query key"]]:
-    """Eager attention, with scores and pattern sent through the module's hook points.
+    """Compute eager attention, with scores and pattern sent through the module's hook points.
 
     Args:
         module: the attention module, with its hook points.

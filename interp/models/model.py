@@ -45,7 +45,7 @@ class Model(Handle):
         return digest(self)
 
     def follow(self) -> Tree:
-        """The modules as they are now, with hook points on those that came since: see `hooking.follow`."""
+        """Return the modules as they are now, with hook points on new ones: see `hooking.follow`."""
         return follow(self)
 
     @property
@@ -80,11 +80,11 @@ class Model(Handle):
         check_fit(self, batch)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""
+        """Return the keyword arguments for `module` or `nnsight.trace`, checked, on this model's device."""
         return inputs_of(self, batch)
 
     def views(self, layer: AttentionLayer | str) -> HeadViews:
-        """An attention layer's tensors by head, for use inside `with model.nnsight.trace(...)`.
+        """Return an attention layer's tensors by head, for use inside `with model.nnsight.trace(...)`.
 
         Args:
             layer: such as `decoder.cross.3`.
@@ -103,7 +103,7 @@ class Model(Handle):
         return HeadViews(self.envoy, points, self.n_heads)
 
     def envoy(self, path: str) -> Any:
-        """nnsight's view of the module at a dotted path, such as `decoder.block.0` or `transformer.h.0`.
+        """Return nnsight's view of the module at a dotted path, such as `decoder.block.0` or `transformer.h.0`.
 
         In GPT-2 `resid_mid` is the input of `ln_2`, which the layer goes on with: in a trace edit it in place
         (`model.envoy("transformer.h.0.ln_2").input[:] = x`), for what is assigned there reaches the norm alone.
@@ -111,24 +111,24 @@ class Model(Handle):
         return envoy_at(self.nnsight, path)
 
     def weights(self, head: Head | str, *, fold_norm: bool = True) -> HeadWeights:
-        """W_Q, W_K, W_V `[d_model, d_head]` and W_O `[d_head, d_model]` of a head, see `weights.head_weights`."""
+        """Return W_Q, W_K, W_V `[d_model, d_head]` and W_O `[d_head, d_model]` of a head (`weights.head_weights`)."""
         return head_weights(self, head, fold_norm=fold_norm)
 
     def stacked_weights(self, kind: str, *, fold_norm: bool = True) -> StackedWeights:
-        """The weights of all heads of a kind such as `decoder.cross`."""
+        """Return the weights of all heads of a kind such as `decoder.cross`."""
         return stacked_weights(self, kind, fold_norm=fold_norm)
 
 
 def envoy_at(root: NNsight, path: str) -> Any:
-    """What nnsight's wrapper of a model has at a dotted path."""
-    found: Any = root
+    """Return nnsight's wrapper at a dotted path."""
+    node: Any = root
     for part in path.split("."):
-        found = found[int(part)] if part.isdigit() else getattr(found, part)
-    return found
+        node = node[int(part)] if part.isdigit() else getattr(node, part)
+    return node
 
 
 def as_model(model: object) -> Model:
-    """See that a model was given, before anything is asked of it.
+    """Check that a value is a model, and return it.
 
     Raises:
         InvalidInput: something else, such as a model's name.

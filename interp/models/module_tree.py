@@ -26,7 +26,7 @@ class Tree:
         self._walked = _walk(root)
 
     def is_of(self, root: nn.Module) -> bool:
-        """Whether a model is made of these very modules, in these places, each with the forward it had."""
+        """Tell whether a model consists of these very modules, in these places, each with the forward it had."""
         return self._walked == _walk(root)
 
     def wrapped(self, root: nn.Module) -> None:
@@ -44,7 +44,7 @@ class Known:
 
 
 def _walk(root: nn.Module) -> tuple[list[nn.Module | None], list[str], list[Callable[..., Any] | None]]:
-    """Modules, level by level; how each is called; and forwards that were put on a module in place of its class's."""
+    """Collect modules level by level, how each is called, and forwards set on a module in place of its class's."""
     # Much faster than `named_modules`, which makes every path: this runs before most of what a handle does.
     modules: list[Any] = [root]
     names: list[str] = []

@@ -86,7 +86,7 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> BaseChrono
 
 
 def check_device(device: str | torch.device) -> None:
-    """See that a device is there before anything is read for it.
+    """Check that a device is there before anything is read for it.
 
     Raises:
         InvalidInput: no such device, or not on this machine.
@@ -106,9 +106,9 @@ def _check_weights(name: str, source: str, module: PreTrainedModel, family: Fami
     known = set[str]().union(*groups.values())
     # Old checkpoints are of the model without its head, whose names lack a prefix.
     prefixed = {key: f"{module.base_model_prefix}.{key}" for key in _stored_names(source)}
-    found = {longer if longer in known else key for key, longer in prefixed.items()}
-    missing = [names[0] for names in groups.values() if not found.intersection(names)]
-    unknown = sorted(key for key in found - known if not any(re.search(end, key) for end in family.ignored))
+    stored = {longer if longer in known else key for key, longer in prefixed.items()}
+    missing = [names[0] for names in groups.values() if not stored.intersection(names)]
+    unknown = sorted(key for key in stored - known if not any(re.search(end, key) for end in family.ignored))
     if missing or unknown:
         what = [f"lack {', '.join(missing[:3])}"] if missing else []
         what += [f"hold {', '.join(unknown[:3])}, which the config has no place for"] if unknown else []
@@ -167,7 +167,7 @@ def check_source(source: object) -> Family:
 
 
 def wrap(source: BaseChronosPipeline | PreTrainedModel, *, name: str = "wrapped") -> Model:
-    """A handle on a model that is already open.
+    """Make a handle on a model that is already open.
 
     The model is switched to the hooked attention, which gives bit for bit what eager attention gives, and keeps
     working as before. A module in training mode stays so: experiments run it in eval mode, and switch it back.

@@ -50,7 +50,7 @@ class Wrappers(threading.local):
         self.tree: Tree | None = None
 
     def of(self, module: nn.Module, tree: Tree) -> NNsight:
-        """This thread's, made on first use and again when the modules are others."""
+        """Return this thread's wrapper, made on first use and again when the modules are others."""
         if self.wrapped is None or self.tree is not tree:
             with scopes.lock:
                 release(tree)
@@ -60,7 +60,7 @@ class Wrappers(threading.local):
 
 
 def is_traced(module: nn.Module) -> bool:
-    """Whether a trace of a module is running now, as this thread sees it: of whichever wrapper."""
+    """Tell whether a trace of a module is running now in this thread, by whichever wrapper."""
     state: Any = module.__dict__.get(STATE)
     running = [ref() for ref, *_ in state.routes] if state is not None else []
     mine = threading.get_ident()

@@ -31,14 +31,14 @@ class HeadViews:
 
     def _write(self, name: str, value: Tensor) -> None:
         point = self._points[name]
-        made, envoy = value, self._envoy(point.path)
+        whole, envoy = value, self._envoy(point.path)
         if point.layout == "heads":
-            made = value.flatten(-2)
+            whole = value.flatten(-2)
             if point.part[1] > 1:
                 raw: Tensor = getattr(envoy, point.port)
-                flat, made = made, raw.clone()
-                part_of(point, made).copy_(flat)
-        setattr(envoy, point.port, made)
+                flat, whole = whole, raw.clone()
+                part_of(point, whole).copy_(flat)
+        setattr(envoy, point.port, whole)
 
     @property
     def q(self) -> Tensor:

@@ -18,7 +18,7 @@ from interp.results.result import Floats, Result, frozen
 
 
 def provenance(model: Model, **stimulus: Any) -> dict[str, Any]:
-    """Where a result came from: the model and its weights, the stimulus, the versions.
+    """Return where a result comes from: the model and its weights, the stimulus, the versions.
 
     Args:
         model: that was run.
@@ -39,7 +39,7 @@ def provenance(model: Model, **stimulus: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that a result depends on."""
+    """Return the versions of the packages that a result depends on."""
     packages = ("torch", "transformers", "chronos-forecasting", "nnsight", "chronos-interp")
     return {name: _version(name) for name in packages}
 
@@ -69,7 +69,7 @@ Heads = Head | ScoredHead | str | Sequence["Head | ScoredHead | str"]
 
 
 def as_heads(model: Model, heads: Heads) -> list[Head]:
-    """The heads that are meant, each once, checked against the model.
+    """Return the heads that addresses, layers, patterns or results stand for, each once, checked against the model.
 
     Args:
         model: whose heads they are.
@@ -85,11 +85,11 @@ def as_heads(model: Model, heads: Heads) -> list[Head]:
     items: Iterable[Any] = [heads] if isinstance(heads, Head | ScoredHead | str) else heads
     if not isinstance(cast(Any, items), Iterable):
         raise InvalidInput(f"heads={heads!r}: give a head, its address, or several of them.")
-    found = [model.head(item.address if isinstance(item, ScoredHead) else item) for item in items]
-    twice = sorted({str(head) for head in found if found.count(head) > 1})
+    chosen = [model.head(item.address if isinstance(item, ScoredHead) else item) for item in items]
+    twice = sorted({str(head) for head in chosen if chosen.count(head) > 1})
     if twice:
         raise InvalidInput(f"named more than once: {', '.join(twice)}. Give each head once.")
-    return found
+    return chosen
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,12 +126,12 @@ class HeadScores(Result):
                 )
 
     def head(self, layer: int, head: int) -> Head:
-        """The address of a cell of `values`."""
+        """Return the address of a cell of `values`."""
         stack, kind = parse_kind(self.site)
         return Head(stack, kind, layer, head)
 
     def __getitem__(self, head: Head | str) -> float:
-        """The score of one head, by address."""
+        """Return the score of one head, by address."""
         at = Head.parse(head) if isinstance(head, str) else head
         layers, heads = self.values.shape
         if (at.stack, at.kind) != parse_kind(self.site) or at.layer >= layers or at.head >= heads:
@@ -139,7 +139,7 @@ class HeadScores(Result):
         return float(self.values[at.layer, at.head])
 
     def heads(self, threshold: float = -np.inf) -> tuple[ScoredHead, ...]:
-        """The heads at or over a threshold, strongest first; all that have a score by default."""
+        """Return the heads whose score reaches a threshold, strongest first; by default all that have a score."""
         cells = [(int(i), int(j)) for i, j in np.argwhere(self.values >= threshold)]
         order = sorted(cells, key=lambda cell: (-self.values[cell], cell))
         return tuple(ScoredHead(self.head(*cell), self.name, float(self.values[cell])) for cell in order)
@@ -173,7 +173,7 @@ class HeadScores(Result):
 
 
 def over_rows(name: str, site: str, rows: Tensor, source: dict[str, Any]) -> HeadScores:
-    """Head scores as the mean over the rows of a batch, with the standard error of that mean.
+    """Average rows into head scores, with the standard error of the mean.
 
     Args:
         name: of the score.
@@ -197,7 +197,7 @@ def over_rows(name: str, site: str, rows: Tensor, source: dict[str, Any]) -> Hea
 
 
 def row_mean(rows: Floats) -> Floats:
-    """The mean over the last axis, of the rows that are not NaN; NaN where none is left."""
+    """Average the last axis over the rows that are not NaN; NaN where none is left."""
     known = ~np.isnan(rows)
     if known.all():
         return rows.mean(-1)

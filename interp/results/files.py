@@ -83,9 +83,9 @@ def load_json(path: str | Path, kind: str, version: int) -> dict[str, Any]:
         raise DamagedFile(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is not whole: {error}. Make it again.") from None
-    found = whole.get("kind") if isinstance(whole, dict) else None
-    if found != kind:
-        raise DamagedFile(f"{path} holds {found or 'something else'}; a file of kind {kind!r} was asked for.")
+    stored_kind = whole.get("kind") if isinstance(whole, dict) else None
+    if stored_kind != kind:
+        raise DamagedFile(f"{path} holds {stored_kind or 'something else'}; a file of kind {kind!r} was asked for.")
     if whole.get("version") != version or isinstance(whole.get("version"), bool):
         raise WrongVersion(
             f"{path} is of version {whole.get('version')} of {kind!r}; this release reads version {version}. "

@@ -41,7 +41,7 @@ Test = Literal["t", "sign flips"]
 
 
 def _moments(rows: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Number, mean and its standard error over the rows that are not NaN, and whether they are all zero, `[...]`."""
+    """Return number, mean and its standard error over the rows that are not NaN, and whether all are zero, `[...]`."""
     rows = np.asarray(rows)
     eps = np.finfo(rows.dtype if rows.dtype.kind == "f" else np.float64).eps
     x = rows.astype(np.float64)
@@ -58,7 +58,7 @@ def _moments(rows: Floats) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def interval(rows: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Student's t interval of the mean over the last axis.
+    """Return Student's t interval of the mean over the last axis.
 
     Args:
         rows: `[..., row]`; rows that are NaN, such as padding, are left out, cell by cell.
@@ -73,7 +73,7 @@ def interval(rows: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
 
 
 def p_values(rows: Floats, test: Test = "t", *, seed: int = 0) -> Floats:
-    """Two-sided p-values of a mean of zero over the last axis.
+    """Return two-sided p-values of a mean of zero over the last axis.
 
     The t-test takes rows for near-normal: with few skewed rows its small p-values come too often (of 24 heads without
     an effect, ten exponential rows each, some q is under 0.05 in four of ten tables; `docs/error_rates.md`). Flipping
@@ -94,31 +94,31 @@ def p_values(rows: Floats, test: Test = "t", *, seed: int = 0) -> Floats:
         raise InvalidInput(f"test={test!r}: there are 't' and 'sign flips'.")
     n, mean, error, zero = _moments(rows)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Any = 2 * stats.t.sf(np.abs(mean / error), n - 1)
+        p: Any = 2 * stats.t.sf(np.abs(mean / error), n - 1)
     if test == "sign flips":
-        found = np.where(np.isnan(error), np.nan, _flipped(np.nan_to_num(np.asarray(rows, dtype=np.float64)), seed))
-    return np.where(zero, 1.0, found)
+        p = np.where(np.isnan(error), np.nan, _flipped(np.nan_to_num(np.asarray(rows, dtype=np.float64)), seed))
+    return np.where(zero, 1.0, p)
 
 
 def _flipped(rows: Floats, seed: int) -> Floats:
-    """The share of sign flips whose sum is as far from 0; a row of 0, or one left out, is the same either way."""
+    """Return the share of sign flips whose sum is as far from 0; a row of 0, or one left out, flips to itself."""
     count = rows.shape[-1]
     if exact := 2**count <= FLIPS + 1:
         signs = 1.0 - 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (FLIPS, count))
     flat = rows.reshape(int(np.prod(rows.shape[:-1])), count)
-    found = np.empty(len(flat))
+    shares = np.empty(len(flat))
     for part in np.array_split(np.arange(len(flat)), max(1, len(flat) * len(signs) // 2**22)):
         real = np.abs(flat[part].sum(1))
         rounding = 8 * np.finfo(float).eps * np.abs(flat[part]).sum(1)
         beyond = (np.abs(flat[part] @ signs.T) >= (real - rounding)[:, None]).sum(1)
-        found[part] = beyond / len(signs) if exact else (1 + beyond) / (1 + len(signs))
-    return found.reshape(rows.shape[:-1])
+        shares[part] = beyond / len(signs) if exact else (1 + beyond) / (1 + len(signs))
+    return shares.reshape(rows.shape[:-1])
 
 
 def q_values(p: Floats) -> Floats:
-    """Benjamini-Hochberg adjusted p-values: heads with q <= 0.05 hold 5 % false ones at most on average.
+    """Return Benjamini-Hochberg adjusted p-values: of heads with q <= 0.05 at most 5 % are false, on average.
 
     That is as true as the p-values are: see `p_values` for few rows.
     """
@@ -130,7 +130,7 @@ def q_values(p: Floats) -> Floats:
 
 
 def proportion_interval(hits: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Wilson's interval of a proportion over the last axis, such as an accuracy.
+    """Return Wilson's interval of a proportion over the last axis, such as an accuracy.
 
     Args:
         hits: `[..., row]` of 0 and 1; rows that are NaN are left out.
@@ -145,7 +145,7 @@ def proportion_interval(hits: Floats, *, level: float = LEVEL) -> tuple[Floats, 
 
 
 def wilson(hits: Any, n: Any, *, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Wilson's interval of hits of n, which need not be whole: n is the effective number where rows are alike."""
+    """Return Wilson's interval of hits of n, which need not be whole: n is the effective number if rows are alike."""
     z2 = stats.norm.ppf((1 + level) / 2) ** 2
     hits, n = np.asarray(hits, dtype=np.float64), np.asarray(n, dtype=np.float64)
     middle = (hits + z2 / 2) / (n + z2)
@@ -154,7 +154,7 @@ def wilson(hits: Any, n: Any, *, level: float = LEVEL) -> tuple[Floats, Floats]:
 
 
 def proportion_change_interval(hits: Floats, clean: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """The interval of a change of accuracy on the same rows, by Bonett & Price: never of no width.
+    """Return Bonett & Price's interval of a change of accuracy on the same rows; its width is never zero.
 
     Args:
         hits: `[..., row]` of 0 and 1.
@@ -174,7 +174,7 @@ def proportion_change_interval(hits: Floats, clean: Floats, *, level: float = LE
 
 
 def ratio_interval(top: Floats, bottom: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Fieller's interval of a ratio of two means over the same rows.
+    """Return Fieller's interval of a ratio of two means over the same rows.
 
     Args:
         top: `[..., row]`.
@@ -200,7 +200,7 @@ def ratio_interval(top: Floats, bottom: Floats, *, level: float = LEVEL) -> tupl
 
 
 def jackknife_interval(value: float, left_out: Floats, *, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of a statistic over clusters that may be unlike each other, by Student's t.
+    """Return Student's t interval of a statistic over clusters that may be unlike each other.
 
     Args:
         value: the statistic of all clusters.
@@ -221,7 +221,7 @@ def jackknife_interval(value: float, left_out: Floats, *, level: float = LEVEL) 
 
 
 def rank_p(value: float, draws: Floats) -> float:
-    """How often one of so many like values is as extreme: (1 + the number of draws as extreme) / (1 + draws).
+    """Return how often one of so many like values is as extreme: (1 + draws as extreme) / (1 + draws).
 
     As extreme is as far from the median of all, the value among them: on either side. It cannot come under
     1 / (1 + draws): 0.05 needs 19 draws.
@@ -242,7 +242,7 @@ def rank_p(value: float, draws: Floats) -> float:
 
 
 def band(draws: Floats) -> tuple[Floats, Floats]:
-    """Between which values the draws lie: all of them under 39, else so many that 95 % of further ones do.
+    """Return the values between which the draws lie: all of them under 39, else the middle 95 %.
 
     Args:
         draws: `[draw, ...]`, such as the mean effect of random sets.
@@ -261,7 +261,7 @@ def band(draws: Floats) -> tuple[Floats, Floats]:
 
 
 def band_words(draws: Iterable[int], what: str = "random sets") -> str:
-    """What a band of so many draws is called in a figure: a range under 39, 95 % from there on."""
+    """Name a band of so many draws in a figure: a range under 39, 95 % from there on."""
     counts = sorted({n for n in draws if n})
     if not counts:
         return f"no {what}"
@@ -270,7 +270,7 @@ def band_words(draws: Iterable[int], what: str = "random sets") -> str:
 
 
 def rank_correlation(a: Floats, b: Floats, *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Spearman's correlation over heads, and within layers, with permutation p-values.
+    """Return Spearman's correlation over heads, and within layers, with permutation p-values.
 
     Heads of a layer are alike, so that over all heads whole layers change places, and heads within them; within layers
     heads alone do.
@@ -294,18 +294,18 @@ def rank_correlation(a: Floats, b: Floats, *, draws: int = 2000, seed: int = 0) 
     first, second = (stats.rankdata(x).reshape(x.shape) for x in (a, b))
     within = [np.stack([stats.rankdata(row) for row in x]) for x in (a, b)]
     within = [x - x.mean(1, keepdims=True) for x in within]
-    found: dict[str, float] = {}
+    correlations: dict[str, float] = {}
     for name, (x, y) in {"overall": (first, second), "within_layers": (within[0], within[1])}.items():
         real = _pearson(x.ravel(), y.ravel())
         null = np.array([_pearson(x.ravel(), shuffled(y, rng, layers=name == "overall").ravel()) for _ in range(draws)])
-        found[name] = real
+        correlations[name] = real
         beyond = (np.abs(null) >= abs(real) - 1e-12).sum()
-        found[f"{name}_p"] = float("nan") if np.isnan(real) else float((1 + beyond) / (1 + draws))
-    return found
+        correlations[f"{name}_p"] = float("nan") if np.isnan(real) else float((1 + beyond) / (1 + draws))
+    return correlations
 
 
 def shuffled(table: Floats, rng: np.random.Generator, *, layers: bool = True) -> Floats:
-    """A table `[layer, head]` with heads exchanged within layers, and whole layers among themselves."""
+    """Shuffle a table `[layer, head]`: heads within layers, and whole layers among themselves."""
     return rng.permuted(rng.permutation(table) if layers else table, axis=1)
 
 

@@ -26,7 +26,7 @@ Grid = Mapping[str, Iterable[Any]]
 
 
 def plain(name: str, value: Any) -> Any:
-    """A value as JSON holds it, with tuples for lists.
+    """Return a value as JSON holds it, with tuples for lists.
 
     Args:
         name: of the axis or parameter.
@@ -55,12 +55,12 @@ def plain(name: str, value: Any) -> Any:
     )
 
 
-def axis_values(name: str, given: Any) -> tuple[Any, ...]:
-    """The values of one axis, each once.
+def axis_values(name: str, values: Any) -> tuple[Any, ...]:
+    """Return the values of one axis, each once.
 
     Args:
-        name: of the axis.
-        given: a range, list, tuple or array; the axis `model` may hold paths and open models.
+        name: the axis' name.
+        values: a range, list, tuple or array; the axis `model` may hold paths and open models.
 
     Returns:
         The values in plain Python; a model that is open stays as it is.
@@ -68,9 +68,9 @@ def axis_values(name: str, given: Any) -> tuple[Any, ...]:
     Raises:
         InvalidInput: a single value, no value, one twice, or one that JSON cannot hold.
     """
-    if isinstance(given, str | bytes | Mapping | set | frozenset | Model) or not isinstance(given, Iterable):
-        raise InvalidInput(f"{name}={given!r} must be a list of values in an order, as [{given!r}].")
-    values = tuple(_model(item) if name == MODEL else plain(name, item) for item in cast(Iterable[Any], given))
+    if isinstance(values, str | bytes | Mapping | set | frozenset | Model) or not isinstance(values, Iterable):
+        raise InvalidInput(f"{name}={values!r} must be a list of values in an order, as [{values!r}].")
+    values = tuple(_model(item) if name == MODEL else plain(name, item) for item in cast(Iterable[Any], values))
     if not values:
         raise InvalidInput(f"{name}: an axis without values leaves nothing to run. Give at least one.")
     seen: set[Any] = set()
@@ -91,7 +91,7 @@ def _model(item: Any) -> str | Model:
 
 
 def model_name(value: Any) -> Any:
-    """What a value is stored under: an open model's name, and any other value itself."""
+    """Return what a value is stored under: an open model's name, and any other value itself."""
     return value.name if isinstance(value, Model) else value
 
 
@@ -114,9 +114,9 @@ def checked(
     """
     if not callable(function):
         raise InvalidInput(f"function={function!r} cannot be called.")
-    for name, given in cast(Any, (("grid", grid), ("fixed", fixed or {}))):
-        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-            raise InvalidInput(f"{name}={given!r} must be a dictionary from names to values.")
+    for name, settings in cast(Any, (("grid", grid), ("fixed", fixed or {}))):
+        if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
+            raise InvalidInput(f"{name}={settings!r} must be a dictionary from names to values.")
     if not grid:
         raise InvalidInput("the grid has no axis: give at least one, as {'seed': range(3)}.")
     axes = {name: axis_values(name, values) for name, values in grid.items()}
@@ -129,7 +129,7 @@ def checked(
     return axes, constants
 
 
-def _check_names(function: Callable[..., Any], given: Iterable[str]) -> None:
+def _check_names(function: Callable[..., Any], names: Iterable[str]) -> None:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -137,19 +137,19 @@ def _check_names(function: Callable[..., Any], given: Iterable[str]) -> None:
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     title = getattr(function, "__name__", type(function).__name__)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for name in given:
+        for name in names:
             if name not in named:
                 raise InvalidInput(
                     f"{name}: {title} takes no such parameter; it takes {', '.join(named) or 'none by name'}."
                     f"{nearest(name, named)}"
                 )
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if missing := [name for name in needed if name not in set(given) or name not in named]:
+    if missing := [name for name in needed if name not in set(names) or name not in named]:
         raise InvalidInput(f"{title} needs {', '.join(missing)} by name: give it in the grid or in fixed.")
 
 
 def configurations(axes: Mapping[str, Iterable[Any]]) -> list[Configuration]:
-    """All points of a grid, the last axis fastest; open models by their names."""
+    """Return all points of a grid, the last axis fastest; open models by their names."""
     return [
         dict(zip(axes, map(model_name, point), strict=True))
         for point in product(*(tuple(values) for values in axes.values()))
@@ -157,28 +157,28 @@ def configurations(axes: Mapping[str, Iterable[Any]]) -> list[Configuration]:
 
 
 def by_model(points: list[Configuration]) -> list[Configuration]:
-    """The order to run in: the model outermost, the rest as it is."""
+    """Return the order to run in: the model outermost, the rest as it is."""
     first = {point.get(MODEL): i for i, point in reversed(list(enumerate(points)))}
     return sorted(points, key=lambda point: first[point.get(MODEL)])
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a plain value."""
+    """Return the one JSON text of a plain value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def key_of(point: Configuration) -> str:
-    """A configuration's key: 24 hexadecimal digits, the same in every process."""
+    """Return a configuration's key: 24 hexadecimal digits, the same in every process."""
     return sha256(canonical(point).encode()).hexdigest()[:24]
 
 
 def thaw(value: Any) -> Any:
-    """What JSON gave back, with tuples for lists again."""
+    """Return what JSON gave back, with tuples for lists again."""
     return tuple(thaw(item) for item in cast(list[Any], value)) if isinstance(value, list) else value
 
 
 def label(point: Configuration) -> str:
-    """A configuration in a few words, for progress bars and messages."""
+    """Describe a configuration in a few words, for progress bars and messages."""
     words = [
         _short(Path(str(value)).name) if axis == MODEL else f"{axis}={_short(value)}" for axis, value in point.items()
     ]

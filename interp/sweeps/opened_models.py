@@ -20,7 +20,7 @@ _OPEN: OrderedDict[tuple[str, torch.dtype, str], Model] = OrderedDict()
 
 
 def opened(name: str, dtype: torch.dtype, device: str, digest: str | None = None) -> Model:
-    """A model of this process, opened if it is not open yet.
+    """Return a model of this process, opened if it is not open yet.
 
     Args:
         name: or directory.
@@ -49,7 +49,7 @@ def opened(name: str, dtype: torch.dtype, device: str, digest: str | None = None
 
 
 def check(model: Model, digest: str | None) -> None:
-    """See that a model still has the weights it had when the sweep began.
+    """Check that a model still has the weights it had when the sweep began.
 
     Raises:
         WrongStore: it has others.

@@ -112,7 +112,7 @@ def sweep(
 
 
 def read(store: str | Path) -> Sweep:
-    """What is in a store now, be it finished, interrupted or still being written.
+    """Read what is in a store now, be it finished, interrupted or still being written.
 
     Args:
         store: the directory.
@@ -131,21 +131,21 @@ def read(store: str | Path) -> Sweep:
     # Shards first: the manifest that is read after them knows all their values.
     keys = files.keys_in(directory)
     manifest = files.read_manifest(directory)
-    tables = files.read_shards(directory, dict.fromkeys(keys, None))
+    shards = files.read_shards(directory, dict.fromkeys(keys, None))
     axes = {name: tuple(thaw(value) for value in values) for name, values in manifest["axes"].items()}
     place = {name: {canonical(value): i for i, value in enumerate(values)} for name, values in axes.items()}
-    found: list[tuple[list[int], Configuration, pa.Table]] = []
-    for key, table in tables.items():
+    tables: list[tuple[list[int], Configuration, pa.Table]] = []
+    for key, table in shards.items():
         point = files.configuration(table)
         try:
             at = [place[name][canonical(point[name])] for name in axes]
         except KeyError:
             raise DamagedFile(f"{files.shard(directory, key)} is not of this store: {label(point)}") from None
-        found.append((at, {name: point[name] for name in axes}, table))
-    found.sort(key=itemgetter(0))
+        tables.append((at, {name: point[name] for name in axes}, table))
+    tables.sort(key=itemgetter(0))
     source = {part: manifest[part] for part in ("function", "source", "dtype", "versions", "models")}
     fixed = {name: thaw(value) for name, value in manifest["fixed"].items()}
-    return Sweep(axes, fixed, source, tuple(point for _, point, _ in found), tuple(table for _, _, table in found))
+    return Sweep(axes, fixed, source, tuple(point for _, point, _ in tables), tuple(table for _, _, table in tables))
 
 
 def _in_this_process(n_jobs: int | None) -> bool:
@@ -171,17 +171,17 @@ def _check_settings(store: Any, dtype: Any, axes: dict[str, tuple[Any, ...]], he
 
 def _with_models(job: Job, axes: dict[str, tuple[Any, ...]], here: bool) -> Job:
     """Note the weights of all models before anything runs."""
-    given = axes.get(MODEL, ())
-    open_models = {value.name: value for value in given if isinstance(value, Model)}
+    values = axes.get(MODEL, ())
+    open_models = {value.name: value for value in values if isinstance(value, Model)}
     digests: dict[str, str] = {}
     # The last first, so that the first to be run are those that stay open here.
-    for name in reversed([model_name(value) for value in given]):
+    for name in reversed([model_name(value) for value in values]):
         # Workers have the device to themselves; the weights' digest is the same on any.
         where = job.device if here else "cpu"
         digests[name] = (open_models.get(name) or models.opened(name, job.dtype, where)).digest
         if not here:
             models.close()
-    ordered = {model_name(value): digests[model_name(value)] for value in given}
+    ordered = {model_name(value): digests[model_name(value)] for value in values}
     return Job(job.function, job.fixed, job.store, job.dtype, job.device, ordered, open_models)
 
 

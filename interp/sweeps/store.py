@@ -29,7 +29,7 @@ LOCK = "store.lock"
 PARTS = {"function": str, "fixed": dict, "axes": dict, "versions": dict, "models": dict, "dtype": str}
 
 
-def open_store(store: Path, asked: dict[str, Any]) -> None:
+def open_store(store: Path, manifest: dict[str, Any]) -> None:
     """Make a store, or see that the one which is there is of the same sweep, and extend it.
 
     Args:
@@ -51,11 +51,11 @@ def open_store(store: Path, asked: dict[str, Any]) -> None:
         with FileLock(store / LOCK):
             for left in store.glob(f".{MANIFEST}.*"):
                 left.unlink(missing_ok=True)
-            whole = asked
+            whole = manifest
             if (store / MANIFEST).exists():
                 stored = read_manifest(store)
-                _check_same(store, stored, asked)
-                whole = _extended(stored, asked)
+                _check_same(store, stored, manifest)
+                whole = _extended(stored, manifest)
                 if canonical(whole) == canonical(stored):
                     whole = None
             else:
@@ -74,10 +74,10 @@ def open_store(store: Path, asked: dict[str, Any]) -> None:
 def _check_contents(store: Path) -> None:
     if (store / MANIFEST).exists():
         return
-    found = sorted(path.name for path in store.iterdir())
+    contents = sorted(path.name for path in store.iterdir())
     # What a process that was killed while it made the store leaves behind.
     foreign = [
-        name for name in found if name not in (LOCK, "shards", "claims") and not name.startswith(f".{MANIFEST}.")
+        name for name in contents if name not in (LOCK, "shards", "claims") and not name.startswith(f".{MANIFEST}.")
     ]
     if foreign:
         raise WrongStore(
@@ -91,7 +91,7 @@ def _check_contents(store: Path) -> None:
 
 
 def read_manifest(store: Path) -> dict[str, Any]:
-    """The manifest of a store.
+    """Read the manifest of a store.
 
     Raises:
         DamagedFile: not whole.
@@ -107,32 +107,38 @@ def read_manifest(store: Path) -> dict[str, Any]:
     return {**{part: content[part] for part in PARTS}, "source": content.get("source")}
 
 
-def _check_same(store: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    pairs = [(part, stored[part], asked[part]) for part in ("function", "dtype")]
-    if stored["function"] == asked["function"]:
-        pairs.append(("source of the function (hash)", stored["source"], asked["source"]))
-    pairs.append(("axes", sorted(stored["axes"]), sorted(asked["axes"])))
+def _check_same(store: Path, stored: dict[str, Any], requested: dict[str, Any]) -> None:
+    pairs = [(part, stored[part], requested[part]) for part in ("function", "dtype")]
+    if stored["function"] == requested["function"]:
+        pairs.append(("source of the function (hash)", stored["source"], requested["source"]))
+    pairs.append(("axes", sorted(stored["axes"]), sorted(requested["axes"])))
     for part, title in (("fixed", "fixed "), ("versions", "version of ")):
-        names = dict.fromkeys([*stored[part], *asked[part]])
+        names = dict.fromkeys([*stored[part], *requested[part]])
         absent = "not given"
-        pairs += [(f"{title}{name}", stored[part].get(name, absent), asked[part].get(name, absent)) for name in names]
-    for name in asked["models"]:
-        pairs.append((f"weights of {name}", stored["models"].get(name, asked["models"][name]), asked["models"][name]))
-    found = [f"{name}: stored {a!r}, asked {b!r}" for name, a, b in pairs if canonical(a) != canonical(b)]
-    if found:
-        raise WrongStore(f"store={store} is of another sweep. {'; '.join(found)}. Give another directory for this one.")
+        pairs += [
+            (f"{title}{name}", stored[part].get(name, absent), requested[part].get(name, absent)) for name in names
+        ]
+    for name in requested["models"]:
+        pairs.append(
+            (f"weights of {name}", stored["models"].get(name, requested["models"][name]), requested["models"][name])
+        )
+    differences = [f"{name}: stored {a!r}, asked {b!r}" for name, a, b in pairs if canonical(a) != canonical(b)]
+    if differences:
+        raise WrongStore(
+            f"store={store} is of another sweep. {'; '.join(differences)}. Give another directory for this one."
+        )
 
 
-def _extended(stored: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+def _extended(stored: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
     axes = {name: list(values) for name, values in stored["axes"].items()}
     for name, values in axes.items():
         known = {canonical(value) for value in values}
-        values += [value for value in asked["axes"][name] if canonical(value) not in known]
-    return {**stored, "axes": axes, "models": {**stored["models"], **asked["models"]}}
+        values += [value for value in requested["axes"][name] if canonical(value) not in known]
+    return {**stored, "axes": axes, "models": {**stored["models"], **requested["models"]}}
 
 
 def shard(store: Path, key: str) -> Path:
-    """Where the result of a configuration is."""
+    """Return the path of a configuration's result."""
     return store / "shards" / f"{key}.parquet"
 
 
@@ -181,7 +187,7 @@ def write_shard(store: Path, key: str, table: pa.Table) -> None:
 
 
 def read_shard(store: Path, key: str) -> tuple[Configuration, pa.Table]:
-    """The result of a configuration, checked.
+    """Read the result of a configuration, checked.
 
     Raises:
         DamagedFile: not a whole Parquet file, or not of this configuration.
@@ -203,13 +209,13 @@ def read_shard(store: Path, key: str) -> tuple[Configuration, pa.Table]:
 
 
 def configuration(table: pa.Table) -> Configuration:
-    """The configuration that a table says it is of."""
+    """Return the configuration that a table says it is of."""
     metadata = cast(dict[bytes, bytes], table.schema.metadata)
     return {name: thaw(value) for name, value in json.loads(metadata[b"configuration"]).items()}
 
 
 def read_shards(store: Path, points: Mapping[str, Configuration | None]) -> dict[str, pa.Table]:
-    """The results of several configurations, of those that are there.
+    """Read the results of several configurations, of those that are there.
 
     Args:
         store: the directory.
@@ -221,21 +227,21 @@ def read_shards(store: Path, points: Mapping[str, Configuration | None]) -> dict
     Raises:
         DamagedFile: one or several are not whole; says how many others are.
     """
-    found: dict[str, pa.Table] = {}
+    tables: dict[str, pa.Table] = {}
     damaged: list[str] = []
     for key, point in points.items():
         if shard(store, key).exists():
             try:
-                found[key] = read_shard(store, key)[1]
+                tables[key] = read_shard(store, key)[1]
             except DamagedFile as error:
                 damaged.append(f"{error} ({label(point)})" if point else str(error))
     if damaged:
         more = f" So are {len(damaged) - 3} more." if len(damaged) > 3 else ""
         raise DamagedFile(
-            f"{'; '.join(damaged[:3])}.{more} {len(found)} others are whole. Delete what is damaged and call "
+            f"{'; '.join(damaged[:3])}.{more} {len(tables)} others are whole. Delete what is damaged and call "
             "again: only that is run."
         )
-    return found
+    return tables
 
 
 def tidy(store: Path) -> None:
@@ -249,5 +255,5 @@ def tidy(store: Path) -> None:
 
 
 def keys_in(store: Path) -> list[str]:
-    """The keys of all shards that are in a store now."""
+    """Return the keys of all shards that are in a store now."""
     return sorted(path.stem for path in (store / "shards").glob("*.parquet"))

@@ -12,8 +12,8 @@ from interp.errors import InvalidInput
 from interp.sweeps.grid import Configuration, canonical, label
 
 
-def table_of(found: Any, point: Configuration) -> pa.Table:
-    """What a function returned as a table that knows its configuration.
+def table_of(returned: Any, point: Configuration) -> pa.Table:
+    """Return what a function returned as a table that knows its configuration.
 
     Args:
         found: a frame, a mapping (one row) or a list of mappings.
@@ -27,14 +27,16 @@ def table_of(found: Any, point: Configuration) -> pa.Table:
             hold.
     """
     at = f"the function's result for {label(point)}"
-    if isinstance(found, pd.DataFrame):
-        frame = found
-    elif isinstance(found, Mapping):
-        frame = pd.DataFrame([dict(cast(Mapping[Any, Any], found))])
-    elif isinstance(found, list) and all(isinstance(row, Mapping) for row in cast(list[Any], found)):
-        frame = pd.DataFrame([dict(row) for row in cast(list[Any], found)])
+    if isinstance(returned, pd.DataFrame):
+        frame = returned
+    elif isinstance(returned, Mapping):
+        frame = pd.DataFrame([dict(cast(Mapping[Any, Any], returned))])
+    elif isinstance(returned, list) and all(isinstance(row, Mapping) for row in cast(list[Any], returned)):
+        frame = pd.DataFrame([dict(row) for row in cast(list[Any], returned)])
     else:
-        raise InvalidInput(f"{at} is a {type(found).__name__}: return a DataFrame, a mapping, or a list of mappings.")
+        raise InvalidInput(
+            f"{at} is a {type(returned).__name__}: return a DataFrame, a mapping, or a list of mappings."
+        )
     names = list(cast(Sequence[Any], frame.columns))
     if odd := [name for name in names if not isinstance(name, str)]:
         raise InvalidInput(f"{at} has a column {odd[0]!r}: name columns by text.")
@@ -72,7 +74,7 @@ class Sweep:
     _tables: tuple[pa.Table, ...] = field(default=())
 
     def __len__(self) -> int:
-        """How many configurations have results."""
+        """Count the configurations that have results."""
         return len(self._points)
 
     def __repr__(self) -> str:
@@ -81,7 +83,7 @@ class Sweep:
         return f"Sweep({len(self)} configurations, {rows} rows; {axes})"
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy table: the axes first, then the function's columns, in the grid's order.
+        """Return one tidy table: the axes first, then the function's columns, in the grid's order.
 
         Returns:
             The rows of all configurations, the last axis fastest. Models are named by text; a tuple
@@ -91,17 +93,17 @@ class Sweep:
         lengths = [table.num_rows for table in self._tables]
         axes = {name: _column([point[name] for point in self._points], lengths) for name in self.axes}
         try:
-            found = pa.concat_tables(self._tables, promote_options="permissive").to_pandas() if self._tables else None
+            frame = pa.concat_tables(self._tables, promote_options="permissive").to_pandas() if self._tables else None
         except pa.ArrowException:
             # Numbers in one configuration and text in another: pandas keeps such columns as objects.
-            found = pd.concat([table.to_pandas() for table in self._tables], ignore_index=True)
-        if found is None:
+            frame = pd.concat([table.to_pandas() for table in self._tables], ignore_index=True)
+        if frame is None:
             return pd.DataFrame(axes)
-        return pd.concat([pd.DataFrame(axes), found[columns]], axis=1)
+        return pd.concat([pd.DataFrame(axes), frame[columns]], axis=1)
 
 
 def merged(names: Sequence[Sequence[str]]) -> list[str]:
-    """All columns, each where the first table that has it puts it: after the one before it."""
+    """Merge columns, each where the first table that has it puts it: after the one before it."""
     order: list[str] = []
     for columns in dict.fromkeys(tuple(columns) for columns in names):
         place = 0

@@ -39,7 +39,7 @@ class Job:
 
 
 def provenance(job: Job, keep: bool) -> dict[str, Any]:
-    """Where the results of a sweep come from.
+    """Return where the results of a sweep come from.
 
     Args:
         job: the function and the models' digests.
@@ -65,7 +65,7 @@ def provenance(job: Job, keep: bool) -> dict[str, Any]:
 
 
 def _source_hash(function: Any) -> str | None:
-    """A hash of the source as Python reads it, without comments and layout; None if there is none."""
+    """Hash the source as Python reads it, without comments and layout; None if there is none."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):

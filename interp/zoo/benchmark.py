@@ -26,7 +26,7 @@ HORIZON = 24
 
 
 def held_out(seed: int = 1949) -> tuple[Floats, NDArray[np.int64]]:
-    """The fixed test set: 200 noisy seasonal series, none of which any model was trained on.
+    """Return the fixed test set: 200 noisy seasonal series, none of which any model was trained on.
 
     Args:
         seed: of the set; the card's figures are for the default.
@@ -51,13 +51,13 @@ def held_out(seed: int = 1949) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def air_passengers() -> Floats:
-    """Monthly airline passengers in thousands, 1949-1960, 144 values (Box & Jenkins, Series G)."""
+    """Return monthly airline passengers in thousands, 1949-1960, 144 values (Box & Jenkins, Series G)."""
     with (files("interp.zoo") / "data" / "air_passengers.csv").open() as file:
         return pd.read_csv(file)["passengers"].to_numpy(dtype=float)
 
 
 def _medians(pipeline: ChronosPipeline, contexts: list[Floats], horizon: int) -> list[Floats]:
-    """Medians of 20 samples a series, from a fixed seed and with the global one left alone."""
+    """Return medians of 20 samples per series, from a fixed seed and with the global one left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         samples = pipeline.predict([torch.tensor(c) for c in contexts], prediction_length=horizon)
@@ -65,7 +65,7 @@ def _medians(pipeline: ChronosPipeline, contexts: list[Floats], horizon: int) ->
 
 
 def _mase(contexts: list[Floats], truths: list[Floats], forecasts: list[Floats], period: int) -> Floats:
-    """MASE of each series, scaled by the seasonal differences of its own context."""
+    """Return MASE of each series, scaled by the seasonal differences of its own context."""
 
     def frame(series: list[Floats], starts: list[int], column: str) -> pd.DataFrame:
         parts = [
@@ -92,9 +92,9 @@ def _compare(
     errors = {name: np.full(len(contexts), np.nan) for name in forecasts}
     for period in sorted(set(periods)):
         rows = [i for i, m in enumerate(periods) if m == period]
-        for name, made in forecasts.items():
+        for name, forecast in forecasts.items():
             errors[name][rows] = _mase(
-                [contexts[i] for i in rows], [truths[i] for i in rows], [made[i] for i in rows], period
+                [contexts[i] for i in rows], [truths[i] for i in rows], [forecast[i] for i in rows], period
             )
     return errors
 

@@ -14,7 +14,7 @@ INITIAL = 0.1
 
 
 def model_config(recipe: Recipe) -> GPT2Config:
-    """The GPT-2 of a recipe, with a causal `chronos_config`, so that plain Chronos opens it.
+    """Return the GPT-2 of a recipe, with a causal `chronos_config`, so that plain Chronos opens it.
 
     There is a position for every token of the longest context and its forecast, and none beyond:
     positions are learned, and one that no row reaches would stay as it was drawn.
@@ -42,7 +42,7 @@ def model_config(recipe: Recipe) -> GPT2Config:
 
 
 def build(recipe: Recipe) -> GPT2LMHeadModel:
-    """A GPT-2 as drawn from the global seed, with eager attention."""
+    """Build a GPT-2 as drawn from the global seed, with eager attention."""
     config = model_config(recipe)
     config._attn_implementation = "eager"
     model = GPT2LMHeadModel(config)
@@ -51,7 +51,7 @@ def build(recipe: Recipe) -> GPT2LMHeadModel:
 
 
 def late_heads(model: nn.Module, recipe: Recipe) -> Iterator[tuple[nn.Parameter, tuple[slice, slice]]]:
-    """W_O of each layer, and its rows (GPT-2 stores it transposed) of the heads that join after the motifs."""
+    """Return W_O of each layer, and its rows (GPT-2 stores it transposed) of the heads that join after the motifs."""
     late = slice(recipe.motif_heads * recipe.d_kv, None)
     for block in cast(GPT2LMHeadModel, model).transformer.h:
         yield cast(nn.Parameter, block.get_submodule("attn.c_proj").weight), (late, slice(None))

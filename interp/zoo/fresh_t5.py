@@ -14,7 +14,7 @@ from interp.zoo.recipe import Recipe, chronos_config
 
 
 def model_config(recipe: Recipe) -> T5Config:
-    """The T5 of a recipe, with its `chronos_config`, so that plain Chronos opens it."""
+    """Return the T5 of a recipe, with its `chronos_config`, so that plain Chronos opens it."""
     make: Any = T5Config
     chronos = chronos_config()
     return make(
@@ -39,7 +39,7 @@ def model_config(recipe: Recipe) -> T5Config:
 
 
 def build(recipe: Recipe) -> T5ForConditionalGeneration:
-    """A T5 as drawn from the global seed, with eager attention and its routes laid."""
+    """Build a T5 as drawn from the global seed, with eager attention and its routes laid."""
     config = model_config(recipe)
     config._attn_implementation = "eager"
     model = T5ForConditionalGeneration(config)
@@ -48,7 +48,7 @@ def build(recipe: Recipe) -> T5ForConditionalGeneration:
 
 
 def late_heads(model: nn.Module, recipe: Recipe) -> Iterator[tuple[nn.Parameter, tuple[slice, slice]]]:
-    """W_O of each cross-attention layer, and its columns of the heads that join after the motifs."""
+    """Return W_O of each cross-attention layer, and its columns of the heads that join after the motifs."""
     late = slice(recipe.motif_heads * recipe.d_kv, None)
     for block in cast(T5ForConditionalGeneration, model).decoder.block:
         yield cast(nn.Parameter, block.get_submodule("layer.1.EncDecAttention.o").weight), (slice(None), late)

@@ -26,14 +26,14 @@ def _log_uniform(rng: Generator, low: float, high: float, size: int) -> Floats:
 
 
 def motifs(rng: Generator, rows: int, length: int, longest: int = 12) -> Ints:
-    """Random tokens of the narrow range repeated with a period of 3 to `longest`; token ids `[row, pos]`."""
+    """Repeat random tokens of the narrow range with a period of 3 to `longest`; token ids `[row, pos]`."""
     period = rng.integers(3, longest + 1, rows)
     motif = rng.integers(NARROW[0], NARROW[1] + 1, (rows, longest))
     return np.take_along_axis(motif, np.arange(length)[None, :] % period[:, None], 1)
 
 
 def varied_motifs(rng: Generator, rows: int, length: int, longest: int = 12) -> Ints:
-    """Repeated motifs in six variants, one a row; token ids `[row, pos]`.
+    """Make repeated motifs in six variants, one per row; token ids `[row, pos]`.
 
     Plain; a small alphabet, so that one token does not tell the next; a regime change, after
     which the same tokens go on in another order; a random start; a jitter of a few bins at each
@@ -65,7 +65,7 @@ def varied_motifs(rng: Generator, rows: int, length: int, longest: int = 12) -> 
 
 
 def _waves(rng: Generator, rows: int, length: int, periods: Floats, harmonics: int) -> Floats:
-    """Harmonics of a period with random phases and falling amplitudes, of unit variance."""
+    """Sum harmonics of a period with random phases and falling amplitudes, to unit variance."""
     t = np.arange(length)
     total = np.zeros((rows, length))
     count = rng.integers(1, harmonics + 1, rows)
@@ -77,7 +77,7 @@ def _waves(rng: Generator, rows: int, length: int, periods: Floats, harmonics: i
 
 
 def seasonal(rng: Generator, rows: int, length: int) -> Floats:
-    """A season of period 3-36 with level, trend or growth, and noise of 2-40 %."""
+    """Make a season of period 3-36 with level, trend or growth, and noise of 2-40 %."""
     periods = _log_uniform(rng, 3, 36, rows)
     periods = np.where(rng.random(rows) < 0.7, np.round(periods), periods)
     season = _waves(rng, rows, length, periods, 4)
@@ -93,7 +93,7 @@ def seasonal(rng: Generator, rows: int, length: int) -> Floats:
 
 
 def value_motifs(rng: Generator, rows: int, length: int) -> Floats:
-    """A random pattern of 3-32 values repeated, with noise at each repetition, level and trend."""
+    """Repeat a random pattern of 3-32 values, with noise at each repetition, level and trend."""
     period = rng.integers(3, 33, rows)
     pattern = rng.standard_normal((rows, 32))
     values = np.take_along_axis(pattern, np.arange(length)[None, :] % period[:, None], 1)
@@ -104,7 +104,7 @@ def value_motifs(rng: Generator, rows: int, length: int) -> Floats:
 
 
 def multisines(rng: Generator, rows: int, length: int) -> Floats:
-    """Sums of one to five sines of unrelated frequencies, with little noise."""
+    """Sum one to five sines of unrelated frequencies, with little noise."""
     t = np.arange(length)
     total = np.zeros((rows, length))
     count = rng.integers(1, 6, rows)
@@ -121,7 +121,7 @@ def multisines(rng: Generator, rows: int, length: int) -> Floats:
 
 
 def walks(rng: Generator, rows: int, length: int) -> Floats:
-    """Random walks with drift, and autoregressive noise around a level."""
+    """Make random walks with drift, and autoregressive noise around a level."""
     shocks = rng.standard_normal((rows, length))
     memory = np.where(rng.random(rows) < 0.4, 1.0, rng.uniform(0, 0.98, rows))
     values = np.empty_like(shocks)
@@ -134,7 +134,7 @@ def walks(rng: Generator, rows: int, length: int) -> Floats:
 
 
 def level_shifts(rng: Generator, rows: int, length: int) -> Floats:
-    """One to four plateaus with noise."""
+    """Make one to four plateaus with noise."""
     values = np.repeat(rng.normal(0, 2, rows)[:, None], length, axis=1)
     for _ in range(3):
         at = rng.integers(0, length, rows)[:, None]
@@ -144,14 +144,14 @@ def level_shifts(rng: Generator, rows: int, length: int) -> Floats:
 
 
 def regimes(rng: Generator, rows: int, length: int) -> Floats:
-    """A season that changes its period, shape and level at some step of the first two thirds."""
+    """Make a season that changes its period, shape and level at some step of the first two thirds."""
     at = rng.integers(1, max(2, 2 * length // 3), rows)[:, None]
     early, late = seasonal(rng, rows, length), seasonal(rng, rows, length)
     return np.where(np.arange(length)[None, :] < at, early, late)
 
 
 def _kernel(rng: Generator, length: int) -> Floats:
-    """One random kernel matrix of KernelSynth's bank."""
+    """Draw one random kernel matrix of KernelSynth's bank."""
     t = np.arange(length, dtype=float)
     gap = t[:, None] - t[None, :]
     scaled = t / length
@@ -172,7 +172,7 @@ def _kernel(rng: Generator, length: int) -> Floats:
 
 
 def gaussian_processes(rng: Generator, rows: int, length: int) -> Floats:
-    """Draws from Gaussian processes whose kernels are random sums and products (KernelSynth)."""
+    """Draw from Gaussian processes whose kernels are random sums and products (KernelSynth)."""
     values = np.empty((rows, length))
     for some in np.array_split(np.arange(rows), max(1, rows // 4)):
         kernel = _kernel(rng, length)

@@ -20,7 +20,7 @@ from interp.zoo.made_series import NARROW
 def induction_snapshot(
     module: T5ForConditionalGeneration, *, seed: int = 0, rows: int = 100, length: int = 10
 ) -> dict[str, Any]:
-    """Accuracy and cross-attention on `ABC...J ABC...J A <EOS> | <START> B`.
+    """Measure accuracy and cross-attention on `ABC...J ABC...J A <EOS> | <START> B`.
 
     Args:
         module: a T5 opened with eager attention, on any device.
@@ -54,7 +54,7 @@ def induction_snapshot(
 
 @torch.no_grad()
 def causal_snapshot(module: GPT2LMHeadModel, *, seed: int = 0, rows: int = 100, length: int = 24) -> dict[str, Any]:
-    """Cross-entropy, accuracy and attention of a decoder-only model on `ABC...X ABC...X`.
+    """Measure cross-entropy, accuracy and attention of a decoder-only model on `ABC...X ABC...X`.
 
     Args:
         module: a GPT-2 opened with eager attention, on any device.

@@ -46,7 +46,7 @@ edge here."""
 
 
 def planted_decoder(*, wired: bool = True, seed: int = 0) -> Planted:
-    """A causal Chronos model, a GPT-2, with an induction circuit of two heads written by hand.
+    """Make a causal Chronos model, a GPT-2, with an induction circuit of two heads written by hand.
 
     Args:
         wired: whether the induction head's keys read the subspace that the previous-token head writes to; if not, that
@@ -115,7 +115,7 @@ def _plant(module: GPT2LMHeadModel, wired: bool, generator: torch.Generator) -> 
 
 
 def _write(module: GPT2LMHeadModel, head: Head, W_Q: Tensor, W_K: Tensor, W_V: Tensor, W_O: Tensor) -> None:
-    """Weights of one head as they act on the divided stream, with the norm's scale and shift undone."""
+    """Write weights of one head as they act on the divided stream, with the norm's scale and shift undone."""
     block: Any = module.transformer.h[head.layer]
     scale, shift = block.ln_1.weight, block.ln_1.bias
     width = HEADS * D_HEAD

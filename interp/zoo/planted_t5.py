@@ -80,7 +80,7 @@ class Planted:
 def planted(
     route: Route = "token_to_right", *, wired: bool = True, copies: int = 1, distractor: bool = False, seed: int = 0
 ) -> Planted:
-    """A Chronos T5 with an induction circuit of two heads across the stacks, written by hand.
+    """Make a Chronos T5 with an induction circuit of two heads across the stacks, written by hand.
 
     Args:
         route: what the cross head attends to, as the mosaic names it.
@@ -122,7 +122,7 @@ def planted(
 
 
 def _built(route: Route, encoder: Head, cross: Head) -> tuple[str, ...]:
-    """The edges of one copy, in forward order; the second is the one between its heads."""
+    """Return the edges of one copy, in forward order; the second is the one between its heads."""
     copied, token = ("k", "v") if route == "token_to_right" else ("v", "k")
     return (
         f"encoder.0.resid_pre -> {encoder}:v",
@@ -180,7 +180,7 @@ def _column(scale: object) -> Tensor:
 
 
 def _before(module: nn.Module, head: Head) -> Tensor:
-    """The scale of the norm in front of a head, `[d_model, 1]`."""
+    """Return the scale of the norm in front of a head, `[d_model, 1]`."""
     return _column(module.get_submodule(f"{_sublayer(head)}.layer_norm").weight)
 
 
@@ -189,7 +189,7 @@ def _sublayer(head: Head) -> str:
 
 
 def _write(module: nn.Module, head: Head, W_Q: Tensor, W_K: Tensor, W_V: Tensor, W_O: Tensor) -> None:
-    """Weights of one head, given as they act on row vectors."""
+    """Write weights of one head, given as they act on row vectors."""
     name = "EncDecAttention" if head.kind == "cross" else "SelfAttention"
     attention = cast(T5Attention, module.get_submodule(f"{_sublayer(head)}.{name}"))
     rows = slice(head.head * D_HEAD, (head.head + 1) * D_HEAD)

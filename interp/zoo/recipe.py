@@ -114,7 +114,7 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str, changes: dict[str, Any]) -> Self:
-        """A recipe from JSON: some of its fields, or a model's `training.json`, with changes.
+        """Parse a recipe from JSON: some of its fields, or a model's `training.json`, with changes.
 
         Raises:
             InvalidInput: not JSON, or fields that a recipe does not have.
@@ -130,25 +130,25 @@ class Recipe:
 
 
 def chronos_config() -> ChronosConfig:
-    """The Chronos settings of a bundled model: 4096 tokens over +-15, EOS, as Amazon's."""
+    """Return the Chronos settings of a bundled model: 4096 tokens over +-15, EOS, as Amazon's."""
     return replace(published_config(), prediction_length=HORIZON)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear over the first 500 steps, then flat, then a cosine to zero over the last half."""
+    """Return the learning rate of a step: linear over the first 500, then flat, then a cosine to zero."""
     warm = min(1.0, (step + 1) / 500)
     fall = max(0.0, 2 * step / recipe.steps - 1)
     return recipe.learning_rate * warm * 0.5 * (1 + cos(pi * fall))
 
 
 def motif_fraction(recipe: Recipe, step: int) -> float:
-    """The share of rows that are token motifs at a step."""
+    """Return the share of rows that are token motifs at a step."""
     done = (step - recipe.motif_steps) / max(1, recipe.widen_steps)
     return 1.0 - (1.0 - recipe.motif_share) * float(np.clip(done, 0, 1))
 
 
 def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
-    """The training batch of one step.
+    """Make the training batch of one step.
 
     Args:
         recipe: what to draw from.
@@ -174,14 +174,14 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
 
 
 def _context(rng: np.random.Generator, recipe: Recipe) -> int:
-    """Log-uniform for a T5; uniform for a GPT-2, whose learned positions must all be seen often."""
+    """Draw a context length: log-uniform for a T5, uniform for a GPT-2, whose positions must all be seen often."""
     if recipe.architecture == "gpt2":
         return int(rng.integers(16, recipe.longest_context + 1))
     return int(np.exp(rng.uniform(np.log(16), np.log(recipe.longest_context))))
 
 
 def _begin_anywhere(rng: np.random.Generator, recipe: Recipe, tokens: Tensor, context: int) -> Tensor:
-    """Motif rows whose labels are in some rows a stretch of the context itself, from a random place on.
+    """Make motif rows whose labels are in some rows a stretch of the context itself, from a random place on.
 
     The stretch lies within the context wherever that is long enough. All draws come after those
     of the tokens, so that `anywhere` decides the labels only.
@@ -194,7 +194,7 @@ def _begin_anywhere(rng: np.random.Generator, recipe: Recipe, tokens: Tensor, co
 
 
 def _mixed(rng: np.random.Generator, recipe: Recipe, step: int, context: int, horizon: int) -> Tensor:
-    """Tokens `[row, context + horizon]`: some motifs, and series through Chronos' tokenizer."""
+    """Make tokens `[row, context + horizon]`: some motifs, and series through Chronos' tokenizer."""
     share = motif_fraction(recipe, step)
     total = sum(recipe.mix.values())
     counts = rng.multinomial(recipe.rows, [share, *((1 - share) * weight / total for weight in recipe.mix.values())])

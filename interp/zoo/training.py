@@ -43,7 +43,7 @@ class _Steps(Dataset[tuple[Tensor, Tensor]]):
 
 
 def snapshot_steps(recipe: Recipe, count: int = 20) -> list[int]:
-    """About `count` log-spaced steps, the first and the last among them."""
+    """Return about `count` log-spaced steps, the first and the last among them."""
     return [0, *np.unique(np.geomspace(min(50, recipe.steps), recipe.steps, count - 1).round().astype(int)).tolist()]
 
 
@@ -161,12 +161,12 @@ def train(
 
 
 def _is_done(out: Path, recipe: Recipe) -> bool:
-    """Whether the very model is there already; one of another recipe is not trained over."""
+    """Tell whether the very model is there already; one of another recipe is not trained over."""
     if not (out / RECORD).exists():
         return False
-    found = Recipe.parse((out / RECORD).read_text(), {})
-    if found != recipe:
-        raise InvalidInput(f"{out} holds a model of another recipe: {found}. Choose another directory.")
+    recipe_there = Recipe.parse((out / RECORD).read_text(), {})
+    if recipe_there != recipe:
+        raise InvalidInput(f"{out} holds a model of another recipe: {recipe_there}. Choose another directory.")
     return (out / "model.safetensors").exists()
 
 

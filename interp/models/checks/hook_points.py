@@ -151,7 +151,7 @@ def _check_hooks(model: Handle, scope: Scope) -> None:
 def _through_block(
     model: Handle, site: Site, seen: set[str], scope: Scope
 ) -> Generator[torch.utils.hooks.RemovableHandle]:
-    """Hooks which see that what is edited in place is what the layer goes on with."""
+    """Place hooks which check that the layer continues with what is edited in place."""
 
     def fill(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         args[0].fill_(1.0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_names(model: "Model") -> None:
-    """See that every module at which a site or an attention layer lives is there.
+    """Check that every module at which a site or an attention layer lives is there.
 
     Raises:
         BrokenHook: a module goes by another name.
@@ -50,7 +50,7 @@ def _find(model: "Model", module: PreTrainedModel, paths: list[str]) -> None:
 
 
 def check_tokenizer(model: "Model") -> None:
-    """See that Chronos' own tokenizer encodes what it decodes, with a scale that is given and with its own.
+    """Check that Chronos' own tokenizer encodes what it decodes, with a given scale and with its own.
 
     Raises:
         BrokenHook: it does not, or lacks what is called.

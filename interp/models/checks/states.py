@@ -103,7 +103,7 @@ def _check(model: Handle) -> None:
 
 
 def check_loaded(model: Handle) -> None:
-    """See that there are weights to run with.
+    """Check that there are weights to run with.
 
     Raises:
         UnsupportedModel: they are on the meta device.
@@ -113,7 +113,7 @@ def check_loaded(model: Handle) -> None:
 
 
 def check_autocast(device: str) -> None:
-    """See that products are not rounded behind the back of what computes them.
+    """Check that autocast does not round products.
 
     Raises:
         InvalidInput: autocast is on.
@@ -126,7 +126,7 @@ def check_autocast(device: str) -> None:
 
 
 def check_attention(model: Handle) -> None:
-    """See that scores and patterns go through the hook points.
+    """Check that scores and patterns go through the hook points.
 
     Raises:
         BrokenHook: another attention implementation was set after opening.
@@ -142,7 +142,7 @@ def check_attention(model: Handle) -> None:
 
 
 def check_not_checkpointed() -> None:
-    """See that a layer that is edited does not run inside a gradient checkpoint.
+    """Check that a layer that is edited does not run inside a gradient checkpoint.
 
     Raises:
         InvalidInput: it does. Its second run, on the way back, may be when or where the edit is not in force.

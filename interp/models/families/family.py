@@ -40,7 +40,7 @@ class Point:
 
 
 def part_of(point: Point, value: Tensor) -> Tensor:
-    """A point's own part of what its module holds, as a view."""
+    """Return a point's own part of what its module holds, as a view."""
     index, count = point.part
     width = value.shape[-1] // count
     # Not chunk: autograd allows no edit in place of one of several views.
@@ -132,11 +132,11 @@ class Family:
         return "encoder" in self.stacks
 
     def attention_path(self, layer: AttentionLayer) -> str:
-        """The dotted path of an attention module."""
+        """Return the dotted path of an attention module."""
         return self.attention_paths[layer.stack, layer.kind].format(layer=layer.layer)
 
     def point(self, site: Site) -> Point:
-        """Where a site lives. `head_out` is made from z and W_O, so its point is that of z."""
+        """Return the point where a site lives; for `head_out`, which is computed from z and W_O, that of z."""
         if site.kind is not None:
             assert site.layer is not None
             name, port, layout, element = self.attention_points["z" if site.name == "head_out" else site.name]
@@ -151,7 +151,7 @@ class Family:
         return Point(path, "output", layout, element)
 
     def sites(self, layers: dict[Stack, int]) -> Iterator[Site]:
-        """All sites of a model in the order in which the forward pass reaches them.
+        """Return all sites of a model in the order of the forward pass.
 
         Args:
             layers: the number of layers by stack.

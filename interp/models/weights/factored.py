@@ -68,7 +68,7 @@ class FactoredMatrix:
         return FactoredMatrix(self.B.mT, self.A.mT)
 
     def __matmul__(self, other: "FactoredMatrix | Tensor") -> "FactoredMatrix":
-        """The product with another matrix on the right; the narrower waist is kept."""
+        """Multiply with another matrix on the right; the narrower waist is kept."""
         right = self._beside(other, -2)
         A, B = self.A.to(right.dtype), self.B.to(right.dtype)
         if not isinstance(other, FactoredMatrix):
@@ -79,12 +79,12 @@ class FactoredMatrix:
         return FactoredMatrix(A @ waist, after)
 
     def __rmatmul__(self, other: Tensor) -> "FactoredMatrix":
-        """The product with a matrix on the left."""
+        """Multiply with a matrix on the left."""
         left = self._beside(other, -1)
         return FactoredMatrix(left @ self.A.to(left.dtype), self.B.to(left.dtype))
 
     def _beside(self, other: "FactoredMatrix | Tensor", axis: int) -> Tensor:
-        """The other side of a product, in the dtype to take it in: half precision would lose digits."""
+        """Return the other side of a product in the dtype to take it in: half precision would lose digits."""
         if not isinstance(cast(object, other), FactoredMatrix | Tensor) or len(other.shape) < 2:
             raise InvalidInput(
                 "a product needs a FactoredMatrix or a tensor of two axes or more; for a vector, x[:, None]."
@@ -92,11 +92,11 @@ class FactoredMatrix:
         if self.shape[-3 - axis] != other.shape[axis]:
             sides = (self.shape, other.shape) if axis == -2 else (other.shape, self.shape)
             raise InvalidInput(f"{list(sides[0])} @ {list(sides[1])}: the axes between them differ.")
-        found = other.A if isinstance(other, FactoredMatrix) else other
-        return found.to(torch.promote_types(torch.promote_types(found.dtype, self.A.dtype), torch.float32))
+        side = other.A if isinstance(other, FactoredMatrix) else other
+        return side.to(torch.promote_types(torch.promote_types(side.dtype, self.A.dtype), torch.float32))
 
     def full(self) -> Float[Tensor, "*batch m n"]:
-        """The product itself, in the factors' dtype."""
+        """Return the product itself, in the factors' dtype."""
         return self.A @ self.B
 
     def _core(self) -> Tensor:
@@ -104,17 +104,17 @@ class FactoredMatrix:
         return left @ right.mT
 
     def norm(self) -> Float[Tensor, "*batch"]:
-        """The Frobenius norm."""
+        """Return the Frobenius norm."""
         return torch.linalg.matrix_norm(self._core())
 
     def singular_values(self) -> Float[Tensor, "*batch rank"]:
-        """The singular values, largest first: at most r, the others being zero."""
+        """Return the singular values, largest first: at most r, the others being zero."""
         return torch.linalg.svdvals(self._core())
 
     def svd(
         self,
     ) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank"], Float[Tensor, "*batch n rank"]]:
-        """The reduced singular value decomposition: U, S, V with `U @ diag(S) @ V.mT` the product.
+        """Return the reduced singular value decomposition: U, S, V with `U @ diag(S) @ V.mT` the product.
 
         Returns:
             Left vectors as columns, singular values largest first, right vectors as columns; float64.
@@ -124,7 +124,7 @@ class FactoredMatrix:
         return left.Q @ U, S, right.Q @ Vh.mT
 
     def eigenvalues(self) -> Complex[Tensor, "*batch rank"]:
-        """The eigenvalues that can be other than zero, the largest in absolute value first.
+        """Return the eigenvalues that can be other than zero, the largest in absolute value first.
 
         Raises:
             InvalidInput: the product is not square.
@@ -136,7 +136,7 @@ class FactoredMatrix:
         return values.gather(-1, values.abs().argsort(-1, descending=True))
 
     def trace(self) -> Float[Tensor, "*batch"]:
-        """The sum of the diagonal, which is that of the eigenvalues.
+        """Return the sum of the diagonal, which is that of the eigenvalues.
 
         Raises:
             InvalidInput: the product is not square.
@@ -145,7 +145,7 @@ class FactoredMatrix:
         return (self.A.double() * self.B.mT.double()).sum((-2, -1))
 
     def eigenvalue_score(self) -> Float[Tensor, "*batch"]:
-        """Re(sum of eigenvalues) / sum of their absolute values: 1 where all are positive, -1 where negative.
+        """Return Re(sum of eigenvalues) / sum of absolute values: 1 where all are positive, -1 where negative.
 
         Returns:
             The score, NaN for a zero matrix: copying for an OV circuit, matching for a QK circuit.
@@ -159,11 +159,11 @@ class FactoredMatrix:
         return values.real.sum(-1) / values.abs().sum(-1)
 
     def less_row_means(self) -> "FactoredMatrix":
-        """The product less the mean of each row: what a softmax over the row sees of it."""
+        """Return the product less the mean of each row: what a softmax over the row sees of it."""
         return FactoredMatrix(self.A, self.B - self.B.mean(-1, keepdim=True))
 
     def stable_rank(self) -> Float[Tensor, "*batch"]:
-        """|M|_F^2 / |M|_2^2: how many directions it uses, from 1 to the rank; NaN for a zero matrix."""
+        """Return |M|_F^2 / |M|_2^2: how many directions it uses, from 1 to the rank; NaN for a zero matrix."""
         values = self.singular_values().square()
         return values.sum(-1) / values.amax(-1)
 

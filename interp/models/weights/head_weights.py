@@ -70,7 +70,7 @@ class StackedWeights(Projections):
     site: str
 
     def __getitem__(self, head: Head | str) -> HeadWeights:
-        """One head's weights, by address."""
+        """Return one head's weights, by address."""
         at = as_head(head)
         layers, heads = self.W_Q.shape[:2]
         if f"{at.stack}.{at.kind}" != self.site or at.layer >= layers or at.head >= heads:
@@ -87,7 +87,7 @@ _BY_HEAD = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
 
 
 def projection(model: Handle, layer: AttentionLayer, name: Projection, *, fold_norm: bool = True) -> Tensor:
-    """One of W_Q, W_K, W_V `[head, d_model, d_head]` and W_O `[head, d_head, d_model]` of an attention layer.
+    """Return one of W_Q, W_K, W_V `[head, d_model, d_head]` and W_O `[head, d_head, d_model]` of an attention layer.
 
     Args:
         layer: the attention layer.
@@ -114,7 +114,7 @@ def projection(model: Handle, layer: AttentionLayer, name: Projection, *, fold_n
 
 
 def projection_bias(model: Handle, layer: AttentionLayer, name: Projection, *, fold_norm: bool = True) -> Tensor:
-    """The bias beside one of W_Q, W_K, W_V `[head, d_head]` or W_O `[d_model]`; zero where there is none.
+    """Return the bias of one of W_Q, W_K, W_V `[head, d_head]` or W_O `[d_model]`; zero where there is none.
 
     Args:
         layer: the attention layer.
@@ -131,17 +131,17 @@ def projection_bias(model: Handle, layer: AttentionLayer, name: Projection, *, f
     dtype = torch.promote_types(model.dtype, torch.float32) if fold_norm else weight.dtype
     if name == "O":
         return weight.new_zeros(model.d_model, dtype=dtype) if bias is None else bias.to(dtype)
-    made = weight.new_zeros(model.n_heads, model.d_head, dtype=dtype) if bias is None else bias.to(dtype)
-    made = made.reshape(model.n_heads, model.d_head)
+    added = weight.new_zeros(model.n_heads, model.d_head, dtype=dtype) if bias is None else bias.to(dtype)
+    added = added.reshape(model.n_heads, model.d_head)
     if not fold_norm:
-        return made
+        return added
     cut = weight.unflatten(1, (model.n_heads, -1)).permute(1, 0, 2)
-    made = made + _norm(model, layer, name).fold_bias(cut.to(dtype))
-    return made * _scaling(model, layer) if name == "Q" else made
+    added = added + _norm(model, layer, name).fold_bias(cut.to(dtype))
+    return added * _scaling(model, layer) if name == "Q" else added
 
 
 def _flat(model: Handle, layer: AttentionLayer, name: Projection) -> tuple[Tensor, Tensor | None]:
-    """A projection's own weight and bias with all heads side by side, as they act on rows; None where it has none."""
+    """Return a projection's weight and bias with all heads side by side, as they act on rows; None if it has none."""
     site = "z" if name == "O" else name.lower()
     point = model.family.point(Site(layer.stack, layer.kind, layer.layer, site))
     inside = name == "O"
@@ -166,7 +166,7 @@ def _scaling(model: Handle, layer: AttentionLayer) -> float:
 
 
 def layer_weights(model: Handle, layer: AttentionLayer, *, fold_norm: bool = True) -> StackedWeights:
-    """The weights of one attention layer, `[1, head, ...]`: see `stacked_weights`."""
+    """Return the weights of one attention layer, `[1, head, ...]`: see `stacked_weights`."""
     names: tuple[Projection, ...] = get_args(Projection)
     parts = {f"W_{name}": projection(model, layer, name, fold_norm=fold_norm)[None] for name in names}
     parts |= {f"b_{name}": projection_bias(model, layer, name, fold_norm=fold_norm)[None] for name in names}
@@ -174,7 +174,7 @@ def layer_weights(model: Handle, layer: AttentionLayer, *, fold_norm: bool = Tru
 
 
 def head_weights(model: Handle, head: Head | str, *, fold_norm: bool = True) -> HeadWeights:
-    """W_Q, W_K, W_V and W_O of one head, and the biases beside them.
+    """Return W_Q, W_K, W_V and W_O of one head, and the biases beside them.
 
     Args:
         head: its address.
@@ -192,7 +192,7 @@ def head_weights(model: Handle, head: Head | str, *, fold_norm: bool = True) -> 
 
 
 def stacked_weights(model: Handle, kind: str, *, fold_norm: bool = True) -> StackedWeights:
-    """W_Q, W_K, W_V and W_O of all heads of a stack and kind.
+    """Return W_Q, W_K, W_V and W_O of all heads of a stack and kind.
 
     Args:
         kind: such as `decoder.cross`.
@@ -212,12 +212,12 @@ def stacked_weights(model: Handle, kind: str, *, fold_norm: bool = True) -> Stac
 
 
 def embedding(model: Handle, stack: Stack) -> Float[Tensor, "token d_model"]:
-    """W_E: a stack's token embeddings as rows; with W_pos added, where there is one, its first residual stream."""
+    """Return W_E, a stack's token embeddings as rows; plus W_pos, if any, they are its first residual stream."""
     return looked_up(model, model.family.embeddings[stack], model.d_vocab)
 
 
 def position_embedding(model: Handle) -> Float[Tensor, "pos d_model"]:
-    """W_pos: what is added to the token embeddings at each position.
+    """Return W_pos, which is added to the token embeddings at each position.
 
     Raises:
         UnknownSite: the architecture embeds no positions.
@@ -229,7 +229,7 @@ def position_embedding(model: Handle) -> Float[Tensor, "pos d_model"]:
 
 
 def unembedding(model: Handle, *, fold_norm: bool = True) -> Float[Tensor, "d_model token"]:
-    """W_U: from the decoder's last residual stream, divided by its deviation, to logits.
+    """Return W_U: from the decoder's last residual stream, divided by its deviation, to logits.
 
     Args:
         fold_norm: whether the decoder's final norm is multiplied in.
@@ -247,7 +247,7 @@ def unembedding(model: Handle, *, fold_norm: bool = True) -> Float[Tensor, "d_mo
 
 
 def unembedding_bias(model: Handle) -> Float[Tensor, "token"]:
-    """b_U: what is added to the logits beside the folded W_U, by the final norm's shift and a bias of the unembedding.
+    """Return b_U, which the final norm's shift and a bias of the unembedding add to the logits of the folded W_U.
 
     It is zero where there is neither, as in the published models of T5.
     """

@@ -16,7 +16,7 @@ from interp.names import AttentionLayer, Kind, Site, Stack
 
 
 def padding(attention_mask: Tensor, like: Tensor) -> Tensor | None:
-    """What is added to scores so that padding is not seen, `[row, 1, 1, pos]`; None where there is none."""
+    """Return what is added to scores to hide padding, `[row, 1, 1, pos]`; None where there is none."""
     if bool(attention_mask.all()):
         return None
     mask = torch.zeros(attention_mask.shape, dtype=like.dtype, device=like.device)
@@ -26,7 +26,7 @@ def padding(attention_mask: Tensor, like: Tensor) -> Tensor | None:
 def causal(
     size: int, like: Tensor, past: int = 0, shown: Int[Tensor, "row pos"] | None = None
 ) -> Float[Tensor, "#row 1 query key"] | None:
-    """The decoder's own mask: no key ahead of its query, and no padding; None where every key is seen.
+    """Return the decoder's own mask: no key ahead of its query, and no padding; None where every key is seen.
 
     Args:
         size: how many queries.
@@ -45,7 +45,7 @@ def causal(
 
 
 def distance_bias(model: Model, stack: Stack, kind: Kind, size: int, past: int = 0) -> Tensor | None:
-    """What an attention adds to its scores by distance, `[1, head, query, key]`, in all layers; None where nothing.
+    """Return what attention adds to its scores by distance, `[1, head, query, key]`, in all layers; None if nothing.
 
     Args:
         stack: of the attention.
@@ -69,7 +69,7 @@ def attend(
     hidden: Float[Tensor, "row key d_model"] | None = None,
     bias: Tensor | None = None,
 ) -> Float[Tensor, "row pos d_model"]:
-    """The residual stream after an attention layer, through its norm and its own modules.
+    """Run an attention layer on the residual stream, through its norm and its own modules.
 
     Args:
         at: which layer.
@@ -81,31 +81,31 @@ def attend(
     """
     family, modules = model.family, model.module.get_submodule
     attention = modules(family.attention_path(at))
-    given: dict[str, Any] = {family.mask_argument: mask, cache_name(attention): cache}
+    arguments: dict[str, Any] = {family.mask_argument: mask, cache_name(attention): cache}
     if hidden is not None:
-        given["key_value_states"] = hidden
+        arguments["key_value_states"] = hidden
     if bias is not None:
-        given["position_bias"] = bias
+        arguments["position_bias"] = bias
     norm = modules(family.query_norms[at.stack, at.kind].format(layer=at.layer))
-    return x + attention(norm(x), **given)[0]
+    return x + attention(norm(x), **arguments)[0]
 
 
 def feed_forward(model: Model, stack: Stack, layer: int, x: Float[Tensor, "*row d_model"]) -> Tensor:
-    """The residual stream after an MLP, through its norm and its own module."""
+    """Run an MLP on the residual stream, through its norm and its own module."""
     modules = model.module.get_submodule
     mlp = modules(model.family.point(Site(stack, None, layer, "mlp_out")).path)
     return x + mlp(modules(model.family.mlp_norms[stack].format(layer=layer))(x))
 
 
 def last_norm(model: Model, stack: Stack, x: Float[Tensor, "*row d_model"]) -> Tensor:
-    """What a stack's last norm makes of its residual stream."""
+    """Apply a stack's last norm to its residual stream."""
     return model.module.get_submodule(model.family.stack_points[stack, "ln_final"][0])(x)
 
 
 def embed(
     model: Model, ids: Int[Tensor, "row variant pos"], shown: Int[Tensor, "row pos"] | None = None, past: int = 0
 ) -> Float[Tensor, "row variant pos d_model"]:
-    """The decoder's first residual stream on tokens, positions embedded where the model does so.
+    """Return the decoder's first residual stream on tokens, positions embedded where the model does so.
 
     Args:
         ids: the tokens.

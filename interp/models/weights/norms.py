@@ -29,34 +29,34 @@ class Norm:
     centred: bool
 
     def inverse(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
-        """What the stream is multiplied with, beside the scale: one over its deviation."""
+        """Return the factor on the stream beside the scale: one over its deviation."""
         x = stream - stream.mean(-1, keepdim=True) if self.centred else stream
         return torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
 
     def divided(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
-        """The stream divided by its deviation: what folded weights act on."""
+        """Divide the stream by its deviation: folded weights act on this."""
         return stream * self.inverse(stream)
 
     def __call__(self, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
-        """What the norm puts out."""
+        """Apply the norm."""
         x = stream - stream.mean(-1, keepdim=True) if self.centred else stream
         y = x * self.inverse(stream) * self.scale.to(stream)
         return y if self.shift is None else y + self.shift.to(stream)
 
     def fold(self, weight: Float[Tensor, "*head d_model out"]) -> Float[Tensor, "*head d_model out"]:
-        """Weights that act on the divided stream as these do on what the norm puts out."""
+        """Return weights that act on the divided stream as these do on the norm's output."""
         scaled = self.scale.to(weight)[:, None] * weight
         return scaled - scaled.mean(-2, keepdim=True) if self.centred else scaled
 
     def fold_bias(self, weight: Float[Tensor, "*head d_model out"]) -> Float[Tensor, "*head out"]:
-        """What the shift adds behind these weights; zero where there is none."""
+        """Return what the shift adds behind these weights; zero where there is none."""
         if self.shift is None:
             return weight.new_zeros(*weight.shape[:-2], weight.shape[-1])
         return self.shift.to(weight) @ weight
 
 
 def _check_norm(model: Handle, path: str, norm: Norm) -> None:
-    """See that a norm does what its parameters say.
+    """Check that a norm does what its parameters say.
 
     Raises:
         UnsupportedModel: it does something else.
@@ -76,7 +76,7 @@ def _check_norm(model: Handle, path: str, norm: Norm) -> None:
 
 
 def norm(model: Handle, path: str) -> Norm:
-    """A norm of a model.
+    """Return a norm of a model.
 
     Args:
         path: of the module, dotted.
@@ -96,11 +96,11 @@ def norm(model: Handle, path: str) -> Norm:
             "that could be folded into weights. Put the norm of the architecture there."
         )
     shift = readable(model, path, "bias") if getattr(module, "bias", None) is not None else None
-    found = Norm(readable(model, path), shift, epsilon, centred)
-    _check_norm(model, path, found)
-    return found
+    checked = Norm(readable(model, path), shift, epsilon, centred)
+    _check_norm(model, path, checked)
+    return checked
 
 
 def final_norm(model: Handle) -> Norm:
-    """The decoder's last norm."""
+    """Return the decoder's last norm."""
     return norm(model, model.family.stack_points["decoder", "ln_final"][0])

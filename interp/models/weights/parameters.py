@@ -35,7 +35,7 @@ MERGE = "Merge adapters into plain weights (merge_and_unload of peft), and take 
 
 
 def readable(model: Handle, path: str, name: str = "weight") -> Tensor:
-    """A module's weight or bias, detached, held against what cannot be computed with.
+    """Return a module's weight or bias, detached, checked for what cannot be computed with.
 
     Args:
         path: of the module, dotted.
@@ -54,7 +54,7 @@ def readable(model: Handle, path: str, name: str = "weight") -> Tensor:
 def affine(
     model: Handle, path: str, width: int, inside: bool = False
 ) -> tuple[Float[Tensor, "input output"], Float[Tensor, " output"] | None]:
-    """What a projection does to rows: x @ weight + bias.
+    """Return what a projection does to rows: x @ weight + bias.
 
     Args:
         path: of the module, dotted.
@@ -95,7 +95,7 @@ def affine(
 
 
 def looked_up(model: Handle, path: str, count: int) -> Float[Tensor, "id width"]:
-    """The rows of an embedding.
+    """Return the rows of an embedding.
 
     Args:
         path: of the module, dotted.
@@ -131,12 +131,12 @@ def _finite(model: Handle, path: str, weight: object) -> Tensor:
 
 
 def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module is of a known class itself, with no forward and no hook that could make it another."""
+    """Tell whether a module is of a known class, with no forward and no hook that could make it another."""
     return type(module) in kinds and _forward(module) is type(module).forward and not any(foreign_hooks(module))
 
 
 def _forward(module: nn.Module) -> Callable[..., Any]:
-    """The forward that runs, as a function of the module too; below nnsight's own, which belongs to traces."""
+    """Return the forward that runs, as a function of the module too; below nnsight's own, which belongs to traces."""
     own = module.__dict__.get("forward")
     if own is None:
         return type(module).forward
@@ -150,7 +150,7 @@ def _forward(module: nn.Module) -> Callable[..., Any]:
 
 
 def computing(model: Handle, path: str, module: nn.Module, inside: bool = False) -> Callable[[Tensor], Tensor]:
-    """What a module makes of rows or ids, with hooks of the user's own and without edits of this toolkit."""
+    """Return what a module computes from rows or ids, with the user's own hooks and without edits of this toolkit."""
     dtype, device = model.dtype, model.device
 
     @torch.no_grad()
@@ -160,14 +160,14 @@ def computing(model: Handle, path: str, module: nn.Module, inside: bool = False)
             with in_eval_mode(module), torch.autocast(device.type, enabled=False):
                 for before, hook, keywords in foreign_hooks(module):
                     if before:
-                        made = hook(module, (x,), {}) if keywords else hook(module, (x,))
-                        made = made[0] if keywords and made is not None else made
-                        x = x if made is None or inside else made[0] if isinstance(made, tuple) else made
+                        changed = hook(module, (x,), {}) if keywords else hook(module, (x,))
+                        changed = changed[0] if keywords and changed is not None else changed
+                        x = x if changed is None or inside else changed[0] if isinstance(changed, tuple) else changed
                 y = _forward(module)(module, x)
                 for before, hook, keywords in foreign_hooks(module):
                     if not before:
-                        made = hook(module, (x,), {}, y) if keywords else hook(module, (x,), y)
-                        y = y if made is None else made
+                        changed = hook(module, (x,), {}, y) if keywords else hook(module, (x,), y)
+                        y = y if changed is None else changed
                 return y.detach()
         except Exception as error:
             raise UnsupportedModel(
@@ -184,7 +184,7 @@ def probe(width: int) -> Float[Tensor, "1 row width"]:
 
 
 def rounding(weight: Tensor, terms: int) -> float:
-    """How far a sum of so many products may be off, as a share of the sizes of what is multiplied."""
+    """Return how far a sum of so many products may be off, relative to the sizes of what is multiplied."""
     summed = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps
     if weight.is_cuda and torch.backends.cuda.matmul.allow_tf32:
         summed = 2.0**-10 / math.sqrt(terms)

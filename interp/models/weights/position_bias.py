@@ -44,7 +44,7 @@ class PositionBias:
         return self.distances[near][self.values[:, near].argmax(1)]
 
     def to_frame(self) -> pd.DataFrame:
-        """One tidy row a head and distance: `site, index, distance, bias`."""
+        """Return one row per head and distance: `site, index, distance, bias`."""
         heads, count = self.values.shape
         return pd.DataFrame(
             {
@@ -57,7 +57,7 @@ class PositionBias:
 
 
 def position_bias(model: "Model", kind: str, distances: Sequence[int] | range | None = None) -> PositionBias:
-    """The position bias of self-attention by head and distance.
+    """Return the position bias of self-attention by head and distance.
 
     Args:
         kind: `encoder.self` or `decoder.self`.
