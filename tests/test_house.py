@@ -14,6 +14,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 RANK = {"interp": 0, "probes": 1, "circuits": 2}
 FILES = [path for package in RANK for path in (ROOT / package).rglob("*.py")]
+VERBS = (
+    "Ablate Add Answer Apply Attach Average Build Capture Check Choose Collect Compare Compose Compute Copy Count "
+    "Cut Decorate Describe Divide Draw Enter Escape Estimate Exchange Factor Fill Find Flatten Forecast Format "
+    "Gather Give Group Hash Hold Iterate Join Lay Leave Let List Make Map Mark Measure Merge Move Multiply Name "
+    "Note Open Parse Patch Place Print Project Prune Put Raise Read Remove Repeat Replace Return Rotate Run Say "
+    "Score Show Shuffle Silence Split Start Sum Summarize Tabulate Take Tell Test Tokenize Train Turn Warn Write "
+    "Yield Zero"
+)
+"""With these docstrings of functions begin; a new verb is added here."""
 
 
 def imported(path: Path) -> set[str]:
@@ -83,6 +92,57 @@ def test_no_face_exports_a_function_under_the_name_of_its_own_module() -> None:
         for name in getattr(package, "__all__", []):
             beside = (face.parent / f"{name}.py").exists() or (face.parent / name).is_dir()
             assert not beside or inspect.ismodule(getattr(package, name)), f"{dotted(face)}.{name}"
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_function_is_described_by_a_verb(path: Path) -> None:
+    """A property is a noun; what is called does something."""
+    for function in functions(path):
+        nouns = [decorator for decorator in function.decorator_list if "property" in ast.unparse(decorator)]
+        text = None if nouns else ast.get_docstring(function)
+        assert text is None or text.split()[0].strip(",") in VERBS.split(), f"{path.name}, {function.name}: {text}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_name_says_what_it_holds(path: Path) -> None:
+    nothing = {"found", "made", "given", "asked", "kept", "told", "taken"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.Name) or node.id not in nothing, f"{path.name}:{node.lineno}: {node.id}"
+        assert not isinstance(node, ast.arg) or node.arg not in nothing, f"{path.name}:{node.lineno}: {node.arg}"
+
+
+def test_functions_are_short() -> None:
+    """Rarely over 60 lines without the docstring, and then a report or a figure, one step after the other."""
+    long = []
+    for path in FILES:
+        for function in functions(path):
+            text = function.body[0] if ast.get_docstring(function) else None
+            described = 0 if text is None else (text.end_lineno or 0) - text.lineno + 1
+            lines = (function.end_lineno or 0) - function.lineno + 1 - described
+            assert lines <= 115, f"{path.relative_to(ROOT)}, {function.name}: {lines} lines"
+            long += [function.name] * (lines > 60)
+    assert len(long) <= 15, long
+
+
+def test_there_is_one_save_and_one_load() -> None:
+    """`Report.save` writes a folder, and `interp.load` opens a model; all results share one of each."""
+    places = {name: {dotted(p) for p in FILES for f in functions(p) if f.name == name} for name in ("save", "load")}
+    assert places == {
+        "save": {"interp.results.result", "interp.output.report"},
+        "load": {"interp.results.result", "interp.models.opening"},
+    }
+
+
+def test_figures_are_drawn_by_reports_and_users_only() -> None:
+    for path in FILES:
+        if {"plots", "reports"} & set(path.parts) or path.name == "__init__.py":
+            continue
+        drawn = {name for name in modules_imported(path) if "plots" in name.split(".")}
+        assert not drawn, f"{path.relative_to(ROOT)} imports {drawn}"
 
 
 def test_public_names_have_docstrings() -> None:

@@ -173,16 +173,16 @@ class _Mixing:
         point = self.model.family.point(site)
         module = self.model.module.get_submodule(point.path)
 
-        def told(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        def watch_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             keep(args[0] if args else next(iter(kwargs.values())))
 
-        def tells(_: nn.Module, __: Any, output: Any) -> None:
+        def watch_output(_: nn.Module, __: Any, output: Any) -> None:
             keep(output if point.element is None else output[point.element])
 
         if point.port == "input":
-            scope.on_input(module, told, hooks, with_kwargs=True)
+            scope.on_input(module, watch_input, hooks, with_kwargs=True)
         else:
-            scope.on_output(module, tells, hooks)
+            scope.on_output(module, watch_output, hooks)
 
 
 @torch.no_grad()

@@ -221,11 +221,11 @@ def _heads(result: AttributionByPosition, heads: Heads | None) -> list[Head]:
 
 
 def _asked(result: DirectAttribution | AttributionByPosition) -> str:
-    def told(ids: Floats) -> str:
+    def token_words(ids: Floats) -> str:
         return f"token {int(ids.flat[0])}" if (ids == ids.flat[0]).all() else "each row's token"
 
-    said = "" if result.target is None else f", {told(result.target)}"
-    said += "" if result.against is None else f" against {told(result.against)}"
+    said = "" if result.target is None else f", {token_words(result.target)}"
+    said += "" if result.against is None else f" against {token_words(result.against)}"
     return f"{model_of(result.provenance)}{said}"
 
 

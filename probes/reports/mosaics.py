@@ -39,7 +39,7 @@ def induction_heads(mosaic: Mosaic, threshold: float = THRESHOLD) -> pd.DataFram
 
 
 def mosaic_summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> pd.DataFrame:
-    """Summarise mosaics, one row per model: counts, shares, accuracy of the continuation, dtype."""
+    """Summarize mosaics, one row per model: counts, shares, accuracy of the continuation, dtype."""
     rows = []
     for mosaic in mosaics:
         counts = mosaic.counts(threshold)
