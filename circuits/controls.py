@@ -14,7 +14,7 @@ import numpy as np
 
 from interp import Model
 from interp.errors import InvalidInput
-from interp.names import AttentionLayer, Head
+from interp.names import Head
 from interp.results.by_head import HeadScores, ScoredHead, as_heads
 from interp.results.result import Floats
 from interp.results.statistics import band, band_words, rank_p
@@ -27,11 +27,6 @@ class Controls:
 
     sets: tuple[tuple[Head, ...], ...]
     reason: str = ""
-
-
-def layer_of(head: Head) -> AttentionLayer:
-    """Return the attention layer of a head."""
-    return AttentionLayer(head.stack, head.kind, head.layer)
 
 
 def random_controls(
@@ -60,7 +55,7 @@ def random_controls(
     whole("draws", draws, 0)
     whole("seed", seed, 0)
     never = {*chosen, *as_heads(model, exclude)}
-    needed = Counter(layer_of(head) for head in chosen)
+    needed = Counter(head.attention for head in chosen)
     free = {
         at: [h for h in (Head(at.stack, at.kind, at.layer, i) for i in range(model.n_heads)) if h not in never]
         for at in needed

@@ -22,7 +22,7 @@ from interp.editing.context import check_unhooked
 from interp.editing.variants import Context, clean_run, decode_each, resume, resume_encoder
 from interp.models.hooks import hooked_attention
 from interp.models.weights.layers import causal, distance_bias, padding
-from interp.names import AttentionLayer, Site
+from interp.names import Site
 from interp.results.result import Floats
 from probes.stimuli.pairs import stacks_of
 
@@ -127,7 +127,7 @@ def _z(model: Model, batch: Batch, clean: Cache, site: Site, value: Tensor) -> T
         return value
     assert site.kind is not None
     assert site.layer is not None
-    at = AttentionLayer(site.stack, site.kind, site.layer)
+    at = site.attention
     if site.name == "pattern":
         equation = "row variant head query key, row key head d_head -> row variant query head d_head"
         return einsum(value, clean[f"{at}.v"], equation)

@@ -27,9 +27,9 @@ from circuits.metrics import Metric
 from circuits.patched_runs import patched_cells
 from interp import Batch, Model
 from interp.cache import capture
-from interp.editing.actions import in_encoder_positions
 from interp.editing.context import check_unhooked, edited
-from interp.editing.edits import Resample, Target, as_address
+from interp.editing.edit import Target, as_address
+from interp.editing.edits import Resample
 from interp.errors import InvalidInput, UnknownSite
 from interp.models.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site, Stack, parse_kind
@@ -237,9 +237,9 @@ class PatchedPositions(Patched):
         return pd.concat(parts, ignore_index=True)
 
 
-def stack_of(site: Site | str) -> str:
+def stack_of(site: Site | str) -> Stack:
     """Return the stack whose positions a site has: the encoder for keys and values of cross-attention."""
-    return "encoder" if in_encoder_positions(Site.parse(str(site))) else "decoder"
+    return Site.parse(str(site)).position_stack
 
 
 def patch_heads(
@@ -327,7 +327,7 @@ def patch_positions(
     )
     values = np.full((len(cells), max(map(len, cells)), len(clean)), np.nan)
     for padded, by_position, site in zip(values, cells, chosen, strict=True):
-        hidden = clean.mask(cast(Stack, stack_of(site))).T.cpu().numpy() == 0
+        hidden = clean.mask(site.position_stack).T.cpu().numpy() == 0
         padded[: len(by_position)] = np.where(hidden, np.nan, by_position)
     tokens = {
         stack: [batch.ids(stack).double().masked_fill(batch.mask(stack) == 0, torch.nan) for batch in (clean, corrupt)]

@@ -16,7 +16,8 @@ These arguments mean the same in all three packages, and docstrings explain them
 from interp import errors, sweeps, zoo
 from interp.cache import capture
 from interp.editing.context import ablate, edited
-from interp.editing.edits import Add, FreezePatterns, Knockout, Mean, Resample, Scale, Zero
+from interp.editing.edits import Add, FreezePatterns, Mean, Resample, Scale, Zero
+from interp.editing.knockouts import Knockout
 from interp.errors import InterpError
 from interp.inputs.batch import Batch
 from interp.models.model import Model

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from nnsight import save
 from torch import Tensor
 from torch.nn.modules import module as module_hooks
@@ -16,8 +16,8 @@ from interp.inputs.batch import Batch
 from interp.models.checks.states import evaluated
 from interp.models.families.family import Point, part_of
 from interp.models.model import Model, envoy_at
-from interp.models.weights.head_weights import projection
-from interp.names import AttentionLayer, Site
+from interp.models.weights.head_weights import head_outputs
+from interp.names import Site
 
 
 class Cache(Mapping[str, Tensor]):
@@ -139,7 +139,4 @@ def by_head(model: Model, site: Site, point: Point, value: Tensor) -> Tensor:
     z = rearrange(value, "batch pos (head d_head) -> batch pos head d_head", head=model.n_heads)
     if site.name != "head_out":
         return z
-    assert site.kind is not None
-    assert site.layer is not None
-    W_O = projection(model, AttentionLayer(site.stack, site.kind, site.layer), "O", fold_norm=False)
-    return einsum(z, W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model")
+    return head_outputs(model, site.attention, z)

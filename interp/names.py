@@ -78,6 +78,11 @@ class Head:
         """`L3.H5`: for titles where stack and kind are given."""
         return f"L{self.layer}.H{self.head}"
 
+    @property
+    def attention(self) -> "AttentionLayer":
+        """The attention layer of this head."""
+        return AttentionLayer(self.stack, self.kind, self.layer)
+
     def site(self, name: str) -> "Site":
         """Return the site of this head's layer, such as `pattern`, in which the head is one row."""
         return Site(self.stack, self.kind, self.layer, name)
@@ -107,6 +112,29 @@ class Site:
     def __str__(self) -> str:
         layer = None if self.layer is None else str(self.layer)
         return ".".join(part for part in (self.stack, self.kind, layer, self.name) if part is not None)
+
+    @property
+    def attention(self) -> "AttentionLayer":
+        """The attention layer of an attention site; other sites have none."""
+        assert self.kind is not None
+        assert self.layer is not None
+        return AttentionLayer(self.stack, self.kind, self.layer)
+
+    @property
+    def is_square(self) -> bool:
+        """Whether the tensor is `[..., query, key]`: scores or a pattern."""
+        return self.name in ("scores", "pattern")
+
+    @property
+    def position_stack(self) -> Stack:
+        """The stack whose tokens the positions are, or the queries of a square."""
+        across = self.kind == "cross" and self.name in ("k", "v")
+        return "encoder" if self.stack == "encoder" or across else "decoder"
+
+    @property
+    def key_stack(self) -> Stack:
+        """The stack whose tokens the keys of an attention site are."""
+        return "encoder" if self.kind == "cross" or self.stack == "encoder" else "decoder"
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -19,7 +19,8 @@ from circuits.controls import Controls, columns_of_controls, random_controls, st
 from circuits.measurement import described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
-from interp.editing.edits import Method, Reference, method_source
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, method_source
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
 from interp.names import Head

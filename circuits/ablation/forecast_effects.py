@@ -23,9 +23,10 @@ from circuits.ablation.head_effects import MEMORY
 from circuits.ablation.sampling import Ablated
 from circuits.controls import Controls, columns_of_controls, random_controls
 from interp import Model
-from interp.editing.actions import locate
 from interp.editing.context import check_unhooked
-from interp.editing.edits import Address, Method, Reference, Target, ablations, as_address, method_source
+from interp.editing.edit import Address, Target, as_address, locate
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series
 from interp.names import Head

@@ -17,21 +17,20 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from einops import einsum
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.measurement import at_query, described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
-from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
-from interp.editing.edits import Method, Reference, ablations, method_source
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, ablated_z, method_source
 from interp.editing.running import Run
 from interp.editing.variants import check_dtype, clean_run, decode_each, resume, resume_encoder
 from interp.errors import InvalidInput
-from interp.models.weights.head_weights import projection
-from interp.names import AttentionLayer, Site, Stack
+from interp.models.weights.head_weights import head_outputs
+from interp.names import Site, Stack
 from interp.results.by_head import HeadScores, ScoredHead, provenance
 from interp.results.result import Floats, frozen
 from interp.results.statistics import (
@@ -189,9 +188,9 @@ def head_effects(
     check_dtype(model)
     middle = "resid_mid_cross" if of == "cross" else "resid_mid"
     layers = model.layers(kind)
-    edits = ablations(layers, method, reference, by_position)
-    acts = actions(model, edits, Run.of(tokens))
     cache, context = clean_run(model, tokens, [f"{kind}.*.z", f"{stack}.*.{middle}", "decoder.ln_final"])
+    z = {at: cache[f"{at}.z"] for at in layers}
+    replaced = ablated_z(model, z, Run.of(tokens), method, reference, by_position)
     metrics = continuation_metrics(model, tokens, metric)
     pair = metrics["effect"], metrics["control"]
     clean = at_query(model, cache["decoder.ln_final"][:, tokens.query], tokens, pair)
@@ -199,11 +198,8 @@ def head_effects(
     size = max(1, memory // variant_bytes(model, tokens, stack))
     rows = [np.zeros((len(layers), model.n_heads, len(tokens))) for _ in range(2)]
     bar = tqdm(total=len(layers) * model.n_heads, disable=not progress, desc=f"ablate {kind}", unit="head", leave=False)
-    for at, action in zip(layers, acts, strict=True):
-        z = cache[f"{at}.z"]
-        replaced = action.act(z)
-        assert replaced is not None
-        changes = written(model, at, replaced - z)
+    for at in layers:
+        changes = head_outputs(model, at, replaced[at] - z[at]).transpose(1, 2)
         stream = cache[str(Site(stack, None, at.layer, middle))]
         for heads, change in _chunks(changes, size):
             x = stream[:, None] + change
@@ -234,9 +230,3 @@ def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, changes.shape[1], size):
         part = changes[:, start : start + size]
         yield slice(start, start + part.shape[1]), part
-
-
-def written(model: Model, at: AttentionLayer, z: Tensor) -> Tensor:
-    """Project each head's z through W_O into the residual stream, `[row, head, pos, d_model]`."""
-    W_O = projection(model, at, "O", fold_norm=False)
-    return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row head pos d_model")

@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import MEMORY, variant_bytes
-from circuits.controls import layer_of
 from circuits.measurement import at_query
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model, capture
-from interp.editing.actions import actions
 from interp.editing.context import check_unhooked, edited
-from interp.editing.edits import Address, Method, Reference, ablations
+from interp.editing.edit import Address
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, ablated_z, ablations
 from interp.editing.running import Run
 from interp.editing.variants import clean_run, decode, variant_heads
 from interp.names import AttentionLayer, Head
@@ -69,13 +69,9 @@ def set_outcomes(
     if folded:
         touched = layers_of([sets[i] for i in folded])
         cache, context = clean_run(model, tokens, [*(f"{at}.z" for at in touched), "decoder.ln_final"])
-        edits = ablations(touched, method, reference) if touched else []
-        acts = actions(model, edits, Run.of(tokens))
-        fill: dict[AttentionLayer, Tensor] = {}
-        for at, action in zip(touched, acts, strict=True):
-            replaced = action.act(cache[f"{at}.z"])
-            if method != "zero" and replaced is not None:
-                fill[at] = replaced[:, None]
+        z = {at: cache[f"{at}.z"] for at in touched}
+        replaced = ablated_z(model, z, Run.of(tokens), method, reference)
+        fill = {} if method == "zero" else {at: value[:, None] for at, value in replaced.items()}
         size = max(1, memory // variant_bytes(model, tokens, "decoder"))
         for start in range(0, len(folded), size):
             part = folded[start : start + size]
@@ -102,7 +98,7 @@ def in_decoder_attention(address: Address) -> bool:
 def layers_of(sets: Sequence[Set]) -> list[AttentionLayer]:
     """Return the decoder's attention layers that contain these heads, in forward order."""
     layers = {
-        member if isinstance(member, AttentionLayer) else layer_of(member)
+        member if isinstance(member, AttentionLayer) else member.attention
         for members in sets
         for member in members
         if isinstance(member, Head | AttentionLayer) and member.stack == "decoder"
@@ -117,6 +113,6 @@ def kept_heads(model: Model, sets: Sequence[Set], touched: Sequence[AttentionLay
         for member in members:
             if isinstance(member, AttentionLayer) and member in keep:
                 keep[member][row] = 0
-            elif isinstance(member, Head) and layer_of(member) in keep:
-                keep[layer_of(member)][row, model.head(member).head] = 0
+            elif isinstance(member, Head) and member.attention in keep:
+                keep[member.attention][row, model.head(member).head] = 0
     return keep

@@ -9,7 +9,8 @@ from circuits.ablation.head_sets import set_outcomes
 from circuits.measurement import described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
-from interp.editing.edits import Method, Reference, method_source
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, method_source
 from interp.results.by_head import provenance
 from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values

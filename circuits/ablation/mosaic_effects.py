@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from circuits.controls import random_controls
 from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked, edited
-from interp.editing.edits import Method, Reference, ablations, method_source
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
 from interp.names import Head, parse_kind
 from interp.results.by_head import Heads, as_heads, provenance

@@ -23,9 +23,10 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from circuits.ablation.head_sets import Set, in_decoder_attention, kept_heads, layers_of
 from interp import Batch, Model
-from interp.editing.actions import actions
 from interp.editing.context import edited
-from interp.editing.edits import Address, Method, Reference, ablations
+from interp.editing.edit import Address
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, ablated_z, ablations
 from interp.editing.running import Run
 from interp.editing.variants import Context, decode, encode, read, repeated, variant_heads
 from interp.errors import InvalidInput
@@ -231,9 +232,9 @@ class Ablated:
         if self.method == "zero" or not touched:
             return {}
         blank = torch.zeros(1, 1, self.model.n_heads, self.model.d_head, device=self.model.device)
-        acts = actions(self.model, ablations(touched, self.method, self.reference), Run())
-        values = [action.act(blank.to(self.model.dtype)) for action in acts]
-        return {at: value[:, None] for at, value in zip(touched, values, strict=True) if value is not None}
+        z = dict.fromkeys(touched, blank.to(self.model.dtype))
+        values = ablated_z(self.model, z, Run(), self.method, self.reference)
+        return {at: value[:, None] for at, value in values.items()}
 
 
 def sampling(model: Model, uniform: Float[Tensor, "series sample step"]) -> Job:

@@ -11,17 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from circuits.ablation.head_effects import written
 from circuits.ablation.head_sets import set_outcomes
-from circuits.controls import layer_of
 from circuits.measurement import at_query, described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model, capture
-from interp.editing.actions import actions
 from interp.editing.context import check_unhooked
-from interp.editing.edits import Method, Reference, ablations, method_source
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, ablated_z, method_source
 from interp.editing.running import Run
 from interp.errors import InvalidInput
+from interp.models.weights.head_weights import head_outputs
 from interp.models.weights.layers import last_norm
 from interp.names import Head
 from interp.results.by_head import Heads, as_heads, provenance
@@ -149,18 +148,17 @@ def _direct(
     reference: Reference | None,
 ) -> Floats:
     """Measure the effect of each head through the last norm alone, `[head, row]`."""
-    layers = list(dict.fromkeys(layer_of(h) for h in heads))
+    layers = list(dict.fromkeys(head.attention for head in heads))
     last = model.n_layers["decoder"] - 1
     cache = capture(model, tokens, [*(f"{at}.z" for at in layers), f"decoder.{last}.resid_post", "decoder.ln_final"])
-    acts = actions(model, ablations(layers, method, reference), Run.of(tokens))
+    z = {at: cache[f"{at}.z"] for at in layers}
+    replaced = ablated_z(model, z, Run.of(tokens), method, reference)
     clean = at_query(model, cache["decoder.ln_final"][:, tokens.query], tokens, [metric])[0]
     stream = cache[f"decoder.{last}.resid_post"][:, tokens.query]
     effects: list[Floats] = []
     for head in heads:
-        at = layer_of(head)
-        replaced = acts[layers.index(at)].act(cache[f"{at}.z"])
-        assert replaced is not None
-        change = written(model, at, (replaced - cache[f"{at}.z"])[:, tokens.query, None])[:, head.head, 0]
+        at = head.attention
+        change = head_outputs(model, at, (replaced[at] - z[at])[:, tokens.query, None])[:, 0, head.head]
         ln_final = last_norm(model, "decoder", stream + change)
         effects.append(at_query(model, ln_final, tokens, [metric])[0] - clean)
     return np.stack(effects)

@@ -17,7 +17,6 @@ from circuits.measurement import measured, metric_name
 from circuits.metrics import Metric
 from interp import Batch, Model, Site
 from interp.cache import Cache, by_head, trace
-from interp.editing.knockouts import keys_of
 from interp.editing.scopes import entered
 from interp.errors import InvalidInput
 from interp.models.families.family import Point, part_of
@@ -92,7 +91,7 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
 
 def _at_tokens(batch: Batch, site: Site, slope: Tensor) -> Tensor:
     """Zero the gradient by attention to padding, which depends on what padding is; other gradients are 0 there."""
-    if site.name != "pattern" or bool((shown := batch.mask(keys_of(site)).bool()).all()):
+    if site.name != "pattern" or bool((shown := batch.mask(site.key_stack).bool()).all()):
         return slope
     return slope * shown[:, None, None].to(slope)
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from circuits.controls import layer_of
 from circuits.edges import Composition
 from circuits.graph.circuit import Circuit, check_circuit
 from circuits.weights.head_summary import summary_of
@@ -46,7 +45,7 @@ def circuit_summary(
     """
     chosen = check_circuit(as_model(model), circuit)
     scores = [effects] if isinstance(effects, HeadScores) else effects
-    layers = list(dict.fromkeys(layer_of(head) for head in chosen.heads))
+    layers = list(dict.fromkeys(head.attention for head in chosen.heads))
     frame = summary_of(model, layers, tokens, mosaic, scores, "effects")
     frame = frame[frame["head"].isin([str(head) for head in chosen.heads])].reset_index(drop=True)
     return pd.concat([frame, pd.DataFrame([_edges(chosen, head) for head in chosen.heads], columns=COLUMNS)], axis=1)

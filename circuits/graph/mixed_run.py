@@ -151,7 +151,7 @@ class _Mixing:
 
                 self._watch(node, one, scope, hooks)
             elif node.head == 0:
-                at = AttentionLayer(node.stack, node.kind, node.layer)
+                at = node.attention
                 W_O = projection(model, at, "O", fold_norm=False)
 
                 def heads(z: Tensor, c: int = column - first, W_O: Tensor = W_O) -> None:

@@ -21,7 +21,9 @@ from torch.nn.modules import module as module_hooks
 
 from interp.editing import scopes
 from interp.editing.actions import Action, actions
-from interp.editing.edits import Add, Edit, FreezePatterns, Knockout, Method, Reference, Scale, Target, Zero, ablations
+from interp.editing.edit import Edit, Target
+from interp.editing.edits import Reference
+from interp.editing.methods import Method, ablations
 from interp.editing.running import Run
 from interp.editing.scopes import Bound, Scope, entered, outside
 from interp.errors import ChangedModel, InertEdit, InvalidInput
@@ -149,18 +151,16 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     if not isinstance(listed, Sequence):
         raise InvalidInput(f"edits={edits!r}: give an edit, or several of them.")
     items: list[Edit] = list(cast(Sequence[Edit], listed))
-    run = Run(next((edit.batch for edit in items if isinstance(edit, FreezePatterns)), None))
+    known = [edit for edit in items if isinstance(cast(object, edit), Edit)]
+    run = Run(next((edit.frozen for edit in known if edit.frozen is not None), None))
     model.follow()
     with outside(model.module):
         acts = actions(model, items, run)
-    if any(action.site.name in ("scores", "pattern") for action in acts):
+    if any(action.site.is_square for action in acts):
         check_attention(model)
     _check_conflicts(model, acts)
     with ExitStack() as stack, entered(model.module) as scope, eager():
-        # Zero and Scale need not know where in a run they are, nor does Add, but at a pattern, which has padding.
-        if any(not isinstance(action.edit, Zero | Scale | Add) for action in acts) or any(
-            isinstance(action.edit, Add) and action.site.name == "pattern" for action in acts
-        ):
+        if any(action.edit.reads_run(action.site) for action in acts):
             _watch(model, run, scope, stack)
         hooked = dict(_place(model, action, scope, stack) for action in acts)
         yield
@@ -219,7 +219,7 @@ def _place(model: Model, action: Action, scope: Scope, stack: ExitStack) -> tupl
         # Undone whatever comes, an interrupt between these lines too.
         stack.callback(_remove, module, hook, action)
         # Stable: values are set first, then changed in turn. Never in place: another thread may be going through.
-        hook.actions = tuple(sorted([*hook.actions, (scope, action)], key=lambda entry: not entry[1].sets))
+        hook.actions = tuple(sorted([*hook.actions, (scope, action)], key=lambda entry: not entry[1].edit.sets))
         if hook not in _hooks_of(module):
             hook.attach(module)
     return point.path, module
@@ -256,10 +256,9 @@ def _check_conflicts(model: Model, acts: Sequence[Action]) -> None:
 
 def _both_set(model: Model, one: Action, other: Action) -> bool:
     """Tell whether two actions set the same value differently; zero is zero, whoever says so."""
-    agree = (isinstance(one.edit, Zero) and isinstance(other.edit, Zero)) or one.edit is other.edit
     apart = None not in (one.head, other.head) and one.head != other.head
     meet = _tensor(model, one.site) == _tensor(model, other.site) and not apart
-    return one.sets and other.sets and meet and not agree
+    return one.edit.sets and other.edit.sets and meet and not one.edit.agrees(other.edit)
 
 
 def _is_lost(cut: Action, setter: Action) -> bool:
@@ -267,7 +266,7 @@ def _is_lost(cut: Action, setter: Action) -> bool:
     pattern, scores = setter.site, cut.site
     same_layer = (pattern.stack, pattern.kind, pattern.layer) == (scores.stack, scores.kind, scores.layer)
     names = (pattern.name, scores.name) == ("pattern", "scores")
-    return isinstance(cut.edit, Knockout) and setter.sets and names and same_layer
+    return cut.edit.cuts and setter.edit.sets and names and same_layer
 
 
 def _tensor(model: Model, site: Site) -> Site:

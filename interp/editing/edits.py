@@ -14,56 +14,27 @@ Source: Heimersheim & Nanda 2024, "How to use and interpret activation patching"
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, ClassVar, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from interp.errors import InvalidInput, UnknownSite
+from interp.editing.edit import Act, Edit, PlacedEdit, Target
+from interp.editing.references import Spans, check_attended, check_known, check_tokens, fit, mean_value
+from interp.editing.running import Run
+from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
-from interp.names import AttentionLayer, Head, Site, parse_address
-from interp.results.by_head import ScoredHead
-from interp.validate import as_tensor, positions
-
-Address = Head | AttentionLayer | Site
-Target = Address | ScoredHead | str
-"""Where an edit acts: a head, an attention layer or a site, by value, address or as scored."""
+from interp.models.model import Model
+from interp.names import AttentionLayer, Site
+from interp.validate import as_tensor
 
 Reference = Batch | Sequence[Batch]
 """One batch, or a data set as several."""
 
 
-def as_address(target: Target) -> Address:
-    """Return the address that a target stands for.
-
-    Raises:
-        UnknownHead, UnknownSite: an address that is malformed, or of a site that is not a tensor of its own.
-    """
-    if isinstance(target, ScoredHead):
-        return target.address
-    address = target if isinstance(target, Head | AttentionLayer | Site) else parse_address(str(target))
-    if isinstance(address, Site) and address.name == "head_out":
-        layer = f"{address.stack}.{address.kind}.{address.layer}"
-        raise UnknownSite(f"{address} cannot be edited: it is made from z and W_O. Edit {layer}.z or {layer}.attn_out.")
-    return address
-
-
 @dataclass(frozen=True)
-class _Edit:
-    at: Any
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "at", as_address(self.at))
-
-    def _no_scores(self, why: str) -> None:
-        if isinstance(self.at, Site) and self.at.name == "scores":
-            raise InvalidInput(f"{type(self).__name__} of {self.at}: {why} Edit the pattern, or use Knockout.")
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}({str(self.at)!r})"
-
-
-@dataclass(frozen=True)
-class Zero(_Edit):
+class Zero(PlacedEdit):
     """The value is zero.
 
     Args:
@@ -75,14 +46,27 @@ class Zero(_Edit):
     """
 
     at: Target
+    sets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._no_scores("the mask is part of the scores, and masked positions would be attended to.")
 
+    def reads_run(self, site: Site) -> bool:
+        """Tell that zero is zero in every run."""
+        return False
+
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return the function that gives zeros."""
+        return torch.zeros_like
+
+    def agrees(self, other: Edit) -> bool:
+        """Tell whether the other edit sets zero too."""
+        return isinstance(other, Zero)
+
 
 @dataclass(frozen=True)
-class Scale(_Edit):
+class Scale(PlacedEdit):
     """The value times a factor.
 
     Args:
@@ -102,9 +86,17 @@ class Scale(_Edit):
         self._no_scores("the mask is part of the scores, and would be scaled too.")
         object.__setattr__(self, "factor", float(_finite(self, "factor", self.factor, 0)))
 
+    def reads_run(self, site: Site) -> bool:
+        """Tell that a factor is the same in every run."""
+        return False
+
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return the function that multiplies with the factor."""
+        return partial(torch.mul, other=self.factor)
+
 
 @dataclass(frozen=True, eq=False)
-class Add(_Edit):
+class Add(PlacedEdit):
     """Something is added to the value at every position: steering.
 
     Args:
@@ -127,9 +119,33 @@ class Add(_Edit):
             object.__setattr__(self, "at", Site(self.at.stack, self.at.kind, self.at.layer, "attn_out"))
         object.__setattr__(self, "value", _finite(self, "value", self.value, 2))
 
+    def reads_run(self, site: Site) -> bool:
+        """Tell whether there is padding to leave out: in a pattern, to whose padding no attention is added."""
+        return site.name == "pattern"
+
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return the function that adds the value.
+
+        Raises:
+            InvalidInput: a value of another shape than one position of the site.
+        """
+        layout = model.family.point(site).layout
+        fits = {
+            "stream": (model.d_model,),
+            "tokens": (model.d_vocab,),
+            "heads": (model.n_heads, model.d_head) if head is None else (model.d_head,),
+            "square": (model.n_heads,),
+        }[layout]
+        value = cast(Tensor, self.value)
+        if value.ndim and tuple(value.shape) != fits:
+            raise InvalidInput(f"{self}: value is {list(value.shape)}; what fits there is a number or {list(fits)}.")
+        value = value.to(model.device, model.dtype)
+        value = value[:, None, None] if layout == "square" and value.ndim else value
+        return partial(_added, value, site, run) if site.name == "pattern" else partial(torch.add, other=value)
+
 
 @dataclass(frozen=True, eq=False)
-class Mean(_Edit):
+class Mean(PlacedEdit):
     """The value is its mean over a reference, as the unedited model computes it.
 
     Args:
@@ -149,6 +165,7 @@ class Mean(_Edit):
     at: Target
     reference: Reference
     by_position: bool = False
+    sets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,9 +181,32 @@ class Mean(_Edit):
             raise InvalidInput(f"{self}: a pattern has a mean by position only: give by_position=True.")
         object.__setattr__(self, "reference", batches)
 
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The reference."""
+        return cast(tuple[Batch, ...], self.reference)
+
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return the function that gives the mean."""
+        mean = mean_value(self.batches, values, site, self.by_position)
+        mean = mean if head is None else mean[..., head, :]
+        if self.by_position:
+            return lambda part: fit(mean, part, self, site, run)
+        return lambda part: mean.to(part).expand_as(part)
+
+    def known(self, value: Tensor, axis: int, start: int, site: Site, run: Run) -> Tensor:
+        """Return the mean with zero where no row of the reference has a token, which must be padding in the run too."""
+        check_known(self, value, axis, start, site, run)
+        return value.nan_to_num()
+
+    def check_match(self, value: Tensor, part: Tensor, site: Site, run: Run, spans: Spans) -> None:
+        """Check that a mean pattern pays no attention to padding of the run."""
+        if site.name == "pattern":
+            check_attended(self, value, part, site, run)
+
 
 @dataclass(frozen=True, eq=False)
-class Resample(_Edit):
+class Resample(PlacedEdit):
     """The value is what the unedited model has on another input, row by row and position by position.
 
     Args:
@@ -181,65 +221,36 @@ class Resample(_Edit):
 
     at: Target
     source: Batch
+    sets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(cast(Any, self.source), Batch):
             raise InvalidInput(f"{self}: the source must be a Batch; found {type(self.source).__name__}.")
 
-
-@dataclass(frozen=True)
-class Knockout:
-    """Chosen query-key pairs of a head's pattern get no attention.
-
-    Args:
-        head: the head.
-        query: positions that look, or None for all. Positions from 0 are those of the whole
-            sequence, padding counted, whichever step of a generation reaches them. Negative ones count from the end
-            of the step's own queries, over a row's tokens without padding: -1 is a row's last token in a plain
-            forward, and in
-            generation with a cache, where a step has one query, every step's. (Without a cache each
-            step runs all positions again, and -1 is the newest one alone: the earlier ones, cut at
-            their own step, are not cut when they are run again.)
-        key: positions looked at, likewise; negative ones count from the end of the keys there are
-            (in cross-attention -1 is EOS; in decoder self-attention the query itself).
-        renormalise: whether the rest of the row is scaled to sum to 1, as a mask would do;
-            otherwise the attention is lost.
-
-    Raises:
-        UnknownHead: a malformed address.
-        InvalidInput: no positions, or ones that are not whole numbers or repeated.
-
-    Source: Geva et al. 2023, "Dissecting Recall of Factual Associations".
-    """
-
-    head: Head | ScoredHead | str
-    query: int | Sequence[int] | None = None
-    key: int | Sequence[int] | None = None
-    renormalise: bool = True
-
-    def __post_init__(self) -> None:
-        address = as_address(self.head)
-        if not isinstance(address, Head):
-            raise InvalidInput(f"a knockout is of one head, as 'decoder.cross.3.5'; found {str(address)!r}.")
-        object.__setattr__(self, "head", address)
-        for name in ("query", "key"):
-            object.__setattr__(self, name, positions(name, getattr(self, name)))
-        if self.query is None and self.key is None:
-            raise InvalidInput(f"{self}: give the positions that look, the positions looked at, or both.")
-
     @property
-    def at(self) -> Site:
-        """Where it acts: on the scores, so that the softmax renormalises, or on the pattern."""
-        assert isinstance(self.head, Head)
-        return self.head.site("scores" if self.renormalise else "pattern")
+    def batches(self) -> tuple[Batch, ...]:
+        """The source."""
+        return (self.source,)
 
-    def __str__(self) -> str:
-        return f"Knockout({str(self.head)!r}, query={self.query}, key={self.key})"
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return the function that gives the source's rows."""
+        value = values[0] if head is None else values[0][..., head, :]
+        return lambda part: fit(value, part, self, site, run)
+
+    def known(self, value: Tensor, axis: int, start: int, site: Site, run: Run) -> Tensor:
+        """Return the value: an input is known at all of its positions."""
+        return value
+
+    def check_match(self, value: Tensor, part: Tensor, site: Site, run: Run, spans: Spans) -> None:
+        """Check that the source has tokens where the run has some."""
+        for axis, span in spans.items():
+            stack = site.key_stack if axis == -1 else site.position_stack
+            check_tokens(self, self.source, stack, axis, span, len(part), run)
 
 
 @dataclass(frozen=True, eq=False)
-class FreezePatterns:
+class FreezePatterns(Edit):
     """All attention patterns stay what the unedited model has on a batch, whatever else is edited.
 
     Together with an ablation this gives its pattern-preserving form. It holds for teacher-forced
@@ -250,60 +261,37 @@ class FreezePatterns:
     """
 
     batch: Batch
+    sets: ClassVar[bool] = True
+
+    @property
+    def frozen(self) -> Batch:
+        """The batch whose patterns these are."""
+        return self.batch
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The batch."""
+        return (self.batch,)
+
+    def places(self, model: Model) -> list[tuple[Site, int | None]]:
+        """Return all patterns of the model."""
+        if not isinstance(cast(Any, self.batch), Batch):
+            raise InvalidInput(f"FreezePatterns takes the Batch that will run; found {type(self.batch).__name__}.")
+        return [(site, None) for site in model.sites() if site.name == "pattern"]
+
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return the function that gives the batch's pattern."""
+        return lambda part: fit(values[0], part, self, site, run)
+
+    def known(self, value: Tensor, axis: int, start: int, site: Site, run: Run) -> Tensor:
+        """Return the pattern: an input is known at all of its positions."""
+        return value
+
+    def check_match(self, value: Tensor, part: Tensor, site: Site, run: Run, spans: Spans) -> None:
+        """Leave the match as it is: the run is checked to be the batch itself."""
 
     def __str__(self) -> str:
         return "FreezePatterns"
-
-
-Edit = Zero | Scale | Add | Mean | Resample | Knockout | FreezePatterns
-
-Method = Literal["zero", "mean", "resample"]
-METHODS: tuple[Method, ...] = ("zero", "mean", "resample")
-
-
-def ablations(
-    targets: Target | Sequence[Target],
-    method: Method = "zero",
-    reference: Reference | None = None,
-    by_position: bool = False,
-) -> list[Edit]:
-    """Return the edits that ablate some targets by one method.
-
-    Args:
-        targets: heads, attention layers or sites.
-        method: `zero`; `mean` over the reference; `resample` from the reference, row by row.
-        reference: a batch, or for means several.
-        by_position: whether means are taken at each position by itself.
-
-    Returns:
-        One edit a target.
-
-    Raises:
-        InvalidInput: an unknown method, a reference that is missing or not used, or a target that
-            is named twice.
-        UnknownHead, UnknownSite: a malformed address.
-    """
-    if method not in METHODS:
-        raise InvalidInput(f"method={method!r}: there are {', '.join(METHODS)}.")
-    items = [targets] if isinstance(targets, Target) else targets
-    if not isinstance(cast(Any, items), Sequence):
-        raise InvalidInput(f"targets={targets!r}: give an address, or several of them.")
-    places = [as_address(target) for target in items]
-    if twice := sorted({str(place) for place in places if places.count(place) > 1}):
-        raise InvalidInput(f"named more than once: {', '.join(twice)}. Give each once.")
-    if by_position and method != "mean":
-        raise InvalidInput(f"by_position is of means; the method is {method!r}.")
-    if method == "zero":
-        if reference is not None:
-            raise InvalidInput("a reference was given, which method='zero' does not use: did you mean method='mean'?")
-        return [Zero(place) for place in places]
-    if reference is None:
-        raise InvalidInput(f"method={method!r} needs a reference: give a Batch of the inputs to take values from.")
-    if method == "mean":
-        return [Mean(place, reference, by_position) for place in places]
-    if not isinstance(reference, Batch):
-        raise InvalidInput("method='resample' takes one Batch, whose rows stand for the rows of what runs.")
-    return [Resample(place, reference) for place in places]
 
 
 def _finite(edit: Any, name: str, value: Any, axes: int) -> Any:
@@ -318,7 +306,11 @@ def _finite(edit: Any, name: str, value: Any, axes: int) -> Any:
     return tensor
 
 
-def method_source(method: Method, reference: Reference | None, **settings: Any) -> dict[str, Any]:
-    """Return what results keep of how an ablation was done."""
-    batches = () if reference is None else (reference,) if isinstance(reference, Batch) else tuple(reference)
-    return {"method": method, "reference": [batch.description for batch in batches], **settings}
+def _added(value: Tensor, site: Site, run: Run, part: Tensor) -> Tensor:
+    """Add attention to a pattern, except to padding."""
+    count, shown = run.keys_seen(site, part)
+    if shown is None:
+        return part + value
+    shown = nn.functional.pad(shown, (0, part.shape[-1] - count)).to(part.device)
+    shown = shown.reshape(len(part), *[1] * (part.ndim - 2), -1)
+    return torch.where(shown, part + value, part)

@@ -1,32 +1,92 @@
-"""Knockouts at work: which queries and keys of a step are asked for, row by row, and what is left when they are cut."""
+"""Attention knockout: chosen queries of a head do not see chosen keys.
 
-from typing import cast
+Source: Geva et al. 2023, "Dissecting Recall of Factual Associations".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from interp.editing.edits import Knockout
+from interp.editing.edit import Act, Edit, as_address
 from interp.editing.running import Run
 from interp.errors import InvalidInput
-from interp.names import Site, Stack
+from interp.models.model import Model
+from interp.names import Head, Site
+from interp.results.by_head import ScoredHead
+from interp.validate import positions
 
 
-def keys_seen(site: Site, part: Tensor, run: Run) -> tuple[int, Tensor | None]:
-    """Count the keys of a square that are of tokens, and mark those that are not padding, as `Run.tokens` says."""
-    there = part.shape[-1]
-    count = run.keys(there) if (site.stack, site.kind) == ("decoder", "self") else there
-    return count, run.tokens(keys_of(site), len(part), 0, count)
+@dataclass(frozen=True)
+class Knockout(Edit):
+    """Chosen query-key pairs of a head's pattern get no attention.
 
+    Args:
+        head: the head.
+        query: positions that look, or None for all. Positions from 0 are those of the whole
+            sequence, padding counted, whichever step of a generation reaches them. Negative ones count from the end
+            of the step's own queries, over a row's tokens without padding: -1 is a row's last token in a plain
+            forward, and in
+            generation with a cache, where a step has one query, every step's. (Without a cache each
+            step runs all positions again, and -1 is the newest one alone: the earlier ones, cut at
+            their own step, are not cut when they are run again.)
+        key: positions looked at, likewise; negative ones count from the end of the keys there are
+            (in cross-attention -1 is EOS; in decoder self-attention the query itself).
+        renormalise: whether the rest of the row is scaled to sum to 1, as a mask would do;
+            otherwise the attention is lost.
 
-def keys_of(site: Site) -> Stack:
-    """Return the stack of an attention site's keys."""
-    return "encoder" if site.kind == "cross" or site.stack == "encoder" else "decoder"
+    Raises:
+        UnknownHead: a malformed address.
+        InvalidInput: no positions, or ones that are not whole numbers or repeated.
+
+    Source: Geva et al. 2023, "Dissecting Recall of Factual Associations".
+    """
+
+    head: Head | ScoredHead | str
+    query: int | Sequence[int] | None = None
+    key: int | Sequence[int] | None = None
+    renormalise: bool = True
+    cuts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        address = as_address(self.head)
+        if not isinstance(address, Head):
+            raise InvalidInput(f"a knockout is of one head, as 'decoder.cross.3.5'; found {str(address)!r}.")
+        object.__setattr__(self, "head", address)
+        for name in ("query", "key"):
+            object.__setattr__(self, name, positions(name, getattr(self, name)))
+        if self.query is None and self.key is None:
+            raise InvalidInput(f"{self}: give the positions that look, the positions looked at, or both.")
+
+    @property
+    def at(self) -> Site:
+        """Where it acts: on the scores, so that the softmax renormalises, or on the pattern."""
+        assert isinstance(self.head, Head)
+        return self.head.site("scores" if self.renormalise else "pattern")
+
+    def places(self, model: Model) -> list[tuple[Site, int | None]]:
+        """Return the head's scores, or its pattern."""
+        return [(self.at, model.head(cast(Head, self.head)).head)]
+
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return the function that cuts."""
+        return Cut(self, site, run)
+
+    def missing(self, act: Act, acted: bool) -> str:
+        """Return the positions that no step had."""
+        assert isinstance(act, Cut)
+        return act.missing()
+
+    def __str__(self) -> str:
+        return f"Knockout({str(self.head)!r}, query={self.query}, key={self.key})"
 
 
 class Cut:
     """A knockout at work: it knows which of its positions have been met."""
 
-    def __init__(self, edit: Knockout, site: Site, run: Run) -> None:
+    def __init__(self, edit: "Knockout", site: Site, run: Run) -> None:
         self.edit, self.site, self.run = edit, site, run
         self.left = {"query": set(edit.query or ()), "key": set(edit.key or ())}  # type: ignore[arg-type]
         self.ran = False
@@ -43,7 +103,7 @@ class Cut:
         offset = self.run.offset if stack == "decoder" else 0
         grows = (stack, self.site.kind) == ("decoder", "self")
         looking = self.run.tokens(stack, rows, offset, part.shape[-2])
-        count, seen = keys_seen(self.site, part, self.run)
+        count, seen = self.run.keys_seen(self.site, part)
         queries = self._here("query", part.shape[-2], offset, stack == "decoder", looking).to(part.device)
         keys = self._here("key", count, 0, grows, seen).to(part.device)
         cut = queries[:, :, None] & nn.functional.pad(keys, (0, part.shape[-1] - count))[:, None]

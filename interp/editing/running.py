@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
 from interp.inputs.forward_arguments import named
-from interp.names import STACKS, Stack
+from interp.names import STACKS, Site, Stack
 
 
 @dataclass(eq=False)
@@ -98,6 +98,12 @@ class Run(threading.local):
             if not self.frozen.has_encoder:
                 mask = torch.ones_like(cast(Tensor, ids)) if mask is None else mask.long()
                 self._same("attention_mask", mask, shown)
+
+    def keys_seen(self, site: Site, square: Tensor) -> tuple[int, Bool[Tensor, "row key"] | None]:
+        """Count the keys of a square that are of tokens, and mark those that are not padding, as `tokens` does."""
+        count = square.shape[-1]
+        count = self.keys(count) if (site.stack, site.kind) == ("decoder", "self") else count
+        return count, self.tokens(site.key_stack, len(square), 0, count)
 
     def keys(self, there: int) -> int:
         """Count the keys of the decoder's own attention that are of tokens; a static cache has room for more.

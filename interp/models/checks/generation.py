@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interp.editing.context import edited
-from interp.editing.edits import Knockout
+from interp.editing.knockouts import Knockout
 from interp.errors import BrokenHook, InertEdit, InterpError, UnsupportedModel, release
 from interp.inputs.batch import Batch
 from interp.inputs.forward_arguments import cache_name, names_of

@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedModel
 
 from interp.errors import BrokenHook, UnsupportedModel, release
-from interp.names import AttentionLayer
 
 if TYPE_CHECKING:
     from interp.models.model import Model
@@ -29,7 +28,7 @@ def check_names(model: "Model") -> None:
     paths += [*family.stacks.values(), *family.embeddings.values(), *family.position_biases.values()]
     paths += [family.position_embedding] if family.position_embedding else []
     for layer in model.layers():
-        paths += [family.attention_path(AttentionLayer(layer.stack, layer.kind, layer.layer))]
+        paths += [family.attention_path(layer)]
         paths += [
             norms[layer.stack, layer.kind].format(layer=layer.layer) for norms in (family.query_norms, family.key_norms)
         ]

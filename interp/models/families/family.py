@@ -140,7 +140,7 @@ class Family:
         if site.kind is not None:
             assert site.layer is not None
             name, port, layout, element = self.attention_points["z" if site.name == "head_out" else site.name]
-            path = self.attention_path(AttentionLayer(site.stack, site.kind, site.layer))
+            path = self.attention_path(site.attention)
             part = self.parts.get(site.name, (0, 1))
             return Point(f"{path}.{name}".rstrip("."), port, layout, element, part)
         if site.layer is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -113,6 +114,14 @@ def projection(model: Handle, layer: AttentionLayer, name: Projection, *, fold_n
     return folded * _scaling(model, layer) if name == "Q" else folded
 
 
+def head_outputs(
+    model: Handle, layer: AttentionLayer, z: Float[Tensor, "row pos head d_head"]
+) -> Float[Tensor, "row pos head d_model"]:
+    """Project each head's z through W_O into the residual stream."""
+    W_O = projection(model, layer, "O", fold_norm=False)
+    return einsum(z, W_O, "row pos head d_head, head d_head d_model -> row pos head d_model")
+
+
 def projection_bias(model: Handle, layer: AttentionLayer, name: Projection, *, fold_norm: bool = True) -> Tensor:
     """Return the bias of one of W_Q, W_K, W_V `[head, d_head]` or W_O `[d_model]`; zero where there is none.
 
@@ -188,7 +197,7 @@ def head_weights(model: Handle, head: Head | str, *, fold_norm: bool = True) -> 
         UnsupportedModel, InvalidInput: weights that cannot be read.
     """
     at = model.head(head)
-    return layer_weights(model, AttentionLayer(at.stack, at.kind, at.layer), fold_norm=fold_norm)._one(at, 0)
+    return layer_weights(model, at.attention, fold_norm=fold_norm)._one(at, 0)
 
 
 def stacked_weights(model: Handle, kind: str, *, fold_norm: bool = True) -> StackedWeights:

@@ -13,7 +13,7 @@ import probes
 from circuits.ablation.head_sets import set_outcomes
 from circuits.controls import strongest
 from interp import Mean, Resample, Zero, zoo
-from interp.editing.edits import ablations
+from interp.editing.methods import ablations
 from interp.errors import InvalidInput
 from interp.names import Head, parse_address
 from interp.results.by_head import HeadScores

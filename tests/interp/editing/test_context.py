@@ -16,7 +16,6 @@ import interp
 from interp import Add, Batch, FreezePatterns, Knockout, Mean, Resample, Scale, Site, Zero
 from interp.cache import Cache
 from interp.editing.context import check_unhooked
-from interp.editing.knockouts import keys_of
 from interp.errors import InertEdit, InvalidInput
 from tests.conftest import context, first_stack, fresh, masked_batch, tiny_causal_pipeline, tiny_pipeline, without_heads
 from tests.tolerance import FORWARD, LAYER, close, not_close
@@ -76,7 +75,7 @@ def test_every_site_is_live(either: interp.Model, either_batch: Batch) -> None:
             found = interp.capture(either, either_batch, [site, "decoder.logits"])
         added = value[:, None, None] if site.name in ("scores", "pattern") else value
         if site.name == "pattern":  # padding gets no attention
-            added = added * either_batch.mask(keys_of(site))[:, None, None]
+            added = added * either_batch.mask(site.key_stack)[:, None, None]
         close(found[site], clean[site] + added)
         if site.name == "k":  # the same for all keys falls out of the softmax, and a factor does not
             with interp.edited(either, Scale(site, 0.5)):
@@ -395,7 +394,7 @@ def test_zero_equals_resampling_zeros(
     def of_zeros(*asked: Any) -> Cache:
         return Cache({name: torch.zeros_like(value) for name, value in interp.capture(*asked).items()})
 
-    monkeypatch.setattr("interp.editing.actions.capture", of_zeros)
+    monkeypatch.setattr("interp.editing.references.capture", of_zeros)
     for site in [at, *(s for s in editable(either) if s.name != "scores")]:
         with interp.edited(either, Resample(site, either_batch)):
             resampled = logits(either, either_batch)

@@ -8,7 +8,8 @@ import torch
 
 import interp
 from interp import Add, Batch, Knockout, Mean, Resample, Scale, Zero
-from interp.editing.edits import ablations, as_address
+from interp.editing.edit import as_address
+from interp.editing.methods import ablations
 from interp.errors import InvalidInput, UnknownHead, UnknownSite
 from interp.names import AttentionLayer, Head, Site
 from interp.results.by_head import ScoredHead

@@ -1,0 +1,124 @@
+"""What every edit is: a value that says where it acts, and what it does to the tensor there.
+
+A new edit derives from `Edit`, or from `PlacedEdit` if it acts at one head, attention layer or site, and says in
+`act` what becomes of the tensor. Nothing else in the toolkit has to know it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
+
+from interp.editing.running import Run
+from interp.errors import InvalidInput, UnknownSite
+from interp.inputs.batch import Batch
+from interp.models.model import Model
+from interp.names import AttentionLayer, Head, Site, parse_address
+from interp.results.by_head import ScoredHead
+
+Address = Head | AttentionLayer | Site
+Target = Address | ScoredHead | str
+"""Where an edit acts: a head, an attention layer or a site, by value, address or as scored."""
+
+Act = Callable[[Tensor], Tensor | None]
+"""What becomes of a tensor, or of one head's part of it; None leaves it as it is."""
+
+
+def as_address(target: Target) -> Address:
+    """Return the address that a target stands for.
+
+    Raises:
+        UnknownHead, UnknownSite: an address that is malformed, or of a site that is not a tensor of its own.
+    """
+    if isinstance(target, ScoredHead):
+        return target.address
+    address = target if isinstance(target, Head | AttentionLayer | Site) else parse_address(str(target))
+    if isinstance(address, Site) and address.name == "head_out":
+        layer = f"{address.stack}.{address.kind}.{address.layer}"
+        raise UnknownSite(f"{address} cannot be edited: it is made from z and W_O. Edit {layer}.z or {layer}.attn_out.")
+    return address
+
+
+def locate(model: Model, address: Address) -> tuple[Site, int | None]:
+    """Return the site at which an address is edited, and the head if it names one.
+
+    Raises:
+        UnknownHead, UnknownSite: this model does not have it.
+    """
+    if isinstance(address, Head):
+        return model.head(address).site("z"), address.head
+    if isinstance(address, AttentionLayer):
+        at = model.layer(address)
+        return Site(at.stack, at.kind, at.layer, "z"), None
+    return model.sites(str(address))[0], None
+
+
+class Edit:
+    """An edit. Kinds of edits override what differs."""
+
+    sets: ClassVar[bool] = False
+    """Whether it sets a value, whatever was there; values are set before others change them."""
+
+    cuts: ClassVar[bool] = False
+    """Whether it cuts scores, which is lost where the pattern is set."""
+
+    @property
+    def frozen(self) -> Batch | None:
+        """The only batch that may run while the edit is in force; None if any may."""
+        return None
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The batches from which values are read, with no edit in force."""
+        return ()
+
+    def places(self, model: Model) -> list[tuple[Site, int | None]]:
+        """Return the sites where it acts, each with the head if it acts on one head alone."""
+        raise NotImplementedError
+
+    def reads_run(self, site: Site) -> bool:
+        """Tell whether it must know what is running: rows, positions and padding."""
+        return True
+
+    def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
+        """Return what becomes of the tensor at a site.
+
+        Args:
+            head: the head, if only its part is edited.
+            run: what is running, as it will be when the tensor comes.
+            values: of each of `batches` the value at the site, as `capture` gives it.
+
+        Raises:
+            InvalidInput: something that does not fit the site.
+        """
+        raise NotImplementedError
+
+    def agrees(self, other: "Edit") -> bool:
+        """Tell whether two edits that set the same value set it alike."""
+        return self is other
+
+    def missing(self, act: Act, acted: bool) -> str:
+        """Say which part of the edit was never reached; empty if all was."""
+        return "" if acted else "nothing ran inside that has it"
+
+
+@dataclass(frozen=True)
+class PlacedEdit(Edit):
+    """An edit of one head, attention layer or site."""
+
+    at: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", as_address(self.at))
+
+    def places(self, model: Model) -> list[tuple[Site, int | None]]:
+        """Return the site of the address, and the head if it names one."""
+        return [locate(model, cast(Address, self.at))]
+
+    def _no_scores(self, why: str) -> None:
+        if isinstance(self.at, Site) and self.at.name == "scores":
+            raise InvalidInput(f"{type(self).__name__} of {self.at}: {why} Edit the pattern, or use Knockout.")
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({str(self.at)!r})"
