@@ -11,22 +11,33 @@ from math import comb, prod
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from interp import Model
 from interp.errors import InvalidInput
 from interp.names import Head
 from interp.results.by_head import HeadScores, ScoredHead, as_heads
-from interp.results.result import Floats
+from interp.results.result import Floats, Result
 from interp.results.statistics import band, band_words, rank_p
 from interp.validate import whole
 
 
-@dataclass(frozen=True)
-class Controls:
+@dataclass(frozen=True, repr=False)
+class Controls(Result):
     """Distinct random sets of heads; `reason` says why there are fewer than asked."""
+
+    KIND = "controls"
 
     sets: tuple[tuple[Head, ...], ...]
     reason: str = ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per head of a set: `set, head`."""
+        rows = [(index, str(head)) for index, members in enumerate(self.sets) for head in members]
+        return pd.DataFrame(rows, columns=["set", "head"])
+
+    def _title(self) -> str:
+        return f"{len(self.sets)} random sets of heads" + (f" ({self.reason})" if self.reason else "")
 
 
 def random_controls(

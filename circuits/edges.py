@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self, cast, get_args, overload
+from typing import Any, Literal, Self, cast, get_args, overload
 
 import pandas as pd
 
 from interp import Head, Site
 from interp.errors import InvalidInput
 from interp.names import STACKS, Stack, as_head, parse_address, parse_kind
+from interp.results.result import Result
 
 Composition = Literal["Q", "K", "V"]
 Order = Literal["later", "same or later", "any"]
@@ -238,14 +239,24 @@ def as_edge(edge: object) -> Edge:
 
 
 @dataclass(frozen=True, repr=False)
-class Edges:
+class Edges(Result):
     """Scored edges, strongest first, and the digest of the weights that they are of, where it is known."""
+
+    KIND = "edges"
 
     edges: tuple[ScoredEdge, ...]
     digest: str | None = None
 
-    def __repr__(self) -> str:
-        return "\n".join(map(str, self.edges)) or "no edges"
+    def _title(self) -> str:
+        return f"{len(self.edges)} edges, strongest first"
+
+    def _contents(self) -> dict[str, Any]:
+        return {"edges": tuple((str(e.edge), e.raw, e.excess, e.z) for e in self.edges), "digest": self.digest}
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        edges = tuple(ScoredEdge(Edge.parse(text), *numbers) for text, *numbers in values["edges"])
+        return cls(edges, values["digest"])
 
     def __iter__(self) -> Iterator[ScoredEdge]:
         return iter(self.edges)

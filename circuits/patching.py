@@ -34,7 +34,7 @@ from interp.errors import InvalidInput, UnknownSite
 from interp.models.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site, Stack, parse_kind
 from interp.results.by_head import HeadScores, provenance, row_mean
-from interp.results.result import Floats, Result, frozen
+from interp.results.result import Floats, Result, frozen, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
 from probes.stimuli.pairs import stacks_of
 
@@ -170,6 +170,9 @@ class PatchedHeads(Patched):
             "share of the corruption's effect",
             self.provenance,
         )
+
+    def _shown(self) -> pd.DataFrame:
+        return strongest_first(self.to_frame(), "share")
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """Return one row per site and head: `site, head, layer, index, effect, low, high, share, stderr, p, q`.

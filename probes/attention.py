@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,12 +14,12 @@ from interp.errors import InvalidInput
 from interp.inputs.masks import positions_of
 from interp.names import Stack
 from interp.results.by_head import Heads, as_heads, provenance
-from interp.results.result import Floats
+from interp.results.result import Floats, Result
 from interp.validate import as_tensor, whole
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionPatterns:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionPatterns(Result):
     """Patterns of heads of one stack and kind, `[head, query, key]`.
 
     Attributes:
@@ -30,6 +32,8 @@ class AttentionPatterns:
         key_names: names of special tokens by id; `query_names` likewise.
     """
 
+    KIND = "attention-patterns"
+
     heads: tuple[Head, ...]
     values: Floats
     key_tokens: tuple[int | None, ...] | None
@@ -41,16 +45,46 @@ class AttentionPatterns:
     key_names: dict[int, str] = field(default_factory=dict[int, str])
     query_names: dict[int, str] = field(default_factory=dict[int, str])
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per head, query and key: `head, query, key, attention`."""
+        heads, queries, keys = self.values.shape
+        return pd.DataFrame(
+            {
+                "head": np.repeat([str(head) for head in self.heads], queries * keys),
+                "query": np.tile(np.repeat(np.arange(queries), keys), heads),
+                "key": np.tile(np.arange(keys), heads * queries),
+                "attention": self.values.ravel(),
+            }
+        )
 
-@dataclass(frozen=True, eq=False)
-class AttentionCurves:
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("attention", ascending=False, kind="stable")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionCurves(Result):
     """Mean attention by head, `values` `[head, bin]`, against the bins' centres `x`."""
+
+    KIND = "attention-curves"
 
     heads: tuple[Head, ...]
     x: Floats
     values: Floats
     against: Literal["value difference", "lag"]
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per head and bin: `head`, the bin's centre (`lag` or `value_difference`), `attention`."""
+        return pd.DataFrame(
+            {
+                "head": np.repeat([str(head) for head in self.heads], len(self.x)),
+                self.against.replace(" ", "_"): np.tile(self.x, len(self.heads)),
+                "attention": self.values.ravel(),
+            }
+        )
+
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("attention", ascending=False, kind="stable")
 
 
 def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:

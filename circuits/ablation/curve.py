@@ -55,6 +55,15 @@ class CurvePoint(Result):
     control_hit: Floats
     reason: str = ""
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per row of the stimulus: `effect, hit`, and the controls' means over draws."""
+        control = {"control_effect": self.control_effect, "control_hit": self.control_hit}
+        means = {name: rows.mean(0) if len(rows) else np.nan for name, rows in control.items()}
+        return pd.DataFrame({"effect": self.effect, "hit": self.hit, **means})
+
+    def _title(self) -> str:
+        return f"CurvePoint of {self.count} ablated heads: {', '.join(map(str, self.heads))}"
+
     log_prob = renamed_field("log_prob", "effect")
     control_log_prob = renamed_field("control_log_prob", "control_effect")
 

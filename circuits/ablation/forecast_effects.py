@@ -90,6 +90,9 @@ class ForecastEffects(Result):
         ]
         return pd.DataFrame(rows)
 
+    def _shown(self) -> pd.DataFrame:
+        return self.summary()
+
     def summary(self) -> pd.DataFrame:
         """Return one row per ablation and outcome: means over series, the change, and the controls' change.
 

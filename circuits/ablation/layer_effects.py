@@ -12,7 +12,7 @@ from interp import Batch, Model
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, method_source
 from interp.results.by_head import provenance
-from interp.results.result import Floats, Result
+from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
 from probes.stimuli.repeated_tokens import stimulus_of
 
@@ -55,6 +55,9 @@ class LayerEffects(Result):
                 "q": q_values(p_values(self.rows, test)),
             }
         )
+
+    def _shown(self) -> pd.DataFrame:
+        return strongest_first(self.to_frame(), "effect")
 
 
 def layer_effects(

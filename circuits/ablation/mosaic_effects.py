@@ -20,7 +20,7 @@ from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
 from interp.names import Head, parse_kind
 from interp.results.by_head import Heads, as_heads, provenance
-from interp.results.result import Floats, Result
+from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
 from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
@@ -46,6 +46,9 @@ class MosaicEffects(Result):
     def site(self) -> str:
         """The kind of the heads that are scored, such as `decoder.cross`."""
         return str(self.provenance.get("site", "decoder.cross"))  # files of before there were others do not say
+
+    def _shown(self) -> pd.DataFrame:
+        return strongest_first(self.to_frame(), "change")
 
     def to_frame(self, test: Test = "t") -> pd.DataFrame:
         """Return one row per ablated head, later head and kind of score: change, interval, control, q.

@@ -30,7 +30,7 @@ from interp.cache import Cache
 from interp.errors import InvalidInput
 from interp.names import AttentionLayer, Head, as_head, parse_kind
 from interp.results.by_head import Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
-from interp.results.result import Floats, Result
+from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import interval
 from probes.attention import batch_values
 from probes.stimuli.pairs import stacks_of
@@ -123,6 +123,9 @@ class AttributionByPosition(Result):
         """Return each head's share, positions summed: means over rows with standard errors."""
         rows = torch.tensor(self.values.sum(-1)).transpose(1, 2)
         return replace(over_rows(f"direct {self.name}", self.site, rows, self.provenance), unit=self.unit)
+
+    def _shown(self) -> pd.DataFrame:
+        return strongest_first(self.to_frame(), "mean")
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per head and past position: `head, key, mean, low, high`, over rows."""

@@ -32,7 +32,7 @@ from interp.inputs.masks import at_position
 from interp.models.weights.head_weights import projection
 from interp.names import AttentionLayer, Head, Kind, Site, parse_address, parse_kind
 from interp.results.by_head import HeadScores, over_rows, provenance, row_mean
-from interp.results.result import Floats, Result
+from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import interval
 
 EMBEDDING, BIASES = "decoder.0.resid_pre", "biases"
@@ -96,6 +96,9 @@ class DirectAttribution(Result):
             InvalidInput: no such position.
         """
         return _frame([(part, *_place(part)) for part in self.parts], self.at(position)[0])
+
+    def _shown(self) -> pd.DataFrame:
+        return strongest_first(self.to_frame(), "mean")
 
     def by_layer(self, position: int = -1) -> pd.DataFrame:
         """Return one row per sublayer, the heads of an attention layer summed: as `to_frame`, without heads.

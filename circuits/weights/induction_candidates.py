@@ -15,7 +15,7 @@ are this project's reading of "Hunting for Induction Heads in Amazon's Chronos",
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import pandas as pd
 
@@ -29,6 +29,7 @@ from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores, provenance
+from interp.results.result import Result
 from probes import head_scores
 from probes.induction.mosaic import THRESHOLD, Mosaic
 
@@ -73,15 +74,32 @@ class InductionCandidate:
 
 
 @dataclass(frozen=True, repr=False)
-class InductionCandidates:
+class InductionCandidates(Result):
     """Candidates of all routes, strongest first, and from which scores on heads were taken in."""
+
+    KIND = "induction-candidates"
 
     candidates: tuple[InductionCandidate, ...]
     threshold: float
     provenance: dict[str, Any]
 
-    def __repr__(self) -> str:
-        return "\n".join(map(str, self.candidates)) or f"no candidates at a threshold of {self.threshold:g}"
+    def _title(self) -> str:
+        number = f"{len(self)} candidates" if len(self) else "no candidates"
+        return f"{number} at a threshold of {self.threshold:g} in {self.provenance.get('model', 'a model')}"
+
+    def _shown(self) -> pd.DataFrame:
+        names = ["edge", "route", "strength", "writer_score", "mosaic_score", "token_score", "excess", "z"]
+        return self.to_frame().loc[:, names]
+
+    def _contents(self) -> dict[str, Any]:
+        scores = tuple((c.route, c.writer_score, c.mosaic_score, c.token_score) for c in self.candidates)
+        return super()._contents() | {"candidates": scores, "edges": self.edges}
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        pairs = zip(values["candidates"], values["edges"], strict=True)
+        candidates = tuple(InductionCandidate(route, edge, *scores) for (route, *scores), edge in pairs)
+        return cls(candidates, values["threshold"], values["provenance"])
 
     def __iter__(self) -> Iterator[InductionCandidate]:
         return iter(self.candidates)

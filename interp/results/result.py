@@ -1,7 +1,7 @@
 """Results: frozen values with named fields, which print briefly, turn into tables, and go to files and back.
 
 1. A result class is a frozen dataclass that derives from `Result` and names its `KIND`. Its fields hold arrays,
-   numbers, texts, addresses, other results, and tuples and dictionaries of these.
+   numbers, texts, addresses, frames, other results, and tuples and dictionaries of these.
 2. `save` writes JSON, or safetensors for classes that are `LARGE` and for paths that end in `.safetensors`. `read`
    finds the class by the kind that the file names, and makes the result again.
 
@@ -58,6 +58,8 @@ class Result:
                 object.__setattr__(self, name, frozen(value))
             elif isinstance(value, dict):
                 object.__setattr__(self, name, _frozen_dict(cast(dict[Any, Any], value)))
+            elif isinstance(value, pd.DataFrame):
+                object.__setattr__(self, name, value.copy())
 
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy table, the columns that answer the question first."""
@@ -178,6 +180,11 @@ def frozen(values: Any, dtype: Any = np.float64) -> NDArray[Any]:
     return array
 
 
+def strongest_first(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Sort a table by the size of a column, whatever its sign."""
+    return frame.sort_values(column, key=lambda values: values.abs(), ascending=False, kind="stable")
+
+
 def listed(values: NDArray[Any]) -> list[Any]:
     """Return nested lists for JSON, with None for NaN."""
     items = values.astype(object)
@@ -210,6 +217,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _table(frame: pd.DataFrame) -> str:
     """Return as many columns as fit in a line, and the first rows."""
+    if frame.empty:
+        return "no rows"
     rows, count = frame.head(_ROWS), len(frame.columns)
     while True:
         shown = rows.iloc[:, :count].to_string(index=False, max_colwidth=40, float_format="{:.3g}".format)
@@ -265,6 +274,8 @@ def _plain(value: Any, arrays: dict[str, NDArray[Any]] | None, path: str = "") -
             return {"array": listed(array.ravel()), "shape": list(array.shape)}
         arrays[path] = np.ascontiguousarray(array)
         return {"stored": path}
+    if isinstance(value, pd.DataFrame):
+        return {"frame": [[str(name), str(column.dtype), _cells(column)] for name, column in value.items()]}
     if isinstance(value, float) and not np.isfinite(value):
         return {"float": repr(value)}
     for key, kind in _ADDRESSES.items():
@@ -279,8 +290,20 @@ def _plain(value: Any, arrays: dict[str, NDArray[Any]] | None, path: str = "") -
         pairs = cast(dict[Any, Any], value).items()
         if all(isinstance(key, str) for key, _ in pairs):
             return {"items": {key: inner(item, key) for key, item in pairs}}
-        return {"pairs": [[_plain(key, None), inner(item, " ".join(map(str, key)))] for key, item in pairs]}
+        return {
+            "pairs": [
+                [_plain(key, None), inner(item, " ".join(map(str, key if isinstance(key, tuple) else (key,))))]
+                for key, item in pairs
+            ]
+        }
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _cells(column: Any) -> list[Any]:
+    """Return the values of a column of a frame for JSON: None for a missing value, but NaN stays NaN among floats."""
+    if pd.api.types.is_float_dtype(column.dtype):
+        return [_plain(float(item), None) for item in column]
+    return [None if bool(pd.isna(item)) else _plain(item, None) for item in column]
 
 
 def _value(stored: Any, arrays: dict[str, NDArray[Any]]) -> Any:
@@ -295,6 +318,9 @@ def _value(stored: Any, arrays: dict[str, NDArray[Any]]) -> Any:
         return frozen(arrays[stored["stored"]])
     if "float" in stored:
         return float(stored["float"])
+    if "frame" in stored:
+        columns = {name: pd.Series(_value(values, arrays), dtype=kind) for name, kind, values in stored["frame"]}
+        return pd.DataFrame(columns)
     for key, kind in _ADDRESSES.items():
         if key in stored:
             return kind.parse(stored[key])

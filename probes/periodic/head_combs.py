@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 
 from interp.results.by_head import HeadScores, ScoredHead
-from interp.results.result import Floats
+from interp.results.result import Floats, Result
 
 SITE = "decoder.cross"
 """The kind of attention of results that do not name it."""
 
 
-@dataclass(frozen=True, eq=False)
-class HeadCombs:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadCombs(Result):
     """The comb in each head's spectrum; all arrays `[layer, head]`.
 
     Attributes:
@@ -27,6 +27,8 @@ class HeadCombs:
         p: the largest of the three.
         q: `p` controlled for false discovery over heads (Benjamini & Hochberg).
     """
+
+    KIND = "head-combs"
 
     spacing: Floats
     strength: Floats
@@ -59,3 +61,6 @@ class HeadCombs:
         )
         frame.insert(4, "period", 1 / frame["spacing"])
         return frame
+
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("strength", ascending=False, kind="stable")

@@ -24,7 +24,7 @@ from scipy import stats
 from interp import Model
 from interp.errors import InvalidInput
 from interp.results.by_head import HeadScores, over_rows, provenance
-from interp.results.result import Floats
+from interp.results.result import Floats, Result
 from interp.results.statistics import rank_correlation
 from interp.validate import number
 from probes.induction.mosaic import THRESHOLD, Mosaic
@@ -40,8 +40,8 @@ PUBLISHED = ((5, 10, 20, 40), (1.0, 0.75, 0.5, 0.5))
 """Frequencies in Hz and amplitudes of the published notebook."""
 
 
-@dataclass(frozen=True, eq=False)
-class MultisineScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class MultisineScores(Result):
     """Scores on multisines of each head that reads the past: means over draws with their standard errors.
 
     Attributes:
@@ -52,11 +52,28 @@ class MultisineScores:
         shuffled: the same four by name, with the context shuffled.
     """
 
+    KIND = "multisine-scores"
+
     same_phase: HeadScores
     next_phase: HeadScores
     amplitude: HeadScores
     comb: HeadScores
     shuffled: dict[str, HeadScores] = field(default_factory=dict[str, HeadScores])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per head: `head, layer, index`, the four scores, and the same as `shuffled_...`."""
+        frame = self.same_phase.to_frame().loc[:, ["head", "layer", "index"]]
+        for name in MEASURES:
+            frame[name] = getattr(self, name).values.ravel()
+        for name, scores in self.shuffled.items():
+            frame[f"shuffled_{name}"] = scores.values.ravel()
+        return frame
+
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("same_phase", ascending=False, kind="stable")
+
+    def _title(self) -> str:
+        return f"MultisineScores of {self.name}"
 
     @property
     def name(self) -> str:
@@ -122,9 +139,11 @@ def _scored(paid: Floats, places: Mapping[str, Any], site: str, source: dict[str
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Agreement:
+@dataclass(frozen=True, eq=False, repr=False)
+class Agreement(Result):
     """Scores of the same heads on repeated random tokens and on multisines, and how they rank them."""
+
+    KIND = "agreement"
 
     mosaic: Mosaic
     multisine: MultisineScores
@@ -162,6 +181,9 @@ class Agreement:
                 }
             )
         return pd.DataFrame(rows)
+
+    def _title(self) -> str:
+        return f"Agreement of repeated random tokens and multisines on {self.mosaic.name}"
 
     def heads(self) -> pd.DataFrame:
         """Return one row per head: `head, layer, index, either, induction` and the four multisine scores."""

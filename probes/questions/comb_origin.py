@@ -31,7 +31,7 @@ from interp.errors import InvalidInput
 from interp.inputs.user_series import read_series
 from interp.models.model import as_model
 from interp.results.by_head import provenance
-from interp.results.result import Floats, frozen
+from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import q_values
 from interp.validate import whole
 from probes.periodic import combs as comb
@@ -49,8 +49,8 @@ CASES = ((9, 15, 24), (10, 16, 26), (12, 20, 30))
 LEVEL = 0.05
 
 
-@dataclass(frozen=True, eq=False)
-class CombOrigin:
+@dataclass(frozen=True, eq=False, repr=False)
+class CombOrigin(Result):
     """Which spacing each head's spectrum has, by draw; the last two axes are `[layer, head]`.
 
     Attributes:
@@ -63,6 +63,8 @@ class CombOrigin:
         width: width of the control's kernel, in units of the series' mean absolute value.
         site: the kind of attention.
     """
+
+    KIND = "comb-origin"
 
     cases: tuple[tuple[int, ...], ...]
     spacings: tuple[tuple[int, int, int], ...]
@@ -95,6 +97,9 @@ class CombOrigin:
         frame.insert(2, "q", [*q, control["p"]])
         frame["verdict"] = frame["verdict"].where(frame["q"] <= LEVEL, "none")
         return frame
+
+    def _shown(self) -> pd.DataFrame:
+        return self.to_frame().sort_values("strength", ascending=False, kind="stable")
 
     def _row(self, name: str, at: Any) -> dict[str, Any]:
         """Summarize the draws of a head at an index of the arrays, or of the control, at None."""

@@ -22,7 +22,7 @@ import torch
 
 from interp import Model
 from interp.errors import InvalidInput
-from interp.results.result import Floats
+from interp.results.result import Floats, Result
 from interp.results.statistics import ratio_interval
 from interp.sweeps import sweep
 from interp.sweeps.grid import axis_values
@@ -43,8 +43,8 @@ SIDES = {
 """Outcomes of the chosen heads, and their columns for heads of either side."""
 
 
-@dataclass(frozen=True, eq=False)
-class LengthEffect:
+@dataclass(frozen=True, eq=False, repr=False)
+class LengthEffect(Result):
     """Scores by condition and length, and their slopes; `low`, `high` are 95 % intervals over seeds.
 
     Attributes:
@@ -60,11 +60,20 @@ class LengthEffect:
         provenance: the sweep's.
     """
 
+    KIND = "length-effect"
+
     scores: pd.DataFrame
     slopes: pd.DataFrame
     verdicts: pd.DataFrame
     repetitions: int
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return `verdicts`."""
+        return self.verdicts.copy()
+
+    def _title(self) -> str:
+        return f"LengthEffect with {self.repetitions} repetitions"
 
 
 def length_effect(

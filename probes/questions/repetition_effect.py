@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from interp.errors import InvalidInput
-from interp.results.result import Floats
+from interp.results.result import Floats, Result
 from interp.validate import number
 from probes.induction.mosaic import THRESHOLD
 from probes.questions.by_seed import Table, chosen_heads, interval_columns, mean_with_interval, seeds_of, sweep_frame
@@ -26,8 +26,8 @@ from probes.questions.by_seed import Table, chosen_heads, interval_columns, mean
 SIDES = {"token_to_right": "right", "current_token": "current"}
 
 
-@dataclass(frozen=True, eq=False)
-class RepetitionEffect:
+@dataclass(frozen=True, eq=False, repr=False)
+class RepetitionEffect(Result):
     """Attention by occurrence and repetitions, as tidy tables; `low`, `high` are 95 % intervals over seeds.
 
     Attributes:
@@ -42,10 +42,19 @@ class RepetitionEffect:
         threshold: the score from which a head was chosen.
     """
 
+    KIND = "repetition-effect"
+
     occurrences: pd.DataFrame
     sums: pd.DataFrame
     verdicts: pd.DataFrame
     threshold: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return `verdicts`."""
+        return self.verdicts.copy()
+
+    def _title(self) -> str:
+        return f"RepetitionEffect of heads with a score of at least {self.threshold:g}"
 
 
 def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> RepetitionEffect:
