@@ -57,18 +57,17 @@ def _moments(rows: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     return n, mean, error, np.asarray((size == 0) & (n >= LEAST_ROWS))
 
 
-def interval(rows: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+def interval(rows: Floats) -> tuple[Floats, Floats]:
     """Return Student's t interval of the mean over the last axis.
 
     Args:
         rows: `[..., row]`; rows that are NaN, such as padding, are left out, cell by cell.
-        level: how often it holds the mean of all rows that could have been drawn, if they are near-normal.
 
     Returns:
         Low and high, `[...]`; NaN where there are fewer than three rows, or where all are the same and not zero.
     """
     n, mean, error, _ = _moments(rows)
-    half = np.asarray(stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1))) * error
+    half = np.asarray(stats.t.ppf((1 + LEVEL) / 2, np.maximum(n - 1, 1))) * error
     return mean - half, mean + half
 
 
@@ -129,37 +128,35 @@ def q_values(p: Floats) -> Floats:
     return q
 
 
-def proportion_interval(hits: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+def proportion_interval(hits: Floats) -> tuple[Floats, Floats]:
     """Return Wilson's interval of a proportion over the last axis, such as an accuracy.
 
     Args:
         hits: `[..., row]` of 0 and 1; rows that are NaN are left out.
-        level: how often it holds the true proportion, on average over proportions.
 
     Returns:
         Low and high, `[...]`; NaN where there are fewer than three rows.
     """
     hits = np.asarray(hits, dtype=np.float64)
     n = (~np.isnan(hits)).sum(-1).astype(np.float64)
-    return wilson(np.nansum(hits, axis=-1), np.where(n < LEAST_ROWS, np.nan, n), level=level)
+    return wilson(np.nansum(hits, axis=-1), np.where(n < LEAST_ROWS, np.nan, n))
 
 
-def wilson(hits: Any, n: Any, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+def wilson(hits: Any, n: Any) -> tuple[Floats, Floats]:
     """Return Wilson's interval of hits of n, which need not be whole: n is the effective number if rows are alike."""
-    z2 = stats.norm.ppf((1 + level) / 2) ** 2
+    z2 = stats.norm.ppf((1 + LEVEL) / 2) ** 2
     hits, n = np.asarray(hits, dtype=np.float64), np.asarray(n, dtype=np.float64)
     middle = (hits + z2 / 2) / (n + z2)
     half = np.sqrt(z2) / (n + z2) * np.sqrt(np.maximum(hits * (n - hits) / n, 0) + z2 / 4)
     return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
-def proportion_change_interval(hits: Floats, clean: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+def proportion_change_interval(hits: Floats, clean: Floats) -> tuple[Floats, Floats]:
     """Return Bonett & Price's interval of a change of accuracy on the same rows; its width is never zero.
 
     Args:
         hits: `[..., row]` of 0 and 1.
         clean: `[row]`, the same rows before the change.
-        level: how often it holds the true change.
 
     Returns:
         Low and high of hits minus clean, `[...]`; NaN where there are fewer than three rows.
@@ -169,17 +166,16 @@ def proportion_change_interval(hits: Floats, clean: Floats, *, level: float = LE
     n = np.where(n < LEAST_ROWS, np.nan, n)
     # One more row of either kind of change.
     up, down = (((change == way).sum(-1) + 1) / (n + 2) for way in (1, -1))
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return np.maximum(up - down - half, -1), np.minimum(up - down + half, 1)
 
 
-def ratio_interval(top: Floats, bottom: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+def ratio_interval(top: Floats, bottom: Floats) -> tuple[Floats, Floats]:
     """Return Fieller's interval of a ratio of two means over the same rows.
 
     Args:
         top: `[..., row]`.
         bottom: `[row]`.
-        level: how often it holds the ratio of the means of all rows that could have been drawn.
 
     Returns:
         Low and high, `[...]`; NaN where there are fewer than three rows, and where `interval(bottom)` holds 0: then
@@ -191,7 +187,7 @@ def ratio_interval(top: Floats, bottom: Floats, *, level: float = LEVEL) -> tupl
         return np.full(top.shape[:-1], np.nan), np.full(top.shape[:-1], np.nan)
     a, b = top.mean(-1), bottom.mean()
     over, under = top - a[..., None], bottom - b
-    t2 = float(stats.t.ppf((1 + level) / 2, n - 1)) ** 2 / (n - 1) / n
+    t2 = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) ** 2 / (n - 1) / n
     A, B, C = b**2 - t2 * (under**2).sum(), a * b - t2 * over @ under, a**2 - t2 * (over**2).sum(-1)
     if not A > 0:
         return np.full(top.shape[:-1], np.nan), np.full(top.shape[:-1], np.nan)
@@ -199,13 +195,12 @@ def ratio_interval(top: Floats, bottom: Floats, *, level: float = LEVEL) -> tupl
     return B / A - half, B / A + half
 
 
-def jackknife_interval(value: float, left_out: Floats, *, level: float = LEVEL) -> tuple[float, float]:
+def jackknife_interval(value: float, left_out: Floats) -> tuple[float, float]:
     """Return Student's t interval of a statistic over clusters that may be unlike each other.
 
     Args:
         value: the statistic of all clusters.
         left_out: the statistic without each cluster in turn, `[cluster]`.
-        level: how often it holds the statistic of all clusters that could have been drawn.
 
     Returns:
         Low and high; NaN for fewer than three clusters, for a statistic that does not exist without one of them, and
@@ -216,7 +211,7 @@ def jackknife_interval(value: float, left_out: Floats, *, level: float = LEVEL) 
     error = float(np.sqrt((n - 1) / n * (away**2).sum())) if n else 0.0
     if n < LEAST_ROWS or not error > 1e-12 * max(abs(value), 1e-300):
         return float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
     return value - half, value + half
 
 
