@@ -56,7 +56,8 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
         )
         figure.add_trace(line, row=place, col=1)
     spread = frame.loc[frame["measure"] == "effective_tokens", ["mean", "low", "high"]].to_numpy()
-    least, most = np.log10(np.nanmin(spread)), np.log10(np.nanmax(spread))
+    # An interval of few rows may reach below zero, which this axis does not show.
+    least, most = np.log10([spread[spread > 0].min(), np.nanmax(spread)])
     # Powers of ten alone would leave a narrow axis without ticks, and rounding alone would fill one.
     figure.update_yaxes(type="log", dtick=1 if most - least > 1 else "D2", row=1, col=1)
     if most - least < FLAT:
