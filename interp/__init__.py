@@ -26,6 +26,7 @@ from interp.models.weights.position_bias import position_bias
 from interp.names import AttentionLayer, Head, Site
 from interp.renamed import renamed
 from interp.results.result import read
+from interp.scoring import score_heads
 
 __all__ = [
     "Add",
@@ -48,6 +49,7 @@ __all__ = [
     "load",
     "position_bias",
     "read",
+    "score_heads",
     "sweeps",
     "wrap",
     "zoo",

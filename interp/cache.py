@@ -94,7 +94,7 @@ def trace(
         model: the model; edits that are in force are seen.
         inputs: of the forward.
         points: in forward order.
-        taken: what is made of each value, at once.
+        take: what is made of each value, at once.
 
     Returns:
         The values by point, laid out as in the module.

@@ -9,7 +9,7 @@ decoder.cross.*.pattern   a pattern: any layer
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 from interp.errors import UnknownHead, UnknownSite, nearest
 
@@ -207,8 +207,8 @@ def parse_kind(text: str) -> tuple[Stack, Kind]:
         UnknownSite: there is no such kind of attention.
     """
     known: dict[str, tuple[Stack, Kind]] = {f"{stack}.{kind}": (stack, kind) for stack, kind in KINDS}
-    if text not in known:
-        raise UnknownSite(f"{text!r}: there are {', '.join(known)}.{nearest(str(text), known)}")
+    if not isinstance(cast(Any, text), str) or text not in known:
+        raise UnknownSite(f"{text!r}: the kinds of attention are {', '.join(known)}.{nearest(str(text), known)}")
     return known[text]
 
 

@@ -23,13 +23,12 @@ from probes.stimuli import datasets
 from probes.stimuli.pairs import another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
 from probes.stimuli.period_pairs import changed_period
 from probes.stimuli.periodic_series import motif, multisine
-from probes.stimuli.repeated_sequences import TEXT_TOKENS, repeated_sequences
+from probes.stimuli.repeated_sequences import repeated_sequences
 from probes.stimuli.repeated_tokens import DEFAULT_TOKENS, VALUE_TOKENS, random_tokens, repeated_random_tokens
 from probes.stimuli.time_series import TimeSeries, series_batch
 
 __all__ = [
     "DEFAULT_TOKENS",
-    "TEXT_TOKENS",
     "VALUE_TOKENS",
     "TimeSeries",
     "agreement",
@@ -89,6 +88,7 @@ RENAMED = {
     "PositionLoss": "probes.induction.position_loss:PositionLoss",
     "RepeatedSequences": "probes.stimuli.repeated_sequences:RepeatedSequences",
     "RepeatedTokens": "probes.stimuli.repeated_tokens:RepeatedTokens",
+    "TEXT_TOKENS": "probes.stimuli.repeated_sequences:TEXT_TOKENS",
     "RepetitionEffect": "probes.questions.repetition_effect:RepetitionEffect",
     "SeriesBatch": "probes.stimuli.time_series:SeriesBatch",
     "claims": "probes.questions.claims:check_claims",

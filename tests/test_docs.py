@@ -39,7 +39,7 @@ OLD_NAME = ".*the old name goes in"
 
 NAME = re.compile(r"(?<![\w./-])(?:interp|probes|circuits)(?:\.[A-Za-z_]\w*)+")
 OF_A_CLASS = re.compile(r"(?<![\w./])([A-Z]\w+)\.([a-z_]\w*)")
-FILE = re.compile(r"(?:interp|probes|circuits|tests|docs|notebooks)/[\w./*-]*")
+FILE = re.compile(r"(?:interp|probes|circuits|tests|docs|notebooks|examples)/[\w./*-]*")
 COMMAND = re.compile(r"(?:\.venv/bin/)?python -m (interp|probes|circuits)\b(.*)")
 
 

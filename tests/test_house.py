@@ -19,7 +19,7 @@ VERBS = (
     "Cut Decorate Describe Divide Draw Enter Escape Estimate Exchange Factor Fill Find Flatten Forecast Format "
     "Gather Give Group Hash Hold Iterate Join Lay Leave Let List Make Map Mark Measure Merge Move Multiply Name "
     "Note Open Parse Patch Place Print Project Prune Put Raise Read Remove Repeat Replace Return Rotate Run Say "
-    "Score Show Shuffle Silence Split Start Sum Summarize Tabulate Take Tell Test Tokenize Train Turn Warn Write "
+    "Score Show Shuffle Silence Sort Split Start Sum Summarize Tabulate Take Tell Test Tokenize Train Turn Warn Write "
     "Yield Zero"
 )
 """With these docstrings of functions begin; a new verb is added here."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from interp.editing.edit import Act, Edit
+from interp.editing.edit import Act, Edit, PlacedEdit
+from interp.editing.positions import Selected
 from interp.editing.references import read_references
 from interp.editing.running import Run
 from interp.errors import InvalidInput
@@ -21,6 +22,11 @@ class Action:
     head: int | None
     act: Act
     acted: bool = False
+
+    @property
+    def reads_run(self) -> bool:
+        """Whether it must know what is running."""
+        return isinstance(self.act, Selected) or self.edit.reads_run(self.site)
 
     def missing(self) -> str:
         """Say which part of the edit was never reached; empty if all was."""
@@ -40,6 +46,12 @@ def actions(model: Model, edits: Sequence[Edit], run: Run) -> list[Action]:
     places = [(edit, *place) for edit in edits for place in edit.places(model)]
     values = read_references(model, [(edit.batches, site) for edit, site, _ in places])
     return [
-        Action(edit, site, head, edit.act(model, site, head, run, read))
+        Action(edit, site, head, _at_positions(edit, site, run, edit.act(model, site, head, run, read)))
         for (edit, site, head), read in zip(places, values, strict=True)
     ]
+
+
+def _at_positions(edit: Edit, site: Site, run: Run, act: Act) -> Act:
+    """Return an act that leaves positions alone that its edit does not name."""
+    chosen = edit.positions if isinstance(edit, PlacedEdit) else None
+    return act if chosen is None else Selected(edit, act, chosen, site, run)

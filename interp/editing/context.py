@@ -24,6 +24,7 @@ from interp.editing.actions import Action, actions
 from interp.editing.edit import Edit, Target
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations
+from interp.editing.positions import Positions, apart
 from interp.editing.running import Run
 from interp.editing.scopes import Bound, Scope, entered, outside
 from interp.errors import ChangedModel, InertEdit, InvalidInput
@@ -160,7 +161,7 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
         check_attention(model)
     _check_conflicts(model, acts)
     with ExitStack() as stack, entered(model.module) as scope, eager():
-        if any(action.edit.reads_run(action.site) for action in acts):
+        if any(action.reads_run for action in acts):
             _watch(model, run, scope, stack)
         hooked = dict(_place(model, action, scope, stack) for action in acts)
         yield
@@ -181,6 +182,7 @@ def ablate(
     method: Method = "zero",
     reference: Reference | None = None,
     by_position: bool = False,
+    positions: Positions | None = None,
 ) -> Generator[None]:
     """Ablate heads, attention layers or sites in whatever runs inside.
 
@@ -190,6 +192,7 @@ def ablate(
         method: `zero`; `mean` over the reference; `resample` from the reference, row by row.
         reference: a batch, or for means several.
         by_position: whether means are taken at each position by itself.
+        positions: where along the sequence, as in an edit: `positions=slice(1, None)` leaves the first alone.
 
     Yields:
         Nothing, as `edited`.
@@ -198,7 +201,7 @@ def ablate(
         InvalidInput: an unknown method, a reference that is missing or not used, a target that is
             named twice; and all that `edited` raises.
     """
-    with edited(model, ablations(targets, method, reference, by_position)):
+    with edited(model, ablations(targets, method, reference, by_position, positions)):
         yield
 
 
@@ -256,8 +259,9 @@ def _check_conflicts(model: Model, acts: Sequence[Action]) -> None:
 
 def _both_set(model: Model, one: Action, other: Action) -> bool:
     """Tell whether two actions set the same value differently; zero is zero, whoever says so."""
-    apart = None not in (one.head, other.head) and one.head != other.head
-    meet = _tensor(model, one.site) == _tensor(model, other.site) and not apart
+    other_head = None not in (one.head, other.head) and one.head != other.head
+    other_places = apart(getattr(one.edit, "positions", None), getattr(other.edit, "positions", None))
+    meet = _tensor(model, one.site) == _tensor(model, other.site) and not other_head and not other_places
     return one.edit.sets and other.edit.sets and meet and not one.edit.agrees(other.edit)
 
 

@@ -5,11 +5,12 @@ A new edit derives from `Edit`, or from `PlacedEdit` if it acts at one head, att
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from interp.editing.positions import Positions, Selected, as_positions, words
 from interp.editing.running import Run
 from interp.errors import InvalidInput, UnknownSite
 from interp.inputs.batch import Batch
@@ -105,12 +106,21 @@ class Edit:
 
 @dataclass(frozen=True)
 class PlacedEdit(Edit):
-    """An edit of one head, attention layer or site."""
+    """An edit of one head, attention layer or site.
+
+    Attributes:
+        positions: where along the sequence it acts: a number, several, a range or a slice, everywhere by default.
+            Positions from 0 count the whole sequence, padding included, whichever step of a generation reaches them.
+            Negative ones count back over a row's own tokens, from the last in the sequence as it is when the step runs.
+            Of scores and patterns they are the queries.
+    """
 
     at: Any
+    positions: Positions | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", as_address(self.at))
+        object.__setattr__(self, "positions", as_positions("positions", self.positions))
 
     def places(self, model: Model) -> list[tuple[Site, int | None]]:
         """Return the site of the address, and the head if it names one."""
@@ -120,5 +130,10 @@ class PlacedEdit(Edit):
         if isinstance(self.at, Site) and self.at.name == "scores":
             raise InvalidInput(f"{type(self).__name__} of {self.at}: {why} Edit the pattern, or use Knockout.")
 
+    def missing(self, act: Act, acted: bool) -> str:
+        """Return the positions that no step had, or that nothing ran."""
+        return act.missing() if isinstance(act, Selected) else super().missing(act, acted)
+
     def __str__(self) -> str:
-        return f"{type(self).__name__}({str(self.at)!r})"
+        where = "" if self.positions is None else f", positions={words(cast(Any, self.positions))}"
+        return f"{type(self).__name__}({str(self.at)!r}{where})"

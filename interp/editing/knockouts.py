@@ -5,18 +5,18 @@ Source: Geva et al. 2023, "Dissecting Recall of Factual Associations".
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from interp.editing.edit import Act, Edit, as_address
+from interp.editing.positions import Chosen, Positions, as_positions, words
 from interp.editing.running import Run
 from interp.errors import InvalidInput
 from interp.models.model import Model
 from interp.names import Head, Site
 from interp.results.by_head import ScoredHead
-from interp.validate import positions
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Knockout(Edit):
 
     Args:
         head: the head.
-        query: positions that look, or None for all. Positions from 0 are those of the whole
+        query: positions that look, as one number, several or a slice; None for all. Those from 0 are of the whole
             sequence, padding counted, whichever step of a generation reaches them. Negative ones count from the end
             of the step's own queries, over a row's tokens without padding: -1 is a row's last token in a plain
             forward, and in
@@ -45,8 +45,8 @@ class Knockout(Edit):
     """
 
     head: Head | ScoredHead | str
-    query: int | Sequence[int] | None = None
-    key: int | Sequence[int] | None = None
+    query: Positions | None = None
+    key: Positions | None = None
     renormalise: bool = True
     cuts: ClassVar[bool] = True
 
@@ -56,7 +56,7 @@ class Knockout(Edit):
             raise InvalidInput(f"a knockout is of one head, as 'decoder.cross.3.5'; found {str(address)!r}.")
         object.__setattr__(self, "head", address)
         for name in ("query", "key"):
-            object.__setattr__(self, name, positions(name, getattr(self, name)))
+            object.__setattr__(self, name, as_positions(name, getattr(self, name)))
         if self.query is None and self.key is None:
             raise InvalidInput(f"{self}: give the positions that look, the positions looked at, or both.")
 
@@ -80,22 +80,21 @@ class Knockout(Edit):
         return act.missing()
 
     def __str__(self) -> str:
-        return f"Knockout({str(self.head)!r}, query={self.query}, key={self.key})"
+        return f"Knockout({str(self.head)!r}, query={words(cast(Any, self.query))}, key={words(cast(Any, self.key))})"
 
 
 class Cut:
     """A knockout at work: it knows which of its positions have been met."""
 
     def __init__(self, edit: "Knockout", site: Site, run: Run) -> None:
-        self.edit, self.site, self.run = edit, site, run
-        self.left = {"query": set(edit.query or ()), "key": set(edit.key or ())}  # type: ignore[arg-type]
-        self.ran = False
+        self.edit, self.site, self.run, self.ran = edit, site, run, False
+        self.query, self.key = (Chosen(edit, name, getattr(edit, name)) for name in ("query", "key"))
 
     def missing(self) -> str:
         """Return the positions that no step had."""
         if not self.ran:
             return "nothing ran inside that has it"
-        return ", ".join(f"no step had {name} {sorted(left)}" for name, left in self.left.items() if left)
+        return ", ".join(reason for chosen in (self.query, self.key) if (reason := chosen.missing()))
 
     def __call__(self, part: Tensor) -> Tensor | None:
         self.ran = True
@@ -104,8 +103,8 @@ class Cut:
         grows = (stack, self.site.kind) == ("decoder", "self")
         looking = self.run.tokens(stack, rows, offset, part.shape[-2])
         count, seen = self.run.keys_seen(self.site, part)
-        queries = self._here("query", part.shape[-2], offset, stack == "decoder", looking).to(part.device)
-        keys = self._here("key", count, 0, grows, seen).to(part.device)
+        queries = self._marked(self.query, part.shape[-2], offset, stack == "decoder", looking).to(part.device)
+        keys = self._marked(self.key, count, 0, grows, seen).to(part.device)
         cut = queries[:, :, None] & nn.functional.pad(keys, (0, part.shape[-1] - count))[:, None]
         if not bool(cut.any()):
             return None
@@ -128,30 +127,7 @@ class Cut:
         """Tell whether a query sees a key: masked keys have the lowest finite score, which shows in a softmax."""
         return scores.amax(-1, keepdim=True) > torch.finfo(scores.dtype).min / 2
 
-    def _here(self, name: str, length: int, offset: int, grows: bool, shown: Tensor | None) -> Tensor:
+    def _marked(self, chosen: Chosen, length: int, offset: int, grows: bool, shown: Tensor | None) -> Tensor:
         """Mark which of the step's own positions are chosen, `[row, pos]`, or `[1, pos]` where all rows are alike."""
-        chosen = cast(tuple[int, ...] | None, getattr(self.edit, name))
         shown = torch.ones(1, length, dtype=torch.bool) if shown is None else shown.cpu()
-        if chosen is None:
-            return torch.ones(1, length, dtype=torch.bool)
-        marked, outside, counted = torch.zeros_like(shown), set[int](), shown.long().cumsum(1)
-        for position in chosen:
-            # From the end it is a row's own tokens that count.
-            wanted = counted[:, -1:] + 1 + position
-            at = torch.arange(length)[None] == position - offset if position >= 0 else (counted == wanted) & shown
-            if position < 0 and bool((wanted < 1).any()) and bool((wanted >= 1).any()):
-                raise InvalidInput(
-                    f"{self.edit}: some rows hold fewer tokens than {name}={position} counts, the rest is padding: "
-                    "choose a position that all rows have."
-                )
-            marked |= at
-            if bool((at & shown).any()):
-                self.left[name].discard(position)
-            elif not bool(at.any()):
-                outside.add(position)
-        if not grows and outside:
-            raise InvalidInput(
-                f"{self.edit}: {self.site.stack} has {length} positions there, so {name} {sorted(outside)} is outside "
-                "the sequence."
-            )
-        return marked
+        return chosen.here(shown, offset, length, self.site, grows)

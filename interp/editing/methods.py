@@ -8,6 +8,7 @@ from torch import Tensor
 from interp.editing.actions import actions
 from interp.editing.edit import Edit, Target, as_address
 from interp.editing.edits import Mean, Reference, Resample, Zero
+from interp.editing.positions import Positions
 from interp.editing.running import Run
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
@@ -23,6 +24,7 @@ def ablations(
     method: Method = "zero",
     reference: Reference | None = None,
     by_position: bool = False,
+    positions: Positions | None = None,
 ) -> list[Edit]:
     """Return the edits that ablate some targets by one method.
 
@@ -31,6 +33,7 @@ def ablations(
         method: `zero`; `mean` over the reference; `resample` from the reference, row by row.
         reference: a batch, or for means several.
         by_position: whether means are taken at each position by itself.
+        positions: where along the sequence; everywhere by default.
 
     Returns:
         One edit a target.
@@ -53,14 +56,14 @@ def ablations(
     if method == "zero":
         if reference is not None:
             raise InvalidInput("a reference was given, which method='zero' does not use: did you mean method='mean'?")
-        return [Zero(place) for place in places]
+        return [Zero(place, positions=positions) for place in places]
     if reference is None:
         raise InvalidInput(f"method={method!r} needs a reference: give a Batch of the inputs to take values from.")
     if method == "mean":
-        return [Mean(place, reference, by_position) for place in places]
+        return [Mean(place, reference, by_position, positions=positions) for place in places]
     if not isinstance(reference, Batch):
         raise InvalidInput("method='resample' takes one Batch, whose rows stand for the rows of what runs.")
-    return [Resample(place, reference) for place in places]
+    return [Resample(place, reference, positions=positions) for place in places]
 
 
 def ablated_z(

@@ -63,7 +63,7 @@ def sweep(
 
     Args:
         function: called with one value of each axis and the fixed parameters, all by name; returns a
-            DataFrame, a mapping (one row) or a list of mappings.
+            DataFrame, a result such as `interp.score_heads` gives, a mapping (one row) or a list of mappings.
         grid: values by axis, which JSON can hold. Models on an axis `model` are given by name or
             directory and opened once a worker; one that is open already may be given where the
             sweep runs in this process.

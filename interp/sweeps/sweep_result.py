@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from interp.errors import InvalidInput
+from interp.results.result import Result
 from interp.sweeps.grid import Configuration, canonical, label
 
 
@@ -16,7 +17,7 @@ def table_of(returned: Any, point: Configuration) -> pa.Table:
     """Return what a function returned as a table that knows its configuration.
 
     Args:
-        found: a frame, a mapping (one row) or a list of mappings.
+        returned: a frame, a result (its table), a mapping (one row) or a list of mappings.
         point: the configuration that it is of.
 
     Returns:
@@ -29,13 +30,15 @@ def table_of(returned: Any, point: Configuration) -> pa.Table:
     at = f"the function's result for {label(point)}"
     if isinstance(returned, pd.DataFrame):
         frame = returned
+    elif isinstance(returned, Result):
+        frame = returned.to_frame()
     elif isinstance(returned, Mapping):
         frame = pd.DataFrame([dict(cast(Mapping[Any, Any], returned))])
     elif isinstance(returned, list) and all(isinstance(row, Mapping) for row in cast(list[Any], returned)):
         frame = pd.DataFrame([dict(row) for row in cast(list[Any], returned)])
     else:
         raise InvalidInput(
-            f"{at} is a {type(returned).__name__}: return a DataFrame, a mapping, or a list of mappings."
+            f"{at} is a {type(returned).__name__}: return a DataFrame, a result, a mapping, or a list of mappings."
         )
     names = list(cast(Sequence[Any], frame.columns))
     if odd := [name for name in names if not isinstance(name, str)]:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp import Model, capture
+from interp import Model
 from interp.errors import InvalidInput
 from interp.inputs.masks import check_tokens
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, over_rows, provenance
+from interp.scoring import score_rows
 from probes.stimuli.repeated_sequences import RepeatedSequences, sequences_for
 
 Keys = Callable[[int, int], Iterable[int]]
@@ -76,10 +77,9 @@ def head_scores(
     source = provenance(model, name="head_scores", **parameters)
     scores: dict[str, HeadScores] = {}
     for site in _self_attention(model):
-        patterns = token_patterns(model, stimulus, site)
-        for name, keys in SCORES.items():
-            if name not in AHEAD or site == "encoder.self":
-                scores[f"{site}.{name}"] = score(name, keys, patterns, site, stimulus.sequence_length, source)
+        keys = {name: keys for name, keys in SCORES.items() if name not in AHEAD or site == "encoder.self"}
+        panels = scores_by_keys(model, stimulus, keys, site, source)
+        scores |= {f"{site}.{name}": panel for name, panel in panels.items()}
     return scores
 
 
@@ -113,9 +113,9 @@ def prefix_matching(
         raise InvalidInput(f"offset={offset}: choose -1, 0 or 1.")
     stimulus, parameters = _sequences(model, sequence_length, repetitions, batch_size, vocab_range, seed)
     source = provenance(model, name="prefix_matching", offset=offset, average=average, **parameters)
-    keys, length = partial(_after_occurrences, offset=offset), stimulus.sequence_length
+    keys: dict[str, Keys] = {"prefix_matching": partial(_after_occurrences, offset=offset)}
     return {
-        site: score("prefix_matching", keys, token_patterns(model, stimulus, site), site, length, source, average)
+        site: scores_by_keys(model, stimulus, keys, site, source, average)["prefix_matching"]
         for site in _self_attention(model)
     }
 
@@ -135,27 +135,33 @@ def _self_attention(model: Model) -> list[str]:
     return [f"{stack}.{kind}" for stack, kind in model.family.kinds if kind == "self"]
 
 
-def token_patterns(model: Model, stimulus: RepeatedSequences, site: str) -> Tensor:
-    """Capture patterns among the repeated tokens alone, `[layer, batch, head, query, key]`.
+def scores_by_keys(
+    model: Model,
+    stimulus: RepeatedSequences,
+    keys: dict[str, Keys],
+    site: str,
+    source: dict[str, Any],
+    average: bool = False,
+) -> dict[str, HeadScores]:
+    """Score heads by the attention to the keys of each score, in one forward pass.
 
     Raises:
-        InvalidInput: a row is padded among them.
+        InvalidInput: a row is padded among the repeated tokens.
     """
     stack = model.kind(site)[0]
     places = stimulus.places(stack)
     check_tokens(stimulus.mask(stack), stack, range(places.start, places.stop), "a repeated token")
-    cache = capture(model, stimulus, f"{site}.*.pattern")
-    return torch.stack([pattern[:, :, places, places] for pattern in cache.values()])
+    functions = {name: partial(_paid, rule, places, stimulus.sequence_length, average) for name, rule in keys.items()}
+    rows = score_rows(model, [stimulus], functions, site)[0]
+    return {name: over_rows(name, site, rows[name], source) for name in keys}
 
 
-def score(
-    name: str, keys: Keys, patterns: Tensor, site: str, length: int, source: dict[str, Any], average: bool = False
-) -> HeadScores:
-    """Add up (or average) the attention that a query pays to its keys, and take the mean over queries and rows."""
-    total = patterns.shape[-1]
+def _paid(keys: Keys, places: slice, length: int, average: bool, pattern: Tensor) -> Tensor:
+    """Add up (or average) the attention that a query pays to its keys, and take the mean over queries."""
+    total = places.stop - places.start
     pairs = [(query, key) for query in range(total) for key in keys(query, length) if 0 <= key < total]
     query, key = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    paid = patterns.cpu()[..., query, key].double()
+    paid = pattern[:, :, places, places].cpu()[..., query, key].double()
     if average:
         paid = paid / torch.bincount(query).to(paid)[query]
-    return over_rows(name, site, paid.sum(-1) / len(query.unique()), source)
+    return paid.sum(-1) / len(query.unique())

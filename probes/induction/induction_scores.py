@@ -19,7 +19,7 @@ from interp.models.model import as_model
 from interp.results.by_head import HeadScores, ScoredHead, provenance
 from interp.results.result import Result
 from interp.validate import whole
-from probes.induction.head_scores import SCORES, Keys, score, token_patterns
+from probes.induction.head_scores import SCORES, Keys, scores_by_keys
 from probes.stimuli.repeated_sequences import sequences_for
 
 REPEAT_SCORES = ("induction", "induction_diagonal", "previous_token", "duplicate_token")
@@ -124,7 +124,5 @@ def induction_scores(
         raise InvalidInput(f"site={site!r}: these are scores of self-attention; of {site}, probes.induction_mosaic.")
     tokens = sequences_for(model, batch, stimulus)
     source = provenance(model, name="repeated_sequences", **tokens.parameters)
-    patterns = token_patterns(model, tokens, site)
-    length = tokens.sequence_length
-    panels = {name: score(name, _KEYS[name], patterns, site, length, source) for name in REPEAT_SCORES}
-    return InductionScores(**panels, sequence_length=length, provenance=source)
+    panels = scores_by_keys(model, tokens, {name: _KEYS[name] for name in REPEAT_SCORES}, site, source)
+    return InductionScores(**panels, sequence_length=tokens.sequence_length, provenance=source)
