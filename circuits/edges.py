@@ -248,7 +248,7 @@ class Edges(Result):
     digest: str | None = None
 
     def _title(self) -> str:
-        return f"{len(self.edges)} edges, strongest first"
+        return {0: "no edges", 1: "1 edge"}.get(len(self.edges), f"{len(self.edges)} edges, strongest first")
 
     def _contents(self) -> dict[str, Any]:
         return {"edges": tuple((str(e.edge), e.raw, e.excess, e.z) for e in self.edges), "digest": self.digest}

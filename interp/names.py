@@ -208,7 +208,7 @@ def parse_kind(text: str) -> tuple[Stack, Kind]:
     """
     known: dict[str, tuple[Stack, Kind]] = {f"{stack}.{kind}": (stack, kind) for stack, kind in KINDS}
     if not isinstance(cast(Any, text), str) or text not in known:
-        raise UnknownSite(f"{text!r}: the kinds of attention are {', '.join(known)}.{nearest(str(text), known)}")
+        raise UnknownSite(f"{text!r}: there are {', '.join(known)}.{nearest(str(text), known)}")
     return known[text]
 
 

@@ -177,6 +177,12 @@ def some_edges(model: Model) -> list[str]:
     return [str(edge) for edge in circuits.Circuit.full(model)][::60]
 
 
+def to_itself(pattern: Tensor, batch: Batch) -> Tensor:
+    """The attention that a row's last token pays to itself."""
+    at = batch.position(-1, "encoder" if batch.has_encoder else "decoder").to(pattern.device)
+    return pattern[torch.arange(len(batch)), :, at, at]
+
+
 CASES: dict[str, Callable[[Model, Batch, Batch], Any]] = {
     "interp.capture": lambda model, batch, other: captured(model, batch),
     "interp.ablate": within(lambda model, batch, other: interp.Zero(heads(model)[1])),
@@ -186,6 +192,16 @@ CASES: dict[str, Callable[[Model, Batch, Batch], Any]] = {
             interp.Knockout(heads(model)[4], key=-1),
             interp.Add(heads(model)[2].site("pattern"), 0.1),
         ]
+    ),
+    "interp.edited, positions": within(
+        lambda model, batch, other: [
+            interp.Zero(heads(model)[1], positions=-1),
+            interp.Scale(f"{first_stack(model)}.0.mlp_out", -2.0, positions=[-1, -3]),
+            interp.Add(heads(model)[2].site("pattern"), 0.1, positions=slice(-2, None)),
+        ]
+    ),
+    "interp.score_heads": lambda model, batch, other: interp.score_heads(
+        model, batch, to_itself, kind=f"{first_stack(model)}.self"
     ),
     "interp.Resample": within(
         lambda model, batch, other: [

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from circuits.ablation.baselines import naive, parrot, seasonal_naive
+from circuits.ablation.edited_forecasts import check_edits
 from circuits.ablation.forecast_runs import forecast_runs, split_series
 from circuits.ablation.forecast_scores import QUANTILES, forecast_errors, quantiles, seasonal_scale
 from circuits.ablation.head_effects import MEMORY
@@ -24,7 +25,7 @@ from circuits.ablation.sampling import Ablated
 from circuits.controls import Controls, columns_of_controls, random_controls
 from interp import Model
 from interp.editing.context import check_unhooked
-from interp.editing.edit import Address, Target, as_address, locate
+from interp.editing.edit import Address, Edit, Target, as_address, locate
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
@@ -34,6 +35,9 @@ from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.result import Floats, Result
 from interp.results.statistics import interval
 from interp.validate import whole
+
+Change = Target | Edit
+"""What an ablation's name stands for: a head, layer or site that is ablated, or an edit."""
 
 UNEDITED = "unedited"
 BASELINES = ("naive", "seasonal_naive", "parroting")
@@ -133,7 +137,7 @@ class ForecastEffects(Result):
 def forecast_effects(
     model: Model,
     series: Series,
-    ablations: Mapping[str, Target | Sequence[Target]],
+    ablations: Mapping[str, Change | Sequence[Change]],
     *,
     prediction_length: int = 24,
     num_samples: int = 20,
@@ -146,18 +150,20 @@ def forecast_effects(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> ForecastEffects:
-    """Forecast the end of each series with and without some heads.
+    """Forecast the end of each series with and without some heads, or under edits of any kind.
 
     Args:
         series: one or several. The last `prediction_length` steps are the truth; what comes before
             is the context, in which values may be missing (NaN).
-        ablations: by name, heads, attention layers or sites that are ablated together.
+        ablations: by name, what is done together: heads, attention layers or sites, which are ablated by `method`, and
+            edits, such as `[interp.Add(site, value), "decoder.cross.1.2"]`. All forecasts share the random numbers.
+            Several ablations run side by side; edits take a run of the whole model for each name.
         prediction_length: steps to forecast, at most the model's own prediction length.
         num_samples: sample paths for each series and ablation.
         season: steps of a season, by which errors are scaled; 1 scales by single steps.
         method: `zero`, or `mean` over the rows and positions of the reference.
         reference: a batch, or several, for means.
-        controls: random sets for each ablation; all distinct ones where there are fewer.
+        controls: random sets for each ablation of heads; all distinct ones where there are fewer.
         exclude: heads that are never drawn, such as all induction heads. Ablated heads never are.
 
     Returns:
@@ -167,13 +173,14 @@ def forecast_effects(
     Raises:
         UnknownHead, UnknownSite: an address that this model does not have.
         InvalidInput: no ablations, one without a target or with one twice, or under a reserved name;
-            sites that the folded decoder does not pass; series that are too
+            sites that the folded decoder does not pass; edits that take another input row by row; series that are too
             short for the prediction or the season, without a finite truth, or whose context does
             not vary from season to season, for which a scaled error is undefined; series and forecast together
             longer than the model's positions; edits in force.
         UnsupportedModel: a model without a tokenizer for series.
+        InertEdit: an edit that reaches nothing in a forecast.
     """
-    targets = _targets(model, ablations)
+    targets = _targets(model, ablations, method, reference)
     whole("seed", seed, 0)
     whole("controls", controls, 0)
     ablated_heads = {m for members in targets.values() for m in members if isinstance(m, Head)}
@@ -182,7 +189,7 @@ def forecast_effects(
     for name, members in targets.items():
         heads = [m for m in members if isinstance(m, Head)]
         if len(heads) < len(members):
-            drawn[name] = Controls((), "no control: they are drawn for sets of heads only")
+            drawn[name] = Controls((), "no control: they are drawn for sets of ablated heads only")
         else:
             drawn[name] = random_controls(model, heads, exclude=never, draws=controls, seed=seed)
     return controlled_forecasts(
@@ -204,7 +211,7 @@ def forecast_effects(
 def controlled_forecasts(
     model: Model,
     series: Series,
-    targets: Mapping[str, Sequence[Address]],
+    targets: Mapping[str, Sequence[Address] | Sequence[Edit]],
     drawn: Mapping[str, Controls],
     *,
     prediction_length: int,
@@ -219,7 +226,7 @@ def controlled_forecasts(
     """Forecast with and without some heads as `forecast_effects` does, beside the controls that are drawn already.
 
     Args:
-        targets: by name of the ablation, what is ablated together.
+        targets: by name, what is ablated together, or the edits that are in force together.
         drawn: by name of the ablation, its controls.
     """
     check_unhooked(model, "a forecast of several ablations")
@@ -231,10 +238,20 @@ def controlled_forecasts(
     whole("seed", seed, 0)
     controls = {name: [f"{name}, control {i + 1}" for i in range(len(drawn[name].sets))] for name in targets}
     sets = _variants(targets, drawn, controls)
-    ablated = Ablated(model, list(sets.values()), method, reference)
-    nll, crps, samples = forecast_runs(
-        ablated, contexts, truth, num_samples=num_samples, seed=seed, memory=memory, progress=progress
+    under = {name: cast(Sequence[Edit], members) for name, members in sets.items() if _are_edits(members)}
+    without = {name: cast(Sequence[Address], members) for name, members in sets.items() if name not in under}
+    outputs = forecast_runs(
+        Ablated(model, list(without.values()), method, reference),
+        list(under.values()),
+        contexts,
+        truth,
+        num_samples=num_samples,
+        seed=seed,
+        memory=memory,
+        progress=progress,
     )
+    order = [[*without, *under].index(name) for name in sets]
+    nll, crps, samples = (values[order] for values in outputs)
     scale = seasonal_scale(contexts, season)
     points = {
         "naive": np.stack([naive(context, prediction_length) for context in contexts]),
@@ -270,17 +287,23 @@ def controlled_forecasts(
     )
 
 
+def _are_edits(members: Sequence[Address] | Sequence[Edit]) -> bool:
+    return bool(members) and isinstance(members[0], Edit)
+
+
 def _variants(
-    targets: Mapping[str, Sequence[Address]], drawn: Mapping[str, Controls], controls: Mapping[str, Sequence[str]]
-) -> dict[str, Sequence[Address]]:
-    """Return what each variant ablates: nothing, then the ablations, then their controls.
+    targets: Mapping[str, Sequence[Address] | Sequence[Edit]],
+    drawn: Mapping[str, Controls],
+    controls: Mapping[str, Sequence[str]],
+) -> dict[str, Sequence[Address] | Sequence[Edit]]:
+    """Return what each variant ablates or edits: nothing, then what was asked for, then its controls.
 
     Raises:
         InvalidInput: an ablation has the name of a baseline, a control or the unedited forecast.
     """
     if reserved := sorted({UNEDITED, *BASELINES} & set(targets)):
         raise InvalidInput(f"an ablation cannot be called {', '.join(reserved)}: another forecast has that name.")
-    sets: dict[str, Sequence[Address]] = {UNEDITED: [], **targets}
+    sets: dict[str, Sequence[Address] | Sequence[Edit]] = {UNEDITED: [], **targets}
     for name, titles in controls.items():
         if reserved := sorted(set(titles) & set(sets)):
             raise InvalidInput(
@@ -290,25 +313,34 @@ def _variants(
     return sets
 
 
-def _targets(model: Model, named: Mapping[str, Target | Sequence[Target]]) -> dict[str, list[Address]]:
-    """Return what each ablation ablates, by name, as addresses that a forecast passes."""
+def _targets(
+    model: Model, named: Mapping[str, Change | Sequence[Change]], method: Method, reference: Reference | None
+) -> dict[str, list[Address] | list[Edit]]:
+    """Return by name the addresses that are ablated, or the edits if there is an edit among them."""
     if not isinstance(cast(Any, named), Mapping) or not named:
         raise InvalidInput("no ablations: give a dictionary, as {'induction': mosaic.heads()}.")
-    addresses: dict[str, list[Address]] = {}
-    for name, targets in named.items():
-        items = [targets] if isinstance(targets, Target) else list(targets)
+    targets: dict[str, list[Address] | list[Edit]] = {}
+    for name, changes in named.items():
+        several = isinstance(cast(Any, changes), Sequence) and not isinstance(changes, str)
+        items = list(cast(Sequence[Change], changes)) if several else [cast(Change, changes)]
         if not isinstance(cast(Any, name), str) or not items:
             raise InvalidInput(f"the ablation {name!r} has no heads, or no name: give both, as text.")
-        ablations(items)
-        addresses[name] = [as_address(target) for target in items]
-        for address in addresses[name]:
-            site, _ = locate(model, address)
+        edits = [item for item in items if isinstance(item, Edit)]
+        others = [item for item in items if not isinstance(item, Edit)]
+        ablated = ablations(others)
+        if edits:
+            check_edits(name, edits)
+            targets[name] = [*(ablations(others, method, reference) if others else ablated), *edits]
+            continue
+        targets[name] = [as_address(target) for target in others]
+        for address in targets[name]:
+            site, _ = locate(model, cast(Address, address))
             if site.stack == "decoder" and site.name in ("resid_pre", "resid_post"):
                 raise InvalidInput(
                     f"{address}: forecasts of several ablations run the decoder's layers one by one, past this site. "
-                    "Ablate what is added to the stream, as decoder.1.mlp_out, or use interp.ablate and predict."
+                    f"Give it as an edit: [interp.Zero({str(address)!r})]."
                 )
-    return addresses
+    return targets
 
 
 def _correlation(a: Floats, b: Floats) -> Floats:

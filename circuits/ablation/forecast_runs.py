@@ -4,7 +4,7 @@
 2. Series by series, as many as fit into memory: the logits of the truth's own tokens, then sampled paths.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,9 +13,11 @@ from chronos import MeanScaleUniformBins
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from circuits.ablation.edited_forecasts import edited_run
 from circuits.ablation.forecast_scores import bin_crps, seasonal_scale
 from circuits.ablation.sampling import Ablated, reading, sampling, split, uniforms
 from interp import Batch, Model
+from interp.editing.edit import Edit
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
 from interp.results.result import Floats
@@ -62,13 +64,21 @@ def split_series(model: Model, series: Series, prediction_length: int, season: i
 
 
 def forecast_runs(
-    ablated: Ablated, contexts: Floats, truth: Floats, *, num_samples: int, seed: int, memory: int, progress: bool
+    ablated: Ablated,
+    edits: Sequence[Sequence[Edit]],
+    contexts: Floats,
+    truth: Floats,
+    *,
+    num_samples: int,
+    seed: int,
+    memory: int,
+    progress: bool,
 ) -> tuple[Floats, Floats, Floats]:
-    """Read the truth step by step, and sample forecasts, with every set of heads ablated.
+    """Read the truth step by step, and sample forecasts, with every set of heads ablated and under every set of edits.
 
     Returns:
-        Negative log-likelihood in nats per step and CRPS, `[set, series]`, and samples
-        `[set, series, sample, step]`. CRPS and samples are in the series' units.
+        Negative log-likelihood in nats per step and CRPS, `[variant, series]`, and samples
+        `[variant, series, sample, step]`, the ablated variants first. CRPS and samples are in the series' units.
     """
     model, steps, sets = ablated.model, truth.shape[1], len(ablated.sets)
     uniform = uniforms(seed, len(truth), num_samples, steps)
@@ -81,7 +91,13 @@ def forecast_runs(
     model.check(Batch(batch.input_ids, decoder_input_ids=batch.decoder_input_ids[:, :-1]))
     size, at_once = _sizes(model, prompt, sets, num_samples, steps, memory)
     nll, crps, samples = [], [], []
-    bar = tqdm(total=len(truth), disable=not progress, desc=f"forecast, {sets} variants", unit="series", leave=False)
+    bar = tqdm(
+        total=len(truth),
+        disable=not progress,
+        desc=f"forecast, {sets + len(edits)} variants",
+        unit="series",
+        leave=False,
+    )
     for rows in _slices(len(truth), size):
         _, _, scale = tokenizer.context_input_transform(torch.from_numpy(contexts[rows]))
         scaled_truth = (torch.from_numpy(truth[rows]) / scale[:, None]).to(model.device)
@@ -96,6 +112,10 @@ def forecast_runs(
         jobs = reading(model, inputs[rows], judge), sampling(model, uniform[rows])
         chunk = prompt.rows(torch.arange(len(truth))[rows])
         judged, tokens = (outputs.cpu() for outputs in ablated.run(chunk, *jobs, at_once=at_once))
+        for members in edits:
+            own, drawn = edited_run(model, members, chunk, inputs[rows], uniform[rows], judge)
+            judged = torch.cat([judged, own.cpu()[None, :, None, 0]])
+            tokens = torch.cat([tokens, drawn.cpu()[None]])
         nll.append(judged[:, :, 0, 0].numpy())
         crps.append(judged[:, :, 0, 1].numpy() * scale.numpy())
         samples.append(vocabulary.values_of(tokens).double().numpy() * scale.numpy()[:, None, None])

@@ -84,7 +84,7 @@ class InductionCandidates(Result):
     provenance: dict[str, Any]
 
     def _title(self) -> str:
-        number = f"{len(self)} candidates" if len(self) else "no candidates"
+        number = {0: "no candidates", 1: "1 candidate"}.get(len(self), f"{len(self)} candidates")
         return f"{number} at a threshold of {self.threshold:g} in {self.provenance.get('model', 'a model')}"
 
     def _shown(self) -> pd.DataFrame:

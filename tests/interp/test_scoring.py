@@ -33,9 +33,9 @@ def test_a_score_against_the_models_own_attentions(model: Model, batch: Batch, k
     own = {"encoder.self": out.encoder_attentions, "decoder.self": out.decoder_attentions}
     rows = torch.stack(own.get(kind, out.cross_attentions))[..., -1, -1].double()
     assert (scores.name, scores.site, scores.unit) == ("last_key", kind, "attention")
-    close(torch.tensor(scores.values), rows.mean(1), terms=LAYER)
+    close(scores.values, rows.mean(1).numpy(), terms=LAYER)
     assert scores.stderr is not None
-    close(torch.tensor(scores.stderr), rows.std(1) / len(batch) ** 0.5, terms=LAYER)
+    close(scores.stderr, rows.std(1).numpy() / len(batch) ** 0.5, terms=LAYER)
 
 
 def test_heads_of_a_decoder_alone_are_scored_too(either: Model, either_batch: Batch) -> None:
@@ -43,7 +43,7 @@ def test_heads_of_a_decoder_alone_are_scored_too(either: Model, either_batch: Ba
     values = interp.score_heads(either, either_batch, last_key, kind=kind).values
     assert values.shape == (len(either.layers(kind)), either.n_heads)
     cache = interp.capture(either, either_batch, f"{kind}.*.pattern")
-    np.testing.assert_allclose(values[-1], list(cache.values())[-1][..., -1, -1].double().mean(0), rtol=1e-12)
+    close(values[-1], list(cache.values())[-1][..., -1, -1].double().mean(0).numpy(), terms=LAYER)
 
 
 def test_a_function_of_two_parameters_gets_the_batch(model: Model) -> None:
@@ -60,7 +60,7 @@ def test_a_function_of_two_parameters_gets_the_batch(model: Model) -> None:
     by_hand = [
         [float(pattern[row, head, -1, int(ids[row].argmax())]) for row in range(5)] for head in range(model.n_heads)
     ]
-    np.testing.assert_allclose(scores.values[1], np.mean(by_hand, axis=1), rtol=1e-6)
+    close(scores.values[1], np.mean(by_hand, axis=1), terms=LAYER)
 
 
 def test_several_batches_are_one_data_set(model: Model, batch: Batch) -> None:
@@ -68,8 +68,8 @@ def test_several_batches_are_one_data_set(model: Model, batch: Batch) -> None:
     whole = interp.score_heads(model, batch, last_key)
     parts = (some(batch, rows) for rows in (slice(0, 1), slice(1, None)))
     streamed = interp.score_heads(model, parts, last_key, progress=False)
-    np.testing.assert_allclose(streamed.values, whole.values, rtol=1e-6)
-    np.testing.assert_allclose(streamed.stderr, whole.stderr, rtol=1e-5)
+    close(streamed.values, whole.values, terms=LAYER)
+    close(streamed.stderr, whole.stderr, terms=LAYER)
     assert streamed.provenance["stimulus"]["rows"] == len(batch)
     assert streamed.provenance["stimulus"]["batches"] == 2
 
@@ -94,7 +94,7 @@ def test_any_site_with_heads(model: Model, batch: Batch, site: str) -> None:
     by_hand = [
         float(value.select(axis, head).double().square().flatten(1).mean(1).mean()) for head in range(model.n_heads)
     ]
-    np.testing.assert_allclose(scores.values[1], by_hand, rtol=1e-5)
+    close(scores.values[1], np.array(by_hand), terms=LAYER)
 
 
 def test_rows_without_a_score_do_not_count(model: Model, batch: Batch) -> None:
@@ -105,7 +105,7 @@ def test_rows_without_a_score_do_not_count(model: Model, batch: Batch) -> None:
 
     known = interp.score_heads(model, batch, but_the_first)
     rest = interp.score_heads(model, some(batch, slice(1, None)), last_key)
-    np.testing.assert_allclose(known.values, rest.values, rtol=1e-5)
+    close(known.values, rest.values, terms=LAYER)
 
 
 def test_lambdas_and_numpy_serve(model: Model, batch: Batch) -> None:

@@ -352,7 +352,7 @@ def test_runs_differ_by_the_edit_alone(either: interp.Model) -> None:
 def test_encoder_heads_layers_and_sites(model: interp.Model) -> None:
     heads = ["encoder.self.0.1", "decoder.cross.0.0"]
     found = effects(model, ablations={"heads": heads, "layer": "decoder.cross.1", "mlp": "encoder.1.mlp_out"})
-    assert found.reasons["layer"] == found.reasons["mlp"] == "no control: they are drawn for sets of heads only"
+    assert found.reasons["layer"] == found.reasons["mlp"] == "no control: they are drawn for sets of ablated heads only"
     assert len(found.controls["heads"]) == 2
     summary = found.summary()
     assert summary[summary["ablation"] == "mlp"]["control"].isna().all()

@@ -370,8 +370,10 @@ def test_pairs_that_cannot_be(model: interp.Model, pair: tuple[str, str, str], t
 def test_results_print_as_one_would_read_them(model: interp.Model) -> None:
     scores = scores_of(model)
     assert repr(scores).splitlines()[0] == "CompositionScores(tiny: 279 pairs, chance 0.224, norms folded)"
-    assert len(repr(scores.top(3)).splitlines()) == 3
-    assert repr(scores.top(1)) == str(scores.top(1)[0])
+    title, columns, *edges = repr(scores.top(3)).splitlines()
+    assert title == "3 edges, strongest first"
+    assert columns.split() == ["edge", "writer", "reader", "kind", "raw", "excess", "z"]
+    assert [edge.split()[2] for edge in edges] == [str(edge.edge).split()[-1] for edge in scores.top(3)]
     assert "no edges" in repr(Edges(()))
     assert len(repr(interp.position_bias(model, "encoder.self"))) < 90
 
