@@ -4,6 +4,7 @@
 # make versions   the tests of what hangs on other packages, with the oldest and with the newest versions
 # make test-all   make test, and what it holds on smaller settings as it stands
 # make lint   ruff and pyright
+# make docs   the documentation site, in site/; it runs the notebooks, and a broken link or reference fails
 # make bench  what is timed, as ratios
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/$(INSTALL) --constraint constraints.txt
 
-.PHONY: demo test test-all test-oldest test-newest versions lint bench clean
+.PHONY: demo test test-all test-oldest test-newest versions lint docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m probes mosaic --model pico-t5 --out induction_mosaic.html
@@ -37,6 +38,9 @@ lint: $(VENV)/.dev
 	$(BIN)/python -m pyright
 	$(BIN)/python -m pyright --project tests
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
@@ -60,6 +64,10 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.demo $(VENV)/.test
 
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable '.[docs]'
+	touch $@ $(VENV)/.demo
+
 .venv-oldest/.test: constraints-oldest.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/$(INSTALL) --constraint constraints-oldest.txt "$$(grep '^torch==' constraints-oldest.txt)"
@@ -75,4 +83,4 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest build site *.egg-info
