@@ -90,8 +90,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     origin = ORIGINS.get(page.file.src_uri)
     if origin is None:
         return markdown
-    if origin == "README.md":
-        page.meta["hide"] = ["navigation"]
+    if origin == "README.md" or origin.endswith(".ipynb"):
+        page.meta["hide"] = ["navigation"]  # figures and code are wide
+    if origin.endswith(".ipynb"):
+        return markdown
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
     for index in range(0, len(parts), 2):
         text = re.sub(r"\]\(([^)\s]+)\)", lambda match: f"]({moved(match[1], origin, page, config)})", parts[index])
