@@ -36,7 +36,7 @@ def check_index(index: pd.Index) -> None:
             f"the index of a series must have one level: it has {index.nlevels}, which hold several series or say more "
             "than the time. Take one series by series.xs(...), or drop a level by series.droplevel(...)."
         )
-    index = _known(index)
+    index = known_index(index)
     if index.hasnans:
         raise InvalidInput(
             f"the index of a series must be whole: {int(index.isna().sum())} of its {len(index)} entries are missing "
@@ -44,14 +44,14 @@ def check_index(index: pd.Index) -> None:
         )
     if not index.is_unique:
         raise InvalidInput(
-            f"the index of a series must hold each step once: {_text(index[index.duplicated()][0])} comes twice. Of "
+            f"the index of a series must hold each step once: {entry_text(index[index.duplicated()][0])} comes twice. Of "
             "several series pass a list, one each; of repeats keep one, as series.groupby(level=0).last() does."
         )
     if not index.is_monotonic_increasing:
         order = "newest first" if index.is_monotonic_decreasing else "out of order"
         raise InvalidInput(
-            f"a series must begin with its oldest step: its index is {order}, from {_text(index[0])} to "
-            f"{_text(index[-1])}. Sort it by series.sort_index()."
+            f"a series must begin with its oldest step: its index is {order}, from {entry_text(index[0])} to "
+            f"{entry_text(index[-1])}. Sort it by series.sort_index()."
         )
     if len(index) > 2 and not _even(index):
         raise InvalidInput(_uneven(index))
@@ -68,7 +68,7 @@ def frequency(index: pd.Index) -> str | None:
     return cast(str | None, pd.infer_freq(index)) if len(index) > 2 else None
 
 
-def _known(index: pd.Index) -> pd.Index:
+def known_index(index: pd.Index) -> pd.Index:
     """Return the index as one of dates, periods, durations or numbers."""
     if index.dtype == object:
         index = index.infer_objects()
@@ -141,7 +141,7 @@ def _uneven(index: pd.Index) -> str:
     steps = np.diff(place)
     usual = np.sort(steps)[(len(steps) - 1) // 2]
     at = int(np.argmax(np.abs(steps - usual)))
-    where = f"after {_text(index[at])} comes {_text(index[at + 1])}, and most steps are of {_length(usual)}"
+    where = f"after {entry_text(index[at])} comes {entry_text(index[at + 1])}, and most steps are of {_length(usual)}"
     return (
         f"a series must be evenly spaced: {where}. {_filled(index, steps)} If only the order counts, as of trading "
         "hours, drop the index: series.reset_index(drop=True)."
@@ -184,9 +184,9 @@ def _stamps(index: pd.Index) -> NDArray[Any]:
 
 
 def _length(step: Any) -> str:
-    return _text(pd.Timedelta(step)).removeprefix("0 days ") if isinstance(step, np.timedelta64) else f"{step:g}"
+    return entry_text(pd.Timedelta(step)).removeprefix("0 days ") if isinstance(step, np.timedelta64) else f"{step:g}"
 
 
-def _text(entry: Any) -> str:
+def entry_text(entry: Any) -> str:
     """Format a date, without a time that is midnight; numbers stay as they are."""
     return f"{entry}".removesuffix(" 00:00:00")[:40]

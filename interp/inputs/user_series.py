@@ -178,7 +178,9 @@ def _not_a_column(rows: int) -> None:
 def _column(values: Any) -> _Column:
     """Return one series, or a rectangle of several, as numbers, with its name and index if it has them."""
     xarray = type(values).__module__.partition(".")[0] == "xarray"
-    if xarray and getattr(values, "ndim", 0) == 1 and hasattr(values, "to_series"):
+    # A one-dimensional DataArray of xarray, and the probes' TimeSeries.
+    flat = getattr(values, "ndim", 1) == 1 and not (isinstance(values, pd.Index) or is_table(values))
+    if flat and hasattr(type(values), "to_series"):
         values = values.to_series()
     if isinstance(values, pd.Series):
         check_index(values.index)

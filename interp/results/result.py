@@ -1,7 +1,7 @@
 """Results: frozen values with named fields, which print briefly, turn into tables, and go to files and back.
 
 1. A result class is a frozen dataclass that derives from `Result` and names its `KIND`. Its fields hold arrays,
-   numbers, texts, addresses, frames, other results, and tuples and dictionaries of these.
+   numbers, texts, addresses, frames, dates (a pandas index), other results, and tuples and dictionaries of these.
 2. `save` writes JSON, or safetensors for classes that are `LARGE` and for paths that end in `.safetensors`. `read`
    finds the class by the kind that the file names, and makes the result again.
 
@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from interp.errors import DamagedFile, InterpError, MissingFile, WrongVersion
+from interp.inputs.dates import index_of_plain, index_to_plain
 from interp.names import AttentionLayer, Head, Site
 from interp.results.files import write_bytes, write_text
 
@@ -276,6 +277,8 @@ def _plain(value: Any, arrays: dict[str, NDArray[Any]] | None, path: str = "") -
         return {"stored": path}
     if isinstance(value, pd.DataFrame):
         return {"frame": [[str(name), str(column.dtype), _cells(column)] for name, column in value.items()]}
+    if isinstance(value, pd.Index):
+        return index_to_plain(value)
     if isinstance(value, float) and not np.isfinite(value):
         return {"float": repr(value)}
     for key, kind in _ADDRESSES.items():
@@ -316,6 +319,8 @@ def _value(stored: Any, arrays: dict[str, NDArray[Any]]) -> Any:
         return frozen(stored["array"]).reshape(stored["shape"])
     if "stored" in stored:
         return frozen(arrays[stored["stored"]])
+    if "index" in stored:
+        return index_of_plain(stored)
     if "float" in stored:
         return float(stored["float"])
     if "frame" in stored:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from interp import Batch, Model, capture
 from interp.errors import InvalidInput
+from interp.inputs.series_index import entry_text
 from interp.inputs.user_series import as_series
 from interp.models.model import as_model
 from interp.results.by_head import provenance
@@ -101,6 +102,7 @@ def attention_spectrum(
         shuffles=shuffles,
         seed=seed,
         parameters=timed.parameters,
+        dates=None if timed.index is None else [entry_text(entry) for entry in timed.index[[0, -1]]],
     )
     eos = paid[..., n] if batch.has_encoder and model.vocabulary.eos is not None else None
     step = int(batch.decoder_steps[place])

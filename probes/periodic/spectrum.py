@@ -53,7 +53,7 @@ class AttentionSpectrum(Result):
     site: str = SITE
 
     KIND = "attention-spectrum"
-    VERSION = 2
+    VERSION = 3
 
     def __post_init__(self) -> None:
         parse_kind(self.site)
@@ -235,7 +235,7 @@ class AttentionSpectrum(Result):
         series |= {"values": frozen(series["values"]), "frequencies": tuple(series["frequencies"])}
         prediction, eos = content["prediction"], content["eos"]
         return {
-            "series": TimeSeries(**series),
+            "series": TimeSeries._of_contents(series),
             "attention": attention,
             "eos": None if eos is None else frozen(eos),
             "position": int(content["position"]),

@@ -15,16 +15,17 @@ from probes.stimuli.time_series import TimeSeries
 def _read(file: str, column: str, spacing: float, name: str) -> TimeSeries:
     with (files("probes") / "data" / file).open() as content:
         frame = pd.read_csv(content)
-    first, last = frame.iloc[[0, -1], 0].astype(str)
+    dates = pd.to_datetime(frame.iloc[:, 0].astype(str), format="%Y" if spacing == 1 else "%Y-%m")
     return TimeSeries(
-        frame[column].to_numpy(dtype=float), spacing, "year", name, parameters={"first": first, "last": last}
+        frame[column].to_numpy(dtype=float), spacing, "year", name, index=pd.DatetimeIndex(dates, name=None)
     )
 
 
 def air_passengers() -> TimeSeries:
     """Return monthly airline passengers in thousands, 1949-1960: 144 steps, a season of 12, growth."""
-    parameters = {"first": "1949-01", "last": "1960-12"}
-    return TimeSeries(_air_passengers(), 1 / 12, "year", "air passengers", parameters=parameters)
+    values = _air_passengers()
+    months = pd.date_range("1949-01", periods=len(values), freq="MS")
+    return TimeSeries(values, 1 / 12, "year", "air passengers", index=months)
 
 
 def sunspots() -> TimeSeries:

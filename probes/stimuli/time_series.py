@@ -14,44 +14,61 @@ from torch import Tensor
 
 from interp import Batch, Model
 from interp.errors import InvalidInput
+from interp.inputs.dates import own_index, time_unit
+from interp.inputs.series_index import check_index, entry_text
 from interp.inputs.user_series import as_series, read_series
 from interp.results.result import Floats, Result, frozen
 from interp.sweeps.grid import plain
 from interp.validate import whole
 
+_DEFAULT: Any = None
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TimeSeries(Result):
-    """One series on an even time axis.
+    """One series on an even time axis, with its dates where it has them.
 
     Attributes:
         values: `[step]`, from any one series (`interp.inputs.user_series.Series`).
-        spacing: time from one step to the next, in `unit`.
+        spacing: time from one step to the next, in `unit`. By default 1 step or, where dates are known, the length of
+            a step: 1/12 year for months, 1/7 week for days, 1/24 day for hours.
         unit: unit of time: `s` makes frequencies Hz, `year` cycles a year.
-        name: its name in figures.
+        name: its name in figures; by default that of a pandas series.
         frequencies: frequencies of its components, in cycles a `unit`; none for real series.
         parameters: what it was made with.
+        index: the date of each step, or its period, duration or number; by default the index of a pandas series. None
+            where there is none.
 
     Raises:
         InvalidInput: no values, or more than one axis; infinite or only missing values; a spacing
-            or frequencies that are not positive.
+            or frequencies that are not positive; an index of another length, not in order or not evenly spaced.
     """
 
     KIND = "time-series"
+    VERSION = 2
 
     values: Floats
-    spacing: float = 1.0
-    unit: str = "step"
-    name: str = "series"
+    spacing: float = _DEFAULT
+    unit: str = _DEFAULT
+    name: str = _DEFAULT
     frequencies: tuple[float, ...] = ()
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    index: pd.Index | None = None
 
     def __post_init__(self) -> None:
-        values = read_series(self.values).values
-        if len(values) != 1:
-            raise InvalidInput(f"one series [step] is needed; found {len(values)}. Take one of them.")
-        object.__setattr__(self, "values", frozen(values[0]))
-        object.__setattr__(self, "spacing", positive("spacing", self.spacing))
+        series = read_series(self.values)
+        if len(series.values) != 1:
+            raise InvalidInput(f"one series [step] is needed; found {len(series.values)}. Take one of them.")
+        object.__setattr__(self, "values", frozen(series.values[0]))
+        index = _index_of(series.indexes[0] if self.index is None else self.index, len(self.values))
+        object.__setattr__(self, "index", index)
+        spacing, unit = self.spacing, self.unit
+        if spacing is _DEFAULT and unit is _DEFAULT and index is not None:
+            spacing, unit = time_unit(index)
+        object.__setattr__(self, "spacing", positive("spacing", 1.0 if spacing is _DEFAULT else spacing))
+        object.__setattr__(self, "unit", "step" if unit is _DEFAULT else unit)
+        name = series.names[0] or "series" if self.name is _DEFAULT else self.name
+        object.__setattr__(self, "name", name)
         tones = np.atleast_1d(np.asarray(self.frequencies, dtype=object)).tolist()
         object.__setattr__(self, "frequencies", tuple(positive("frequencies", f) for f in tones))
         parameters = {str(name): plain(str(name), value) for name, value in self.parameters.items()}
@@ -64,11 +81,17 @@ class TimeSeries(Result):
         return np.array(self.values, dtype=dtype)
 
     def __repr__(self) -> str:
-        return f"TimeSeries({self.name!r}, {len(self)} steps of {self.spacing:g} {self.unit})"
+        dates = "" if self.index is None else f", {entry_text(self.index[0])} to {entry_text(self.index[-1])}"
+        length = f"1/{parts:g}" if (parts := round(1 / self.spacing, 4)) > 1 else f"{self.spacing:g}"
+        return f"TimeSeries({self.name!r}, {len(self)} steps of {length} {self.unit}{dates})"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per step: `time` (in `unit`), `value`."""
-        return pd.DataFrame({"time": self.times, "value": self.values})
+        """Return one row per step: `time` (the date where it is known, otherwise in `unit` from 0), `value`."""
+        return pd.DataFrame({"time": self.times if self.index is None else self.index, "value": self.values})
+
+    def to_series(self) -> pd.Series:
+        """Return a pandas series with its name and, where it is known, its index."""
+        return pd.Series(self.values, index=self.index, name=self.name)
 
     @property
     def times(self) -> Floats:
@@ -87,16 +110,45 @@ class TimeSeries(Result):
 
     def first(self, steps: int) -> Self:
         """Return its first steps."""
-        return replace(self, values=self.values[: whole("steps", steps, 1)])
+        return self._part(slice(None, whole("steps", steps, 1)))
 
     def last(self, steps: int) -> Self:
         """Return its last steps, as for a model with a shorter context."""
-        return replace(self, values=self.values[-whole("steps", steps, 1) :])
+        return self._part(slice(-whole("steps", steps, 1), None))
+
+    def _part(self, steps: slice) -> Self:
+        return replace(self, values=self.values[steps], index=None if self.index is None else self.index[steps])
 
     def shuffled(self, seed: int = 0) -> Self:
         """Return the same values in random order, so that no period is left."""
         values = np.random.default_rng(whole("seed", seed, 0)).permutation(self.values)
         return replace(self, values=values, name=f"{self.name}, shuffled", frequencies=())
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        """Read files of version 1 too, which hold no dates, or the first and the last one as parameters."""
+        return super()._of_contents(values if "index" in values else values | {"index": _months_of_before(values)})
+
+
+def _index_of(index: Any, steps: int) -> pd.Index | None:
+    """Return the index of a series, checked."""
+    if index is None:
+        return None
+    if not isinstance(index, pd.Index):
+        raise InvalidInput(f"index={index!r:.60}: give a pandas index, as pd.date_range(...), or none.")
+    if len(index) != steps:
+        raise InvalidInput(f"index holds {len(index)} entries for {steps} values: give one each.")
+    check_index(index)
+    return own_index(index)
+
+
+def _months_of_before(values: dict[str, Any]) -> pd.Index | None:
+    """Return the months or years of a bundled series in a file of version 1; None where they do not fit its steps."""
+    parameters, months = values["parameters"], round(12 * values["spacing"])
+    if values["unit"] != "year" or not {"first", "last"} <= set(parameters) or months < 1:
+        return None
+    index = pd.date_range(str(parameters["first"]), periods=len(values["values"]), freq=f"{months}MS")
+    return index if index[-1] == pd.Timestamp(str(parameters["last"])) else None
 
 
 def positive(name: str, value: Any) -> float:
@@ -136,15 +188,14 @@ class SeriesBatch(Batch):
 
 
 def as_time_series(series: Any) -> TimeSeries:
-    """Give a series a time axis, in steps and with its own name, if it has none.
+    """Give a series a time axis, with its own name and dates, or in steps, if it has none.
 
     Raises:
         InvalidInput: what is no series, or several.
     """
     if isinstance(series, TimeSeries):
         return series
-    user_series = read_series(series)
-    return TimeSeries(user_series.values, name=user_series.names[0] or "series")
+    return TimeSeries(series)
 
 
 def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBatch:

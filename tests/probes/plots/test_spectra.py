@@ -115,12 +115,15 @@ def test_no_prediction_is_said_and_not_drawn(waves: AttentionSpectrum) -> None:
 def test_dates_are_drawn_where_they_are_known(passengers: AttentionSpectrum) -> None:
     figure = plots.attention_spectrum(passengers, heads="decoder.cross.0.0")
     found = shown(figure)
-    assert (found["series", "y"].x[0], found["series", "y"].x[-1]) == ("1949-01", "1960-12")
-    assert list(found["prediction", "y"].x) == ["1961-01"]
+    assert (found["series", "y"].x[0], found["series", "y"].x[-1]) == ("1949-01-01", "1960-12-01")
+    assert list(found["prediction", "y"].x) == ["1961-01-01"]
     assert (figure.layout.xaxis.type, figure.layout.xaxis2.title.text) == ("date", "frequency (cycles per year)")
-    # What was cut off is not known: its dates would be another part's.
+    # A part keeps its own dates.
     cut = replace(passengers, series=passengers.series.last(100), attention=passengers.attention[..., :100])
     figure = plots.attention_spectrum(cut, heads="decoder.cross.0.0")
+    assert shown(figure)["series", "y"].x[0] == "1952-09-01"
+    bare = replace(cut, series=replace(cut.series, index=None))
+    figure = plots.attention_spectrum(bare, heads="decoder.cross.0.0")
     close(shown(figure)["series", "y"].x, np.arange(100) / 12)
     assert (figure.layout.xaxis.type, figure.layout.xaxis.title.text) == ("linear", "time (year)")
 
@@ -148,7 +151,7 @@ def test_one_head_of_every_layer_over_the_series(passengers: AttentionSpectrum) 
     assert [trace.yaxis for trace in paid] == ["y2", "y4", "y6"]
     for layer, trace in enumerate(paid):
         close(trace.y, passengers.attention[layer, 3])
-        assert trace.x[-1] == "1960-12"
+        assert trace.x[-1] == "1960-12-01"
     assert [note.text for note in figure.layout.annotations] == [f"decoder.cross.{i}.3" for i in range(3)]
     assert [trace.showlegend for trace in paid] == [True, False, False]
     highest = np.unravel_index(passengers.attention.argmax(), passengers.attention.shape)[1]
