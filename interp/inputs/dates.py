@@ -96,14 +96,8 @@ def index_to_plain(index: pd.Index) -> dict[str, Any]:
     if isinstance(index, pd.DatetimeIndex):
         declared = None if index.freq is None else index.freqstr
         entries = [entry.isoformat() for entry in index]
-        return {
-            "index": entries,
-            "of": "dates",
-            **plain,
-            "frequency": declared,
-            "unit": index.unit,
-            "zone": _zone(index),
-        }
+        axis = {"frequency": declared, "unit": index.unit, "zone": _zone(index)}
+        return {"index": entries, "of": "dates", **plain, **axis}
     if isinstance(index, pd.TimedeltaIndex):
         return {"index": index.asi8.tolist(), "of": "durations", **plain, "unit": index.unit}
     return {"index": index.tolist(), "of": "numbers", **plain, "unit": str(index.dtype)}
@@ -170,7 +164,7 @@ def _continued_dates(index: pd.DatetimeIndex, before: int, after: int) -> pd.Dat
         later = pd.date_range(start=local[-1], periods=after + 1, freq=offset, unit=index.unit)[1:]
     elif (months := _months(index)) is not None:
         first, at = local[0].to_period("M"), np.arange(-before, len(index) + after) * months
-        day = int(local.day.max())
+        day = int(local.day.to_numpy().max())
         starts = pd.PeriodIndex([first + int(k) for k in at]).to_timestamp().as_unit(index.unit)
         days = np.minimum(day, starts.days_in_month) - 1
         ahead = starts + pd.to_timedelta(days, unit="D") + (local[0] - local[0].normalize())
@@ -178,7 +172,7 @@ def _continued_dates(index: pd.DatetimeIndex, before: int, after: int) -> pd.Dat
     else:
         ahead = pd.DatetimeIndex(_linear(index.asi8, before, after).view(f"M8[{index.unit}]"), tz="UTC")
         ahead = ahead.tz_convert(index.tz) if index.tz is not None else ahead.tz_localize(None)
-        return ahead[:before].append([index, ahead[before + len(index) :]])
+        return cast(pd.DatetimeIndex, ahead[:before].append([index, ahead[before + len(index) :]]))
     if index.tz is not None:
         # A local time that the clocks leave out is the next one, and of one that comes twice the first is meant.
         how: Any = {"nonexistent": "shift_forward"}
@@ -227,7 +221,8 @@ def _months(dates: pd.DatetimeIndex) -> int | None:
     steps = np.diff(local.year.to_numpy() * 12 + local.month.to_numpy())
     if not len(steps) or steps[0] < 1 or not (steps == steps[0]).all():
         return None
-    same_day = (local.day == np.minimum(local.day.max(), local.days_in_month)).all()
+    day = local.day.to_numpy()
+    same_day = (day == np.minimum(day.max(), local.days_in_month.to_numpy())).all()
     return int(steps[0]) if same_day or _base(dates) in CALENDAR else None
 
 
@@ -235,7 +230,8 @@ def _seconds(index: pd.DatetimeIndex | pd.TimedeltaIndex) -> float:
     """Return the mean length of a step in seconds; a day where there is one date alone."""
     if len(index) < 2:
         return float(DAY)
-    return float((index[-1] - index[0]) / pd.Timedelta(1, "s")) / (len(index) - 1)
+    whole = cast(Any, index[-1]) - cast(Any, index[0])
+    return float(whole / pd.Timedelta(1, "s")) / (len(index) - 1)
 
 
 def _zone(index: pd.DatetimeIndex) -> str | None:

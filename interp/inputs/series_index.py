@@ -44,8 +44,8 @@ def check_index(index: pd.Index) -> None:
         )
     if not index.is_unique:
         raise InvalidInput(
-            f"the index of a series must hold each step once: {entry_text(index[index.duplicated()][0])} comes twice. Of "
-            "several series pass a list, one each; of repeats keep one, as series.groupby(level=0).last() does."
+            f"the index of a series must hold each step once: {entry_text(index[index.duplicated()][0])} comes twice. "
+            "Of several series pass a list, one each; of repeats keep one, as series.groupby(level=0).last() does."
         )
     if not index.is_monotonic_increasing:
         order = "newest first" if index.is_monotonic_decreasing else "out of order"

@@ -148,7 +148,7 @@ def _months_of_before(values: dict[str, Any]) -> pd.Index | None:
     if values["unit"] != "year" or not {"first", "last"} <= set(parameters) or months < 1:
         return None
     index = pd.date_range(str(parameters["first"]), periods=len(values["values"]), freq=f"{months}MS")
-    return index if index[-1] == pd.Timestamp(str(parameters["last"])) else None
+    return index if bool((index[-1:] == pd.Timestamp(str(parameters["last"]))).all()) else None
 
 
 def positive(name: str, value: Any) -> float:
