@@ -11,7 +11,7 @@ and against the unablated forecast); Crosbie & Shutova 2024 (random heads of the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,8 @@ from interp.editing.edit import Address, Edit, Target, as_address, locate
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
-from interp.inputs.user_series import Series
+from interp.inputs.dates import own_index
+from interp.inputs.user_series import Series, read_series
 from interp.names import Head
 from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.result import Floats, Result
@@ -62,9 +63,13 @@ class ForecastEffects(Result):
         truth: `[series, step]`.
         fans: quantile forecasts 0.1 to 0.9, `[variant, series, quantile, step]`.
         points: the baselines' forecasts, `[series, step]`.
+        series_names: the name of each series; None where it has none.
+        indexes: the dates (or periods, or numbers) of each series' own steps, context and truth together; None where it
+            has none.
     """
 
     KIND = "forecast-effects"
+    VERSION = 2
 
     names: tuple[str, ...]
     sets: dict[str, tuple[str, ...]]
@@ -77,6 +82,14 @@ class ForecastEffects(Result):
     fans: Floats
     points: dict[str, Floats]
     provenance: dict[str, Any]
+    series_names: tuple[str | None, ...]
+    indexes: tuple[pd.Index | None, ...]
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        # Files of version 1 hold neither names nor dates.
+        unknown = (None,) * len(values["truth"])
+        return super()._of_contents({"series_names": unknown, "indexes": unknown, **values})
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per variant, series and outcome; the baselines are variants too."""
@@ -93,6 +106,23 @@ class ForecastEffects(Result):
             for i, value in enumerate(values)
         ]
         return pd.DataFrame(rows)
+
+    def forecasts(self) -> pd.DataFrame:
+        """Return the forecasts themselves: one row per variant, series and step.
+
+        Returns:
+            `variant, series, name, time` (the date where it is known, otherwise the step from the start of the longest
+            context), `truth`, and the quantiles `0.1` to `0.9`. `name` is left out where no series has one.
+        """
+        start, steps = self.contexts.shape[1], self.truth.shape[1]
+        times = [pd.RangeIndex(start, start + steps) if i is None else i[-steps:] for i in self.indexes]
+        parts: list[pd.DataFrame] = []
+        for variant, fans in zip(self.names, self.fans, strict=True):
+            for row, (name, time, fan) in enumerate(zip(self.series_names, times, fans, strict=True)):
+                about = {"variant": variant, "series": row, "name": name, "time": time, "truth": self.truth[row]}
+                parts.append(pd.DataFrame(about | dict(zip(map(str, QUANTILES), fan, strict=True))))
+        frame = pd.concat(parts, ignore_index=True)
+        return frame if any(self.series_names) else frame.drop(columns="name")
 
     def _shown(self) -> pd.DataFrame:
         return self.summary()
@@ -233,7 +263,8 @@ def controlled_forecasts(
     if method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': sampled tokens part ways from a resample's.")
     ablations([], method, reference)
-    contexts, truth = split_series(model, series, prediction_length, season)
+    user_series = read_series(series)
+    contexts, truth = split_series(model, user_series.values, prediction_length, season)
     whole("num_samples", num_samples, 1)
     whole("seed", seed, 0)
     controls = {name: [f"{name}, control {i + 1}" for i in range(len(drawn[name].sets))] for name in targets}
@@ -284,6 +315,8 @@ def controlled_forecasts(
         fans=np.stack(list(fans.values())),
         points=points,
         provenance=source,
+        series_names=user_series.names,
+        indexes=tuple(own_index(index) for index in user_series.indexes),
     )
 
 

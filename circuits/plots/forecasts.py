@@ -1,6 +1,11 @@
 """Figures of forecasts with and without heads: fans, and changes against controls."""
 
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -9,6 +14,8 @@ from circuits.ablation.forecast_scores import QUANTILES
 from circuits.plots.ablation import CONTROL, HEADS
 from interp.errors import InvalidInput
 from interp.output.style import short, styled
+from interp.output.time_axis import axis_layout, axis_values
+from interp.results.result import Floats
 from interp.results.statistics import band_words
 from interp.validate import whole
 
@@ -32,7 +39,8 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
         names: of the ablations (or controls) to show; all ablations by default.
 
     Returns:
-        The median and the 10-90 % band, unedited and ablated, with the context and the truth.
+        The median and the 10-90 % band, unedited and ablated, with the context and the truth, over the series' dates
+        where it has them. All begin at the context's last value, which belongs to the context alone.
 
     Raises:
         InvalidInput: no such series or variant.
@@ -42,9 +50,13 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
     shown = list(effects.controls) if names is None else names
     if unknown := [name for name in shown if name not in effects.names] or not shown:
         raise InvalidInput(f"no variants called {unknown}: there are {', '.join(effects.names)}.")
-    context, truth = effects.contexts[series], effects.truth[series]
-    start = len(context)
-    ahead = np.arange(start, start + len(truth))
+    context, truth, index = effects.contexts[series], effects.truth[series], effects.indexes[series]
+    start, end = len(context), len(context) + len(truth)
+    # A shorter series is padded on the left, and its own steps are the last ones.
+    first = 0 if index is None else end - len(index)
+    ahead = _times(index, range(start - 1, end), first)
+    # The point at the context's end joins lines; hovering names the steps of the forecast alone.
+    after = ["skip", *["all"] * len(truth)]
     figure = make_subplots(
         rows=len(shown), subplot_titles=[_title(effects, name) for name in shown], shared_xaxes=True,
         vertical_spacing=min(0.09, 0.3 / len(shown)),
@@ -52,16 +64,17 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
     for row, name in enumerate(shown, start=1):
         # Of a few points plotly would draw markers too.
         past = go.Scatter(
-            x=np.arange(start), y=context, mode="lines", line_color="#333", name="context", legendgroup="context"
-        )
+            x=_times(index, range(first, start), first), y=context[first:], mode="lines", line_color="#333",
+            name="context", legendgroup="context",
+        )  # fmt: skip
         came = go.Scatter(
-            x=ahead, y=truth, mode="lines", line={"color": "#333", "dash": "dot"}, name="what came",
-            legendgroup="truth",
+            x=ahead, y=[context[-1], *truth], mode="lines", line={"color": "#333", "dash": "dot"}, name="what came",
+            legendgroup="truth", hoverinfo=after,
         )  # fmt: skip
         traces = [past, came]
         for variant, color, title in (("unedited", UNEDITED, "unedited"), (name, HEADS, "ablated")):
             fan = effects.fans[effects.names.index(variant), series]
-            low, middle, high = fan[0], fan[QUANTILES.index(0.5)], fan[-1]
+            low, middle, high = ([context[-1], *level] for level in (fan[0], fan[QUANTILES.index(0.5)], fan[-1]))
             traces.append(
                 go.Scatter(
                     x=[*ahead, *ahead[::-1]], y=[*high, *low[::-1]], fill="toself", mode="lines", line_width=0,
@@ -71,25 +84,36 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
             traces.append(
                 go.Scatter(
                     x=ahead, y=middle, mode="lines", line={"color": color, "width": 2.3}, name=title,
-                    legendgroup=title,
+                    legendgroup=title, hoverinfo=after,
                 )
             )  # fmt: skip
         for trace in traces:
             if row > 1:
                 trace.showlegend = False
             figure.add_trace(trace, row=row, col=1)
-    shown_from = max(0, start - 4 * len(truth))
-    figure.update_xaxes(range=[shown_from, start + len(truth)])
-    figure.update_xaxes(title="step", row=len(shown), col=1)
+    shown_from = max(first, start - 4 * len(truth))
+    axis: dict[str, Any] = {"title.text": "step"} if index is None else axis_layout(index)
+    title = axis.pop("title.text")
+    figure.update_xaxes(range=list(_times(index, [shown_from, end], first)), **axis)
+    figure.update_xaxes(title=title, row=len(shown), col=1)
+    name, panels = effects.series_names[series], 230 * len(shown)
     return styled(
         figure,
-        f"Forecasts before and after, series {series}",
+        f"Forecasts before and after, {f'series {series}' if name is None else escape(name)}",
         f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, "
         f"{effects.provenance.get('num_samples')} samples with common random numbers; bands: 10-90 %",
         width=900,
-        height=190 + 230 * len(shown),
-        legend={"orientation": "h", "y": -0.12 - 0.1 / len(shown), "x": 0},
-    )
+        height=215 + panels,
+        # Under the two lines that dates may take, and the axis' title.
+        legend={"orientation": "h", "y": -66 / panels, "yanchor": "top", "x": 0},
+    ).update_layout(margin_b=97)
+
+
+def _times(index: pd.Index | None, steps: Sequence[int], first: int) -> list[str] | Floats:
+    """Return where steps of a context stand on the axis; `first` is the step of the index' first entry."""
+    if index is None:
+        return np.asarray(steps, dtype=np.float64)
+    return axis_values(index, [step - first for step in steps])
 
 
 def _title(effects: ForecastEffects, name: str) -> str:

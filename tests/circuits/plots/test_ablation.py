@@ -91,9 +91,11 @@ def test_fans_before_and_after(results: dict[str, Any]) -> None:
     name = next(iter(effects.controls))
     figure = plots.forecast_fan(effects, 1, [name])
     lines = {t.name: list(t.y) for t in traces(figure, go.Scatter) if t.name}
-    close(lines["what came"], effects.truth[1])
-    close(lines["unedited"], effects.fans[0, 1, 4])
-    close(lines["ablated"], effects.fans[effects.names.index(name), 1, 4])
+    last = effects.contexts[1, -1]  # all begin where the context ends
+    assert lines["context"][-1] == last
+    close(lines["what came"], [last, *effects.truth[1]])
+    close(lines["unedited"], [last, *effects.fans[0, 1, 4]])
+    close(lines["ablated"], [last, *effects.fans[effects.names.index(name), 1, 4]])
     for bad in ({"series": 99}, {"names": ["nothing"]}, {"names": []}):
         with pytest.raises(interp.errors.InvalidInput):
             plots.forecast_fan(effects, **bad)  # type: ignore[arg-type]
