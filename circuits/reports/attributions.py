@@ -143,7 +143,7 @@ def attribute(model: Model, *, batch_size: int = 100, seed: int = 0) -> Report:
 def shuffled_past(series: TimeSeries, seed: int) -> TimeSeries:
     """Shuffle the past of a series; its last value stays."""
     past = series.first(len(series) - 1).shuffled(seed)
-    return replace(past, values=np.append(past.values, series.values[-1]))
+    return replace(past, values=np.append(past.values, series.values[-1]), index=series.index)
 
 
 def tokens_at(batch: RepeatedTokens) -> list[str]:
