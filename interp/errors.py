@@ -73,7 +73,7 @@ class BrokenHook(InterpError, RuntimeError):
 
 
 class ChangedModel(InterpError, RuntimeError):
-    """A model whose modules were replaced while edits of it were in force."""
+    """A model that was changed too early: while edits of it were in force, or before a result was finished."""
 
 
 class InertEdit(InterpError, RuntimeError):

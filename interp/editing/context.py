@@ -122,6 +122,15 @@ def check_unhooked(model: Model, what: str) -> None:
         )
 
 
+def is_hooked(model: Model) -> bool:
+    """Return whether edits in force here, or forward hooks of the user's own, may change what the model computes."""
+    try:
+        check_unhooked(model, "this")
+    except InvalidInput:
+        return True
+    return False
+
+
 @contextmanager
 def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     """Apply edits to whatever runs inside: a forward, `generate`, `predict`, an nnsight trace.

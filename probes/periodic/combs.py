@@ -32,6 +32,9 @@ LEAST_LAG = 4
 BLOCK = 10
 """The shortest block that is permuted as a whole, in steps, or a tenth of all steps; the longest is twice that."""
 
+SHORTEST = 4 * LEAST_LAG
+"""The shortest context, in steps, in which combs are looked for."""
+
 _CHUNK = 1 << 22
 """Numbers of scores held at once."""
 
@@ -87,8 +90,8 @@ def candidates(steps: int) -> Combs:
     Raises:
         InvalidInput: a context in which no period comes twice.
     """
-    if steps < 4 * LEAST_LAG:
-        raise InvalidInput(f"a context of {steps} steps is too short to look for combs: take {4 * LEAST_LAG} or more.")
+    if steps < SHORTEST:
+        raise InvalidInput(f"a context of {steps} steps is too short to look for combs: take {SHORTEST} or more.")
     count = max(int(np.log(steps / 2 / LEAST_LAG) * steps) + 1, 1)
     periods = LEAST_LAG * np.exp(np.arange(count) / steps)
     whole = np.arange(LEAST_LAG, steps // 2 + 1, dtype=np.float64)

@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from interp import Batch, Model, capture
-from interp.errors import InvalidInput
+from interp.editing.context import is_hooked
+from interp.editing.scopes import outside
+from interp.errors import ChangedModel, InvalidInput
 from interp.inputs.series_index import entry_text
 from interp.inputs.user_series import as_series
 from interp.models.model import as_model
@@ -56,13 +58,15 @@ def attention_spectrum(
             random tokens, take 1 or more.
         position: the decoder position that looks, 0 to `num_decoder`; by default the last one, the last value. In a
             decoder alone 0 is the context's last value.
-        shuffles: runs with the context shuffled, for the third null of combs; 0 for none. The smallest p is
-            1 / (shuffles + 1): one of H heads alone can have q <= 0.05 from 20 H on.
+        shuffles: runs with the context shuffled, for the third null of combs; 0 for none. They take most of the time,
+            and are made when `comb` is first asked for, or the result is saved. The smallest p is 1 / (shuffles + 1):
+            one of H heads alone can have q <= 0.05 from 20 H on.
 
     Raises:
         InvalidInput: a series that is constant or has missing values, a context longer than the
             model's, or a position that the decoder does not have.
         UnsupportedModel: a model without a tokenizer for series.
+        ChangedModel: from `comb`, if the model was changed before it was asked for.
 
     Source: the published notebook: one forward with the start token, `numpy.fft` of the attention.
     """
@@ -84,14 +88,6 @@ def attention_spectrum(
         centre = model.pipeline.tokenizer.output_transform(torch.tensor([[[token]]]), torch.tensor([batch.scale]))
         value = float(centre)
 
-    rng = np.random.default_rng(seed)
-    scores: Floats = np.empty((0, *paid.shape[:2]))
-    if shuffles:
-        rows = shuffled_context(rng, np.tile(timed.values, (shuffles, 1)), n)
-        other = context_attention(model, rows, num_decoder=num_decoder, position=at)
-        among = comb.candidates(n)
-        null = comb.permutation_null(other, among, PERMUTATIONS, seed)
-        scores = comb.over_null(comb.best_comb(comb.lag_energy(other), among).score, null)
     source = provenance(
         model,
         name="attention_spectrum",
@@ -106,7 +102,44 @@ def attention_spectrum(
     )
     eos = paid[..., n] if batch.has_encoder and model.vocabulary.eos is not None else None
     step = int(batch.decoder_steps[place])
-    return AttentionSpectrum(timed, paid[..., :n], eos, at, step, value, scores, source, site)
+    layers, heads = paid.shape[:2]
+
+    def shuffled() -> Floats:
+        if not shuffles or n < comb.SHORTEST:
+            return np.empty((0, layers, heads))
+        rows = shuffled_context(np.random.default_rng(seed), np.tile(timed.values, (shuffles, 1)), n)
+        return _shuffled_scores(context_attention(model, rows, num_decoder=num_decoder, position=at), seed)
+
+    def shuffled_later() -> Floats:
+        _check_as_before(model, source["digest"])
+        with outside(model.module):
+            return shuffled()
+
+    # What hooks do now may be gone later: then the runs are made at once.
+    runs: Any = shuffled() if is_hooked(model) else shuffled_later
+    return AttentionSpectrum(timed, paid[..., :n], eos, at, step, value, runs, source, site)
+
+
+def _shuffled_scores(paid: Floats, seed: int) -> Floats:
+    """Return how far the best comb of each run's attention lies over permutations of it, `[draw, layer, head]`."""
+    among = comb.candidates(paid.shape[-1])
+    null = comb.permutation_null(paid, among, PERMUTATIONS, seed)
+    return comb.over_null(comb.best_comb(comb.lag_energy(paid), among).score, null)
+
+
+def _check_as_before(model: Model, digest: str) -> None:
+    """Check that a model is the one that a spectrum was measured on.
+
+    Raises:
+        ChangedModel: it has other weights or hooks by now.
+    """
+    with outside(model.module):
+        changed = "other weights" if model.digest != digest else "hooks of your own" if is_hooked(model) else None
+    if changed:
+        raise ChangedModel(
+            f"runs of {model.name} with the series shuffled: the model has {changed} since the spectrum was measured. "
+            "Measure it again, and ask for combs before the model is changed."
+        )
 
 
 def context_attention(

@@ -15,6 +15,7 @@ from interp.errors import InvalidInput
 from interp.names import parse_kind
 from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores
+from interp.results.deferred import deferred, is_pending
 from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import q_values
 from interp.validate import whole
@@ -37,7 +38,8 @@ class AttentionSpectrum(Result):
         prediction: the value after that position, by one greedy step, in units of the series; NaN if the model predicts
             a special token.
         shuffled: score of the best comb in runs with the context shuffled, above permutations of their own attention,
-            in standard deviations of these, `[draw, layer, head]`.
+            in standard deviations of these, `[draw, layer, head]`. The model runs for it when it is first read: by
+            `comb`, or when the result is saved or copied.
         provenance: the model, its weights' digest, the stimulus, versions.
         site: the kind of attention: `decoder.cross`, or `decoder.self` without an encoder.
     """
@@ -48,7 +50,7 @@ class AttentionSpectrum(Result):
     position: int
     query_step: int
     prediction: float
-    shuffled: Floats
+    shuffled: Floats = deferred()  # noqa: RUF009 (a descriptor, which no instances share)
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
     site: str = SITE
 
@@ -57,7 +59,7 @@ class AttentionSpectrum(Result):
 
     def __post_init__(self) -> None:
         parse_kind(self.site)
-        for name in ("attention", "eos", "shuffled"):
+        for name in ("attention", "eos"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, frozen(getattr(self, name)))
         shape = self.attention.shape[:2]
@@ -68,8 +70,14 @@ class AttentionSpectrum(Result):
             )
         if not 0 < self.attention.shape[-1] <= len(self.series):
             raise InvalidInput(f"attention to {self.attention.shape[-1]} steps of a series of {len(self.series)}.")
+        if is_pending(self, "shuffled"):
+            return
         if self.shuffled.ndim != 3 or self.shuffled.shape[1:] != shape:
             raise InvalidInput(f"shuffled must be [draw, layer, head]; found {list(self.shuffled.shape)}.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy or a pickle holds numbers, not a model to draw them from.
+        return vars(self) | {"shuffled": self.shuffled}
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,10 @@ def test_shuffled_runs_permute_the_context_and_leave_the_decoder(
 
     monkeypatch.setattr(probes.periodic.context_attention, "context_attention", recorded)
     found = attention_spectrum(model, SHORT, num_decoder=2, shuffles=5, seed=3)
+    assert (found.spectrum.ndim, found.amplitude.site, seen) == (3, "decoder.cross", [])
+    assert found.shuffled.shape == (5, 2, 3)
+    found.comb(permutations=9)
+    # They are made once.
     ((values, paid),) = seen
     assert values.shape == (5, 40)
     np.testing.assert_array_equal(values[:, 38:], np.tile(SHORT.values[38:], (5, 1)))
@@ -160,6 +165,56 @@ def test_shuffled_runs_permute_the_context_and_leave_the_decoder(
     close(found.shuffled, (score - null.mean(0)) / null.std(0), terms=FORWARD, dtype=torch.float64)
     again = attention_spectrum(model, SHORT, num_decoder=2, shuffles=5, seed=3)
     np.testing.assert_array_equal(again.shuffled, found.shuffled)
+
+
+def test_shuffled_runs_are_those_of_the_moment_of_the_spectrum(model: interp.Model) -> None:
+    def of_now() -> AttentionSpectrum:
+        return attention_spectrum(model, SHORT, num_decoder=1, shuffles=4)
+
+    plain, head = of_now().shuffled, "encoder.self.0"
+    later = of_now()
+    with interp.ablate(model, head):
+        np.testing.assert_array_equal(later.shuffled, plain)
+        inside = of_now()
+        at_once = inside.shuffled
+    assert np.abs(at_once - plain).max() > 1e-3
+    with interp.ablate(model, head):
+        left = of_now()
+    np.testing.assert_array_equal(left.shuffled, at_once)
+
+
+def test_shuffled_runs_of_a_model_that_was_changed_meanwhile_are_refused(tmp_path: Path) -> None:
+    model = interp.wrap(tiny_pipeline())
+    done, pending = (attention_spectrum(model, SHORT, shuffles=4) for _ in range(2))
+    done.comb(permutations=9)
+    hook = model.module.decoder.register_forward_hook(print)
+    with pytest.raises(interp.errors.ChangedModel, match="hooks of your own"):
+        pending.comb()
+    hook.remove()
+    with torch.no_grad():
+        model.module.decoder.block[0].layer[1].EncDecAttention.q.weight.mul_(2)
+    for ask in (pending.comb, lambda: pending.save(tmp_path / "s.json"), lambda: copy.copy(pending)):
+        with pytest.raises(interp.errors.ChangedModel, match="other weights"):
+            ask()
+    assert not (tmp_path / "s.json").exists()
+    assert done.comb(permutations=9).p_shuffled.shape == (2, 3)
+    # What needs no such run is there.
+    assert pending.amplitude.values.shape == (2, 3)
+
+
+def test_a_pickle_holds_the_shuffled_runs_and_no_model(model: interp.Model) -> None:
+    spectrum = attention_spectrum(model, SHORT, shuffles=4)
+    sent = pickle.dumps(spectrum)
+    assert len(sent) < 100_000
+    again = pickle.loads(sent)
+    np.testing.assert_array_equal(again.shuffled, spectrum.shuffled)
+    np.testing.assert_array_equal(copy.deepcopy(spectrum).shuffled, spectrum.shuffled)
+
+
+def test_a_context_too_short_for_combs_has_all_else(model: interp.Model, tmp_path: Path) -> None:
+    spectrum = attention_spectrum(model, SHORT.first(12))
+    assert spectrum.shuffled.shape == (0, 2, 3)
+    assert AttentionSpectrum.load(spectrum.save(tmp_path / "s.json")).amplitude.values.shape == (2, 3)
 
 
 def teeth(period: float, steps: int = 300) -> Any:
@@ -317,7 +372,7 @@ def test_what_is_refused(model: interp.Model, planted: AttentionSpectrum) -> Non
         ("position=-1", lambda: attention_spectrum(model, SHORT, position=-1)),
         ("shuffles=-1", lambda: attention_spectrum(model, SHORT, shuffles=-1)),
         ("seed='a'", lambda: attention_spectrum(model, SHORT, shuffles=0, seed="a")),  # type: ignore[arg-type]
-        ("12 steps is too short", lambda: attention_spectrum(model, SHORT.first(12))),
+        ("12 steps is too short", lambda: attention_spectrum(model, SHORT.first(12)).comb()),
         ("12 steps is too short", lambda: attention_spectrum(model, SHORT.first(12), shuffles=0).comb()),
         ("positions 0-1", lambda: context_attention(model, SHORT.values[None], position=2)),
         ("position=-2", lambda: context_attention(model, SHORT.values[None], position=-2)),
