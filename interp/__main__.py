@@ -52,6 +52,11 @@ def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
 
 
 def _what_it_reads(model: Model) -> dict[str, str]:
+    if not model.reads_tokens:
+        return {
+            "reads": str(model.patching),
+            "puts out": f"{model.horizon} steps in one pass, quantiles {' '.join(f'{at:g}' for at in model.levels)}",
+        }
     if not model.tokens_are_values:
         return {"tokens": f"{model.d_vocab}, no tokenizer for series", "context": f"{model.max_positions} positions"}
     chronos = model.chronos_config

@@ -84,6 +84,14 @@ class MissingBrowser(InterpError, RuntimeError):
     """No Chrome or Chromium for writing pictures."""
 
 
+def no_tokens(name: str) -> MissingCapability:
+    """Return the one error of everything that needs tokens, for what reads values."""
+    return MissingCapability(
+        f"{name} has no tokens: it reads the values of series, in patches. For its input use "
+        "interp.Batch.from_series(model, series), and for what it puts out the site decoder.quantiles."
+    )
+
+
 def release(library: str) -> str:
     """Name a library with the version that is installed."""
     return f"{library} {version(library)}"

@@ -22,7 +22,7 @@ KINDS: tuple[tuple[Stack, Kind], ...] = (("encoder", "self"), ("decoder", "self"
 
 ATTENTION_SITES = ("q", "k", "v", "scores", "pattern", "z", "head_out", "attn_out")
 LAYER_SITES = ("resid_pre", "resid_mid", "resid_mid_cross", "mlp_out", "resid_post")
-STACK_SITES = ("ln_final", "logits")
+STACK_SITES = ("ln_final", "logits", "quantiles")
 SITE_NAMES = (*ATTENTION_SITES, *LAYER_SITES, *STACK_SITES)
 
 _FORMS = "'decoder.cross.3.pattern' (attention), 'decoder.3.resid_pre' (a layer) or 'decoder.ln_final' (a stack)"
@@ -105,7 +105,7 @@ class Site:
             fits = self.name in LAYER_SITES
             fits = fits and (self.stack == "decoder" or self.name != "resid_mid_cross")
         else:
-            fits = self.name == "ln_final" or (self.stack, self.name) == ("decoder", "logits")
+            fits = self.name == "ln_final" or (self.stack == "decoder" and self.name in ("logits", "quantiles"))
         if not fits or self.stack not in STACKS or (self.layer or 0) < 0:
             raise UnknownSite(f"{self} is not a site: {_FORMS}.{nearest(self.name, SITE_NAMES)}")
 
@@ -120,10 +120,19 @@ class Site:
         assert self.layer is not None
         return AttentionLayer(self.stack, self.kind, self.layer)
 
+    def beside(self, name: str) -> "Site":
+        """Return another site of the same attention layer, as the pattern beside the scores."""
+        return Site(self.stack, self.kind, self.layer, name)
+
     @property
     def is_square(self) -> bool:
         """Whether the tensor is `[..., query, key]`: scores or a pattern."""
         return self.name in ("scores", "pattern")
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the tensor has an axis of positions: quantiles are `[batch, quantile, step]`."""
+        return self.name != "quantiles"
 
     @property
     def position_stack(self) -> Stack:

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import pytest
 import torch
-from chronos import ChronosConfig, ChronosPipeline
+from chronos import ChronosBoltPipeline, ChronosConfig, ChronosPipeline
 from chronos.chronos import ChronosModel
+from chronos.chronos_bolt import ChronosBoltModelForForecasting
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import interp
@@ -93,6 +94,44 @@ def tiny_causal_pipeline(seed: int = 0, dtype: torch.dtype = torch.float32, **ch
     chronos = replace(chronos_config(), context_length=64, prediction_length=6, num_samples=3, model_type="causal")
     module = tiny_gpt2(seed, dtype, chronos_config=vars(chronos), **changes)
     return ChronosPipeline(tokenizer=chronos.create_tokenizer(), model=ChronosModel(chronos, module))
+
+
+BOLT = {
+    "context_length": 96,
+    "prediction_length": 12,
+    "input_patch_size": 8,
+    "input_patch_stride": 8,
+    "quantiles": [0.1, 0.3, 0.5, 0.8, 0.9],
+    "use_reg_token": True,
+}
+
+
+def tiny_bolt(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> ChronosBoltPipeline:
+    """A Chronos-Bolt pipeline with random weights, biases too, and eager attention; changes are of either config."""
+    chronos = {**BOLT, **{name: value for name, value in changes.items() if name in BOLT}}
+    values: dict[str, Any] = {"vocab_size": 2, "dropout_rate": 0.1, "decoder_start_token_id": 0, **SIZES}
+    values |= {name: value for name, value in changes.items() if name not in BOLT}
+    config = T5Config(**values, chronos_config=chronos, chronos_pipeline_class="ChronosBoltPipeline")
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        module = ChronosBoltModelForForecasting(config).eval()
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        # As drawn, heads look at everything alike.
+        for name, parameter in module.named_parameters():
+            if name.endswith(".q.weight"):
+                parameter.mul_(5)
+    return ChronosBoltPipeline(cast(ChronosBoltModelForForecasting, cast(torch.nn.Module, module).to(dtype)))
+
+
+def values_with_gaps(rows: int = 4, steps: int = 45, seed: int = 0) -> torch.Tensor:
+    """Series of 45 steps, which 8 do not divide; two are shorter, one lacks a patch inside and one single steps."""
+    values = torch.randn(rows, steps, generator=torch.Generator().manual_seed(seed)).cumsum(1) + 5
+    for row, missing in ((1, slice(14)), (2, slice(21, 29)), (3, slice(None, None, 5))):
+        values[row : row + 1, missing] = torch.nan
+    return values
 
 
 def masked_batch(encoder: bool) -> interp.Batch:

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def forecast_runs(
     """
     model, steps, sets = ablated.model, truth.shape[1], len(ablated.sets)
     uniform = uniforms(seed, len(truth), num_samples, steps)
-    tokenizer = cast(MeanScaleUniformBins, cast(Any, model.pipeline).tokenizer)
+    tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
     vocabulary = model.vocabulary
     values = vocabulary.values.to(model.device)
     batch = Batch.from_series(model, np.concatenate([contexts, truth], axis=1), num_decoder=steps)

@@ -44,6 +44,12 @@ def actions(model: Model, edits: Sequence[Edit], run: Run) -> list[Action]:
         if not isinstance(cast(Any, edit), Edit):
             raise InvalidInput(f"{edit!r:.80} is not an edit: use Zero, Mean, Resample, Scale, Add or Knockout.")
     places = [(edit, *place) for edit in edits for place in edit.places(model)]
+    for edit, site, _ in places:
+        if site.name == "scores" and model.is_constant(site.beside("pattern")):
+            raise InvalidInput(
+                f"{edit}: the decoder of {model.name} has one position, which looks at itself alone: its pattern is 1 "
+                "whatever the scores are. Edit the pattern, z or v."
+            )
     values = read_references(model, [(edit.batches, site) for edit, site, _ in places])
     return [
         Action(edit, site, head, _at_positions(edit, site, run, edit.act(model, site, head, run, read)))
@@ -54,4 +60,6 @@ def actions(model: Model, edits: Sequence[Edit], run: Run) -> list[Action]:
 def _at_positions(edit: Edit, site: Site, run: Run, act: Act) -> Act:
     """Return an act that leaves positions alone that its edit does not name."""
     chosen = edit.positions if isinstance(edit, PlacedEdit) else None
+    if chosen is not None and not site.has_positions:
+        raise InvalidInput(f"{edit}: {site} is of all steps at once and has no positions. Leave positions out.")
     return act if chosen is None else Selected(edit, act, chosen, site, run)

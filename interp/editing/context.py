@@ -28,6 +28,7 @@ from interp.editing.positions import Positions, apart
 from interp.editing.running import Run
 from interp.editing.scopes import Bound, Scope, entered, outside
 from interp.errors import ChangedModel, InertEdit, InvalidInput
+from interp.inputs.batch import Batch
 from interp.models.checks.states import check_attention, check_not_checkpointed, eager
 from interp.models.families.family import Point, part_of
 from interp.models.hooking import owners
@@ -84,6 +85,8 @@ class _PointHook:
         element = self.point.element
         if element is None:
             return self._pass(output, here)
+        if isinstance(element, str):
+            return type(output)(**{**output, element: self._pass(output[element], here)})
         return (*output[:element], self._pass(output[element], here), *output[element + 1 :])
 
     def attach(self, module: nn.Module) -> None:
@@ -162,7 +165,7 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
         raise InvalidInput(f"edits={edits!r}: give an edit, or several of them.")
     items: list[Edit] = list(cast(Sequence[Edit], listed))
     known = [edit for edit in items if isinstance(cast(object, edit), Edit)]
-    run = Run(next((edit.frozen for edit in known if edit.frozen is not None), None))
+    run = _run(model, next((edit.frozen for edit in known if edit.frozen is not None), None))
     model.follow()
     with outside(model.module):
         acts = actions(model, items, run)
@@ -214,12 +217,20 @@ def ablate(
         yield
 
 
+def _run(model: Model, frozen: Batch | None) -> Run:
+    if model.reads_tokens:
+        return Run(frozen)
+    return Run(frozen, model.horizon, len(model.levels), model.patching.context_length)
+
+
 def _watch(model: Model, run: Run, scope: Scope, stack: ExitStack) -> None:
     modules = {name: model.module.get_submodule(path) for name, path in model.family.stacks.items()}
     if (encoder := modules.get("encoder")) is not None:
         scope.on_input(encoder, run.enter_encoder, stack, with_kwargs=True)
         scope.on_output(encoder, run.see_encoder, stack, with_kwargs=True)
     scope.on_input(modules["decoder"], run.enter_decoder, stack, with_kwargs=True)
+    if (patches := model.family.patches) is not None:
+        scope.on_input(model.module.get_submodule(patches.values), run.enter_values, stack, with_kwargs=True)
 
 
 def _place(model: Model, action: Action, scope: Scope, stack: ExitStack) -> tuple[str, nn.Module]:

@@ -103,7 +103,8 @@ class Add(PlacedEdit):
         at: head, attention layer (its output `attn_out`) or site.
         value: a number, or what fits one position: `[d_head]` at a head, `[d_model]` in the
             residual stream and at what is added to it, `[head, d_head]` at q, k, v, z,
-            `[head]` at scores and pattern, `[token]` at logits. No attention is added to keys that are padding.
+            `[head]` at scores and pattern, `[token]` at logits, `[quantile, step]` at quantiles, in the series' units.
+            No attention is added to keys that are padding.
 
     Raises:
         UnknownHead, UnknownSite: a malformed address.
@@ -130,12 +131,7 @@ class Add(PlacedEdit):
             InvalidInput: a value of another shape than one position of the site.
         """
         layout = model.family.point(site).layout
-        fits = {
-            "stream": (model.d_model,),
-            "tokens": (model.d_vocab,),
-            "heads": (model.n_heads, model.d_head) if head is None else (model.d_head,),
-            "square": (model.n_heads,),
-        }[layout]
+        fits = model.shape_at(layout) if head is None else (model.d_head,)
         value = cast(Tensor, self.value)
         if value.ndim and tuple(value.shape) != fits:
             raise InvalidInput(f"{self}: value is {list(value.shape)}; what fits there is a number or {list(fits)}.")
@@ -173,7 +169,7 @@ class Mean(PlacedEdit):
         batches = (batches,) if isinstance(batches, Batch) else tuple(batches) if isinstance(batches, Sequence) else ()
         if not batches or not all(isinstance(batch, Batch) for batch in batches):
             raise InvalidInput(f"{self}: a mean needs a reference to be taken over: give a Batch, or a list of them.")
-        shapes = sorted({(b.input_ids.shape[1], b.decoder_input_ids.shape[1]) for b in batches})
+        shapes = sorted({(b.length("encoder"), b.length("decoder")) for b in batches})
         if self.by_position and len(shapes) > 1:
             raise InvalidInput(f"{self}: a mean by position needs batches of one shape; found lengths {shapes}.")
         self._no_scores("the mean would mix the mask in.")

@@ -45,10 +45,13 @@ def mean_value(batches: Sequence[Batch], values: Sequence[Tensor], site: Site, b
     total, count = (torch.zeros((), device=values[0].device) for _ in range(2))
     for batch, value in zip(batches, values, strict=True):
         # In squares, keys that are padding get no attention: what a query pays goes on summing to 1.
-        weight = batch.mask(site.stack)[:, None] if site.is_square else batch.mask(site.position_stack)
+        if not site.has_positions:
+            weight = batch.mask(site.stack)
+        else:
+            weight = batch.mask(site.stack)[:, None] if site.is_square else batch.mask(site.position_stack)
         weight = weight.to(value.device).double()
         weight = weight.reshape(*weight.shape, *[1] * (value.ndim - weight.ndim))
-        axes = (0,) if by_position else (0, 1)
+        axes = (0,) if by_position or not site.has_positions else (0, 1)
         total = total + (value.double() * weight).sum(axes)
         count = count + weight.sum(axes)
     mean = total / count  # NaN at positions where no row has a token
@@ -57,7 +60,9 @@ def mean_value(batches: Sequence[Batch], values: Sequence[Tensor], site: Site, b
 
 def fit(value: Tensor, part: Tensor, edit: Matching, site: Site, run: Run) -> Tensor:
     """Return a reference's rows and positions that stand for those of a run's tensor."""
-    if site.is_square:
+    if not site.has_positions:
+        axes = {}
+    elif site.is_square:
         axes = {-2: site.stack == "decoder", -1: (site.stack, site.kind) == ("decoder", "self")}
     else:
         axes = {1: site.position_stack == "decoder"}

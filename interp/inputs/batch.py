@@ -1,15 +1,17 @@
-"""What a model is fed: the tokens of its stacks and their masks, checked when they are made."""
+"""What a model is fed: tokens of its stacks and their masks, or the values of series, checked when they are made."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any, NoReturn, cast
 
 import torch
 from chronos import MeanScaleUniformBins
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import InvalidInput
+from interp.errors import InvalidInput, no_tokens
 from interp.inputs.masks import row_positions
+from interp.inputs.patches import Patching
 from interp.inputs.user_series import Series, as_series
 from interp.inputs.vocabulary import PUBLISHED_START, Vocabulary, vocabulary_of
 from interp.models.handle import Handle
@@ -22,6 +24,8 @@ _DEFAULT: Any = None
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Token ids for one forward pass: of an encoder and a decoder, or of a decoder alone.
+
+    Of a model that reads values `from_series` makes a `ValueBatch`, which has no token ids.
 
     Args:
         input_ids: encoder tokens `[batch, pos]`; none for a decoder-only model.
@@ -75,12 +79,17 @@ class Batch:
         object.__setattr__(self, "decoder_attention_mask", mask)
 
     def __len__(self) -> int:
-        return len(self.decoder_input_ids)
+        return len(self.decoder_attention_mask)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it is of tokens, and not of values."""
+        return True
 
     @property
     def has_encoder(self) -> bool:
         """Whether there are tokens for an encoder."""
-        return self.input_ids.shape[1] > 0
+        return self.attention_mask.shape[1] > 0
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -110,6 +119,10 @@ class Batch:
         """Return 1 where a token of a stack is seen, 0 at padding."""
         return self.attention_mask if stack == "encoder" else self.decoder_attention_mask
 
+    def length(self, stack: Stack) -> int:
+        """Return how many positions a stack has, padding counted; 0 without it."""
+        return self.mask(stack).shape[1]
+
     def position(self, position: int = -1, stack: Stack = "decoder") -> Int[Tensor, " batch"]:
         """Return the column of a position in each row; negative positions count a row's own tokens from its end.
 
@@ -128,10 +141,10 @@ class Batch:
 
     @classmethod
     def from_series(cls, model: Handle, series: Series, *, num_decoder: int = 0) -> "Batch":
-        """Tokenize series with the pipeline's own tokenizer.
+        """Make of series what a model reads: tokens by the pipeline's own tokenizer, or the values themselves.
 
         Args:
-            model: whose tokenizer and context length to use.
+            model: whose tokenizer or patches, and context length, to use.
             series: one or several series, as `interp.inputs.user_series.Series` says; shorter ones are padded on the
                 left, as Chronos does, and missing values (NaN, None, masked) are masked.
             num_decoder: how many of the last values go to the decoder, after the start token,
@@ -140,15 +153,20 @@ class Batch:
         Returns:
             The batch; with EOS at the end of the encoder's tokens where the tokenizer puts one, or all values' tokens
             in a row for a decoder alone. All values are scaled by the mean absolute value of what is not among the
-            last `num_decoder`.
+            last `num_decoder`. Of a model that reads values it is a `ValueBatch`, as `batch.has_tokens` says.
 
         Raises:
             InvalidInput: an empty series, one without any value, a ragged nested list, a table, an index that is not
                 in order or not evenly spaced, a series that `num_decoder` leaves nothing of, or in a decoder alone
                 values that follow a context whose end is missing.
-            UnsupportedModel: a model without a tokenizer for series.
+            UnsupportedModel: a model that reads no series, or with `num_decoder` one whose decoder reads no values.
         """
         values = as_series(series)
+        model.require("series")
+        if not model.reads_tokens:
+            if num_decoder:
+                model.require("tokens")
+            return ValueBatch(values, model.patching)
         steps = values.shape[1]
         if whole("num_decoder", num_decoder, 0) >= steps:
             raise InvalidInput(
@@ -182,6 +200,110 @@ class Batch:
             ids = torch.cat([ids, decoder], dim=1)
             return cls(decoder_input_ids=ids, decoder_attention_mask=shown, vocabulary=vocabulary)
         return cls(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder, vocabulary=vocabulary)
+
+
+class ValueBatch(Batch):
+    """The values of series for one forward pass of a model that reads them in patches: see `Batch.from_series`.
+
+    A position of the encoder is a patch, and the last one [REG] where the model has it. The decoder has one position.
+
+    Args:
+        values: `[batch, step]`, NaN where one is missing, and on the left of shorter series. Steps beyond the context
+            length are cut off the front, as Chronos does.
+        patching: how the model cuts series into patches.
+        dropped: how many steps were cut off before.
+
+    Attributes:
+        values: in float32, what is left of them.
+        dropped: how many steps were cut off in all.
+        attention_mask: 1 at patches that have a value, and at [REG], `[batch, pos]`.
+
+    A series whose values are all the same has no deviation: the model divides by a small number instead, reads zeros
+    and forecasts about that value, whatever is edited.
+
+    Raises:
+        InvalidInput: values that are no rectangle of real numbers, or a row without any in what the model sees.
+    """
+
+    values: Float[Tensor, "batch step"]
+    patching: Patching
+    dropped: int
+
+    def __init__(self, values: Any, patching: Patching, dropped: int = 0) -> None:
+        values = as_series(values)
+        seen = values[:, -patching.context_length :].clone()
+        if bool((empty := seen.isnan().all(1)).any()):
+            raise InvalidInput(
+                f"series {empty.nonzero()[:6, 0].tolist()} have no value in what the model sees (the last "
+                f"{patching.context_length} steps at most): only NaN was found."
+            )
+        put = partial(object.__setattr__, self)
+        put("values", seen)
+        put("patching", patching)
+        put("dropped", dropped + values.shape[1] - seen.shape[1])
+        put("attention_mask", patching.shown(seen).long())
+        put("decoder_attention_mask", torch.ones(len(values), 1, dtype=torch.long))
+
+    def __repr__(self) -> str:
+        return f"ValueBatch({len(self)} series of {self.values.shape[1]} steps: {self.patching})"
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it is of tokens, and not of values."""
+        return False
+
+    @property
+    def input_ids(self) -> NoReturn:  # type: ignore[override]
+        """There are none: reading them is an error that says what to use instead."""
+        raise no_tokens("a batch of values")
+
+    @property
+    def decoder_input_ids(self) -> NoReturn:  # type: ignore[override]
+        """There are none: reading them is an error that says what to use instead."""
+        raise no_tokens("a batch of values")
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The keyword arguments of the Hugging Face model."""
+        return {"context": self.values}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What results keep of a batch: the parameters that it was made with, or its shape."""
+        return dict(getattr(self, "parameters", None) or {"shape": list(self.values.shape)})
+
+    @property
+    def n_patches(self) -> int:
+        """How many patches there are, [REG] not counted."""
+        return self.patching.count(self.values.shape[1])
+
+    @property
+    def reg(self) -> int | None:
+        """The position of [REG] in the encoder; None without it."""
+        return self.n_patches if self.patching.has_reg else None
+
+    def steps(self, patch: int) -> range:
+        """Return the steps of a patch: columns of `values`, from which `dropped` steps were cut off the front.
+
+        Args:
+            patch: a position of the encoder; a negative one counts back from the last patch.
+
+        Returns:
+            The steps; the first patch has fewer than the others where the series is not whole patches.
+
+        Raises:
+            InvalidInput: no such patch, or [REG], which stands for no steps.
+        """
+        at = whole("patch", patch, -self.n_patches)
+        if at == self.reg:
+            raise InvalidInput(f"patch={patch}: that position is [REG], which stands for no steps.")
+        if at >= self.n_patches:
+            raise InvalidInput(f"patch={patch}: there are patches 0-{self.n_patches - 1}.")
+        return self.patching.steps(at % self.n_patches, self.values.shape[1])
+
+    def rows(self, chosen: Tensor) -> "ValueBatch":
+        """Return some rows, by index, as a plain batch of values."""
+        return ValueBatch(self.values[as_tensor(chosen)], self.patching, self.dropped)
 
 
 def _mask(name: str, of: str, mask: Tensor | None, ids: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Hold a batch against a model, and turn it into the arguments of a forward pass."""
 
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
 from interp.errors import InvalidInput
-from interp.inputs.batch import Batch
+from interp.inputs.batch import Batch, ValueBatch
 from interp.inputs.masks import positions_of
 from interp.inputs.vocabulary import Vocabulary, vocabulary_of
 from interp.models.checks.states import check_loaded
@@ -17,6 +17,7 @@ def check_fit(model: Handle, batch: Batch) -> None:
 
     Raises:
         InvalidInput: it does not fit.
+        MissingCapability: a batch of tokens for a model that reads values.
         UnsupportedModel: weights on the meta device, with which nothing can be run.
     """
     if not isinstance(cast(object, batch), Batch):
@@ -24,6 +25,11 @@ def check_fit(model: Handle, batch: Batch) -> None:
             f"a Batch is needed and {type(batch).__name__} was given: make it with interp.Batch(...), as "
             f"{'input_ids' if model.has_encoder else 'decoder_input_ids'}=ids, or with a stimulus."
         )
+    if isinstance(batch, ValueBatch):
+        _check_values(model, batch)
+        check_loaded(model)
+        return
+    model.require("tokens")
     if model.has_encoder and not batch.has_encoder:
         raise InvalidInput(f"{model.name} has an encoder, and the batch has no tokens for it: give input_ids.")
     if batch.has_encoder and not model.has_encoder:
@@ -43,6 +49,19 @@ def check_fit(model: Handle, batch: Batch) -> None:
             )
     if model.tokens_are_values:
         check_tokens(vocabulary_of(model), batch, model.name)
+
+
+def _check_values(model: Handle, batch: ValueBatch) -> None:
+    if model.reads_tokens:
+        raise InvalidInput(
+            f"{model.name} reads tokens, and the batch is of values: make it with interp.Batch.from_series(model, "
+            "series), of this model."
+        )
+    if batch.patching != model.patching:
+        raise InvalidInput(
+            f"the batch is of {batch.patching}, and {model.name} reads {model.patching}: make it for this model, with "
+            "interp.Batch.from_series(model, series)."
+        )
 
 
 def check_tokens(vocabulary: Vocabulary, batch: Batch, name: str) -> None:
@@ -93,4 +112,4 @@ def inputs_of(model: Handle, batch: Batch) -> dict[str, Tensor]:
     named = {name: ids.to(model.device) for name, ids in batch.inputs.items()}
     if model.embeds_positions and not bool(batch.decoder_attention_mask.all()):
         named["position_ids"] = positions_of(named["attention_mask"])
-    return named | {"use_cache": cast(Any, False)}
+    return named | model.family.arguments

@@ -158,9 +158,10 @@ def vocabulary_of(model: Handle) -> Vocabulary:
     """Read what a model's tokens are from its tokenizer and its configs; nothing is cached, since they can change.
 
     Raises:
-        UnsupportedModel: a model of text, whose tokens are words; a tokenizer that does not fit the model; or a decoder
-            beside an encoder that has no start token.
+        UnsupportedModel: a model of values, or of text, whose tokens are words; a tokenizer that does not fit the
+            model; or a decoder beside an encoder that has no start token.
     """
+    model.require("tokens")
     vocabulary = Vocabulary.of(model.pipeline.tokenizer, _start_token(model.module) if model.has_encoder else None)
     if vocabulary.n_tokens > model.d_vocab:
         raise UnsupportedModel(

@@ -134,9 +134,13 @@ class Addresses:
                 "A pattern has as many parts as the address: 'decoder.cross.*.pattern', 'encoder.*.resid_post'."
             )
         try:
-            stack = Site.parse(name).stack
+            site = Site.parse(name)
         except UnknownSite as error:
             return UnknownSite(f"{str(error).split(' Did you mean')[0]}{hint}")
+        stack = site.stack
+        if site.layer is None:
+            out = f"decoder.{self.family.puts_out}"
+            return UnknownSite(f"{name!r}: {self.model} puts out {self.family.puts_out}, at the site {out!r}.")
         return UnknownSite(f"{name!r}: {self.model} has {stack} layers 0-{self.n_layers[stack] - 1}.{hint}")
 
 

@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from chronos import ChronosConfig
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers import AutoConfig
@@ -16,14 +15,17 @@ from interp.models import bundled
 from interp.models.families.family import Family
 from interp.models.families.registry import FAMILIES, family_of_config, pipeline_name
 
-PUBLISHED = tuple(f"amazon/chronos-t5-{size}" for size in ("tiny", "mini", "small", "base", "large"))
-"""The Chronos T5 models that Amazon published."""
+PUBLISHED = (
+    *(f"amazon/chronos-t5-{size}" for size in ("tiny", "mini", "small", "base", "large")),
+    *(f"amazon/chronos-bolt-{size}" for size in ("tiny", "mini", "small", "base")),
+)
+"""The Chronos models of supported families that Amazon published."""
 
 TEXT = tuple(f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl"))
 """Decoder-only models of text, which are read without a tokenizer for series."""
 
 SUPPORTED = (
-    f"Supported are Chronos models of {' and '.join(f.name for f in FAMILIES)}, as {PUBLISHED[2]}, and plain "
+    f"Supported are Chronos models of {', '.join(f.name for f in FAMILIES)}, as {PUBLISHED[2]}, and plain "
     f"GPT-2, as {TEXT[0]}."
 )
 
@@ -77,7 +79,7 @@ def check_config(name: str, source: str) -> tuple[Family, bool]:
 
     Raises:
         UnsupportedModel: another architecture or another kind of Chronos model, quantised weights, or a
-            chronos_config of another architecture.
+            chronos_config or a pipeline of another architecture.
         DamagedFile: a config that cannot be used.
     """
     try:
@@ -97,35 +99,47 @@ def check_config(name: str, source: str) -> tuple[Family, bool]:
     if not hasattr(config, "chronos_config"):
         if family.needs_pipeline:
             raise UnsupportedModel(
-                f"{name} is a plain {config.model_type} model without a chronos_config: it has no tokenizer for "
+                f"{name} is a plain {config.model_type} model without a chronos_config: it is not known how it reads "
                 f"series. {SUPPORTED}"
             )
         return family, False
     if not isinstance(config.chronos_config, dict):
         raise DamagedFile(f"{name}: chronos_config must be a JSON object.")
+    check_pipeline(name, pipeline_name(config), family)
     check_said(name, config.chronos_config.get("model_type"), family)
     try:
-        chronos = ChronosConfig(**config.chronos_config)
-        chronos.create_tokenizer()
+        family.read_config(config)
     except (TypeError, AttributeError, AssertionError, ValueError) as error:
         raise DamagedFile(f"{name}: the chronos_config cannot be used: {error}") from None
-    if chronos.n_tokens > config.vocab_size:
-        raise DamagedFile(f"{name}: the tokenizer has {chronos.n_tokens} tokens and the model {config.vocab_size}.")
     return family, True
 
 
+def check_pipeline(name: str, pipeline: str, family: Family) -> None:
+    """Check that Chronos opens a model in the pipeline of its architecture.
+
+    Args:
+        pipeline: the class of the pipeline that it opens it in.
+
+    Raises:
+        UnsupportedModel: another one than that of the architecture.
+    """
+    if pipeline != family.pipeline.__name__:
+        raise UnsupportedModel(
+            f"{name} is a {pipeline.removesuffix('Pipeline')} model by its pipeline, and its config says that it is a "
+            f"{family.architectures[0]}, which Chronos opens in a {family.pipeline.__name__}. Set "
+            "chronos_pipeline_class and architectures to what the weights are of."
+        )
+
+
 def check_kind(name: str, config: Any, architectures: Sequence[str]) -> None:
-    """Check that a model's tokens are read one by one, and that the config's architectures, if any, are these.
+    """Check that a config is of a kind of Chronos model that can be read, and its architectures, if any, are these.
 
     Raises:
         UnsupportedModel: it names another kind of Chronos model, or another architecture.
     """
     kind = pipeline_name(config)
     if kind not in {family.pipeline.__name__ for family in FAMILIES}:
-        raise UnsupportedModel(
-            f"{name} is a {kind.removesuffix('Pipeline')} model: it does not read tokens one by one, so the "
-            f"probes do not apply. {SUPPORTED}"
-        )
+        raise UnsupportedModel(f"{name} is a {kind.removesuffix('Pipeline')} model. {SUPPORTED}")
     named = getattr(config, "architectures", None) or []
     if architectures and (other := [architecture for architecture in named if architecture not in architectures]):
         raise UnsupportedModel(
@@ -140,7 +154,7 @@ def check_said(name: str, said: object, family: Family) -> None:
     Raises:
         UnsupportedModel: it says something else.
     """
-    if said != family.chronos_type:
+    if family.chronos_type is not None and said != family.chronos_type:
         raise UnsupportedModel(
             f"{name}: its chronos_config says {said}, and a {family.name} is {family.chronos_type} in Chronos. "
             f"{SUPPORTED}"

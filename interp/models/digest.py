@@ -4,7 +4,7 @@
    before? It asks nothing of how they were changed: optimizers, views and NumPy leave no trace in a tensor's version.
 2. Where they are others, a SHA-256 of them by name, which results carry.
 
-Modules of neither torch nor transformers, as adapters are, also count by their class and their own settings: an
+Modules of no library that a model is made of, as adapters are, also count by their class and their own settings: an
 adapter that is switched off or scaled is another model with the same tensors.
 """
 
@@ -28,7 +28,7 @@ Named = Iterable[tuple[str, nn.Module]]
 # Below this one thread is done before others have begun.
 _WORTH_THREADS = 2**24
 
-_LIBRARIES = frozenset({"torch", "transformers"})
+_LIBRARIES = frozenset({"torch", "transformers", "chronos"})
 # What every module has, and what nnsight puts on one.
 _COMMON = frozenset({*vars(nn.Module()), "forward", NNSIGHT})
 

@@ -5,21 +5,24 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from fnmatch import fnmatchcase
+from operator import attrgetter
+from typing import Any, Literal
 
 import torch
-from chronos import BaseChronosPipeline, ChronosConfig, ChronosPipeline
+from chronos import BaseChronosPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interp.errors import MissingCapability
+from interp.errors import MissingCapability, no_tokens
+from interp.inputs.patches import Patching
 from interp.models.addresses import Addresses
-from interp.models.families.family import Family
+from interp.models.families.family import Family, Layout, PatchReader
 from interp.models.module_tree import Known, Tree
 from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
 
-Capability = Literal["encoder", "series", "positions"]
+Capability = Literal["encoder", "series", "positions", "tokens", "patches"]
 """What a call can need that not every model has."""
 
 _NO_SERIES = (
@@ -53,14 +56,14 @@ class Handle(ABC):
         return self.family.module_in(self.source) if isinstance(self.source, BaseChronosPipeline) else self.source
 
     @property
-    def pipeline(self) -> ChronosPipeline:
+    def pipeline(self) -> Any:
         """The Chronos pipeline.
 
         Raises:
             MissingCapability: the model is not one of Chronos', so it has no tokenizer for series.
         """
         self.require("series")
-        return cast(ChronosPipeline, self.source)
+        return self.source
 
     @property
     def config(self) -> Any:
@@ -68,9 +71,9 @@ class Handle(ABC):
         return self.module.config
 
     @property
-    def chronos_config(self) -> ChronosConfig:
-        """The Chronos configuration: tokens, context and prediction length, sampling."""
-        return self.pipeline.model.config
+    def chronos_config(self) -> Any:
+        """The Chronos configuration: context and prediction length, tokens and sampling or patches and quantiles."""
+        return attrgetter(self.family.settings)(self.pipeline)
 
     @property
     def has_encoder(self) -> bool:
@@ -83,14 +86,57 @@ class Handle(ABC):
         return isinstance(self.source, BaseChronosPipeline)
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether the input is tokens, one after the other, as in T5 and GPT-2, and not patches of values."""
+        return self.family.reads == "tokens"
+
+    @property
+    def gives_quantiles(self) -> bool:
+        """Whether the output is quantiles of steps, at the site `decoder.quantiles`, and not logits of tokens."""
+        return self.family.puts_out == "quantiles"
+
+    @property
     def tokens_are_values(self) -> bool:
         """Whether tokens stand for values, as in the Chronos T5 models, and not for words."""
-        return self.reads_series and self.family.reads == "tokens"
+        return self.reads_series and self.reads_tokens
 
     @property
     def embeds_positions(self) -> bool:
         """Whether positions are embedded, as in GPT-2; in T5 they are a bias of the scores."""
         return self.family.position_embedding is not None
+
+    @property
+    def patching(self) -> Patching:
+        """How the model cuts series into patches.
+
+        Raises:
+            MissingCapability: it reads tokens.
+        """
+        return self._patches.patching(self.module)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels of the quantiles that the model puts out, in ascending order.
+
+        Raises:
+            MissingCapability: it puts out logits.
+        """
+        return self._patches.levels(self.module)
+
+    @property
+    def horizon(self) -> int:
+        """How many steps one forward pass forecasts.
+
+        Raises:
+            MissingCapability: it forecasts token by token.
+        """
+        return self._patches.horizon(self.module)
+
+    @property
+    def _patches(self) -> PatchReader:
+        self.require("patches")
+        assert self.family.patches is not None
+        return self.family.patches
 
     def require(self, capability: Capability) -> None:
         """Raise the shared error if the model lacks a capability.
@@ -98,10 +144,17 @@ class Handle(ABC):
         Raises:
             MissingCapability: it does; the message says what to do instead.
         """
+        if capability == "tokens" and not self.reads_tokens:
+            raise no_tokens(self.name)
         has, lacks = {
             "encoder": (self.has_encoder, "is a decoder alone: it has no encoder and no cross-attention"),
             "series": (self.reads_series, _NO_SERIES),
             "positions": (self.embeds_positions, "embeds no positions; see interp.position_bias"),
+            "tokens": (self.reads_tokens, ""),
+            "patches": (
+                self.family.patches is not None,
+                "reads tokens and puts out logits: it has no patches and no quantiles. See model.vocabulary",
+            ),
         }[capability]
         if not has:
             raise MissingCapability(f"{self.name} {lacks}.")
@@ -150,8 +203,21 @@ class Handle(ABC):
 
     @property
     def d_vocab(self) -> int:
-        """The number of embeddings: special tokens, values, and any beyond them that stand for nothing."""
+        """The number of embeddings: special tokens, values, and any beyond them that stand for nothing.
+
+        Raises:
+            MissingCapability: the model reads values.
+        """
+        self.require("tokens")
         return self.config.vocab_size
+
+    def shape_at(self, layout: Layout) -> tuple[int, ...]:
+        """Return the shape of one position of a site by its layout; of quantiles, which have no positions, of a row."""
+        if layout == "quantiles":
+            return len(self.levels), self.horizon
+        if layout == "tokens":
+            return (self.d_vocab,)
+        return {"stream": (self.d_model,), "heads": (self.n_heads, self.d_head), "square": (self.n_heads,)}[layout]
 
     @property
     def n_parameters(self) -> int:
@@ -200,6 +266,14 @@ class Handle(ABC):
         known = self.known_sites  # follows modules that were replaced, whose sizes the addresses are of
         return self.addresses.sites(patterns, known)
 
+    def is_constant(self, site: Site | str) -> bool:
+        """Tell whether a site is the same for every input.
+
+        A decoder of one position looks at itself alone. In Chronos-Bolt its own patterns are 1, and what its first
+        layer makes up to the query of the first cross-attention depends on no input.
+        """
+        return any(fnmatchcase(str(site), pattern) for pattern in self.family.constants)
+
     def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
         """Compute the logits of what the decoder's final norm put out.
 
@@ -208,8 +282,26 @@ class Handle(ABC):
 
         Returns:
             Logits `[..., token]`, scaled as the config says before the unembedding.
+
+        Raises:
+            MissingCapability: the model puts out no logits.
         """
+        self.require("tokens")
         return self.module.lm_head(ln_final * self.unembedding_scale)
+
+    def quantiles(
+        self, ln_final: Float[Tensor, "row pos d_model"], context: Float[Tensor, "row step"]
+    ) -> Float[Tensor, "row quantile horizon"]:
+        """Compute the quantiles of what the decoder's final norm put out, in the series' units.
+
+        Args:
+            ln_final: `decoder.ln_final`, `[row, pos, d_model]`.
+            context: the values of a batch, whose mean and deviation the forecast is in units of.
+
+        Raises:
+            MissingCapability: the model puts out logits.
+        """
+        return self._patches.quantiles(self.module, ln_final, context.to(self.device))
 
     @property
     def unembedding_scale(self) -> float:

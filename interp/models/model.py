@@ -33,7 +33,11 @@ class Model(Handle):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What tokens are: special ones, values, and of what. See `interp.inputs.vocabulary.vocabulary_of`."""
+        """What tokens are: special ones, values, and of what. See `interp.inputs.vocabulary.vocabulary_of`.
+
+        Raises:
+            MissingCapability: the model reads values, or its tokens are words.
+        """
         return vocabulary_of(self)
 
     @property
@@ -120,9 +124,9 @@ class Model(Handle):
 
 
 def envoy_at(root: NNsight, path: str) -> Any:
-    """Return nnsight's wrapper at a dotted path."""
+    """Return nnsight's wrapper at a dotted path; the root's is empty."""
     node: Any = root
-    for part in path.split("."):
+    for part in filter(None, path.split(".")):
         node = node[int(part)] if part.isdigit() else getattr(node, part)
     return node
 

@@ -27,12 +27,13 @@ from interp.models.checkpoints import (
     check_directory,
     check_hub_name,
     check_kind,
+    check_pipeline,
     check_said,
     check_variant,
     unreachable,
 )
 from interp.models.checks.generation import check_generation
-from interp.models.checks.release import check_names, check_tokenizer
+from interp.models.checks.release import check_names, check_patches, check_tokenizer
 from interp.models.families.family import Family
 from interp.models.families.registry import family_of_source
 from interp.models.hooking import follow
@@ -157,13 +158,22 @@ def check_source(source: object) -> Family:
     check_kind(type(module).__name__, module.config, (*family.architectures, type(module).__name__))
     check_variant(type(module).__name__, module.config)
     if isinstance(source, BaseChronosPipeline):
-        said: Any = source
-        check_said(f"a pipeline of {type(module).__name__}", said.model.config.model_type, family)
+        _check_pipeline(source, module, family)
     if any(p.is_meta for p in module.parameters()):
         raise UnsupportedModel("the model's weights are on the meta device: load them first.")
     if any(not p.is_floating_point() for p in module.parameters()) or getattr(module, "is_quantized", False):
         raise UnsupportedModel("the model's weights are quantised: open it in a float dtype.")
     return family
+
+
+def _check_pipeline(source: BaseChronosPipeline, module: PreTrainedModel, family: Family) -> None:
+    """Check that a pipeline is of the family of the model in it."""
+    name, holds = f"a pipeline of {type(module).__name__}", cast(Any, source)
+    if not isinstance(source, family.pipeline):
+        check_pipeline(name, type(source).__name__, family)
+    check_pipeline(name, getattr(module.config, "chronos_pipeline_class", family.pipeline.__name__), family)
+    if family.chronos_type is not None:
+        check_said(name, holds.model.config.model_type, family)
 
 
 def wrap(source: BaseChronosPipeline | PreTrainedModel, *, name: str = "wrapped") -> Model:
@@ -187,6 +197,7 @@ def wrap(source: BaseChronosPipeline | PreTrainedModel, *, name: str = "wrapped"
     model = Model(name, source, check_source(source))
     check_names(model)
     check_tokenizer(model)
+    check_patches(model)
     follow(model, check_generation)
     return model
 
@@ -195,7 +206,8 @@ def load(name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.d
     """Open a model: bundled, from a directory, or from the hub.
 
     Args:
-        name: `pico-t5`, a directory, or a name such as `amazon/chronos-t5-small` or `openai-community/gpt2`.
+        name: `pico-t5`, a directory, or a name such as `amazon/chronos-t5-small`, `amazon/chronos-bolt-small` or
+            `openai-community/gpt2`.
         dtype: of the weights; the published notebook ran in `torch.bfloat16`.
         device: where the model runs.
 

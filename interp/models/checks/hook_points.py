@@ -11,14 +11,14 @@ Source: nnterp's checks on loading, which this follows in spirit.
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from interp.editing.scopes import Bound, Scope, entered
 from interp.errors import BrokenHook
-from interp.inputs.batch import Batch
+from interp.inputs.batch import Batch, ValueBatch
 from interp.inputs.fitting import inputs_of
 from interp.inputs.vocabulary import vocabulary_of
 from interp.models.checks.states import evaluated
@@ -35,13 +35,20 @@ def _hooks(handles: list[torch.utils.hooks.RemovableHandle]) -> Generator[None]:
             handle.remove()
 
 
-def _forward(model: Handle) -> Tensor:
+def _sample(model: Handle) -> Batch:
+    """Return a small input of two rows: four tokens or three patches and more, and three tokens of a decoder."""
+    if not model.reads_tokens:
+        steps = torch.arange(3 * model.patching.size, dtype=torch.float32) % (model.patching.size + 1)
+        return ValueBatch(torch.stack([steps, steps.flip(0)]), model.patching)
     first, last = vocabulary_of(model).value_range if model.tokens_are_values else (0, model.d_vocab - 1)
     ids = first + torch.tensor([[3, 4, 5, 0], [7, 3, 7, 0]]) % (last - first + 1)
     encoder: dict[str, Any] = {"input_ids": ids} if model.has_encoder else {}
-    batch = Batch(**encoder, decoder_input_ids=ids[:, :3])
+    return Batch(**encoder, decoder_input_ids=ids[:, :3])
+
+
+def _forward(model: Handle) -> Tensor:
     with torch.no_grad(), evaluated(model):
-        return model.module(**inputs_of(model, batch)).logits
+        return getattr(model.module(**inputs_of(model, _sample(model))), model.family.returns)
 
 
 def check_hooks(model: Handle) -> None:
@@ -60,37 +67,50 @@ def check_hooks(model: Handle) -> None:
 
 
 def check_readout(model: Handle) -> None:
-    """Run a small forward and see that its logits are the unembedding of the decoder's last norm, scaled as is said.
+    """Run a small forward and see that what it puts out is made of the decoder's last norm as the toolkit says.
+
+    Logits are its unembedding, scaled as the config says; quantiles are in the series' units.
 
     Raises:
-        BrokenHook: they are something else, or not one a token.
+        BrokenHook: they are something else, or not one a token, or one a level and step.
     """
     final: list[Tensor] = []
     module = model.module.get_submodule(model.family.stack_points["decoder", "ln_final"][0])
     with entered(model.module) as scope, ExitStack() as hooks, torch.no_grad(), evaluated(model):
         scope.on_output(module, lambda _module, _args, output: final.append(output), hooks)  # type: ignore[reportUnknownLambdaType]
         logits = _forward(model)
-        wanted = model.unembed(final[-1]) if final else None
+        wanted = _read_out(model, final[-1]) if final else None
     tolerance = 64 * torch.finfo(model.dtype).eps * float(logits.abs().max())
     if wanted is None or wanted.shape != logits.shape or float((wanted - logits).abs().max()) > tolerance:
+        if model.gives_quantiles:
+            raise BrokenHook(
+                f"{model.name}: its quantiles are not what its output_patch_embedding makes of the decoder's last "
+                "norm, in units of the series: open a model whose forward is the architecture's own."
+            )
         raise BrokenHook(
             f"{model.name}: its logits are not what the unembedding makes of the decoder's last norm, scaled by "
             f"{model.unembedding_scale:.3g} as its config says. See scale_decoder_outputs in the config, and open a "
             "model whose forward is the architecture's own."
         )
-    if logits.shape[-1] != model.d_vocab:
+    if not model.gives_quantiles and logits.shape[-1] != model.d_vocab:
         raise BrokenHook(
             f"{model.name}: it gives {logits.shape[-1]} logits, and its config says vocab_size={model.d_vocab}: set "
             "that in the config, or use resize_token_embeddings."
         )
 
 
+def _read_out(model: Handle, ln_final: Tensor) -> Tensor:
+    if model.gives_quantiles:
+        return model.quantiles(ln_final, cast(ValueBatch, _sample(model)).values)
+    return model.unembed(ln_final)
+
+
 def _check_hooks(model: Handle, scope: Scope) -> None:
-    layers = model.layers()
+    layers, sample = model.layers(), _sample(model)
     modules = {str(at): model.module.get_submodule(model.family.attention_path(at)) for at in layers}
     outputs = {str(at): model.family.point(Site(at.stack, at.kind, at.layer, "z")).path for at in layers}
-    queries = {str(at): 4 if at.stack == "encoder" else 3 for at in layers}
-    keys = {str(at): 3 if (at.stack, at.kind) == ("decoder", "self") else 4 for at in layers}
+    queries = {str(at): sample.length(at.stack) for at in layers}
+    keys = {str(at): sample.length("encoder" if at.kind == "cross" else at.stack) for at in layers}
     tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
 
     seen: set[str] = set()

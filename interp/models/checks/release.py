@@ -3,8 +3,10 @@
 1. Every module at which a site lives goes by the name that the family's tables give it.
 2. Chronos' tokenizer gives the token whose value it decodes to, leaves missing values out, and takes a scale of
    another series, which `Batch.from_series` hands to a method that Chronos does not promise.
+3. A model of values cuts a series into the patches that a batch says it does.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +29,7 @@ def check_names(model: "Model") -> None:
     paths = [family.point(site).path for site in family.sites(model.n_layers)]
     paths += [*family.stacks.values(), *family.embeddings.values(), *family.position_biases.values()]
     paths += [family.position_embedding] if family.position_embedding else []
+    paths += [family.patches.values] if family.patches else []
     for layer in model.layers():
         paths += [family.attention_path(layer)]
         paths += [
@@ -88,3 +91,28 @@ def _encodes_what_it_decodes(tokenizer: Any) -> bool:
         and torch.equal(own[:, :length], again[:, -length:])
         and torch.equal(shown[:, :length], mask[:, -length:])
     )
+
+
+def check_patches(model: "Model") -> None:
+    """Check that a model of values cuts a series into patches as a batch says, and that its quantile levels ascend.
+
+    Raises:
+        BrokenHook: it cuts it otherwise.
+        UnsupportedModel: patches that overlap or leave steps out, or levels that do not ascend from 0 to 1.
+    """
+    if model.reads_tokens:
+        return
+    levels, patching = model.levels, model.patching
+    if not levels or not all(low < high for low, high in pairwise((0.0, *levels, 1.0))):
+        raise UnsupportedModel(f"{model.name}: its quantile levels are {levels}: they must ascend between 0 and 1.")
+    steps = 2 * patching.size + 1
+    series = torch.arange(steps, dtype=torch.float32)[None]
+    try:
+        right = torch.equal(model.module.patch(series).nan_to_num(-1), patching.cut(series).nan_to_num(-1))
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        right = False
+    if not right:
+        raise BrokenHook(
+            f"{model.name}: it does not cut series into {patching} as the toolkit reads it: "
+            f"{release('chronos-forecasting')} is not supported. Install another release of it."
+        )

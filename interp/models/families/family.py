@@ -6,26 +6,30 @@ the Hugging Face model carries a site, at its input or its output. Everything el
 tables. To add an architecture, write one file and name it in `registry.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
-from chronos import BaseChronosPipeline
+from chronos import BaseChronosPipeline, ChronosConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interp.inputs.patches import Patching
 from interp.names import ATTENTION_SITES, KINDS, STACKS, AttentionLayer, Kind, Site, Stack
 
-Layout = Literal["stream", "heads", "square", "tokens"]
+Layout = Literal["stream", "heads", "square", "tokens", "quantiles"]
 """How a tensor is laid out: `stream` is `[batch, pos, d_model]`; `heads` is
 `[batch, pos, n_heads * d_head]` in the module and `[batch, pos, head, d_head]` for the user;
-`square` is `[batch, head, query, key]`; `tokens` is `[batch, pos, token]`."""
+`square` is `[batch, head, query, key]`; `tokens` is `[batch, pos, token]`; `quantiles` is `[batch, quantile, step]`."""
+
+Element = int | str | None
+"""Which part of a module's output holds a tensor: a place in a tuple, a name in an output object, or all of it."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a site lives: a port of a module, the element of it if that is a tuple, the part of its last axis.
+    """Where a site lives: a port of a module, the element of it if that has several, the part of its last axis.
 
     `part` is (index, count) of equal parts, as where one module puts out queries, keys and values side by side.
     `shared` says that others hold the very tensor too, so that an edit has to be made in place to be seen by all.
@@ -34,7 +38,7 @@ class Point:
     path: str
     port: Literal["input", "output"]
     layout: Layout
-    element: int | None = None
+    element: Element = None
     part: tuple[int, int] = (0, 1)
     shared: bool = False
 
@@ -49,7 +53,40 @@ def part_of(point: Point, value: Tensor) -> Tensor:
 
 _Attention = tuple[str, Literal["input", "output"], Layout, int | None]
 _Layer = tuple[str, Literal["input", "output"], int | None]
-_Stack = tuple[str, Layout, int | None]
+_Stack = tuple[str, Layout, Element]
+
+
+def read_tokens(config: Any) -> None:
+    """Read the `chronos_config` of a model of tokens as Chronos does.
+
+    Raises:
+        TypeError, AttributeError, AssertionError, ValueError: Chronos makes no tokenizer of it, or one of more tokens
+            than the model has.
+    """
+    chronos = ChronosConfig(**config.chronos_config)
+    chronos.create_tokenizer()
+    if chronos.n_tokens > config.vocab_size:
+        raise ValueError(f"the tokenizer has {chronos.n_tokens} tokens and the model {config.vocab_size}")
+
+
+@dataclass(frozen=True)
+class PatchReader:
+    """What a family says that reads values in patches and puts out quantiles.
+
+    Attributes:
+        values: the module whose input is the context, as it is before the standardisation.
+        patching: returns how a Hugging Face model cuts series into patches.
+        levels: returns the levels of its quantiles.
+        horizon: returns how many steps one forward pass forecasts.
+        quantiles: returns the quantiles `[row, quantile, step]` in the series' units, from the model, its last norm
+            `[row, pos, d_model]` and the context `[row, step]`.
+    """
+
+    values: str
+    patching: Callable[[Any], Patching]
+    levels: Callable[[Any], tuple[float, ...]]
+    horizon: Callable[[Any], int]
+    quantiles: Callable[[Any, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,10 +99,12 @@ class Family:
         architectures: the classes that configs of its checkpoints name; one without its head has all its weights too.
         pipeline: the Chronos pipeline that its Chronos models open in.
         inside: the attribute path from the pipeline to the Hugging Face model.
-        chronos_type: the name of such a model in a `chronos_config`.
-        needs_pipeline: whether a model is read only as a Chronos model, with a tokenizer for series.
+        settings: the attribute path from the pipeline to the settings that Chronos made of its `chronos_config`.
+        chronos_type: the name of such a model in a `chronos_config`; None where that names none.
+        needs_pipeline: whether a model is read only as a Chronos model.
         reads: the input of its Chronos models: one token for each value, or the values themselves.
-        puts_out: the output at a position: logits over tokens, or quantiles over steps.
+        puts_out: the output: logits over tokens at each position, or quantiles over steps. The last site is named so.
+        returns: the attribute of what the forward returns that holds it.
         context: the attention that reads the past.
         stacks: the module of each stack.
         blocks: the list of layers of each stack.
@@ -80,6 +119,10 @@ class Family:
         position_embedding: the embedding of positions, whose length is the longest sequence; None without one.
         mask_argument: the name of the mask in the attention module's forward.
         mlp_width: the config's name for the width of the MLP, which is 4 d_model where the config gives none.
+        arguments: arguments that every forward is called with.
+        read_config: reads the `chronos_config` of a config as Chronos does, and raises what is wrong with it.
+        patches: what a family that reads values says of them; None where tokens are read.
+        constants: patterns of the sites that are the same for every input.
         scales_unembedding: whether tied embeddings scale the decoder's output by d_model^-0.5.
         clamps_float16: whether layers clamp the residual stream in float16.
         ignored: tensors of old checkpoints that no model uses, as regular expressions.
@@ -91,10 +134,12 @@ class Family:
     architectures: tuple[str, ...]
     pipeline: type[BaseChronosPipeline]
     inside: str
-    chronos_type: Literal["seq2seq", "causal"]
+    settings: str
+    chronos_type: Literal["seq2seq", "causal"] | None
     needs_pipeline: bool
     reads: Literal["tokens", "values"]
     puts_out: Literal["logits", "quantiles"]
+    returns: str
     context: tuple[Stack, Kind]
     stacks: dict[Stack, str]
     blocks: dict[Stack, str]
@@ -113,6 +158,10 @@ class Family:
     parts: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     shared: frozenset[str] = frozenset()
     columns_first: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
+    read_config: Callable[[Any], None] = read_tokens
+    patches: PatchReader | None = None
+    constants: tuple[str, ...] = ()
     scales_unembedding: bool = False
     clamps_float16: bool = False
     ignored: tuple[str, ...] = ()

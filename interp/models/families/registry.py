@@ -4,11 +4,12 @@ from typing import Any
 
 from chronos import BaseChronosPipeline
 
+from interp.models.families.chronos_bolt import CHRONOS_BOLT
 from interp.models.families.family import Family
 from interp.models.families.gpt2 import GPT2
 from interp.models.families.t5 import T5
 
-FAMILIES: tuple[Family, ...] = (T5, GPT2)
+FAMILIES: tuple[Family, ...] = (T5, GPT2, CHRONOS_BOLT)
 
 
 def family_of_config(config: Any) -> Family | None:

@@ -249,6 +249,7 @@ def unembedding(model: Handle, *, fold_norm: bool = True) -> Float[Tensor, "d_mo
     Raises:
         UnsupportedModel, InvalidInput: weights that cannot be read.
     """
+    model.require("tokens")
     weight, _ = affine(model, model.family.stack_points["decoder", "logits"][0], model.d_model)
     dtype = torch.promote_types(model.dtype, torch.float32)
     scaled = weight.to(dtype) * model.unembedding_scale
@@ -260,6 +261,7 @@ def unembedding_bias(model: Handle) -> Float[Tensor, "token"]:
 
     It is zero where there is neither, as in the published models of T5.
     """
+    model.require("tokens")
     _, bias = affine(model, model.family.stack_points["decoder", "logits"][0], model.d_model)
     added = final_norm(model).fold_bias(unembedding(model, fold_norm=False))
     return added if bias is None else added + bias.to(added)

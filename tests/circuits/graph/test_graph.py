@@ -215,6 +215,7 @@ def put(model: interp.Model, site: str, value: Tensor) -> Generator[None]:
             return torch.cat([value if i == index else part for i, part in enumerate(output.chunk(count, -1))], -1)
         if point.element is None:
             return value
+        assert isinstance(point.element, int)
         return (*output[: point.element], value, *output[point.element + 1 :])
 
     handle = module.register_forward_pre_hook(before) if point.port == "input" else module.register_forward_hook(after)
