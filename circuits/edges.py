@@ -12,6 +12,9 @@ from interp.names import STACKS, Stack, as_head, parse_address, parse_kind
 from interp.results.result import Result
 
 Composition = Literal["Q", "K", "V"]
+INPUT: dict[Composition, str] = {"Q": "queries", "K": "keys", "V": "values"}
+"""What the inputs of a head are called."""
+
 Order = Literal["later", "same or later", "any"]
 Pair = tuple[str, str, Composition]
 """Kinds of the writer and the reader, and which of the reader's inputs."""
@@ -144,6 +147,8 @@ class Edge:
         object.__setattr__(self, "reader", as_node(self.reader))
         if self.kind is not None:
             object.__setattr__(self, "kind", str(self.kind).upper())
+        elif isinstance(self.reader, Head):
+            raise InvalidInput(f"{self}: say which input of the head it feeds: {_inputs(self.writer, self.reader)}.")
         if isinstance(self.writer, Head) and isinstance(self.reader, Head):
             pair = (f"{self.writer.stack}.{self.writer.kind}", f"{self.reader.stack}.{self.reader.kind}")
             writer, reader, _ = check_pair(*pair, str(self.kind))
@@ -159,8 +164,10 @@ class Edge:
         if writer == LOGITS or reader in EMBEDDINGS.values():
             raise InvalidInput(f"{self}: the logits write to no stream, and embeddings read none.")
         if isinstance(reader, Head) != (kind in get_args(Composition)):
-            how = "'q', 'k' or 'v'" if isinstance(reader, Head) else "nothing after it: it has one input"
-            raise InvalidInput(f"{self}: {reader} is read into by {how}.")
+            how = (
+                f"by {_inputs(writer, reader)}" if isinstance(reader, Head) else "by nothing after it: it has one input"
+            )
+            raise InvalidInput(f"{self}: {reader} is read into {how}.")
         across = isinstance(reader, Head) and reader.kind == "cross" and kind in ("K", "V")
         if across != (writer.stack == "encoder") and reader.stack == "decoder":
             raise InvalidInput(
@@ -212,6 +219,13 @@ class Edge:
                 f"{text!r} is not an edge: 'encoder.self.0.2 -> decoder.cross.1.3:k', q, k or v where a head reads."
             )
         return cls(as_node(writer), as_node(reader), cast(Composition, kind.strip()) if colon else None)
+
+
+def _inputs(writer: Node, reader: Head) -> str:
+    """Say which inputs of a head a part can feed."""
+    if reader.kind != "cross":
+        return "':q', ':k' or ':v' at its end"
+    return "':k' or ':v' at its end" if writer.stack == "encoder" else "':q' at its end"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from circuits.patched_runs import patched_cells
 from interp import Batch, Model
 from interp.cache import capture
 from interp.editing.context import check_unhooked, edited
-from interp.editing.edit import Target, as_address
+from interp.editing.edit import Target, addresses_of
 from interp.editing.edits import Resample
 from interp.errors import InvalidInput, UnknownSite
 from interp.models.model import as_model
@@ -379,10 +379,8 @@ def patch_sites(
     """
     check_pair(model, clean, corrupt)
     check_unhooked(model, "patch_sites")
-    addresses: list[Any] = []
-    for target in _listed(sites):
-        addresses += model.sites(str(target)) if "*" in str(target) else [as_address(target)]
-    with edited(model, [Resample(address, corrupt) for address in dict.fromkeys(addresses)]):
+    addresses = dict.fromkeys(addresses_of(model, sites))
+    with edited(model, [Resample(address, corrupt) for address in addresses]):
         return frozen(to_numpy(measured(metric, capture(model, clean, "decoder.logits")["decoder.logits"], clean)))
 
 

@@ -5,6 +5,7 @@ decoder.cross.3.pattern   a site of an attention layer
 decoder.3.resid_pre       a site of a layer of a stack
 decoder.ln_final          a site of a stack
 decoder.cross.*.pattern   a pattern: any layer
+decoder.cross.3.*         a pattern: all heads of a layer
 """
 
 import re
@@ -197,6 +198,27 @@ class AttentionLayer:
         if len(parts) != 3 or (parts[0], parts[1]) not in KINDS or not _is_index(parts[2]):
             raise UnknownSite(f"{text!r} is not an attention layer: stack.kind.layer, as in 'decoder.cross.3'.")
         return cls(cast(Stack, parts[0]), cast(Kind, parts[1]), int(parts[2]))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Addresses of one form, in which `*` stands for one part: `decoder.cross.1.*`, `decoder.*.mlp_out`."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def matches(self, address: object) -> bool:
+        """Tell whether an address has this form."""
+        own, parts = str(address).split("."), self.text.split(".")
+        return len(own) == len(parts) and all(part in ("*", other) for other, part in zip(own, parts, strict=True))
+
+    @property
+    def of_layers(self) -> bool:
+        """Whether it is of whole attention layers, as `decoder.cross.*`."""
+        parts = self.text.split(".")
+        return len(parts) == 3 and not _is_index(parts[1]) and (parts[2] == "*" or _is_index(parts[2]))
 
 
 def as_head(head: object) -> Head:

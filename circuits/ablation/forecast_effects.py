@@ -25,7 +25,7 @@ from circuits.ablation.sampling import Ablated
 from circuits.controls import Controls, columns_of_controls, random_controls
 from interp import Model
 from interp.editing.context import check_unhooked
-from interp.editing.edit import Address, Edit, Target, as_address, locate
+from interp.editing.edit import Address, Edit, Target, addresses_of, locate
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
@@ -359,15 +359,15 @@ def _targets(
         if not isinstance(cast(Any, name), str) or not items:
             raise InvalidInput(f"the ablation {name!r} has no heads, or no name: give both, as text.")
         edits = [item for item in items if isinstance(item, Edit)]
-        others = [item for item in items if not isinstance(item, Edit)]
+        others = addresses_of(model, [item for item in items if not isinstance(item, Edit)])
         ablated = ablations(others)
         if edits:
             check_edits(name, edits)
             targets[name] = [*(ablations(others, method, reference) if others else ablated), *edits]
             continue
-        targets[name] = [as_address(target) for target in others]
-        for address in targets[name]:
-            site, _ = locate(model, cast(Address, address))
+        targets[name] = list(others)
+        for address in others:
+            [(site, _)] = locate(model, address)
             if site.stack == "decoder" and site.name in ("resid_pre", "resid_post"):
                 raise InvalidInput(
                     f"{address}: forecasts of several ablations run the decoder's layers one by one, past this site. "

@@ -28,8 +28,8 @@ from circuits.metrics import Tokens
 from interp import Batch, Model, capture
 from interp.cache import Cache
 from interp.errors import InvalidInput
-from interp.names import AttentionLayer, Head, as_head, parse_kind
-from interp.results.by_head import Heads, HeadScores, ScoredHead, over_rows, provenance, row_mean
+from interp.names import AttentionLayer, Head, parse_kind
+from interp.results.by_head import Heads, HeadScores, heads_among, over_rows, provenance, row_mean
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import interval
 from probes.attention import batch_values
@@ -81,19 +81,22 @@ class AttributionByPosition(Result):
         """Return what positions add through some heads together, `[row, key]`; through all of `site` by default.
 
         Raises:
-            UnknownHead: a malformed address.
-            InvalidInput: none, one twice, or one that is no head of `site` in this model.
+            UnknownHead: a malformed address, or one that is no head of `site` in this model.
+            InvalidInput: none, or one twice.
         """
         if heads is None:
             return self.values.sum((0, 1))
-        chosen = [as_head(h) for h in ([heads] if isinstance(heads, Head | ScoredHead | str) else heads)]
+        return np.sum([self.values[h.layer, h.head] for h in self.named(heads)], axis=0)
+
+    def named(self, heads: Heads) -> list[Head]:
+        """Return the heads of `site` that addresses, layers, patterns or scored heads name, each once.
+
+        Raises:
+            UnknownHead: a malformed address, or one that is no head of `site` in this model.
+            InvalidInput: none, or one twice.
+        """
         layers, count = self.values.shape[:2]
-        known = [h for h in chosen if f"{h.stack}.{h.kind}" == self.site and h.layer < layers and h.head < count]
-        if not chosen or len(known) < len(chosen) or len(set(chosen)) < len(chosen):
-            raise InvalidInput(
-                f"heads={heads!r}: give {self.kind} heads of {layers} layers of {count} ({self.site}), each once."
-            )
-        return np.sum([self.values[h.layer, h.head] for h in chosen], axis=0)
+        return heads_among([Head(*parse_kind(self.site), i, j) for i in range(layers) for j in range(count)], heads)
 
     def by_position(self, heads: Heads | None = None) -> pd.DataFrame:
         """Return one row per past position: what it adds through some heads, by default all of `site`.
@@ -106,8 +109,8 @@ class AttributionByPosition(Result):
             value where all rows have the same, else missing.
 
         Raises:
-            UnknownHead: a malformed address.
-            InvalidInput: none, one twice, or one that is no head of `site` in this model.
+            UnknownHead: a malformed address, or one that is no head of `site` in this model.
+            InvalidInput: none, or one twice.
         """
         rows = np.where(np.isnan(self.tokens), np.nan, self.of(heads)).T
         low, high = interval(rows)

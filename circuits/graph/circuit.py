@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 import pandas as pd
 
-from circuits.edges import EMBEDDINGS, LOGITS, Edge, Node, as_edge, as_node, forward_order
+from circuits.edges import EMBEDDINGS, INPUT, LOGITS, Edge, Node, as_edge, as_node, forward_order
 from circuits.graph.edge_matrix import Graph
 from interp import Head, Model
 from interp.errors import InvalidInput
@@ -160,6 +160,54 @@ class Circuit(Result):
         arriving = _reached(self.edges, {LOGITS}, forwards=False)
         return Circuit((e for e in self.edges if e.writer in reached and e.reader in arriving), self.digest)
 
+    def to(self, model: Model) -> "Circuit":
+        """Return the same edges as a circuit of another model, such as one trained from another seed.
+
+        Raises:
+            UnknownHead, UnknownSite: a part that this model does not have.
+        """
+        return check_circuit(model, Circuit(self.edges, model.digest))
+
+    def problems(self, model: Model) -> tuple[str, ...]:
+        """Say why parts of the circuit cannot carry what they are meant to.
+
+        Edges carry something if they lie on a path from an embedding to the logits. A head needs queries, keys and
+        values: what no edge of the circuit brings comes from outside it, as `evaluate` and `discover` run circuits.
+
+        Args:
+            model: whose circuit it is.
+
+        Returns:
+            One sentence for each problem, those of the whole circuit first, then part by part in forward order; none
+            where all is well.
+
+        Raises:
+            UnknownHead, UnknownSite: a part that this model does not have.
+            InvalidInput: a circuit of other weights.
+        """
+        check_circuit(model, self)
+        if not self.edges:
+            return ("the circuit has no edges, so nothing in it carries anything.",)
+        problems = [] if LOGITS in self.nodes else ["no edge leads to the logits, so nothing in it reaches them."]
+        if not set(self.nodes) & set(EMBEDDINGS.values()):
+            problems.append("no edge comes from an embedding, so nothing of the input comes in.")
+        reached = _reached(self.edges, set(EMBEDDINGS.values()), forwards=True)
+        arriving = _reached(self.edges, {LOGITS}, forwards=False)
+        fed: dict[Node, set[str]] = {node: set() for node in self.nodes}
+        for edge in self.edges:
+            fed[edge.reader].add(str(edge.kind))
+        for node in self.nodes:
+            if node not in reached:
+                problems.append(f"{node} has no path from an embedding: it writes what it writes outside the circuit.")
+            elif isinstance(node, Head) and (
+                missing := [words for kind, words in INPUT.items() if kind not in fed[node]]
+            ):
+                inputs = " or ".join(missing)
+                problems.append(f"{node} reads no {inputs} in the circuit: it takes them from outside.")
+            if node not in arriving:
+                problems.append(f"{node} has no path to the logits: what it writes is lost.")
+        return tuple(problems)
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per edge, in forward order: `edge, writer, reader, kind`."""
         rows = [(str(edge), str(edge.writer), str(edge.reader), edge.kind) for edge in self]
@@ -205,8 +253,8 @@ def check_circuit(model: Model, circuit: Any, what: str = "circuit") -> Circuit:
         raise InvalidInput(f"{what} must be a Circuit; found {type(circuit).__name__}. See Circuit.parse.")
     if circuit.digest not in (None, model.digest):
         raise InvalidInput(
-            f"{what} is of other weights ({circuit.digest}) than {model.name} ({model.digest}): find it in this model, "
-            "or read its text by Circuit.parse."
+            f"{what} is of other weights ({circuit.digest:.12}) than {model.name} ({model.digest:.12}): find it in "
+            "this model, or move it: circuit.to(model)."
         )
     for node in circuit.nodes:
         graph.node(node)

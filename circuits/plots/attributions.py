@@ -10,9 +10,9 @@ from circuits.attribution.by_position import AttributionByPosition
 from circuits.attribution.direct import BIASES, EMBEDDING, DirectAttribution
 from interp.errors import InvalidInput
 from interp.inputs.masks import position_words
-from interp.names import Head, as_head
+from interp.names import Head
 from interp.output.style import COLORS, expected, short, styled
-from interp.results.by_head import Heads, ScoredHead, row_mean
+from interp.results.by_head import Heads, row_mean
 from interp.results.result import Floats
 from interp.results.statistics import interval
 from interp.validate import whole
@@ -212,8 +212,7 @@ def over(rows: int) -> str:
 
 def _heads(result: AttributionByPosition, heads: Heads | None) -> list[Head]:
     if heads is not None:
-        result.of(heads)  # says what is wrong with them
-        return [as_head(h) for h in ([heads] if isinstance(heads, Head | ScoredHead | str) else heads)]
+        return result.named(heads)
     moved = np.abs(row_mean(np.moveaxis(result.values, 2, -1))).sum(-1)
     order = np.argsort(-moved, axis=None, kind="stable")[: min(5, moved.size)]
     places = (np.unravel_index(place, moved.shape) for place in order)

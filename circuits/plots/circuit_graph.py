@@ -6,14 +6,13 @@ from typing import Any, cast
 import pandas as pd
 import plotly.graph_objects as go
 
-from circuits.edges import EMBEDDINGS, LOGITS, Edge, Node
-from circuits.graph.circuit import Circuit
+from circuits.edges import EMBEDDINGS, INPUT, LOGITS, Edge, Node
+from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.edge_matrix import Graph
 from circuits.graph.evaluation import CONTROLS, CircuitReport
 from circuits.plots.hovering import node_words
 from circuits.plots.stacks import (
     BOX,
-    INPUT,
     MLP,
     UNUSED,
     USED,
@@ -24,8 +23,9 @@ from circuits.plots.stacks import (
     name_rows,
     name_stacks,
 )
-from interp import Head, Site
+from interp import Head, Model, Site
 from interp.errors import InvalidInput
+from interp.models.model import as_model
 from interp.names import Stack, parse_kind
 from interp.output.style import expected, short, styled
 from probes.induction.mosaic import THRESHOLD, Mosaic
@@ -44,6 +44,7 @@ def circuit(
     circuit: Circuit,
     report: CircuitReport | None = None,
     *,
+    model: Model | None = None,
     mosaic: Mosaic | None = None,
     summary: pd.DataFrame | None = None,
     threshold: float = THRESHOLD,
@@ -55,22 +56,27 @@ def circuit(
         circuit: what to draw.
         report: of this circuit, by `evaluate`: width is what an edge adds, dashed where that is negative, and hovering
             an edge gives the interval. Without it all edges are equally wide.
+        model: whose layers and heads are all drawn.
         mosaic: colours the heads that are induction heads by what they attend to.
         summary: of `circuit_summary` or `head_summary`: what hovering a head says.
         threshold: from which score of the mosaic on.
         title: of the figure.
 
     Returns:
-        The figure: colour is what an edge feeds. Heads and MLPs that the circuit leaves out are small; without a report
-        or a mosaic, which know the model's size, only up to the largest that occur; and an encoder where one has a part
-        in it.
+        The figure: colour is what an edge feeds. Heads and MLPs that the circuit leaves out are small; without a model,
+        a report or a mosaic, which know the size, only up to the largest that occur; and an encoder where one has a
+        part in it.
 
     Raises:
-        InvalidInput: something else than a circuit or what was made of it; a report of another circuit; a mosaic or a
-            summary of other weights.
+        UnknownHead, UnknownSite: a part that the model does not have.
+        InvalidInput: something else than a circuit or what was made of it; a report of another circuit; a model, a
+            mosaic or a summary of other weights.
     """
     expected(circuit, Circuit, "discover", "circuits")
-    plane = Plane(_size(circuit, report, mosaic))
+    size = _size(circuit, report, mosaic)
+    plane = Plane(size if model is None else Graph.of(as_model(model)))
+    if model is not None:
+        check_circuit(model, circuit)
     _check(circuit, report, mosaic, summary, plane.graph)
     edges = _edges(circuit, report)
     parts = [*plane.graph.writers, LOGITS]
@@ -89,10 +95,10 @@ def circuit(
     across, up = plane.ranges
     figure.update_xaxes(visible=False, range=across)
     figure.update_yaxes(visible=False, range=up)
-    model = f" of {short(str(report.provenance['model']))}" if report is not None else ""
+    name = str(report.provenance["model"]) if report is not None else model.name if model is not None else ""
     return styled(
         figure,
-        title or f"Circuit{model}",
+        title or ("Circuit" + (f" of {short(name)}" if name else "")),
         _subtitle(circuit, report, edges),
         width=plane.size[0],
         height=plane.size[1],

@@ -5,7 +5,7 @@ from typing import Any, cast
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.edges import Pair, check_pair
+from circuits.edges import INPUT, Pair, check_pair
 from circuits.weights.composition_scores import CompositionScores, Score
 from interp.errors import InvalidInput
 from interp.output.style import short, styled
@@ -36,7 +36,7 @@ def _axes(scores: CompositionScores, wire: Pair) -> dict[str, Any]:
     """Return the layout of ticks at the middle of each layer's heads, with lines between layers."""
     layers, heads, later, readers = scores.raw[wire].shape
     sides = {
-        "xaxis": (later, readers, wire[1], "reads by its " + _INPUT[wire[2]]),
+        "xaxis": (later, readers, wire[1], "reads by its " + INPUT[wire[2]]),
         "yaxis": (layers, heads, wire[0], "writes"),
     }
     axes: dict[str, Any] = {}
@@ -61,9 +61,6 @@ def _axes(scores: CompositionScores, wire: Pair) -> dict[str, Any]:
         for i, size in ((i, heads) for i in range(1, layers))
     ]
     return axes
-
-
-_INPUT = {"Q": "queries", "K": "keys", "V": "values"}
 
 
 def _color(scores: CompositionScores, wires: list[Pair], score: Score) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from interp.output.style import COLORS, label
 from probes.induction.mosaic import Mosaic
 
 WIRE: dict[Composition, str] = {"Q": "#5b8c5a", "K": "#b3312c", "V": "#3f4e8c"}
-INPUT: dict[Composition, str] = {"Q": "queries", "K": "keys", "V": "values"}
 GAP = 3
 """Heads' widths between the two stacks."""
 

@@ -6,8 +6,8 @@ from typing import cast
 
 import plotly.graph_objects as go
 
-from circuits.edges import Composition, Edges, ScoredEdge, forward_order
-from circuits.plots.stacks import GAP, INPUT, WIRE, Spot, add_heads, curve, hover, name_rows, name_stacks, spot
+from circuits.edges import INPUT, Composition, Edges, ScoredEdge, forward_order
+from circuits.plots.stacks import GAP, WIRE, Spot, add_heads, curve, hover, name_rows, name_stacks, spot
 from circuits.weights.composition_scores import CompositionScores
 from circuits.weights.induction_candidates import InductionCandidate, InductionCandidates
 from interp import Head

@@ -21,7 +21,7 @@ from torch.nn.modules import module as module_hooks
 
 from interp.editing import scopes
 from interp.editing.actions import Action, actions
-from interp.editing.edit import Edit, Target
+from interp.editing.edit import Edit, Target, addresses_of
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations
 from interp.editing.positions import Positions, apart
@@ -213,7 +213,7 @@ def ablate(
         InvalidInput: an unknown method, a reference that is missing or not used, a target that is
             named twice; and all that `edited` raises.
     """
-    with edited(model, ablations(targets, method, reference, by_position, positions)):
+    with edited(model, ablations(addresses_of(model, targets), method, reference, by_position, positions)):
         yield
 
 
@@ -264,7 +264,7 @@ def _check_conflicts(model: Model, acts: Sequence[Action]) -> None:
     outer = [action for module in model._modules.values() for hook in _hooks_of(module) for action in hook.here]
     for index, action in enumerate(acts):
         for other in acts[:index]:
-            if other.edit == action.edit and other.site == action.site:
+            if other.edit == action.edit and (other.site, other.head) == (action.site, action.head):
                 raise InvalidInput(f"{action.edit} is given twice. Give each edit once.")
         for other in [*acts[:index], *outer]:
             if _both_set(model, action, other):

@@ -15,12 +15,12 @@ from interp.editing.running import Run
 from interp.errors import InvalidInput, UnknownSite
 from interp.inputs.batch import Batch
 from interp.models.model import Model
-from interp.names import AttentionLayer, Head, Site, parse_address
+from interp.names import AttentionLayer, Head, Pattern, Site, parse_address
 from interp.results.by_head import ScoredHead
 
-Address = Head | AttentionLayer | Site
+Address = Head | AttentionLayer | Site | Pattern
 Target = Address | ScoredHead | str
-"""Where an edit acts: a head, an attention layer or a site, by value, address or as scored."""
+"""Where an edit acts: a head, an attention layer or a site, by value, address, pattern or as scored."""
 
 Act = Callable[[Tensor], Tensor | None]
 """What becomes of a tensor, or of one head's part of it; None leaves it as it is."""
@@ -34,25 +34,45 @@ def as_address(target: Target) -> Address:
     """
     if isinstance(target, ScoredHead):
         return target.address
-    address = target if isinstance(target, Head | AttentionLayer | Site) else parse_address(str(target))
-    if isinstance(address, Site) and address.name == "head_out":
-        layer = f"{address.stack}.{address.kind}.{address.layer}"
+    address = target if isinstance(target, Address) else _read(str(target))
+    if str(address).endswith(".head_out"):
+        layer = str(address).removesuffix(".head_out")
         raise UnknownSite(f"{address} cannot be edited: it is made from z and W_O. Edit {layer}.z or {layer}.attn_out.")
     return address
 
 
-def locate(model: Model, address: Address) -> tuple[Site, int | None]:
-    """Return the site at which an address is edited, and the head if it names one.
+def _read(text: str) -> Address:
+    return Pattern(text) if "*" in text else parse_address(text)
+
+
+def addresses_of(model: Model, targets: Target | Sequence[Target]) -> list[Head | AttentionLayer | Site]:
+    """Return the addresses that targets stand for, patterns as what they match in this model.
+
+    Raises:
+        UnknownHead, UnknownSite: a malformed address, or one that this model does not have.
+        InvalidInput: something that is neither a target nor several.
+    """
+    items: Any = [targets] if isinstance(targets, Target) else targets
+    if not isinstance(items, Sequence):
+        raise InvalidInput(f"targets={targets!r}: give an address, or several of them.")
+    places = [as_address(target) for target in cast(Sequence[Target], items)]
+    return [each for at in places for each in (model.matching(at) if isinstance(at, Pattern) else [at])]
+
+
+def locate(model: Model, address: Address) -> list[tuple[Site, int | None]]:
+    """Return the site at which an address is edited, and the head if it names one; of a pattern, all that it matches.
 
     Raises:
         UnknownHead, UnknownSite: this model does not have it.
     """
+    if isinstance(address, Pattern):
+        return [place for each in model.matching(address) for place in locate(model, each)]
     if isinstance(address, Head):
-        return model.head(address).site("z"), address.head
+        return [(model.head(address).site("z"), address.head)]
     if isinstance(address, AttentionLayer):
         at = model.layer(address)
-        return Site(at.stack, at.kind, at.layer, "z"), None
-    return model.sites(str(address))[0], None
+        return [(Site(at.stack, at.kind, at.layer, "z"), None)]
+    return [(model.sites(str(address))[0], None)]
 
 
 class Edit:
@@ -124,10 +144,10 @@ class PlacedEdit(Edit):
 
     def places(self, model: Model) -> list[tuple[Site, int | None]]:
         """Return the site of the address, and the head if it names one."""
-        return [locate(model, cast(Address, self.at))]
+        return locate(model, cast(Address, self.at))
 
     def _no_scores(self, why: str) -> None:
-        if isinstance(self.at, Site) and self.at.name == "scores":
+        if str(self.at).endswith(".scores"):
             raise InvalidInput(f"{type(self).__name__} of {self.at}: {why} Edit the pattern, or use Knockout.")
 
     def missing(self, act: Act, acted: bool) -> str:

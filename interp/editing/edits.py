@@ -26,7 +26,7 @@ from interp.editing.running import Run
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
 from interp.models.model import Model
-from interp.names import AttentionLayer, Site
+from interp.names import AttentionLayer, Pattern, Site
 from interp.validate import as_tensor
 
 Reference = Batch | Sequence[Batch]
@@ -118,6 +118,8 @@ class Add(PlacedEdit):
         super().__post_init__()
         if isinstance(self.at, AttentionLayer):
             object.__setattr__(self, "at", Site(self.at.stack, self.at.kind, self.at.layer, "attn_out"))
+        elif isinstance(self.at, Pattern) and self.at.of_layers:
+            object.__setattr__(self, "at", Pattern(f"{self.at}.attn_out"))
         object.__setattr__(self, "value", _finite(self, "value", self.value, 2))
 
     def reads_run(self, site: Site) -> bool:
@@ -173,7 +175,7 @@ class Mean(PlacedEdit):
         if self.by_position and len(shapes) > 1:
             raise InvalidInput(f"{self}: a mean by position needs batches of one shape; found lengths {shapes}.")
         self._no_scores("the mean would mix the mask in.")
-        if isinstance(self.at, Site) and self.at.name == "pattern" and not self.by_position:
+        if str(self.at).endswith(".pattern") and not self.by_position:
             raise InvalidInput(f"{self}: a pattern has a mean by position only: give by_position=True.")
         object.__setattr__(self, "reference", batches)
 

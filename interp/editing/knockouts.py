@@ -15,8 +15,8 @@ from interp.editing.positions import Chosen, Positions, as_positions, words
 from interp.editing.running import Run
 from interp.errors import InvalidInput
 from interp.models.model import Model
-from interp.names import Head, Site
-from interp.results.by_head import ScoredHead
+from interp.names import AttentionLayer, Head, Pattern, Site
+from interp.results.by_head import Heads, ScoredHead, as_heads
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Knockout(Edit):
     """Chosen query-key pairs of a head's pattern get no attention.
 
     Args:
-        head: the head.
+        head: the head, or several as an attention layer or a pattern.
         query: positions that look, as one number, several or a slice; None for all. Those from 0 are of the whole
             sequence, padding counted, whichever step of a generation reaches them. Negative ones count from the end
             of the step's own queries, over a row's tokens without padding: -1 is a row's last token in a plain
@@ -44,7 +44,7 @@ class Knockout(Edit):
     Source: Geva et al. 2023, "Dissecting Recall of Factual Associations".
     """
 
-    head: Head | ScoredHead | str
+    head: Head | AttentionLayer | Pattern | ScoredHead | str
     query: Positions | None = None
     key: Positions | None = None
     renormalise: bool = True
@@ -52,23 +52,18 @@ class Knockout(Edit):
 
     def __post_init__(self) -> None:
         address = as_address(self.head)
-        if not isinstance(address, Head):
-            raise InvalidInput(f"a knockout is of one head, as 'decoder.cross.3.5'; found {str(address)!r}.")
+        if not isinstance(address, Head | AttentionLayer | Pattern):
+            raise InvalidInput(f"a knockout is of heads, as 'decoder.cross.3.5'; found {str(address)!r}.")
         object.__setattr__(self, "head", address)
         for name in ("query", "key"):
             object.__setattr__(self, name, as_positions(name, getattr(self, name)))
         if self.query is None and self.key is None:
             raise InvalidInput(f"{self}: give the positions that look, the positions looked at, or both.")
 
-    @property
-    def at(self) -> Site:
-        """Where it acts: on the scores, so that the softmax renormalises, or on the pattern."""
-        assert isinstance(self.head, Head)
-        return self.head.site("scores" if self.renormalise else "pattern")
-
     def places(self, model: Model) -> list[tuple[Site, int | None]]:
-        """Return the head's scores, or its pattern."""
-        return [(self.at, model.head(cast(Head, self.head)).head)]
+        """Return the heads' scores, so that the softmax renormalises, or their patterns."""
+        name = "scores" if self.renormalise else "pattern"
+        return [(head.site(name), head.head) for head in as_heads(model, cast(Heads, self.head))]
 
     def act(self, model: Model, site: Site, head: int | None, run: Run, values: Sequence[Tensor]) -> Act:
         """Return the function that cuts."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from interp.errors import UnknownHead, UnknownSite, nearest
 from interp.models.families.family import Family
-from interp.names import AttentionLayer, Head, Kind, Site, Stack, as_head, parse_kind
+from interp.names import AttentionLayer, Head, Kind, Pattern, Site, Stack, as_head, parse_kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +49,48 @@ class Addresses:
         kinds = self.family.kinds if kind is None else (self.kind(kind),)
         return [AttentionLayer(s, k, layer) for s, k in kinds for layer in range(self.n_layers[s])]
 
-    def heads(self, kind: str | None = None) -> list[Head]:
-        """Return all heads in forward order, or those of one kind.
+    def heads(self, of: str | Head | AttentionLayer | None = None) -> list[Head]:
+        """Return all heads in forward order, or those that an address or a pattern names.
+
+        Args:
+            of: a kind such as `decoder.cross`, an attention layer such as `decoder.cross.1`, a head, or a pattern such
+                as `decoder.cross.*.0`; None for all.
 
         Raises:
-            UnknownSite: there is no such kind, or this model does not have it.
+            UnknownHead, UnknownSite: it names nothing that this model has, or something else than heads.
         """
-        return [Head(at.stack, at.kind, at.layer, head) for at in self.layers(kind) for head in range(self.n_heads)]
+        text = "" if of is None else str(of)
+        depth = text.count(".")
+        if isinstance(of, Head) or (depth not in (1, 2) and "*" not in text and text):
+            return [self.head(cast(Head | str, of))]
+        if "*" in text:
+            layers = [layer for layer in self.layers() if Pattern(text).matches(layer) or _of_kind(layer, text)]
+            heads = [head for head in self._heads_in(self.layers()) if Pattern(text).matches(head)]
+            if heads := heads or self._heads_in(layers):
+                return heads
+            raise UnknownHead(
+                f"{text!r} matches no head of {self.model}. A pattern has as many parts as the address: "
+                "'decoder.cross.1.*' is one layer, 'decoder.cross.*.0' a head of each."
+            )
+        return self._heads_in([self.layer(text)] if depth == 2 else self.layers(text or None))
+
+    def _heads_in(self, layers: Sequence[AttentionLayer]) -> list[Head]:
+        return [Head(at.stack, at.kind, at.layer, head) for at in layers for head in range(self.n_heads)]
+
+    def matching(self, pattern: Pattern, known: Mapping[str, Site]) -> Sequence[Head | AttentionLayer | Site]:
+        """Return what a pattern names: heads; if it names none, attention layers; if none of these either, sites.
+
+        Args:
+            pattern: such as `decoder.cross.1.*` (heads), `decoder.cross.*` (layers) or `decoder.*.mlp_out` (sites).
+            known: all sites of the model by address.
+
+        Raises:
+            UnknownSite: nothing of the model matches.
+        """
+        for group in (self.heads(), self.layers(), known.values()):
+            if matches := [address for address in group if pattern.matches(address)]:
+                return matches
+        raise self._no_site(str(pattern), known)
 
     def head(self, head: Head | str) -> Head:
         """Return a head by its value, or by its address.
@@ -107,7 +143,7 @@ class Addresses:
             return list(known.values())
         named: set[str] = set()
         for pattern in patterns:
-            matches = [name for name in known if _matches(name, str(pattern))]
+            matches = [name for name in known if Pattern(str(pattern)).matches(name)]
             if not matches:
                 raise self._no_site(str(pattern), known)
             named.update(matches)
@@ -144,8 +180,5 @@ class Addresses:
         return UnknownSite(f"{name!r}: {self.model} has {stack} layers 0-{self.n_layers[stack] - 1}.{hint}")
 
 
-def _matches(name: str, pattern: str) -> bool:
-    parts, parts_of_pattern = name.split("."), pattern.split(".")
-    return len(parts) == len(parts_of_pattern) and all(
-        part in ("*", own) for own, part in zip(parts, parts_of_pattern, strict=True)
-    )
+def _of_kind(layer: AttentionLayer, pattern: str) -> bool:
+    return Pattern(pattern).matches(f"{layer.stack}.{layer.kind}")

@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from operator import attrgetter
@@ -20,7 +21,7 @@ from interp.inputs.patches import Patching
 from interp.models.addresses import Addresses
 from interp.models.families.family import Family, Layout, PatchReader
 from interp.models.module_tree import Known, Tree
-from interp.names import STACKS, AttentionLayer, Head, Kind, Site, Stack
+from interp.names import STACKS, AttentionLayer, Head, Kind, Pattern, Site, Stack
 
 Capability = Literal["encoder", "series", "positions", "tokens", "patches"]
 """What a call can need that not every model has."""
@@ -245,9 +246,9 @@ class Handle(ABC):
         """Return the stack and the kind of attention that a text names: see `Addresses.kind`."""
         return self.addresses.kind(kind)
 
-    def heads(self, kind: str | None = None) -> list[Head]:
-        """Return all heads in forward order, or those of a kind such as `decoder.cross`: see `Addresses.heads`."""
-        return self.addresses.heads(kind)
+    def heads(self, of: str | Head | AttentionLayer | None = None) -> list[Head]:
+        """Return all heads in forward order, or those of a kind, a layer or a pattern: see `Addresses.heads`."""
+        return self.addresses.heads(of)
 
     def layers(self, kind: str | None = None) -> list[AttentionLayer]:
         """Return all attention layers, or those of a kind such as `decoder.cross`: see `Addresses.layers`."""
@@ -260,6 +261,10 @@ class Handle(ABC):
     def layer(self, layer: AttentionLayer | str) -> AttentionLayer:
         """Return an attention layer of this model by its address: see `Addresses.layer`."""
         return self.addresses.layer(layer)
+
+    def matching(self, pattern: Pattern) -> Sequence[Head | AttentionLayer | Site]:
+        """Return what a pattern names, heads before layers before sites: see `Addresses.matching`."""
+        return self.addresses.matching(pattern, self.known_sites)
 
     def sites(self, *patterns: str | Site) -> list[Site]:
         """Return the sites that addresses or patterns name, in forward order: see `Addresses.sites`."""

@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.errors import InvalidInput
+from interp.errors import InvalidInput, UnknownHead
 from interp.models.model import Model
-from interp.names import Head, parse_kind
+from interp.names import AttentionLayer, Head, Pattern, as_head, parse_kind
 from interp.results.result import Floats, Result, frozen
 
 
@@ -64,8 +64,9 @@ class ScoredHead:
         return f"{self.address} ({self.kind} {self.score:.3f})"
 
 
-Heads = Head | ScoredHead | str | Sequence["Head | ScoredHead | str"]
-"""What functions that take heads accept: one or several, by value, address or as scored."""
+HeadLike = Head | AttentionLayer | Pattern | ScoredHead | str
+Heads = HeadLike | Sequence[HeadLike]
+"""What functions that take heads accept: heads, layers or kinds (all their heads), patterns, scored heads."""
 
 
 def as_heads(model: Model, heads: Heads) -> list[Head]:
@@ -73,21 +74,51 @@ def as_heads(model: Model, heads: Heads) -> list[Head]:
 
     Args:
         model: whose heads they are.
-        heads: a `Head`, its address, a `ScoredHead`, or a sequence of these.
+        heads: a `Head`, its address, an attention layer such as `decoder.cross.1` or a kind such as `decoder.cross`
+            (all their heads), a pattern such as `decoder.cross.*.0`, a `ScoredHead`, or a sequence of these.
 
     Returns:
         The heads in the order given.
 
     Raises:
-        UnknownHead: an address that is malformed or out of range.
+        UnknownHead, UnknownSite: an address that is malformed or out of range.
         InvalidInput: a head that is named twice.
     """
-    items: Iterable[Any] = [heads] if isinstance(heads, Head | ScoredHead | str) else heads
+    return _each_once(head for item in _listed(heads) for head in model.heads(item))
+
+
+def heads_among(known: Sequence[Head], heads: Heads) -> list[Head]:
+    """Return the heads that addresses, layers, patterns or results stand for, each once, out of those of a result.
+
+    Raises:
+        UnknownHead: a malformed address, or one that is none of the result's.
+        InvalidInput: none, or a head that is named twice.
+    """
+    chosen: list[Head] = []
+    for item in _listed(heads):
+        text = str(item)
+        forms = (Pattern(text), Pattern(f"{text}.*"), Pattern(f"{text}.*.*"))
+        matches = [head for head in known if any(form.matches(head) for form in forms)]
+        if not matches:
+            if "*" not in text and text.count(".") not in (1, 2):
+                as_head(item)
+            raise UnknownHead(f"{text!r}: the result has heads {known[0]} to {known[-1]} and none of this address.")
+        chosen += matches
+    if not chosen:
+        raise InvalidInput("no heads: give one or several.")
+    return _each_once(chosen)
+
+
+def _listed(heads: Heads) -> list[Any]:
+    items: Iterable[Any] = [heads] if isinstance(heads, HeadLike) else heads
     if not isinstance(cast(Any, items), Iterable):
         raise InvalidInput(f"heads={heads!r}: give a head, its address, or several of them.")
-    chosen = [model.head(item.address if isinstance(item, ScoredHead) else item) for item in items]
-    twice = sorted({str(head) for head in chosen if chosen.count(head) > 1})
-    if twice:
+    return [item.address if isinstance(item, ScoredHead) else item for item in items]
+
+
+def _each_once(heads: Iterable[Head]) -> list[Head]:
+    chosen = list(heads)
+    if twice := sorted({str(head) for head in chosen if chosen.count(head) > 1}):
         raise InvalidInput(f"named more than once: {', '.join(twice)}. Give each head once.")
     return chosen
 

@@ -1,5 +1,6 @@
 """A circuit is a set of edges: its algebra, its text, what cannot be in it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_files(model: interp.Model, tmp_path: Path) -> None:
         ("decoder.logits -> decoder.cross.1.2:q", "write to no stream"),
         ("decoder.cross.1.2 -> decoder.0.resid_pre", "embeddings read none"),
         ("decoder.cross.1.2 -> decoder.logits:k", "one input"),
-        ("decoder.0.mlp_out -> decoder.cross.1.2", "'q', 'k' or 'v'"),
+        ("decoder.0.mlp_out -> decoder.cross.1.2", "':q' at its end"),
         ("encoder.0.mlp_out -> decoder.cross.1.2:q", "keys and values of cross-attention only"),
         ("encoder.0.mlp_out -> decoder.self.1.2:v", "keys and values of cross-attention only"),
         ("encoder.0.mlp_out -> decoder.logits", "keys and values of cross-attention only"),
@@ -211,3 +212,75 @@ def test_parts_are_given_in_any_form() -> None:
     assert Circuit([edge]) == Circuit([edge.edge]) == Circuit([str(edge.edge)])
     assert {(s, k) for s, k in KINDS}
     assert depth(LOGITS) > depth(as_node("decoder.1.mlp_out")) > depth(head)
+
+
+BY_HAND = """
+encoder.embed -> encoder.self.0.1:q; encoder.embed -> encoder.self.0.1:k; encoder.embed -> encoder.self.0.1:v
+decoder.embed -> decoder.cross.1.2:q; encoder.self.0.1 -> decoder.cross.1.2:k; encoder.embed -> decoder.cross.1.2:v
+decoder.cross.1.2 -> decoder.logits
+"""
+
+
+def hand(text: str = BY_HAND, without: str = "") -> Circuit:
+    """The circuit by hand, without some edges."""
+    embeddings = {"encoder.embed": "encoder.0.resid_pre", "decoder.embed": "decoder.0.resid_pre"}
+    for short, address in embeddings.items():
+        text, without = text.replace(short, address), without.replace(short, address)
+    return Circuit.parse(text) - Circuit.parse(without)
+
+
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        ("", []),
+        ("decoder.embed -> decoder.cross.1.2:q", [r"decoder\.cross\.1\.2 reads no queries"]),
+        (
+            "encoder.embed -> encoder.self.0.1:q; encoder.embed -> encoder.self.0.1:v",
+            [r"encoder\.self\.0\.1 reads no queries or values"],
+        ),
+        (
+            "encoder.self.0.1 -> decoder.cross.1.2:k",
+            [r"self\.0\.1 has no path to the logits", r"cross\.1\.2 reads no keys"],
+        ),
+        (
+            "decoder.cross.1.2 -> decoder.logits",
+            ["no edge leads to the logits", *[r"has no path to the logits"] * 4],
+        ),
+        (
+            "; ".join(f"encoder.embed -> encoder.self.0.1:{kind}" for kind in "qkv"),
+            [r"encoder\.self\.0\.1 has no path from an embedding"],
+        ),
+        (BY_HAND, ["no edges"]),
+    ],
+)
+def test_a_circuit_says_what_it_cannot_carry(model: interp.Model, without: str, says: list[str]) -> None:
+    problems = hand(without=without).problems(model)
+    assert len(problems) == len(says)
+    assert all(re.search(pattern, problem) for pattern, problem in zip(says, problems, strict=True))
+
+
+def test_a_whole_model_has_no_problems(model: interp.Model, causal: interp.Model) -> None:
+    for one in (model, causal):
+        assert Circuit.full(one).problems(one) == ()
+
+
+def test_a_circuit_moves_to_other_weights(model: interp.Model, causal: interp.Model) -> None:
+    there = Circuit(hand(), "of other weights")
+    with pytest.raises(interp.errors.InvalidInput, match=r"\.to\(model\)"):
+        there.problems(model)
+    moved = there.to(model)
+    assert moved == there
+    assert moved.digest == model.digest
+    with pytest.raises(interp.errors.InterpError, match="decoder alone"):
+        there.to(causal)
+    with pytest.raises(interp.errors.UnknownHead, match="layers 0-1"):
+        Circuit.parse("decoder.cross.7.2 -> decoder.logits").to(model)
+
+
+def test_an_edge_into_a_head_names_the_input() -> None:
+    with pytest.raises(interp.errors.InvalidInput, match="feeds: ':k' or ':v' at"):
+        Circuit.parse("encoder.self.0.1 -> decoder.cross.1.2")
+    with pytest.raises(interp.errors.InvalidInput, match="feeds: ':q', ':k' or ':v' at"):
+        Circuit.parse("encoder.self.0.1 -> encoder.self.1.2")
+    with pytest.raises(interp.errors.InvalidInput, match="by nothing after it"):
+        Circuit.parse("decoder.cross.1.2 -> decoder.logits:v")

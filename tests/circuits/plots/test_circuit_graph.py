@@ -179,6 +179,13 @@ def test_size_is_taken_from_where_it_is_known(circuit: circuits.Circuit, report:
     assert not lines(plots.circuit(circuits.Circuit()))
 
 
+def test_a_model_gives_its_size(plant: interp.zoo.Planted, circuit: circuits.Circuit, model: interp.Model) -> None:
+    said = [text for trace in traces(plots.circuit(circuit, model=plant.model)) for text in trace.customdata or ()]
+    assert set(map(str, plant.model.heads())) <= {str(text).split("<br>")[0] for text in said}
+    with pytest.raises(interp.errors.InvalidInput, match="other weights"):
+        plots.circuit(circuit, model=model)
+
+
 def test_one_stack_has_no_place_for_another() -> None:
     plant = interp.zoo.planted_decoder()
     batch = probes.repeated_random_tokens(batch_size=3, unique=True, encoder=False)
