@@ -8,6 +8,10 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
+def test_there_is_one_for_each_use() -> None:
+    assert [path.stem for path in EXAMPLES] == ["ablate_your_series", "circuit_by_hand", "probe_of_your_own"]
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,9 @@ from interp.results.result import Floats
 from interp.results.statistics import band_words
 from interp.validate import whole
 
+LINE = 76
+"""Characters of members that a panel's title has room for."""
+
 UNEDITED = "#1f6f8b"
 TITLES = {
     "nll": "negative log-likelihood, nats a step",
@@ -117,8 +120,11 @@ def _times(index: pd.Index | None, steps: Sequence[int], first: int) -> list[str
 
 
 def _title(effects: ForecastEffects, name: str) -> str:
+    """Name an ablation and as many of its members as fit into a line."""
     members = effects.sets[name]
-    return f"{name}: {', '.join(members[:4])}{f' and {len(members) - 4} more' if len(members) > 4 else ''}"
+    fit = next((n for n in range(4, 1, -1) if len(", ".join(members[:n])) <= LINE), 1)
+    more = f" and {len(members) - fit} more" if len(members) > fit else ""
+    return f"{name}: {', '.join(members[:fit])}{more}"
 
 
 def _faint(color: str) -> str:
