@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp import Batch, Head, Model, capture
 from interp.errors import InvalidInput
+from interp.inputs.batch import ValueBatch
 from interp.inputs.masks import positions_of
 from interp.names import Stack
 from interp.results.by_head import Heads, as_heads, provenance
@@ -25,7 +26,7 @@ class AttentionPatterns(Result):
     Attributes:
         values: NaN where no row has a token at the query or at the key (padding).
         key_tokens: token ids along the axis, None at padding; None altogether if the pattern is a mean over rows that
-            differ. `query_tokens` likewise.
+            differ, or positions are patches. `query_tokens` likewise.
         key_values: scaled values of these tokens, NaN at special tokens and padding; None altogether where there are
             no `key_tokens` or a model's tokens are words. `query_values` likewise.
         row: the row of the batch; None for the mean over rows.
@@ -177,9 +178,9 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
 
     Returns:
         The curves, one bin a lag. In self-attention the lag is query minus key; in cross-attention it counts from the
-        end of the context, whose last value has lag 1. Padding between tokens counts as the model counts it: in T5,
-        which adds scores by distance, a missing value is a step of its own; models that embed positions, as GPT-2,
-        number the tokens alone.
+        end of the context, whose last value or patch has lag 1. Padding between tokens counts as the model counts it:
+        in T5, which adds scores by distance, a missing value is a step of its own; models that embed positions, as
+        GPT-2, number the tokens alone.
 
     Raises:
         InvalidInput: heads of more than one stack or kind.
@@ -190,7 +191,7 @@ def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurve
     places = _places(model, batch, keys.stack)
     if head.kind == "cross":
         last = places.masked_fill(~keys.shown, -1).amax(1)
-        lag = (1 + last[:, None, None] - places[:, None]).expand(-1, queries.ids.shape[1], -1)
+        lag = (1 + last[:, None, None] - places[:, None]).expand(-1, queries.there.shape[1], -1)
     else:
         lag = places[:, :, None] - places[:, None]
     # A decoder looks from its start token too.
@@ -247,38 +248,47 @@ def _stacks(head: Head) -> tuple[Stack, Stack]:
 
 @dataclass(frozen=True, eq=False)
 class _Tokens:
-    """The tokens of a stack, `[batch, pos]`: `there` where they are not masked; no `values` where they are words."""
+    """The tokens or patches of a stack, `[batch, pos]`: `there` where they are not masked.
+
+    There are no `values` where tokens are words, and neither `ids` nor `values` where a position is a patch.
+    """
 
     stack: Stack
-    ids: Tensor
+    ids: Tensor | None
     there: Tensor
     values: Tensor | None
+    special: Tensor
 
     @property
     def shown(self) -> Tensor:
-        """Mark the tokens that are neither masked nor special; words have no special ones."""
-        return self.there if self.values is None else self.there & ~self.values.isnan()
+        """Mark what is neither masked nor special; words have no special ones, and of patches it is [REG]."""
+        return self.there & ~self.special
 
 
 def _tokens(model: Model, batch: Batch, head: Head) -> tuple[_Tokens, _Tokens]:
     """Return the tokens of a head's keys and of its queries, on the CPU."""
-    keys, queries = (
-        _Tokens(
-            stack,
-            batch.ids(stack).cpu(),
-            batch.mask(stack).bool().cpu(),
-            batch_values(model, batch, stack) if model.tokens_are_values else None,
-        )
-        for stack in _stacks(head)
-    )
+    keys, queries = (_stack_tokens(model, batch, stack) for stack in _stacks(head))
     return keys, queries
+
+
+def _stack_tokens(model: Model, batch: Batch, stack: Stack) -> _Tokens:
+    there = batch.mask(stack).bool().cpu()
+    special = torch.zeros_like(there)
+    if isinstance(batch, ValueBatch):
+        if stack == "decoder":
+            special[:] = True
+        elif batch.reg is not None:
+            special[:, batch.reg] = True
+        return _Tokens(stack, None, there, None, special)
+    values = batch_values(model, batch, stack) if model.tokens_are_values else None
+    return _Tokens(stack, batch.ids(stack).cpu(), there, values, special if values is None else values.isnan())
 
 
 def _places(model: Model, batch: Batch, stack: Stack) -> Tensor:
     """Return each token's position as the model counts it, `[batch, pos]`."""
     if model.embeds_positions:
         return positions_of(batch.mask(stack).cpu())
-    return torch.arange(batch.ids(stack).shape[1]).expand(batch.ids(stack).shape)
+    return torch.arange(batch.length(stack)).expand(batch.mask(stack).shape)
 
 
 def _seen(batch: Batch, head: Head) -> Tensor:
@@ -291,10 +301,12 @@ def _seen(batch: Batch, head: Head) -> Tensor:
 def _axis(name: str, model: Model, tokens: _Tokens, row: int | None) -> dict[str, Any]:
     """Return tokens, values and names along an axis of patterns, of one row, or of all rows if their tokens agree."""
     chosen = slice(None) if row is None else slice(row, row + 1)
+    axis: dict[str, Any] = {f"{name}_tokens": None, f"{name}_values": None, f"{name}_names": {}}
+    if tokens.ids is None:
+        return axis
     ids, there = tokens.ids[chosen], tokens.there[chosen]
     # At each position those of the first row that has a token there.
     first = there.long().argmax(0), range(ids.shape[1])
-    axis: dict[str, Any] = {f"{name}_tokens": None, f"{name}_values": None, f"{name}_names": {}}
     if tokens.values is not None:
         axis[f"{name}_names"] = model.vocabulary.names(tokens.stack)
     if bool(((ids == ids[first]) | ~there).all()):

@@ -31,6 +31,7 @@ from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
 from interp.inputs.dates import own_index
 from interp.inputs.user_series import Series, read_series
+from interp.models.model import as_model
 from interp.names import Head
 from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.result import Floats, Result
@@ -210,6 +211,7 @@ def forecast_effects(
         UnsupportedModel: a model without a tokenizer for series.
         InertEdit: an edit that reaches nothing in a forecast.
     """
+    as_model(model).require("tokens")
     targets = _targets(model, ablations, method, reference)
     whole("seed", seed, 0)
     whole("controls", controls, 0)

@@ -58,6 +58,7 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
             f"sites={[str(site) for site in addresses]}: name at least one on the way to the logits, such as "
             "'decoder.cross.*.z'; head_out is made from z."
         )
+    model.require("tokens")
     (logits,) = model.sites("decoder.logits")
     points = {site: model.family.point(site) for site in [*wanted, logits]}
     with torch.inference_mode(False), torch.enable_grad():

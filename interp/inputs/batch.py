@@ -86,6 +86,15 @@ class Batch:
         """Whether it is of tokens, and not of values."""
         return True
 
+    def require_tokens(self) -> None:
+        """Raise the shared error if it is of values.
+
+        Raises:
+            MissingCapability: it is; the message says what to use instead.
+        """
+        if not self.has_tokens:
+            raise no_tokens("a batch of values")
+
     @property
     def has_encoder(self) -> bool:
         """Whether there are tokens for an encoder."""
@@ -259,7 +268,7 @@ class ValueBatch(Batch):
 
     @property
     def decoder_input_ids(self) -> NoReturn:  # type: ignore[override]
-        """There are none: reading them is an error that says what to use instead."""
+        """There are none, as of the encoder."""
         raise no_tokens("a batch of values")
 
     @property
@@ -271,6 +280,12 @@ class ValueBatch(Batch):
     def description(self) -> dict[str, Any]:
         """What results keep of a batch: the parameters that it was made with, or its shape."""
         return dict(getattr(self, "parameters", None) or {"shape": list(self.values.shape)})
+
+    @property
+    def deviation(self) -> Float[Tensor, " batch"]:
+        """The standard deviation of each series, by which the model scales it; 0 where all its values are the same."""
+        centred = self.values - self.values.nanmean(1, keepdim=True)
+        return centred.square().nanmean(1).sqrt()
 
     @property
     def n_patches(self) -> int:

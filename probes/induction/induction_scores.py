@@ -120,7 +120,8 @@ def induction_scores(
 
     Source: nnsight's tutorial on induction heads in GPT-2, `pattern.diagonal(-(seq_len - 1)).mean()`.
     """
-    if as_model(model).kind(site)[1] != "self":
+    as_model(model).require("tokens")
+    if model.kind(site)[1] != "self":
         raise InvalidInput(f"site={site!r}: these are scores of self-attention; of {site}, probes.induction_mosaic.")
     tokens = sequences_for(model, batch, stimulus)
     source = provenance(model, name="repeated_sequences", **tokens.parameters)

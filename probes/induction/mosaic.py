@@ -252,7 +252,8 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     """
     if batch is not None and stimulus:
         raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
-    has_encoder = as_model(model).has_encoder
+    as_model(model).require("tokens")
+    has_encoder = model.has_encoder
     tokens = repeated_random_tokens(model=model, **stimulus) if batch is None else batch
     if not isinstance(tokens, RepeatedTokens):
         raise InvalidInput(

@@ -145,7 +145,7 @@ def position_loss(model: Model, batch: Batch | None = None, **stimulus: Any) -> 
 
     Source: nnsight's tutorial on induction heads in GPT-2.
     """
-    as_model(model)
+    as_model(model).require("tokens")
     tokens = sequences_for(model, batch, stimulus, 1) if batch is None or stimulus else batch
     ids, shown = tokens.decoder_input_ids.cpu(), tokens.decoder_attention_mask.cpu().bool()
     if ids.shape[1] < 2:

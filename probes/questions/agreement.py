@@ -23,6 +23,7 @@ from scipy import stats
 
 from interp import Model
 from interp.errors import InvalidInput
+from interp.models.model import as_model
 from interp.results.by_head import HeadScores, over_rows, provenance
 from interp.results.result import Floats, Result
 from interp.results.statistics import rank_correlation
@@ -107,6 +108,7 @@ def multisine_scores(
     Raises:
         InvalidInput: no value at the decoder, or as for `multisine`.
     """
+    as_model(model).require("tokens")
     stimulus = MultisineDraws(draws, num_decoder, duration, steps, seed)
     tones = whole_frequencies("frequencies", frequencies)
     if not tones:

@@ -155,7 +155,7 @@ def comb_origin(
         InvalidInput: a case that cannot tell the three apart, or whose gcd does not repeat twice in the context; no
             value at the decoder to look from.
     """
-    as_model(model)
+    as_model(model).require("tokens")
     if not isinstance(cast(Any, cases), Iterable):
         raise InvalidInput(f"cases={cases!r}: give sets of frequencies, as {CASES}.")
     sets = tuple(whole_frequencies("cases", case) for case in cases)

@@ -73,7 +73,10 @@ def stimulus_of(batch: Any, what: str) -> RepeatedTokens:
 
     Raises:
         InvalidInput: it does not, or a row is padded at the query.
+        MissingCapability: it is of values.
     """
+    if isinstance(batch, Batch):
+        batch.require_tokens()
     if not isinstance(batch, RepeatedTokens):
         raise InvalidInput(
             f"{what} needs a batch that knows its continuation: make it with probes.repeated_random_tokens(seed=...)."
@@ -94,11 +97,13 @@ def tokens_for(model: Model | None, encoder: bool | None) -> tuple[Vocabulary | 
 
     Raises:
         InvalidInput: an encoder for a model that has none, or the other way round.
+        MissingCapability: a model that reads values.
     """
     if model is None:
         encoder = encoder is None or bool(encoder)
         return published(encoder), encoder
-    has_encoder = as_model(model).has_encoder
+    as_model(model).require("tokens")
+    has_encoder = model.has_encoder
     if encoder is not None and bool(encoder) != has_encoder:
         raise InvalidInput(
             f"encoder={encoder}: {model.name} has {'an' if has_encoder else 'no'} encoder. Leave encoder out."

@@ -239,8 +239,10 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
     """Check that series `[series, step]` have a spectrum over a model's context.
 
     Raises:
+        MissingCapability: the model reads values.
         InvalidInput: constant or missing values, a context longer than the model's, or nothing left for the context.
     """
+    model.require("tokens")
     steps = values.shape[1] - whole("num_decoder", num_decoder, 0)
     if steps < 1:
         raise InvalidInput(
