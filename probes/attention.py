@@ -1,7 +1,7 @@
 """Attention patterns of chosen heads, and mean attention by value difference and by lag."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,8 @@ class AttentionPatterns(Result):
             no `key_tokens` or a model's tokens are words. `query_values` likewise.
         row: the row of the batch; None for the mean over rows.
         key_names: names of special tokens by id; `query_names` likewise.
+        key_times: the date or time of each token, missing at special ones; None where the batch does not know it.
+            `query_times` likewise.
     """
 
     KIND = "attention-patterns"
@@ -45,11 +47,16 @@ class AttentionPatterns(Result):
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
     key_names: dict[int, str] = field(default_factory=dict[int, str])
     query_names: dict[int, str] = field(default_factory=dict[int, str])
+    key_times: pd.Index | None = None
+    query_times: pd.Index | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per head, query and key: `head, query, key, attention`."""
+        """Return one row per head, query and key: `head, query, key, attention`.
+
+        Where times are known they stand beside: `query_time, key_time`.
+        """
         heads, queries, keys = self.values.shape
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "head": np.repeat([str(head) for head in self.heads], queries * keys),
                 "query": np.tile(np.repeat(np.arange(queries), keys), heads),
@@ -57,6 +64,15 @@ class AttentionPatterns(Result):
                 "attention": self.values.ravel(),
             }
         )
+        for name, times in (("query", self.query_times), ("key", self.key_times)):
+            if times is not None:
+                frame[f"{name}_time"] = times.take(frame[name].to_numpy())
+        return frame
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        # Files of before do not know times.
+        return super()._of_contents({"key_times": None, "query_times": None, **values})
 
     def _shown(self) -> pd.DataFrame:
         return self.to_frame().sort_values("attention", ascending=False, kind="stable")
@@ -139,6 +155,8 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
         provenance=provenance(model, name="attention_patterns", rows=len(batch)),
         **_axis("key", model, keys, row),
         **_axis("query", model, queries, row),
+        key_times=batch.times(keys.stack),
+        query_times=batch.times(queries.stack),
     )
 
 

@@ -22,7 +22,7 @@ from interp import Batch, Model
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, method_source
 from interp.errors import InvalidInput
-from interp.inputs.user_series import Series, as_series
+from interp.inputs.user_series import Series, read_series
 from interp.names import Head
 from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores, provenance
@@ -222,7 +222,7 @@ def ablation_curve(
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
     if series is not None:
         model.require("series")
-        series = as_series(series)
+        read_series(series)
     whole("controls", controls, 0)
     whole("seed", seed, 0)
     check_digest(model, scores)

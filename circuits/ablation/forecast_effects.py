@@ -93,7 +93,11 @@ class ForecastEffects(Result):
         return super()._of_contents({"series_names": unknown, "indexes": unknown, **values})
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per variant, series and outcome; the baselines are variants too."""
+        """Return one row per variant, series and outcome; the baselines are variants too.
+
+        Returns:
+            `variant, series, name, outcome, value`. `name` is left out where no series has one.
+        """
         rows = [
             {"variant": name, "series": i, "outcome": outcome, "value": float(value)}
             for outcome, values in self.outcomes.items()
@@ -106,7 +110,9 @@ class ForecastEffects(Result):
             for outcome, values in errors.items()
             for i, value in enumerate(values)
         ]
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        frame.insert(2, "name", [self.series_names[i] for i in frame["series"]])
+        return self._named(frame)
 
     def forecasts(self) -> pd.DataFrame:
         """Return the forecasts themselves: one row per variant, series and step.
@@ -122,7 +128,9 @@ class ForecastEffects(Result):
             for row, (name, time, fan) in enumerate(zip(self.series_names, times, fans, strict=True)):
                 about = {"variant": variant, "series": row, "name": name, "time": time, "truth": self.truth[row]}
                 parts.append(pd.DataFrame(about | dict(zip(map(str, QUANTILES), fan, strict=True))))
-        frame = pd.concat(parts, ignore_index=True)
+        return self._named(pd.concat(parts, ignore_index=True))
+
+    def _named(self, frame: pd.DataFrame) -> pd.DataFrame:
         return frame if any(self.series_names) else frame.drop(columns="name")
 
     def _shown(self) -> pd.DataFrame:

@@ -50,7 +50,8 @@ class AttributionByPosition(Result):
     position, kept where padding puts it into other columns in other rows, counts over a row's own tokens. `tokens`
     `[row, key]` are those at the keys, and `token_values` the scaled values they stand for, NaN at special ones; None
     where a model's tokens are no values. Keys that are padding or come after the row's query add 0, have no token (NaN)
-    and do not count in means over rows. Rows that are padded at `position` are NaN.
+    and do not count in means over rows. Rows that are padded at `position` are NaN. `times` are the dates or times of
+    the keys where the batch knows them, missing at special tokens.
     """
 
     KIND = "past-attribution"
@@ -66,11 +67,12 @@ class AttributionByPosition(Result):
     against: Floats | None
     provenance: dict[str, Any]
     site: str = CROSS
+    times: pd.Index | None = None
 
     @classmethod
     def _of_contents(cls, values: dict[str, Any]) -> Self:
-        # Files of before decoders alone were read say nothing of it.
-        return super()._of_contents({"site": CROSS, **values})
+        # Files of before decoders alone were read say nothing of it, nor earlier ones of times.
+        return super()._of_contents({"site": CROSS, "times": None, **values})
 
     @property
     def kind(self) -> str:
@@ -106,7 +108,7 @@ class AttributionByPosition(Result):
 
         Returns:
             `key, token, value, mean, low, high`: means over rows with Student's 95 % intervals; token and scaled
-            value where all rows have the same, else missing.
+            value where all rows have the same, else missing. After the key its `time`, where it is known.
 
         Raises:
             UnknownHead: a malformed address, or one that is no head of `site` in this model.
@@ -120,7 +122,8 @@ class AttributionByPosition(Result):
         same = ((self.tokens == self.tokens[first]) | ~known).all(0)
         frame = pd.DataFrame({"key": keys, "token": np.where(same, self.tokens[first], np.nan)})
         values = np.nan if self.token_values is None else np.where(same, self.token_values[first], np.nan)
-        return frame.astype({"token": "Int64"}).assign(value=values, mean=row_mean(rows), low=low, high=high)
+        frame = frame.astype({"token": "Int64"}).assign(value=values, mean=row_mean(rows), low=low, high=high)
+        return self._timed(frame)
 
     def heads(self) -> HeadScores:
         """Return each head's share, positions summed: means over rows with standard errors."""
@@ -131,13 +134,19 @@ class AttributionByPosition(Result):
         return strongest_first(self.to_frame(), "mean")
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per head and past position: `head, key, mean, low, high`, over rows."""
+        """Return one row per head and past position: `head, key, mean, low, high`, over rows; with `time`, if known."""
         rows = np.moveaxis(np.where(np.isnan(self.tokens), np.nan, self.values), 2, -1)
         low, high = interval(rows)
         layers, heads, keys = rows.shape[:3]
         names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
         frame = pd.DataFrame({"head": np.repeat(names, keys), "key": np.tile(np.arange(keys), len(names))})
-        return frame.assign(mean=row_mean(rows).ravel(), low=low.ravel(), high=high.ravel())
+        return self._timed(frame.assign(mean=row_mean(rows).ravel(), low=low.ravel(), high=high.ravel()))
+
+    def _timed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Put the times of the keys beside them, where they are known."""
+        if self.times is not None:
+            frame.insert(list(frame.columns).index("key") + 1, "time", self.times.take(frame["key"].to_numpy()))
+        return frame
 
 
 @torch.no_grad()
@@ -206,6 +215,7 @@ def attribution_by_position(
         against=None if one.against is None else one.against[:, 0].numpy(),
         provenance=provenance(model, **stimulus_parameters(batch)),
         site=site,
+        times=None if (times := batch.times(past)) is None else times[:width],
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from circuits.attribution.by_position import AttributionByPosition
@@ -12,6 +13,7 @@ from interp.errors import InvalidInput
 from interp.inputs.masks import position_words
 from interp.names import Head
 from interp.output.style import COLORS, expected, short, styled
+from interp.output.time_axis import axis_layout, axis_values
 from interp.results.by_head import Heads, row_mean
 from interp.results.result import Floats
 from interp.results.statistics import interval
@@ -127,8 +129,9 @@ def attribution_by_position(
         row: one row of the batch; the mean over rows by default.
 
     Returns:
-        Two panels over past positions: the scaled values, an example row's where rows differ; and signed bars,
-        stacked by head, with their sum. The bars alone where a model's tokens are no values.
+        Two panels over past positions, or over their dates or times where the batch knows them: the scaled values, an
+        example row's where rows differ; and signed bars, stacked by head, with their sum. The bars alone where a
+        model's tokens are no values. Special tokens have no time: the subtitle says what they add.
 
     Raises:
         UnknownHead: a malformed address.
@@ -142,53 +145,74 @@ def attribution_by_position(
     several = len(result.tokens) > 1 and row is None
     across = several and not np.array_equal(result.tokens, result.tokens[[0] * len(result.tokens)], equal_nan=True)
     example = 0 if row is None else row
-    x = np.arange(len(together))
+    x, on_axis, axis = _axis(result)
+    at = "position %{x}" if result.times is None else "%{x}"
     heights = [0.64] if result.token_values is None else [0.36, 0.64]
     below = len(heights)
     figure = make_subplots(rows=below, shared_xaxes=True, row_heights=heights, vertical_spacing=0.06)
     if result.token_values is not None:
         values = go.Scatter(
-            x=x,
-            y=result.token_values[example],
-            mode="lines+markers",
-            marker_size=4,
-            line={"color": COLORS["current_token"], "width": 1.6},
-            showlegend=False,
-            hovertemplate="position %{x}<br>value %{y:.3f}<extra></extra>",
-        )
+            x=x, y=result.token_values[example][on_axis], mode="lines+markers", marker_size=4,
+            line={"color": COLORS["current_token"], "width": 1.6}, showlegend=False,
+            hovertemplate=f"{at}<br>value %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
         figure.add_trace(values, row=1, col=1)
         figure.update_yaxes(title="scaled value" + (f", row {example}" if across else ""), row=1, col=1)
-    parts = {str(head): result.of(head).T for head in chosen}
-    if len(parts) < result.values.shape[0] * result.values.shape[1]:
-        parts[f"all other {result.kind} heads"] = result.of().T - sum(parts.values())
+    parts = _parts(result, chosen)
     for i, (name, of_rows) in enumerate(parts.items()):
         color = REST if name.startswith("all") else HEAD_COLORS[i % len(HEAD_COLORS)]
         height = row_mean(_rows(of_rows + there, result.total, row)[0])
-        hover = f"{name}<br>position %{{x}}<br>%{{y:+.4f}}<extra></extra>"
-        figure.add_trace(go.Bar(x=x, y=height, name=name, marker_color=color, hovertemplate=hover), row=below, col=1)
+        hover = f"{name}<br>{at}<br>%{{y:+.4f}}<extra></extra>"
+        figure.add_trace(
+            go.Bar(x=x, y=height[on_axis], name=name, marker_color=color, hovertemplate=hover), row=below, col=1
+        )
     sums = go.Scatter(
         x=x,
-        y=row_mean(together),
+        y=row_mean(together)[on_axis],
         mode="markers",
         name="sum",
         marker={"symbol": "line-ew", "size": 7, "line": {"width": 1.6, "color": "#222"}},
-        hovertemplate=f"all {result.kind} heads<br>position %{{x}}<br>%{{y:+.4f}}<extra></extra>",
+        hovertemplate=f"all {result.kind} heads<br>{at}<br>%{{y:+.4f}}<extra></extra>",
     )
     figure.add_trace(sums, row=below, col=1)
     figure.update_yaxes(title=f"adds to the {result.name}", zeroline=True, zerolinecolor="#999", row=below, col=1)
-    figure.update_xaxes(range=[-0.8, len(x) - 0.2], zeroline=False)
-    figure.update_xaxes(title="encoder position" if result.kind == "cross" else "position", row=below, col=1)
+    title = axis.pop("title.text")
+    figure.update_xaxes(zeroline=False, **axis)
+    figure.update_xaxes(title=title, row=below, col=1)
+    special = row_mean(together)[~on_axis]
+    aside = f"; tokens without a time: {special.sum():+.3g}" if len(special) else ""
     return styled(
         figure,
         f"What the past adds to the {result.name}, through {result.kind}-attention",
         f"{_asked(result)}, decoder position {place}, {who}; all positions and {result.kind} heads: "
-        f"{np.nansum(together, axis=0).mean():+.3g} of {totals.mean():.3g}",
+        f"{np.nansum(together, axis=0).mean():+.3g} of {totals.mean():.3g}{aside}",
         barmode="relative",
         bargap=0.1,
         width=1040,
-        height=260 + 190 * below,
-        legend={"orientation": "h", "y": -0.26 / below, "x": 0},
-    ).update_layout(margin_b=100)
+        height=276 + 190 * below,
+        # Under the two lines that dates may take, and the axis' title.
+        legend={"orientation": "h", "y": -0.34 / below, "x": 0},
+    ).update_layout(margin_b=116)
+
+
+def _parts(result: AttributionByPosition, heads: list[Head]) -> dict[str, Floats]:
+    """Return what positions add through each of some heads, and through all others together, `[key, row]`."""
+    parts = {str(head): result.of(head).T for head in heads}
+    if len(parts) < result.values.shape[0] * result.values.shape[1]:
+        parts[f"all other {result.kind} heads"] = result.of().T - sum(parts.values())
+    return parts
+
+
+def _axis(result: AttributionByPosition) -> tuple[Any, NDArray[np.bool_], dict[str, Any]]:
+    """Return where keys stand, which of them do, and the axis' layout: special tokens have no place among times."""
+    if result.times is None:
+        count, title = result.tokens.shape[1], "encoder position" if result.kind == "cross" else "position"
+        layout: dict[str, Any] = {"title.text": title, "range": [-0.8, count - 0.2]}
+        return np.arange(count), np.ones(count, dtype=bool), layout
+    on_axis = np.asarray(result.times.notna())
+    known = result.times[on_axis]
+    ends = list(axis_values(known, [-1, len(known)]))
+    return axis_values(known, range(len(known))), on_axis, axis_layout(known) | {"range": ends}
 
 
 def _rows(values: Floats, totals: Floats, row: int | None) -> tuple[Floats, Floats, str]:

@@ -43,7 +43,7 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
 
     Returns:
         The median and the 10-90 % band, unedited and ablated, with the context and the truth, over the series' dates
-        where it has them. All begin at the context's last value, which belongs to the context alone.
+        where it has them. All begin at the context's last known value, which belongs to the context alone.
 
     Raises:
         InvalidInput: no such series or variant.
@@ -57,8 +57,9 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
     start, end = len(context), len(context) + len(truth)
     # A shorter series is padded on the left, and its own steps are the last ones.
     first = 0 if index is None else end - len(index)
-    ahead = _times(index, range(start - 1, end), first)
-    # The point at the context's end joins lines; hovering names the steps of the forecast alone.
+    # The point at the context's end joins lines, over values that are missing there; hovering leaves it out.
+    joint = int(np.flatnonzero(np.isfinite(context))[-1])
+    ahead = _times(index, [joint, *range(start, end)], first)
     after = ["skip", *["all"] * len(truth)]
     figure = make_subplots(
         rows=len(shown), subplot_titles=[_title(effects, name) for name in shown], shared_xaxes=True,
@@ -71,13 +72,13 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
             name="context", legendgroup="context",
         )  # fmt: skip
         came = go.Scatter(
-            x=ahead, y=[context[-1], *truth], mode="lines", line={"color": "#333", "dash": "dot"}, name="what came",
+            x=ahead, y=[context[joint], *truth], mode="lines", line={"color": "#333", "dash": "dot"}, name="what came",
             legendgroup="truth", hoverinfo=after,
         )  # fmt: skip
         traces = [past, came]
         for variant, color, title in (("unedited", UNEDITED, "unedited"), (name, HEADS, "ablated")):
             fan = effects.fans[effects.names.index(variant), series]
-            low, middle, high = ([context[-1], *level] for level in (fan[0], fan[QUANTILES.index(0.5)], fan[-1]))
+            low, middle, high = ([context[joint], *level] for level in (fan[0], fan[QUANTILES.index(0.5)], fan[-1]))
             traces.append(
                 go.Scatter(
                     x=[*ahead, *ahead[::-1]], y=[*high, *low[::-1]], fill="toself", mode="lines", line_width=0,

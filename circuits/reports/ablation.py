@@ -16,9 +16,10 @@ from interp import Batch, Model
 from interp.errors import InvalidInput, UnsupportedModel
 from interp.output.report import Report, Section, as_text
 from interp.validate import whole
-from interp.zoo.benchmark import air_passengers, held_out
+from interp.zoo.benchmark import held_out
 from probes import induction_mosaic, repeated_random_tokens
 from probes.induction.mosaic import THRESHOLD
+from probes.stimuli.datasets import air_passengers
 
 SEASON, HORIZON = 12, 24
 
@@ -78,7 +79,7 @@ def ablate(
     horizon = 0 if note else min(HORIZON, model.chronos_config.prediction_length)
     forecasts: dict[str, ForecastEffects] = {}
     for name, series in ({} if note else example_series(horizon)).items():
-        past = [values[:-horizon] for values in series]
+        past = [np.asarray(values)[:-horizon] for values in series]
         forecasts[name] = forecast_effects(
             model, series, _named_sets(ranked, top, len(induction)), prediction_length=horizon, season=SEASON,
             method=str(method),  # type: ignore[arg-type]
@@ -144,14 +145,14 @@ def ablate(
     return Report("ablation", "Head ablation", sections, results)
 
 
-def example_series(horizon: int = HORIZON) -> dict[str, list[np.ndarray]]:
+def example_series(horizon: int = HORIZON) -> dict[str, list[Any]]:
     """Return monthly air passengers at five origins, and the bundled synthetic series of season 12, up to a horizon."""
-    passengers = air_passengers()
+    passengers = air_passengers().to_series()
     origins = range(72, len(passengers) - HORIZON + 1, 12)
     values, period = held_out()
     start = values.shape[1] - HORIZON
     return {
-        "air passengers": [passengers[: origin + horizon] for origin in origins],
+        "air passengers": [passengers.iloc[: origin + horizon] for origin in origins],
         "synthetic": list(values[period == SEASON, : start + horizon]),
     }
 
@@ -179,6 +180,10 @@ def _forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
     columns = ["ablation", "outcome", "unedited", "ablated", "change", "low", "high", "control"]
     rows = effects.to_frame().pivot_table("value", "variant", "outcome", sort=False)
     unablated = [*effects.baselines, "unedited", *effects.controls]
+    fans: Any = effects.forecasts()
+    last = len(effects.truth) - 1
+    medians = fans[(fans["series"] == last) & fans["variant"].isin(["unedited", *effects.controls])]
+    medians = medians.pivot_table("0.5", ["time", "truth"], "variant", sort=False).reset_index()
     return [
         Section(
             f"forecast_effects_{tail}",
@@ -191,7 +196,10 @@ def _forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
         Section(
             f"forecast_fan_{tail}",
             f"The last series: {name}",
-            figure=plots.forecast_fan(effects, len(effects.truth) - 1),
+            figure=plots.forecast_fan(effects, last),
+            table=fans,
+            note="Medians of the forecasts, and what came.",
+            shown=medians.rename_axis(columns=None),
         ),
         Section(
             f"forecast_baselines_{tail}",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, cast
 
+import pandas as pd
 import torch
 from chronos import MeanScaleUniformBins
 from jaxtyping import Float, Int
@@ -131,6 +132,10 @@ class Batch:
     def length(self, stack: Stack) -> int:
         """Return how many positions a stack has, padding counted; 0 without it."""
         return self.mask(stack).shape[1]
+
+    def times(self, stack: Stack) -> pd.Index | None:
+        """Return the time of each token of a stack, where the batch knows it, as those of `probes.series_batch` do."""
+        return None
 
     def position(self, position: int = -1, stack: Stack = "decoder") -> Int[Tensor, " batch"]:
         """Return the column of a position in each row; negative positions count a row's own tokens from its end.

@@ -5,6 +5,7 @@
 3. Numbers and durations go on by their mean step.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -12,10 +13,14 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
-from interp.inputs.series_index import CALENDAR, frequency, known_index
+from interp.errors import InvalidInput
+from interp.inputs.series_index import CALENDAR, entry_text, frequency, known_index
 
 YEAR, WEEK, DAY, MINUTE = 365.2425 * 86400, 7 * 86400, 86400, 60
 """Lengths in seconds; a year is the calendar's mean year."""
+
+SECONDS = {"s": 1, "minute": MINUTE, "hour": 3600, "day": DAY, "week": WEEK, "month": YEAR / 12, "year": YEAR}
+"""Lengths of the units of time that are known, in seconds."""
 
 HALF_MONTHS = ("SME", "SMS")
 BUSINESS_DAYS = ("B", "C")
@@ -25,7 +30,27 @@ def own_index(index: pd.Index | None) -> pd.Index | None:
     """Return an index as one of dates, periods, durations or numbers; None for the row numbers that pandas counts."""
     if index is None or (isinstance(index, pd.RangeIndex) and (index.start, index.step, index.name) == (0, 1, None)):
         return None
-    return known_index(index)
+    return known_index(index).copy()
+
+
+def chosen_index(values: pd.Index | None, index: Any) -> pd.Index | None:
+    """Return the index of values: that of their own, or the one that is passed beside them.
+
+    Raises:
+        InvalidInput: something else than an index, or both, which differ.
+    """
+    own = own_index(values)
+    if index is None:
+        return own
+    if not isinstance(index, pd.Index):
+        raise InvalidInput(f"index={index!r:.60}: give a pandas index, as pd.date_range(...), or none.")
+    if own is not None and not (len(own) == len(index) and bool((own == index).all())):
+        first, other = (f"{entry_text(i[0])} to {entry_text(i[-1])}" if len(i) else "nothing" for i in (own, index))
+        raise InvalidInput(
+            f"index is {other}, and the values have an index of their own, {first}: pass index=None to take theirs, or "
+            "the values without it, series.to_numpy()."
+        )
+    return own_index(index)
 
 
 def has_dates(index: pd.Index | None) -> bool:
@@ -73,6 +98,27 @@ def time_unit(index: pd.Index) -> tuple[float, str]:
     return seconds / length, unit
 
 
+def fitting_unit(index: pd.Index, spacing: float | None, unit: str | None) -> tuple[float | None, str | None]:
+    """Return the length of a step and its unit, those that are passed or else the index' own.
+
+    Raises:
+        InvalidInput: a step that is half as long again as the index says, or more; or so much shorter.
+    """
+    length, own = time_unit(index)
+    if unit is None and spacing is None:
+        return length, own
+    same = unit == own
+    if not same and (unit not in SECONDS or own not in SECONDS):
+        return spacing, unit
+    expected = length if same else length * SECONDS[own] / SECONDS[str(unit)]
+    if spacing is not None and not 2 / 3 < float(spacing) / expected < 3 / 2:
+        raise InvalidInput(
+            f"spacing={spacing:.4g} {unit}: the steps of the index are {expected:.4g} {unit} long. Leave spacing out, "
+            "or give the length that fits."
+        )
+    return expected if spacing is None else spacing, unit
+
+
 def season(index: pd.Index | None) -> int:
     """Return the steps of the usual season: 24 hours, 7 days, 5 business days, 52 weeks, 12 months, 4 quarters.
 
@@ -87,7 +133,7 @@ def season(index: pd.Index | None) -> int:
 
 
 def index_to_plain(index: pd.Index) -> dict[str, Any]:
-    """Return what JSON can hold of an index: dates as text, with their zone and frequency."""
+    """Return what JSON can hold of an index, whose entries may be missing: dates as text, with zone and frequency."""
     index = known_index(index)
     plain: dict[str, Any] = {"name": None if index.name is None else str(index.name), "frequency": None}
     if isinstance(index, pd.PeriodIndex):
@@ -96,11 +142,12 @@ def index_to_plain(index: pd.Index) -> dict[str, Any]:
     if isinstance(index, pd.DatetimeIndex):
         declared = None if index.freq is None else index.freqstr
         entries = [entry.isoformat() for entry in index]
-        axis = {"frequency": declared, "unit": index.unit, "zone": _zone(index)}
+        axis = {"frequency": declared, "unit": index.unit, "zone": zone_name(index), "calendar": _calendar(index.freq)}
         return {"index": entries, "of": "dates", **plain, **axis}
     if isinstance(index, pd.TimedeltaIndex):
         return {"index": index.asi8.tolist(), "of": "durations", **plain, "unit": index.unit}
-    return {"index": index.tolist(), "of": "numbers", **plain, "unit": str(index.dtype)}
+    entries = [None if missing else entry for entry, missing in zip(index.tolist(), index.isna(), strict=True)]
+    return {"index": entries, "of": "numbers", **plain, "unit": str(index.dtype)}
 
 
 def index_of_plain(plain: dict[str, Any]) -> pd.Index:
@@ -122,9 +169,12 @@ def index_of_plain(plain: dict[str, Any]) -> pd.Index:
         index = pd.DatetimeIndex(pd.to_datetime(entries, utc=True, format="ISO8601"), name=name)
         index = index.as_unit(plain["unit"]).tz_convert(plain["zone"])
     try:
-        return index if declared is None else pd.DatetimeIndex(index, freq=declared)
+        offset = None if declared is None else to_offset(declared)
+        if offset is not None and (calendar := plain.get("calendar")):
+            offset = type(offset)(offset.n, **calendar)
+        return index if offset is None else pd.DatetimeIndex(index, freq=offset)
     except ValueError:
-        return index  # a calendar with holidays, which its name does not hold
+        return index  # a frequency that its name does not tell, as of pd.DateOffset(months=1)
 
 
 def _continued(index: pd.Index, before: int, after: int) -> pd.Index:
@@ -234,12 +284,22 @@ def _seconds(index: pd.DatetimeIndex | pd.TimedeltaIndex) -> float:
     return float(whole / pd.Timedelta(1, "s")) / (len(index) - 1)
 
 
-def _zone(index: pd.DatetimeIndex) -> str | None:
-    """Return a name of the time zone that pandas reads again: UTC where it has none."""
+def _calendar(offset: Any) -> dict[str, Any] | None:
+    """Return the week and the holidays of a calendar of business days, which the name of a frequency leaves out."""
+    if getattr(offset, "holidays", None) is None:
+        return None
+    return {"weekmask": str(offset.weekmask), "holidays": [str(day) for day in offset.holidays]}
+
+
+def zone_name(index: pd.DatetimeIndex) -> str | None:
+    """Return a name of the time zone that pandas reads again; UTC where it has none, and None without a zone."""
     if index.tz is None:
         return None
+    named = re.search(r"zoneinfo/([\w+/-]+)", str(index.tz))  # the files of dateutil
+    name = named[1] if named else str(index.tz)
     try:
-        pd.Timestamp(0, tz=str(index.tz))
+        pd.Timestamp(0, tz=name)
     except (KeyError, ValueError, TypeError, OSError):
-        return "UTC"
-    return str(index.tz)
+        offset = {entry.strftime("%z") for entry in index[[0, -1]]}
+        return f"UTC{(text := offset.pop())[:3]}:{text[3:5]}" if len(offset) == 1 else "UTC"
+    return name

@@ -189,4 +189,6 @@ def _length(step: Any) -> str:
 
 def entry_text(entry: Any) -> str:
     """Format a date, without a time that is midnight; numbers stay as they are."""
+    if isinstance(entry, pd.Timestamp) and entry == entry.normalize():
+        return f"{entry:%Y-%m-%d}"
     return f"{entry}".removesuffix(" 00:00:00")[:40]

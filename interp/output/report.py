@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from interp.errors import InvalidInput
+from interp.inputs.series_index import entry_text
 from interp.output.style import write_images
 from interp.results.files import write_bytes, write_text
 
@@ -84,9 +85,7 @@ class Section:
         table = self.table if self.shown is None else self.shown
         if table is not None and len(table.columns):
             heading = "" if self.figure is None else "<h3>The numbers</h3>"
-            # A cell without a value is left blank.
-            filled = table.astype(object).where(table.notna(), "")
-            html = filled.to_html(index=False, border=0, float_format="{:.3f}".format)
+            html = _cells(table).to_html(index=False, border=0, float_format="{:.3f}".format)
             parts += [heading, _paragraph(self.note), f'<div class="figure">{html}</div>']
         return "".join(parts)
 
@@ -187,8 +186,14 @@ def joined(reports: Mapping[str, Report]) -> Report:
 def as_text(table: pd.DataFrame, heading: str = "") -> str:
     """Return a table as lines of text under a heading; columns without values are left out, cells without blank."""
     filled = table.dropna(axis=1, how="all")
-    text = filled.astype(object).where(filled.notna(), "").to_string(index=False, float_format="{:.3f}".format)
+    text = _cells(filled).to_string(index=False, float_format="{:.3f}".format)
     return f"{heading}\n{text}" if heading else text
+
+
+def _cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as it is read: a cell without a value is blank, and a date has no time that is midnight."""
+    shown = table.astype(object).where(table.notna(), "")
+    return shown.map(lambda cell: entry_text(cell) if isinstance(cell, pd.Timestamp) else cell)
 
 
 def file_name(name: str) -> str:

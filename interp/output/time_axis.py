@@ -10,34 +10,55 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from interp.inputs.dates import has_dates, index_at, time_unit
+from interp.inputs.dates import SECONDS, has_dates, index_at, time_unit, zone_name
 from interp.results.result import Floats
+
+YEARS, MONTHS = "%Y", "%b %Y"
+"""Formats of dates that are known by their year or month."""
+
+CLOCKS = {"D": "", "m": " %H:%M", "s": " %H:%M:%S", "ms": " %H:%M:%S.%3f", "us": " %H:%M:%S.%6f"}
+"""Plotly's formats of the time of the day, by NumPy's name of the unit that it is whole in."""
 
 
 def axis_values(index: pd.Index, steps: Sequence[int]) -> list[str] | Floats:
     """Return where the steps of a series stand on an axis: dates as text, such as 1949-01-01, or numbers."""
     entries = index_at(index, steps)
     if isinstance(entries, pd.TimedeltaIndex):
-        return np.asarray(entries / pd.Timedelta(1, "s"), dtype=np.float64) / _seconds(index)
+        return np.asarray(entries / pd.Timedelta(1, "s"), dtype=np.float64) / SECONDS[time_unit(index)[1]]
     if not has_dates(entries):
         return entries.to_numpy(dtype=np.float64)
     dates = _local(entries, index)
-    unit = next((u for u, name in (("D", "D"), ("m", "min"), ("s", "s")) if (dates == dates.floor(name)).all()), "ms")
-    return np.datetime_as_string(dates.to_numpy(), unit=cast(Any, unit)).tolist()
+    return np.datetime_as_string(dates.to_numpy(), unit=cast(Any, _precision(dates))).tolist()
+
+
+def time_words(times: pd.Index) -> list[str]:
+    """Return times in words: 1949, Jan 1949, 1949-01-01, 1949-01-01 06:00 or 0.25; nothing where one is missing."""
+    known = times[times.notna()]
+    if not len(known):
+        return [""] * len(times)
+    form = str(axis_layout(known)["hoverformat"])
+    if form in (YEARS, MONTHS):
+        known_words = iter(cast(Any, _local(known, known)).strftime(form))
+    else:
+        values = axis_values(known, range(len(known)))
+        known_words = (value.replace("T", " ") if isinstance(value, str) else f"{value:.4g}" for value in values)
+    return ["" if missing else next(known_words) for missing in times.isna()]
 
 
 def axis_layout(index: pd.Index) -> dict[str, Any]:
     """Return type, title and the format of hovering for the axis of an index, as flat paths of plotly's layout."""
     if not has_dates(index):
         unit = time_unit(index)[1]
-        named = f"time ({unit})" if isinstance(index, pd.TimedeltaIndex) else str(index.name or "index")
-        return {"type": "linear", "title.text": named, "hoverformat": ""}
+        named = "index" if index.name is None else str(index.name)
+        title = f"time ({unit})" if isinstance(index, pd.TimedeltaIndex) or named == "s" else named
+        return {"type": "linear", "title.text": title, "hoverformat": ""}
     spacing, unit = time_unit(index)
     years = unit == "year" and abs(spacing - round(spacing)) < 1e-6
     months = unit == "year" and abs(12 * spacing - round(12 * spacing)) < 1e-6
     days = unit in ("year", "week") and not _clock(index)
     title = "year" if years else "date" if days else "time"
-    form = "%Y" if years else "%b %Y" if months else "%a %d %b %Y" if days else "%d %b %Y %H:%M"
+    clock = CLOCKS[_precision(_local(index, index))]
+    form = YEARS if years else MONTHS if months else "%a %d %b %Y" if days else f"%d %b %Y{clock}"
     zone = _zone(index)
     return {"type": "date", "title.text": f"{title} ({zone})" if zone else title, "hoverformat": form}
 
@@ -48,15 +69,17 @@ def _clock(index: pd.Index) -> bool:
     return bool(((dates - dates.normalize()) != (dates[0] - dates[0].normalize())).any())
 
 
-def _seconds(index: pd.Index) -> float:
-    return {"s": 1.0, "day": 86400.0, "week": 7 * 86400.0, "year": 365.2425 * 86400}[time_unit(index)[1]]
+def _precision(dates: pd.DatetimeIndex) -> str:
+    """Return the coarsest unit that dates are whole in, by NumPy's name: days, minutes, seconds and so on."""
+    units = (("D", "D"), ("m", "min"), ("s", "s"), ("ms", "ms"))
+    return next((unit for unit, name in units if (dates == dates.floor(name)).all()), "us")
 
 
-def _zone(index: pd.Index) -> str:
+def _zone(index: pd.Index) -> str | None:
     """Return the name of the zone that an axis is in, if its dates have one."""
     if not isinstance(index, pd.DatetimeIndex) or index.tz is None:
-        return ""
-    return "UTC" if _in_utc(index) else str(index.tz)
+        return None
+    return "UTC" if _in_utc(index) else zone_name(index)
 
 
 def _in_utc(index: pd.DatetimeIndex) -> bool:

@@ -6,39 +6,60 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.errors import InvalidInput
 from interp.output.style import SCALE, short, styled
-from interp.results.result import Floats
+from interp.output.time_axis import axis_layout, time_words
 from probes.attention import AttentionCurves, AttentionPatterns
 
+Ticks = Literal["times", "values", "tokens"]
+"""What stands along the axes of a pattern."""
 
-def _axis(
-    tokens: tuple[int | None, ...] | None, values: Floats | None, size: int, as_ids: bool, special: dict[int, str]
-) -> list[str]:
-    """Return the tick texts of one axis: position, and the value or the special token there."""
+
+def _axis(patterns: AttentionPatterns, name: Literal["query", "key"], ticks: Ticks) -> list[str]:
+    """Return the tick texts of one axis: the time, value or id of each token, or the name of a special one."""
+    tokens: tuple[int | None, ...] | None = getattr(patterns, f"{name}_tokens")
+    values, times, special = (getattr(patterns, f"{name}_{what}") for what in ("values", "times", "names"))
     if tokens is None:
-        return [str(i) for i in range(size)]
-    if as_ids or values is None:
+        return [str(i) for i in range(patterns.values.shape[1 if name == "query" else 2])]
+    if ticks == "tokens" or values is None:
         return ["padding" if token is None else str(token) for token in tokens]
+    words = [f"{value:.2f}" for value in values] if ticks == "values" else time_words(times)
     return [
-        ("padding" if token is None else special.get(token, str(token))) if np.isnan(value) else f"{value:.2f}"
-        for token, value in zip(tokens, values, strict=True)
+        ("padding" if token is None else special.get(token, str(token))) if np.isnan(value) else word
+        for token, value, word in zip(tokens, values, words, strict=True)
     ]
 
 
-def attention(
-    patterns: AttentionPatterns, *, columns: int = 4, ticks: Literal["values", "tokens"] = "values"
-) -> go.Figure:
+def _ticks(patterns: AttentionPatterns, ticks: Ticks | None) -> tuple[Ticks, str]:
+    """Return what stands along the axes, times where they are known, and in words."""
+    times = patterns.key_times
+    if ticks == "times" and times is None:
+        raise InvalidInput("ticks='times': the batch knows no times. Make it of a series by probes.series_batch.")
+    chosen: Ticks = ticks or ("values" if times is None else "times")
+    if patterns.key_tokens is None:
+        return chosen, "position"
+    if chosen == "tokens" or patterns.key_values is None:
+        return chosen, "token id"
+    return chosen, "scaled value" if times is None or chosen == "values" else axis_layout(times.dropna())["title.text"]
+
+
+def attention(patterns: AttentionPatterns, *, columns: int = 4, ticks: Ticks | None = None) -> go.Figure:
     """Draw attention patterns, one panel per head, queries down and keys across.
 
     Args:
         patterns: what `attention_patterns` read: one head, a layer, or any choice.
         columns: panels in a row.
-        ticks: what stands along the axes: the values that tokens stand for, or the tokens' ids;
-            positions where the pattern is a mean over rows that differ, ids where tokens are no values.
+        ticks: what stands along the axes: the times of the tokens, the values that they stand for, or their ids. By
+            default times where the batch knows them, as those of `probes.series_batch` do, and values elsewhere.
+            Positions where the pattern is a mean over rows that differ, ids where tokens are no values.
 
     Returns:
         The figure.
+
+    Raises:
+        InvalidInput: times that are not known.
     """
+    shown_ticks, along = _ticks(patterns, ticks)
     heads, n_queries, n_keys = patterns.values.shape
     columns = min(columns, heads)
     rows = -(-heads // columns)
@@ -49,9 +70,7 @@ def attention(
         horizontal_spacing=0.09 / columns + 0.03,
         vertical_spacing=min(0.12, 0.5 / rows),
     )
-    as_ids = ticks == "tokens"
-    keys = _axis(patterns.key_tokens, patterns.key_values, n_keys, as_ids, patterns.key_names)
-    queries = _axis(patterns.query_tokens, patterns.query_values, n_queries, as_ids, patterns.query_names)
+    keys, queries = (_axis(patterns, name, shown_ticks) for name in ("key", "query"))
     for i, head in enumerate(patterns.heads):
         figure.add_trace(
             go.Heatmap(
@@ -72,15 +91,15 @@ def attention(
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="key", row=rows)
     figure.update_yaxes(title="query", col=1)
-    by_token = as_ids or patterns.key_values is None
+    for column in range(2, columns + 1):
+        figure.update_yaxes(showticklabels=False, col=column)  # all panels have the first one's queries
     which = "mean over the batch" if patterns.row is None else f"row {patterns.row}"
     kind = f"{patterns.heads[0].stack}.{patterns.heads[0].kind}"
     tall = 95 + max(90, min(240, 22 * n_queries))
     return styled(
         figure,
         f"Attention patterns, {kind}",
-        f"{short(str(patterns.provenance.get('model', '')))}, {which}; ticks: "
-        + ("position" if patterns.key_tokens is None else "token id" if by_token else "scaled value"),
+        f"{short(str(patterns.provenance.get('model', '')))}, {which}; ticks: {along}",
         coloraxis={
             "colorscale": SCALE,
             "cmin": 0,

@@ -18,7 +18,7 @@ from interp.output.style import COLORS, expected, short, styled, unique
 from interp.results.by_head import Heads
 from interp.validate import whole
 from probes.periodic.spectrum import AttentionSpectrum
-from probes.plots.time_axis import cycles, time_axis, times
+from probes.plots.time_axis import cycles, query_words, time_axis, times
 
 OFFERED = 8
 """How many heads of a model the menu has."""
@@ -133,7 +133,7 @@ def _layout(name: str, spectrum: AttentionSpectrum, head: Head) -> dict[str, Any
         "yaxis3": {"range": upward(spectrum.series_spectrum[1:]), "title.text": "magnitude, series"},
         "yaxis4": {"range": upward(spectrum.spectrum[at][1:]), "title.text": "magnitude, attention"},
     }
-    query = "the start token" if spectrum.query_step < 0 else f"step {spectrum.query_step} of the series"
+    query = query_words(series, spectrum.query_step)
     known = [f for f in series.frequencies if f <= spectrum.frequencies[-1]]
     marks = f"; dotted: {', '.join(f'{f:g}' for f in known)} {cycles(series.unit)}" if known else ""
     none = "" if np.isfinite(spectrum.prediction) else "; predicts no value but a special token"
@@ -188,11 +188,11 @@ def attention_over_series(spectrum: AttentionSpectrum, head: int | None = None) 
     along = time_axis(spectrum.series, spectrum.next_step)
     figure.update_xaxes(range=along["range"], type=along["type"], zeroline=False)
     figure.update_xaxes(title=along["title.text"], row=layers)
-    query = "the start token" if spectrum.query_step < 0 else f"step {spectrum.query_step}"
+    query = query_words(spectrum.series, spectrum.query_step)
     return styled(
         figure,
         f"Attention to {escape(spectrum.series.name)}: {escape(short(spectrum.name))}, head {head} of each layer",
-        f"from {query}, over {n} steps of context; the attention's scale is each row's own",
+        f"from {query} over {n} steps; each row has its own scale of attention",
         width=980,
         height=178 + row_height * layers,
         hovermode="x",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.output.time_axis import axis_layout, axis_values
+from interp.output.time_axis import axis_layout, axis_values, time_words
 from interp.results.result import Floats
 from probes.stimuli.time_series import TimeSeries
 
@@ -32,3 +32,10 @@ def time_axis(series: TimeSeries, next_step: int) -> dict[str, Any]:
     else:
         layout = axis_layout(series.index)
     return {"range": list(times(series, [-edge, end + edge])), **layout}
+
+
+def query_words(series: TimeSeries, step: int) -> str:
+    """Name the step that looks back, by its date where it is known; -1 is the start token."""
+    if step < 0:
+        return "the start token"
+    return f"step {step}" if series.index is None else time_words(series.index)[step]

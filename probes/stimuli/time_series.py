@@ -14,9 +14,10 @@ from torch import Tensor
 
 from interp import Batch, Model
 from interp.errors import InvalidInput
-from interp.inputs.dates import own_index, time_unit
+from interp.inputs.dates import chosen_index, fitting_unit, own_index
 from interp.inputs.series_index import check_index, entry_text
 from interp.inputs.user_series import as_series, read_series
+from interp.names import Stack
 from interp.results.result import Floats, Result, frozen
 from interp.sweeps.grid import plain
 from interp.validate import whole
@@ -32,7 +33,8 @@ class TimeSeries(Result):
         values: `[step]`, from any one series (`interp.inputs.user_series.Series`).
         spacing: time from one step to the next, in `unit`. By default 1 step or, where dates are known, the length of
             a step: 1/12 year for months, 1/7 week for days, 1/24 day for hours.
-        unit: unit of time: `s` makes frequencies Hz, `year` cycles a year.
+        unit: unit of time: `s` makes frequencies Hz, `year` cycles a year. With dates it may be `s`, `minute`, `hour`,
+            `day`, `week`, `month` or `year`, in which a step has its length; in another unit a step is 1 by default.
         name: its name in figures; by default that of a pandas series.
         frequencies: frequencies of its components, in cycles a `unit`; none for real series.
         parameters: what it was made with.
@@ -40,8 +42,9 @@ class TimeSeries(Result):
             where there is none.
 
     Raises:
-        InvalidInput: no values, or more than one axis; infinite or only missing values; a spacing
-            or frequencies that are not positive; an index of another length, not in order or not evenly spaced.
+        InvalidInput: no values, or more than one axis; infinite or only missing values; a spacing or frequencies that
+            are not positive; an index of another length, not in order or not evenly spaced, beside values with another
+            index of their own, or with steps of another length than `spacing`.
     """
 
     KIND = "time-series"
@@ -60,11 +63,15 @@ class TimeSeries(Result):
         if len(series.values) != 1:
             raise InvalidInput(f"one series [step] is needed; found {len(series.values)}. Take one of them.")
         object.__setattr__(self, "values", frozen(series.values[0]))
-        index = _index_of(series.indexes[0] if self.index is None else self.index, len(self.values))
+        index = chosen_index(series.indexes[0], self.index)
+        if index is not None and len(index) != len(self.values):
+            raise InvalidInput(f"index holds {len(index)} entries for {len(self.values)} values: give one each.")
+        if index is not None:
+            check_index(index)
         object.__setattr__(self, "index", index)
         spacing, unit = self.spacing, self.unit
-        if spacing is _DEFAULT and unit is _DEFAULT and index is not None:
-            spacing, unit = time_unit(index)
+        if index is not None:
+            spacing, unit = fitting_unit(index, None if spacing is _DEFAULT else positive("spacing", spacing), unit)
         object.__setattr__(self, "spacing", positive("spacing", 1.0 if spacing is _DEFAULT else spacing))
         object.__setattr__(self, "unit", "step" if unit is _DEFAULT else unit)
         name = series.names[0] or "series" if self.name is _DEFAULT else self.name
@@ -90,8 +97,11 @@ class TimeSeries(Result):
         return pd.DataFrame({"time": self.times if self.index is None else self.index, "value": self.values})
 
     def to_series(self) -> pd.Series:
-        """Return a pandas series with its name and, where it is known, its index."""
-        return pd.Series(self.values, index=self.index, name=self.name)
+        """Return a pandas series with its name and its index: dates where they are known, otherwise times in `unit`."""
+        index = self.index
+        if index is None and self.unit != "step":
+            index = pd.Index(self.times, name=self.unit)
+        return pd.Series(self.values, index=index, name=self.name)
 
     @property
     def times(self) -> Floats:
@@ -128,18 +138,6 @@ class TimeSeries(Result):
     def _of_contents(cls, values: dict[str, Any]) -> Self:
         """Read files of version 1 too, which hold no dates, or the first and the last one as parameters."""
         return super()._of_contents(values if "index" in values else values | {"index": _months_of_before(values)})
-
-
-def _index_of(index: Any, steps: int) -> pd.Index | None:
-    """Return the index of a series, checked."""
-    if index is None:
-        return None
-    if not isinstance(index, pd.Index):
-        raise InvalidInput(f"index={index!r:.60}: give a pandas index, as pd.date_range(...), or none.")
-    if len(index) != steps:
-        raise InvalidInput(f"index holds {len(index)} entries for {steps} values: give one each.")
-    check_index(index)
-    return own_index(index)
 
 
 def _months_of_before(values: dict[str, Any]) -> pd.Index | None:
@@ -185,6 +183,19 @@ class SeriesBatch(Batch):
     encoder_steps: Int[Tensor, " pos"]
     decoder_steps: Int[Tensor, " dec_pos"]
     scale: float
+
+    def times(self, stack: Stack) -> pd.Index | None:
+        """Return the time of each token of a stack: dates where they are known, otherwise times in the series' unit.
+
+        Returns:
+            One entry a token, missing at special tokens; None if the series has neither dates nor a unit of time, or if
+            the batch has other tokens than it was made with.
+        """
+        index = own_index(self.series.to_series().index)
+        steps = self.encoder_steps if stack == "encoder" else self.decoder_steps
+        if index is None or len(steps) != self.ids(stack).shape[1]:
+            return None
+        return pd.Index(index.to_series(index=range(len(index))).reindex(steps.tolist()), name=index.name)
 
 
 def as_time_series(series: Any) -> TimeSeries:
