@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.names import Head
 from interp.results.by_head import HeadScores, ScoredHead, as_heads
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import band, band_words, rank_p
 from interp.validate import whole
@@ -34,12 +36,13 @@ class Controls(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per head of a set: `set, head`."""
         rows = [(index, str(head)) for index, members in enumerate(self.sets) for head in members]
-        return pd.DataFrame(rows, columns=["set", "head"])
+        return Frame(rows, columns=["set", "head"])
 
     def _title(self) -> str:
         return f"{len(self.sets)} random sets of heads" + (f" ({self.reason})" if self.reason else "")
 
 
+@checked
 def random_controls(
     model: Model,
     heads: Sequence[Head | ScoredHead | str],

@@ -9,6 +9,7 @@ import pandas as pd
 from interp import Head, Site
 from interp.errors import InvalidInput
 from interp.names import STACKS, Stack, as_head, parse_address, parse_kind
+from interp.results.frame import Frame
 from interp.results.result import Result
 
 Composition = Literal["Q", "K", "V"]
@@ -291,4 +292,4 @@ class Edges(Result):
         rows = [
             (str(e.edge), str(e.edge.writer), str(e.edge.reader), e.edge.kind, e.raw, e.excess, e.z) for e in self.edges
         ]
-        return pd.DataFrame(rows, columns=columns)
+        return Frame(rows, columns=columns)

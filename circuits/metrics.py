@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.masks import row_positions
 from interp.names import Stack
@@ -139,6 +140,7 @@ def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> 
     return NamedMetric("logit_difference", of, position, "logits")
 
 
+@checked
 def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
     """Measure the mean of the forecast's distribution over values, in units of the series' scale.
 

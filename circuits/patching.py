@@ -26,6 +26,7 @@ from circuits.measurement import check_pair, measured, metric_name, to_numpy, wa
 from circuits.metrics import Metric
 from circuits.patched_runs import patched_cells
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.cache import capture
 from interp.editing.context import check_unhooked, edited
 from interp.editing.edit import Target, addresses_of
@@ -34,6 +35,7 @@ from interp.errors import InvalidInput, UnknownSite
 from interp.models.model import as_model
 from interp.names import LAYER_SITES, STACK_SITES, Site, Stack, parse_kind
 from interp.results.by_head import HeadScores, provenance, row_mean
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
 from probes.stimuli.pairs import stacks_of
@@ -195,7 +197,7 @@ class PatchedHeads(Patched):
             "layer": [site.layer for site, _ in cells],
             "index": [head for _, head in cells],
         }
-        return pd.DataFrame(named | {name: values.ravel() for name, values in self.columns(test).items()})
+        return Frame(named | {name: values.ravel() for name, values in self.columns(test).items()})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -236,7 +238,7 @@ class PatchedPositions(Patched):
             stack = stack_of(site)
             named = {"site": site, "position": range(length), "stack": stack, "differs": self.differs(stack)}
             numbers = {name: values[index, :length] for name, values in columns.items()}
-            parts.append(pd.DataFrame(named | numbers))
+            parts.append(Frame(named | numbers))
         return pd.concat(parts, ignore_index=True)
 
 
@@ -245,6 +247,7 @@ def stack_of(site: Site | str) -> Stack:
     return Site.parse(str(site)).position_stack
 
 
+@checked
 def patch_heads(
     model: Model,
     clean: Batch,
@@ -294,6 +297,7 @@ def patch_heads(
     )
 
 
+@checked
 def patch_positions(
     model: Model,
     clean: Batch,
@@ -357,6 +361,7 @@ def _special(model: Model, stacks: Sequence[Stack]) -> dict[str, dict[str, str]]
     return {stack: {str(token): name for token, name in by_token.items()} for stack, by_token in names.items()}
 
 
+@checked
 @torch.no_grad()
 def patch_sites(
     model: Model, clean: Batch, corrupt: Batch, metric: Metric, sites: Target | Sequence[Target] = ()

@@ -10,6 +10,7 @@ from nnsight import save
 from torch import Tensor
 from torch.nn.modules import module as module_hooks
 
+from interp.arguments import checked
 from interp.editing.scopes import entered
 from interp.errors import InvalidInput, UnknownSite, nearest
 from interp.inputs.batch import Batch
@@ -54,6 +55,7 @@ class Cache(Mapping[str, Tensor]):
         return "Cache(\n" + "\n".join(rows) + "\n)"
 
 
+@checked
 def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]) -> Cache:
     """Read sites of a model on a batch, in one forward pass that stops after the last of them.
 

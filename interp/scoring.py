@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp.arguments import checked
 from interp.cache import capture
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
@@ -29,6 +30,7 @@ Score = Callable[..., Any]
 """A layer's tensor, and the batch if it has a second parameter, to one number for each row and head."""
 
 
+@checked
 def score_heads(
     model: Model,
     batch: Batch | Iterable[Batch],

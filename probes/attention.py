@@ -10,13 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import Batch, Head, Model, capture
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.batch import ValueBatch
 from interp.inputs.masks import positions_of
 from interp.names import Stack
 from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
-from interp.validate import as_tensor, whole
+from interp.validate import whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,7 +58,7 @@ class AttentionPatterns(Result):
         Where times are known they stand beside: `query_time, key_time`.
         """
         heads, queries, keys = self.values.shape
-        frame = pd.DataFrame(
+        frame = Frame(
             {
                 "head": np.repeat([str(head) for head in self.heads], queries * keys),
                 "query": np.tile(np.repeat(np.arange(queries), keys), heads),
@@ -92,7 +94,7 @@ class AttentionCurves(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per head and bin: `head`, the bin's centre (`lag` or `value_difference`), `attention`."""
-        return pd.DataFrame(
+        return Frame(
             {
                 "head": np.repeat([str(head) for head in self.heads], len(self.x)),
                 self.against.replace(" ", "_"): np.tile(self.x, len(self.heads)),
@@ -104,6 +106,7 @@ class AttentionCurves(Result):
         return self.to_frame().sort_values("attention", ascending=False, kind="stable")
 
 
+@checked
 def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:
     """Return the scaled values of token ids: bin centres in units of the series' mean absolute value.
 
@@ -111,8 +114,19 @@ def token_values(model: Model, ids: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"
 
     Raises:
         UnsupportedModel: a model without a tokenizer for series, whose tokens are no values.
+        InvalidInput: ids that are not whole numbers.
     """
-    return model.vocabulary.values_of(as_tensor(ids).cpu())
+    return model.vocabulary.values_of(_whole_ids(ids).cpu())
+
+
+def _whole_ids(ids: Any) -> Tensor:
+    try:
+        read = as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise InvalidInput(f"ids must be integers: {error}.") from None
+    if read.is_floating_point() or read.is_complex():
+        raise InvalidInput(f"ids must be integers; found {read.dtype}.")
+    return read
 
 
 def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "batch pos"]:
@@ -124,6 +138,7 @@ def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "bat
     return values
 
 
+@checked
 def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | None = None) -> AttentionPatterns:
     """Read the attention patterns of heads of one stack and kind.
 
@@ -160,6 +175,7 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
     )
 
 
+@checked
 def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 41) -> AttentionCurves:
     """Average attention by the key's value minus the query's, by head; special and masked tokens are left out.
 
@@ -191,6 +207,7 @@ def attention_by_value(model: Model, batch: Batch, heads: Heads, *, bins: int = 
     return _curves(model, batch, chosen, gap, counted, edges, "value difference")
 
 
+@checked
 def attention_by_lag(model: Model, batch: Batch, heads: Heads) -> AttentionCurves:
     """Average attention by how far back the key is, by head; special and masked tokens are left out.
 

@@ -19,6 +19,7 @@ from circuits.controls import Controls, columns_of_controls, random_controls, st
 from circuits.measurement import described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, method_source
 from interp.errors import InvalidInput
@@ -26,6 +27,7 @@ from interp.inputs.user_series import Series, read_series
 from interp.names import Head
 from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores, provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import interval, proportion_change_interval, proportion_interval
 from interp.validate import whole
@@ -59,7 +61,7 @@ class CurvePoint(Result):
         """Return one row per row of the stimulus: `effect, hit`, and the controls' means over draws."""
         control = {"control_effect": self.control_effect, "control_hit": self.control_hit}
         means = {name: rows.mean(0) if len(rows) else np.nan for name, rows in control.items()}
-        return pd.DataFrame({"effect": self.effect, "hit": self.hit, **means})
+        return Frame({"effect": self.effect, "hit": self.hit, **means})
 
     def _title(self) -> str:
         return f"CurvePoint of {self.count} ablated heads: {', '.join(map(str, self.heads))}"
@@ -127,7 +129,7 @@ class AblationCurve(Result):
                         "heads": " ".join(map(str, point.heads)),
                     }
                 )
-        return pd.DataFrame(rows)
+        return Frame(rows)
 
 
 def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
@@ -167,6 +169,7 @@ def check_fresh(scores: Mosaic | HeadScores, tokens: RepeatedTokens) -> None:
         )
 
 
+@checked
 def ablation_curve(
     model: Model,
     scores: Mosaic | HeadScores,

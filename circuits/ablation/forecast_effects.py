@@ -24,6 +24,7 @@ from circuits.ablation.head_effects import MEMORY
 from circuits.ablation.sampling import Ablated
 from circuits.controls import Controls, columns_of_controls, random_controls
 from interp import Model
+from interp.arguments import checked
 from interp.editing.context import check_unhooked
 from interp.editing.edit import Address, Edit, Target, addresses_of, locate
 from interp.editing.edits import Reference
@@ -34,6 +35,7 @@ from interp.inputs.user_series import Series, read_series
 from interp.models.model import as_model
 from interp.names import Head
 from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import interval
 from interp.validate import whole
@@ -110,7 +112,7 @@ class ForecastEffects(Result):
             for outcome, values in errors.items()
             for i, value in enumerate(values)
         ]
-        frame = pd.DataFrame(rows)
+        frame = Frame(rows)
         frame.insert(2, "name", [self.series_names[i] for i in frame["series"]])
         return self._named(frame)
 
@@ -127,7 +129,7 @@ class ForecastEffects(Result):
         for variant, fans in zip(self.names, self.fans, strict=True):
             for row, (name, time, fan) in enumerate(zip(self.series_names, times, fans, strict=True)):
                 about = {"variant": variant, "series": row, "name": name, "time": time, "truth": self.truth[row]}
-                parts.append(pd.DataFrame(about | dict(zip(map(str, QUANTILES), fan, strict=True))))
+                parts.append(Frame(about | dict(zip(map(str, QUANTILES), fan, strict=True))))
         return self._named(pd.concat(parts, ignore_index=True))
 
     def _named(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -170,9 +172,10 @@ class ForecastEffects(Result):
                         "reason": self.reasons[name],
                     }
                 )
-        return pd.DataFrame(rows)
+        return Frame(rows)
 
 
+@checked
 def forecast_effects(
     model: Model,
     series: Series,

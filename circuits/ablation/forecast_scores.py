@@ -7,11 +7,11 @@ Source: Gneiting & Raftery 2007 (CRPS); Hyndman & Koehler 2006 (MASE); Rangapura
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 from utilsforecast.losses import mase, scaled_crps
 
+from interp.results.frame import Frame
 from interp.results.result import Floats
 
 QUANTILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -54,7 +54,7 @@ def forecast_errors(
     stacked = np.stack([forecasts[name] for name in names])
     # Long frames, an id for each forecast of a series: the library works column by column.
     each = np.arange(len(names) * series)
-    table = pd.DataFrame(
+    table = Frame(
         {
             "unique_id": np.repeat(each, steps),
             "ds": np.tile(np.arange(start, start + steps), len(each)),
@@ -62,7 +62,7 @@ def forecast_errors(
             **{str(q): stacked[:, :, i].ravel() for i, q in enumerate(QUANTILES)},
         }
     )
-    past = pd.DataFrame(
+    past = Frame(
         {
             "unique_id": np.repeat(each, start),
             "ds": np.tile(np.arange(start), len(each)),

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from circuits.measurement import at_query, described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablated_z, method_source
@@ -145,6 +146,7 @@ class HeadEffects(HeadScores):
         return super()._of_old(content) | rows
 
 
+@checked
 @torch.no_grad()
 def head_effects(
     model: Model,

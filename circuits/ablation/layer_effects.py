@@ -9,9 +9,11 @@ from circuits.ablation.head_sets import set_outcomes
 from circuits.measurement import described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, method_source
 from interp.results.by_head import provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
 from probes.stimuli.repeated_tokens import stimulus_of
@@ -43,7 +45,7 @@ class LayerEffects(Result):
             InvalidInput: another test.
         """
         (low, high), (under, over) = interval(self.rows), interval(self.control_rows)
-        return pd.DataFrame(
+        return Frame(
             {
                 "layer": self.layers,
                 "effect": self.rows.mean(-1),
@@ -60,6 +62,7 @@ class LayerEffects(Result):
         return strongest_first(self.to_frame(), "effect")
 
 
+@checked
 def layer_effects(
     model: Model,
     batch: Batch,

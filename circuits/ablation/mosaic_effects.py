@@ -14,12 +14,14 @@ from tqdm.auto import tqdm
 
 from circuits.controls import random_controls
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.editing.context import check_unhooked, edited
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
 from interp.names import Head, parse_kind
 from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
@@ -84,13 +86,14 @@ class MosaicEffects(Result):
                             "p": float(p_values(values[at], test)),
                         }
                     )
-        frame = pd.DataFrame(rows, columns=_COLUMNS)
+        frame = Frame(rows, columns=_COLUMNS)
         return frame.assign(q=q_values(frame["p"].to_numpy(dtype=float))).drop(columns="p")
 
 
 _COLUMNS = ["ablated", "head", "kind", "change", "low", "high", "control", "control_low", "control_high", "p"]
 
 
+@checked
 @torch.no_grad()
 def mosaic_effects(
     model: Model,

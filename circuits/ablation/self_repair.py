@@ -15,6 +15,7 @@ from circuits.ablation.head_sets import set_outcomes
 from circuits.measurement import at_query, described
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.editing.context import check_unhooked
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablated_z, method_source
@@ -24,6 +25,7 @@ from interp.models.weights.head_weights import head_outputs
 from interp.models.weights.layers import last_norm
 from interp.names import Head
 from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
@@ -58,7 +60,7 @@ class SelfRepair(Result):
         Raises:
             InvalidInput: another test.
         """
-        frame = pd.DataFrame(
+        frame = Frame(
             {
                 "head": [str(head) for head in (*self.heads, *self.controls)],
                 "role": ["chosen"] * len(self.heads) + ["control"] * len(self.controls),
@@ -71,6 +73,7 @@ class SelfRepair(Result):
         return frame.assign(q=q_values(p_values(self.total, test)))
 
 
+@checked
 @torch.no_grad()
 def self_repair(
     model: Model,

@@ -26,10 +26,12 @@ from circuits.attribution.direct import head_directions
 from circuits.attribution.readout import asked_of, check_run, direction, last_stream, stimulus_parameters
 from circuits.metrics import Tokens
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.cache import Cache
 from interp.errors import InvalidInput
 from interp.names import AttentionLayer, Head, parse_kind
 from interp.results.by_head import Heads, HeadScores, heads_among, over_rows, provenance, row_mean
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import interval
 from probes.attention import batch_values
@@ -83,8 +85,8 @@ class AttributionByPosition(Result):
         """Return what positions add through some heads together, `[row, key]`; through all of `site` by default.
 
         Raises:
-            UnknownHead: a malformed address, or one that is no head of `site` in this model.
-            InvalidInput: none, or one twice.
+            UnknownHead: a malformed address.
+            InvalidInput: none, one twice, or one that is no head of `site` in this model.
         """
         if heads is None:
             return self.values.sum((0, 1))
@@ -94,8 +96,8 @@ class AttributionByPosition(Result):
         """Return the heads of `site` that addresses, layers, patterns or scored heads name, each once.
 
         Raises:
-            UnknownHead: a malformed address, or one that is no head of `site` in this model.
-            InvalidInput: none, or one twice.
+            UnknownHead: a malformed address.
+            InvalidInput: none, one twice, or one that is no head of `site` in this model.
         """
         layers, count = self.values.shape[:2]
         return heads_among([Head(*parse_kind(self.site), i, j) for i in range(layers) for j in range(count)], heads)
@@ -111,8 +113,8 @@ class AttributionByPosition(Result):
             value where all rows have the same, else missing. After the key its `time`, where it is known.
 
         Raises:
-            UnknownHead: a malformed address, or one that is no head of `site` in this model.
-            InvalidInput: none, or one twice.
+            UnknownHead: a malformed address.
+            InvalidInput: none, one twice, or one that is no head of `site` in this model.
         """
         rows = np.where(np.isnan(self.tokens), np.nan, self.of(heads)).T
         low, high = interval(rows)
@@ -120,7 +122,7 @@ class AttributionByPosition(Result):
         known, keys = ~np.isnan(self.tokens), np.arange(len(rows))
         first = known.argmax(0), keys
         same = ((self.tokens == self.tokens[first]) | ~known).all(0)
-        frame = pd.DataFrame({"key": keys, "token": np.where(same, self.tokens[first], np.nan)})
+        frame = Frame({"key": keys, "token": np.where(same, self.tokens[first], np.nan)})
         values = np.nan if self.token_values is None else np.where(same, self.token_values[first], np.nan)
         frame = frame.astype({"token": "Int64"}).assign(value=values, mean=row_mean(rows), low=low, high=high)
         return self._timed(frame)
@@ -139,7 +141,7 @@ class AttributionByPosition(Result):
         low, high = interval(rows)
         layers, heads, keys = rows.shape[:3]
         names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
-        frame = pd.DataFrame({"head": np.repeat(names, keys), "key": np.tile(np.arange(keys), len(names))})
+        frame = Frame({"head": np.repeat(names, keys), "key": np.tile(np.arange(keys), len(names))})
         return self._timed(frame.assign(mean=row_mean(rows).ravel(), low=low.ravel(), high=high.ravel()))
 
     def _timed(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -149,6 +151,7 @@ class AttributionByPosition(Result):
         return frame
 
 
+@checked
 @torch.no_grad()
 def attribution_by_position(
     model: Model, batch: Batch, *, target: Tokens | None = None, against: Tokens | None = None, position: int = -1

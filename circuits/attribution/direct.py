@@ -27,11 +27,13 @@ from circuits.attribution.constants import constants
 from circuits.attribution.readout import asked_of, check_run, direction, last_stream, stimulus_parameters
 from circuits.metrics import Tokens
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.errors import InvalidInput, UnknownSite
 from interp.inputs.masks import at_position
 from interp.models.weights.head_weights import projection
 from interp.names import AttentionLayer, Head, Kind, Site, parse_address, parse_kind
 from interp.results.by_head import HeadScores, over_rows, provenance, row_mean
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import interval
 
@@ -144,6 +146,7 @@ class DirectAttribution(Result):
         return replace(scores, unit=self.unit)
 
 
+@checked
 @torch.no_grad()
 def direct_attribution(
     model: Model, batch: Batch, *, target: Tokens | None = None, against: Tokens | None = None
@@ -226,6 +229,6 @@ def _place(part: str) -> tuple[str, int | None, int | None]:
 
 def _frame(labels: list[tuple[Any, ...]], rows: Floats) -> pd.DataFrame:
     low, high = interval(rows)
-    frame = pd.DataFrame(labels, columns=cast(Any, ["part", "kind", "layer", "head"]))
+    frame = Frame(labels, columns=cast(Any, ["part", "kind", "layer", "head"]))
     frame = frame.astype({"layer": "Int64", "head": "Int64"})
     return frame.assign(mean=row_mean(rows), low=low, high=high)

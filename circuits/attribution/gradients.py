@@ -16,6 +16,7 @@ from circuits.edges import EMBEDDINGS
 from circuits.measurement import measured, metric_name
 from circuits.metrics import Metric
 from interp import Batch, Model, Site
+from interp.arguments import checked
 from interp.cache import Cache, by_head, trace
 from interp.editing.scopes import entered
 from interp.errors import InvalidInput
@@ -33,6 +34,7 @@ class Gradients:
     metric: Float[Tensor, " row"]
 
 
+@checked
 def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Sequence[str | Site]) -> Gradients:
     """Compute the gradient of a metric by the value at each site, row by row.
 

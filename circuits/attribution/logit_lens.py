@@ -17,10 +17,12 @@ from torch import Tensor
 from circuits.attribution.readout import check_run, last_stream, positions_tokens, stimulus_parameters
 from circuits.metrics import Tokens, expected_value
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.inputs.masks import at_position
 from interp.models.weights.layers import last_norm
 from interp.names import Site
 from interp.results.by_head import provenance, row_mean
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import interval, proportion_interval
 
@@ -81,10 +83,11 @@ class LogitLens(Result):
         for name, values in measures.items():
             rows = at_position(values, shown, position)
             low, high = (proportion_interval if name == "agrees" else interval)(rows)
-            frames.append(pd.DataFrame({**places, "measure": name, "mean": row_mean(rows), "low": low, "high": high}))
+            frames.append(Frame({**places, "measure": name, "mean": row_mean(rows), "low": low, "high": high}))
         return pd.concat(frames, ignore_index=True)
 
 
+@checked
 @torch.no_grad()
 def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> LogitLens:
     """Read the decoder's prediction after each sublayer: certainty, value, and distance to the final prediction.

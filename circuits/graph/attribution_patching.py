@@ -30,6 +30,7 @@ from circuits.graph.subject import Subject
 from circuits.measurement import to_numpy
 from circuits.metrics import Metric
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.models.checks.states import evaluated
 from interp.models.weights.head_weights import projection
 from interp.names import STACKS, AttentionLayer, Site, Stack
@@ -37,6 +38,7 @@ from interp.results.result import Floats
 from interp.validate import whole
 
 
+@checked
 def attribution_patching(
     model: Model,
     clean: Batch,

@@ -15,6 +15,7 @@ from circuits.edges import EMBEDDINGS, INPUT, LOGITS, Edge, Node, as_edge, as_no
 from circuits.graph.edge_matrix import Graph
 from interp import Head, Model
 from interp.errors import InvalidInput
+from interp.results.frame import Frame
 from interp.results.result import Result
 
 
@@ -211,7 +212,7 @@ class Circuit(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per edge, in forward order: `edge, writer, reader, kind`."""
         rows = [(str(edge), str(edge.writer), str(edge.reader), edge.kind) for edge in self]
-        return pd.DataFrame(rows, columns=["edge", "writer", "reader", "kind"])
+        return Frame(rows, columns=["edge", "writer", "reader", "kind"])
 
     def _contents(self) -> dict[str, Any]:
         return {"edges": tuple(map(str, self)), "digest": self.digest}

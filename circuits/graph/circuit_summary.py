@@ -9,14 +9,17 @@ from circuits.graph.circuit import Circuit, check_circuit
 from circuits.weights.head_summary import summary_of
 from circuits.weights.token_circuit import Tokens
 from interp import Head, Model
+from interp.arguments import checked
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores
+from interp.results.frame import Frame
 from probes.induction.mosaic import Mosaic
 
 READS: dict[str, Composition] = {"queries_from": "Q", "keys_from": "K", "values_from": "V"}
 """Columns of what a head reads, and by which of its inputs."""
 
 
+@checked
 def circuit_summary(
     model: Model,
     circuit: Circuit,
@@ -48,7 +51,7 @@ def circuit_summary(
     layers = list(dict.fromkeys(head.attention for head in chosen.heads))
     frame = summary_of(model, layers, tokens, mosaic, scores, "effects")
     frame = frame[frame["head"].isin([str(head) for head in chosen.heads])].reset_index(drop=True)
-    return pd.concat([frame, pd.DataFrame([_edges(chosen, head) for head in chosen.heads], columns=COLUMNS)], axis=1)
+    return pd.concat([frame, Frame([_edges(chosen, head) for head in chosen.heads], columns=COLUMNS)], axis=1)
 
 
 COLUMNS = ["edges_in", "edges_out", *READS, "writes_to"]

@@ -20,6 +20,7 @@ from circuits.graph.edge_matrix import Mask
 from circuits.graph.subject import Subject
 from circuits.metrics import Metric
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.validate import whole
@@ -34,6 +35,7 @@ SHARE = 0.1
 """Of the edges that are left, how many go in one round at most."""
 
 
+@checked
 def discover(
     model: Model,
     clean: Batch,
@@ -68,6 +70,7 @@ def discover(
     return _pruned(subject, _candidates(subject, scores, WIDER * edges), edges, memory, progress)
 
 
+@checked
 def prune(
     model: Model,
     circuit: Circuit,

@@ -14,6 +14,7 @@ from interp import Head
 from interp.errors import InvalidInput, UnknownSite
 from interp.names import Stack, parse_kind
 from interp.results.by_head import HeadScores
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.validate import whole
 
@@ -120,7 +121,7 @@ class EdgeScores(Result):
         cells = np.argwhere(self.graph.exists)
         cells = cells[np.argsort(-np.abs(self.values[tuple(cells.T)]), kind="stable")]
         edges = [self.graph.edge(int(row), int(column)) for row, column in cells]
-        return pd.DataFrame(
+        return Frame(
             {
                 "edge": [str(edge) for edge in edges],
                 "writer": [str(edge.writer) for edge in edges],

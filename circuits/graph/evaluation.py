@@ -29,7 +29,9 @@ from circuits.graph.subject import Subject
 from circuits.measurement import warn_of_gap
 from circuits.metrics import Metric
 from interp import Batch, Head, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import LEAST_ROWS, band, band_words, interval, ratio_interval
 from interp.validate import whole
@@ -129,7 +131,7 @@ class CircuitReport(Result):
         """Return one row per edge, its addition with 95 % interval: `edge, writer, reader, kind, adds, low, high`."""
         edges = [Edge.parse(text) for text in self.edges]
         bounds = [self.interval(self.circuit - rows + self.empty) for rows in self.without]
-        frame = pd.DataFrame(
+        frame = Frame(
             {
                 "edge": list(self.edges),
                 "writer": [str(edge.writer) for edge in edges],
@@ -162,13 +164,14 @@ class CircuitReport(Result):
         least = self.minimality.min() if len(self.edges) else np.nan
         rows.append(("least that an edge adds", float(least), np.nan, np.nan, ""))
         rows.append((GAP, *self.gap, over_rows))
-        return pd.DataFrame(rows, columns=["what", "value", "low", "high", "bounds"])
+        return Frame(rows, columns=["what", "value", "low", "high", "bounds"])
 
     def controls(self) -> dict[str, Floats]:
         """Return the metric on the random circuits, `[draw, row]`, by kind."""
         return dict(zip(CONTROLS, (self.same_shape, self.random, self.connected), strict=True))
 
 
+@checked
 def evaluate(
     model: Model,
     circuit: Circuit,

@@ -25,7 +25,9 @@ from circuits.graph.subject import Subject
 from circuits.measurement import warn_of_gap
 from circuits.metrics import Metric
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.validate import whole
 
@@ -68,7 +70,7 @@ class SizeCurve(Result):
         `connected` are means over draws of as many random edges, and their bounds the least and the largest draw.
         """
         bounds = np.array([normalised_interval(rows, self.empty, self.model) for rows in self.strongest])
-        frame = pd.DataFrame({"edges": self.sizes, "faithfulness": self.faithfulness})
+        frame = Frame({"edges": self.sizes, "faithfulness": self.faithfulness})
         frame = frame.assign(low=bounds[:, 0], high=bounds[:, 1])
         for name, values in (("random", self.random), ("connected", self.connected)):
             ends = np.full((3, len(self.sizes)), np.nan)
@@ -79,6 +81,7 @@ class SizeCurve(Result):
         return frame
 
 
+@checked
 def faithfulness_by_size(
     model: Model,
     scores: EdgeScores,

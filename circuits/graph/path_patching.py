@@ -19,7 +19,9 @@ from circuits.graph.subject import Subject
 from circuits.measurement import warn_of_gap
 from circuits.metrics import Metric
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 
@@ -61,7 +63,7 @@ class EdgeEffects(Result):
         low, high = interval(effects)
         p = p_values(effects, test)
         edges = [Edge.parse(text) for text in self.edges]
-        frame = pd.DataFrame(
+        frame = Frame(
             {
                 "edge": list(self.edges),
                 "writer": [str(edge.writer) for edge in edges],
@@ -78,6 +80,7 @@ class EdgeEffects(Result):
         return frame.sort_values("effect", key=lambda column: -np.abs(column), ignore_index=True)
 
 
+@checked
 def patch_edges(
     model: Model,
     clean: Batch,

@@ -28,6 +28,7 @@ from circuits.weights.composition import composition_scores
 from interp import Model, zoo
 from interp.errors import InvalidInput
 from interp.results.by_head import HeadScores
+from interp.results.frame import Frame
 from interp.validate import whole
 from probes import another_sequence, induction_mosaic, repeated_random_tokens
 from probes.stimuli.pairs import Pair
@@ -170,4 +171,4 @@ def recovery_benchmark(
             bar.update()
         rows.append(row)
     bar.close()
-    return pd.DataFrame(rows)
+    return Frame(rows)

@@ -10,6 +10,7 @@ from circuits.ablation.curve import AblationCurve
 from circuits.ablation.head_effects import HeadEffects
 from circuits.ablation.layer_effects import LayerEffects
 from circuits.ablation.self_repair import SelfRepair
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import COLORS, label, short, styled
 from interp.results.statistics import band_words, rank_correlation
@@ -31,6 +32,7 @@ def _source(provenance: dict[str, object]) -> str:
     return f"{short(str(provenance.get('model')))}, {provenance.get('method')} ablation"
 
 
+@checked
 def ablation_curve(curve: AblationCurve) -> go.Figure:
     """Draw the ablation of the strongest k heads against random heads of the same layers.
 
@@ -113,6 +115,7 @@ def ablation_curve(curve: AblationCurve) -> go.Figure:
     )
 
 
+@checked
 def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshold: float = THRESHOLD) -> go.Figure:
     """Draw the effect of each head alone, in the mosaic's layout; red where the head helps.
 
@@ -147,6 +150,7 @@ def _check_same(effects: HeadEffects, mosaic: Mosaic | None) -> None:
         raise InvalidInput(f"the effects and the mosaic are of different weights ({', '.join(map(str, digests))}).")
 
 
+@checked
 def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
     """Draw mosaic score against effect, one point per head, with the correlation overall and within layers.
 
@@ -221,6 +225,7 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
     )
 
 
+@checked
 def layer_effects(effects: LayerEffects) -> go.Figure:
     """Draw effects of whole layers as bars with intervals; beside each the change of the row's other tokens."""
     frame = effects.to_frame()
@@ -256,6 +261,7 @@ def layer_effects(effects: LayerEffects) -> go.Figure:
     )
 
 
+@checked
 def self_repair(result: SelfRepair) -> go.Figure:
     """Draw total and direct effects of each head, and the effect of restoring it when all chosen are ablated."""
     frame = result.to_frame()

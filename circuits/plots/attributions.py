@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from circuits.attribution.by_position import AttributionByPosition
 from circuits.attribution.direct import BIASES, EMBEDDING, DirectAttribution
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.masks import position_words
 from interp.names import Head
@@ -25,6 +26,7 @@ VISIBLE = 0.01
 """From which share of the largest part on a remainder is drawn: rounding is far below."""
 
 
+@checked
 def attribution(result: DirectAttribution, *, position: int = -1, row: int | None = None, named: int = 12) -> go.Figure:
     """Draw the waterfall: what the parts add in forward order, up to the number itself.
 
@@ -118,6 +120,7 @@ def _whiskers(x: list[str], ends: Floats, spread: Floats) -> list[go.Scatter]:
     return [bars, numbers]
 
 
+@checked
 def attribution_by_position(
     result: AttributionByPosition, *, heads: Heads | None = None, row: int | None = None
 ) -> go.Figure:

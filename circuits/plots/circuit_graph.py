@@ -24,6 +24,7 @@ from circuits.plots.stacks import (
     name_stacks,
 )
 from interp import Head, Model, Site
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.names import Stack, parse_kind
@@ -40,6 +41,7 @@ FEEDS: dict[str, tuple[str, str]] = {
 OUTSIDE = {"resample": "the corrupt run", "mean": "the corrupt run's mean", "zero": "nothing"}
 
 
+@checked
 def circuit(
     circuit: Circuit,
     report: CircuitReport | None = None,

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from circuits.edges import INPUT, Pair, check_pair
 from circuits.weights.composition_scores import CompositionScores, Score
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import short, styled
 
@@ -76,6 +77,7 @@ def _about(scores: CompositionScores) -> str:
     return f"{short(scores.provenance['model'])}, {folded}; chance is {scores.baseline:.3f}"
 
 
+@checked
 def composition(
     scores: CompositionScores, writer: str, reader: str, kind: str, *, score: Score = "excess"
 ) -> go.Figure:
@@ -110,6 +112,7 @@ def composition(
     )
 
 
+@checked
 def composition_explorer(scores: CompositionScores, *, score: Score = "z") -> go.Figure:
     """Draw all pairs of kinds behind one menu, on one scale: for pages.
 

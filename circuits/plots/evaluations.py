@@ -11,6 +11,7 @@ from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.evaluation import CONTROLS, CircuitReport
 from circuits.plots.circuit_graph import FEEDS, OUTSIDE
 from interp import Site
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import expected, short, styled
 from interp.results.result import Floats
@@ -128,6 +129,7 @@ def _about(reports: list[CircuitReport]) -> str:
     return "<br>".join(["; ".join(words), "bars: 95 % over rows; a dot a random circuit"]).removeprefix("<br>")
 
 
+@checked
 def estimate_against_patch(scores: EdgeScores) -> go.Figure:
     """Draw attribution patching's estimate against the patch itself, one point per edge of the sample.
 

@@ -7,10 +7,12 @@ from circuits.graph.faithfulness_by_size import SizeCurve
 from circuits.plots.attributions import model_of
 from circuits.plots.circuit_graph import OUTSIDE
 from circuits.plots.evaluations import CIRCUIT, SHADES
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import expected, label, styled
 
 
+@checked
 def faithfulness_by_size(curve: SizeCurve, report: CircuitReport | None = None) -> go.Figure:
     """Draw faithfulness over the number of edges, for the strongest edges and for random ones.
 

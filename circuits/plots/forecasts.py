@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from circuits.ablation.forecast_effects import ForecastEffects
 from circuits.ablation.forecast_scores import QUANTILES
 from circuits.plots.ablation import CONTROL, HEADS
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import short, styled
 from interp.output.time_axis import axis_layout, axis_values
@@ -33,6 +34,7 @@ TITLES = {
 }
 
 
+@checked
 def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | None = None) -> go.Figure:
     """Forecast fans before and after, one panel an ablation.
 
@@ -133,6 +135,7 @@ def _faint(color: str) -> str:
     return f"rgba({red},{green},{blue},.18)"
 
 
+@checked
 def forecast_effects(effects: ForecastEffects) -> go.Figure:
     """Draw what each ablation does to the forecasts, beside its controls, outcome by outcome.
 

@@ -11,6 +11,7 @@ from circuits.weights.head_circuit import HeadCircuit
 from circuits.weights.position_circuit import PositionCircuit
 from circuits.weights.token_circuit import TokenCircuit
 from interp import Head
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import SCALE, short, styled
 from interp.results.result import Floats
@@ -46,6 +47,7 @@ def _signed(values: Floats, share: float = 1.0) -> dict[str, Any]:
     return {"colorscale": "RdBu", "cmin": -largest, "cmax": largest}
 
 
+@checked
 def head_circuit(circuit: HeadCircuit) -> go.Figure:
     """Draw a QK or OV circuit as a map in the residual stream, `d_model` by `d_model`.
 
@@ -74,6 +76,7 @@ def head_circuit(circuit: HeadCircuit) -> go.Figure:
     )
 
 
+@checked
 def token_circuit(circuit: TokenCircuit) -> go.Figure:
     """Draw a circuit between tokens, by their values, and the position bias beside it if there is one.
 
@@ -144,6 +147,7 @@ def token_circuit(circuit: TokenCircuit) -> go.Figure:
     )
 
 
+@checked
 def position_circuit(circuit: PositionCircuit) -> go.Figure:
     """Draw the attention by position alone: queries down, keys across, keys ahead left blank.
 
@@ -204,6 +208,7 @@ def _label(circuit: HeadCircuit | TokenCircuit) -> str:
     return f"{circuit.name} {circuit.head if isinstance(circuit, HeadCircuit) else circuit.of}"
 
 
+@checked
 def eigenvalues(circuits: Circuits) -> go.Figure:
     """Draw the eigenvalues of circuits on the complex plane, each circuit's in units of its largest.
 
@@ -246,6 +251,7 @@ def eigenvalues(circuits: Circuits) -> go.Figure:
     )
 
 
+@checked
 def singular_values(circuits: Circuits) -> go.Figure:
     """Draw the singular values of circuits, largest first, in units of the largest.
 

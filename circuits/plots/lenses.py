@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 from circuits.attribution.direct import EMBEDDING
 from circuits.attribution.logit_lens import AFTER, LogitLens
 from circuits.plots.attributions import model_of, over
+from interp.arguments import checked
 from interp.inputs.masks import at_position, position_words
 from interp.names import Site
 from interp.output.style import COLORS, expected, styled
@@ -16,6 +17,7 @@ FLAT = 0.05
 """Powers of ten under which effective tokens do not differ."""
 
 
+@checked
 def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
     """Draw how the prediction forms: certainty, distance to the output and the target's log-probability by point.
 

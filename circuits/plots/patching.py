@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.patching import Patched, PatchedHeads, PatchedPositions, stack_of
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
 from interp.names import Site
@@ -21,6 +22,7 @@ SMALL = 160
 """Up to how many cells are annotated with their number."""
 
 
+@checked
 def patched_heads(patched: PatchedHeads, *, show: Show = "share", denoising: bool = False) -> go.Figure:
     """Draw what patching each head alone does, layers down and heads across, one panel per kind and site.
 
@@ -75,6 +77,7 @@ def patched_heads(patched: PatchedHeads, *, show: Show = "share", denoising: boo
     )
 
 
+@checked
 def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.Figure:
     """Draw what patching each site at each position does: sites down, positions across, a panel per stack.
 

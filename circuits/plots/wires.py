@@ -11,12 +11,14 @@ from circuits.plots.stacks import GAP, WIRE, Spot, add_heads, curve, hover, name
 from circuits.weights.composition_scores import CompositionScores
 from circuits.weights.induction_candidates import InductionCandidate, InductionCandidates
 from interp import Head
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.names import parse_kind
 from interp.output.style import short, styled
 from probes.induction.mosaic import THRESHOLD, Mosaic
 
 
+@checked
 def wiring(
     scores: CompositionScores,
     edges: Edges | InductionCandidates | Sequence[ScoredEdge | InductionCandidate] | None = None,

@@ -15,6 +15,7 @@ from circuits.graph.node_outputs import Outside
 from circuits.reports.pair_names import check_pair_name, pair_of
 from interp import Model
 from interp.output.report import Report, Section, as_text
+from interp.results.frame import Frame
 from interp.validate import whole
 from probes import induction_mosaic
 
@@ -76,7 +77,7 @@ def discover(
     evaluation = evaluation[["outside", "what", "value", "low", "high", "bounds"]]
     heads: Any = summary.reindex(columns=list(HEADS))
     by_score: Any = scores.to_frame()
-    agreement = pd.DataFrame([{"edges": len(scores.sampled), **scores.agreement}])
+    agreement = Frame([{"edges": len(scores.sampled), **scores.agreement}])
     sections = [
         Section(
             "circuit",

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from circuits.edges import PAIRS, Composition, Order, Pair
 from circuits.weights.composition_scores import CompositionScores, wires_of
 from interp import Model
+from interp.arguments import checked
 from interp.models.model import as_model
 from interp.models.weights.head_weights import Projection, projection
 from interp.results.by_head import provenance
@@ -83,6 +84,7 @@ def _factor(model: Model, site: str, kind: Composition | None, fold_norm: bool) 
     return _Factor(torch.stack(rows), torch.stack(spreads))
 
 
+@checked
 @torch.no_grad()
 def composition_scores(
     model: Model, *, fold_norm: bool = True, memory: int = MEMORY, progress: bool = True
@@ -128,6 +130,7 @@ def composition_scores(
     return CompositionScores(raw, z, d_model**-0.5, source)
 
 
+@checked
 @torch.no_grad()
 def largest_by_chance(
     model: Model,

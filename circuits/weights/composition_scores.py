@@ -12,6 +12,7 @@ from circuits.edges import WIRES, Edge, Edges, Pair, ScoredEdge, check_pair
 from interp import Head
 from interp.errors import InvalidInput
 from interp.names import as_head, parse_kind
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 from interp.validate import number, whole
 
@@ -172,7 +173,7 @@ class CompositionScores(Result):
             names = [f"{writer} -> {reader}:{kind.lower()}" for writer, reader in zip(*sides, strict=True)]
             columns = {"edge": names, "writer": sides[0], "reader": sides[1], "kind": kind, "raw": table[cells]}
             values = columns | {"excess": table[cells] - self.baseline, "z": self.z[write, read, kind][cells]}
-            parts.append(pd.DataFrame(values))
+            parts.append(Frame(values))
         return pd.concat(parts, ignore_index=True)
 
     @classmethod

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.models.model import as_model
 from interp.models.weights.head_weights import projection, unembedding
 from interp.names import AttentionLayer, Stack
@@ -28,6 +29,7 @@ STACK: Stack = "decoder"
 """What encoder heads write has no path to the logits of its own."""
 
 
+@checked
 @torch.no_grad()
 def copying_scores(
     model: Model,

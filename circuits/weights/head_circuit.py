@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Head, Model
+from interp.arguments import checked
 from interp.models.model import as_model
 from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.position_bias import PositionBias, position_bias
@@ -48,6 +49,7 @@ class HeadCircuit(FactoredMatrix):
         return PositionBias(table.site, table.distances, table.values[self.head.head : self.head.head + 1])
 
 
+@checked
 def qk_circuit(model: Model, head: Head | str, *, fold_norm: bool = True) -> HeadCircuit:
     """Compute W_Q W_K^T: which keys a head's queries look for.
 
@@ -70,6 +72,7 @@ def qk_circuit(model: Model, head: Head | str, *, fold_norm: bool = True) -> Hea
     return HeadCircuit(weights.W_Q, weights.W_K.mT, "QK", weights.head, model, fold_norm, biases)
 
 
+@checked
 def ov_circuit(model: Model, head: Head | str, *, fold_norm: bool = True) -> HeadCircuit:
     """Compute W_V W_O: what a head writes of what it attends to.
 

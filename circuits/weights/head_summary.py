@@ -11,6 +11,7 @@ from torch import Tensor
 from circuits.ablation.curve import check_digest
 from circuits.weights.token_circuit import Tokens, token_factors, tokens_or_narrow
 from interp import Head, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.models.weights.factored import FactoredMatrix
@@ -18,6 +19,7 @@ from interp.models.weights.head_weights import layer_weights
 from interp.models.weights.position_bias import position_bias
 from interp.names import AttentionLayer
 from interp.results.by_head import HeadScores
+from interp.results.frame import Frame
 from interp.results.result import Floats
 from probes.induction.mosaic import KINDS as MOSAIC_KINDS
 from probes.induction.mosaic import Mosaic
@@ -25,6 +27,7 @@ from probes.induction.mosaic import Mosaic
 CIRCUITS: dict[Literal["OV", "QK"], str] = {"OV": "copying", "QK": "matching"}
 
 
+@checked
 def head_summary(
     model: Model,
     *,
@@ -85,7 +88,7 @@ def summary_of(
                 }
             )
     columns = [*ADDRESS[:-1], *COLUMNS, ADDRESS[-1]]
-    frame = pd.DataFrame(rows, columns=columns).astype({"preferred_distance": "Int64"})
+    frame = Frame(rows, columns=columns).astype({"preferred_distance": "Int64"})
     for column, found_scores in joined:
         frame = _joined(frame, column, found_scores)
     return frame

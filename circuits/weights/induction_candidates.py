@@ -25,6 +25,7 @@ from circuits.weights.composition import composition_scores
 from circuits.weights.composition_scores import CompositionScores
 from circuits.weights.token_circuit import token_composition
 from interp import Head, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.renamed import renamed_field
@@ -136,6 +137,7 @@ def fitting_scores(model: Model, seed: int = 0) -> dict[str, HeadScores]:
     return head_scores(model, sequence_length=length, repetitions=repetitions, seed=seed)
 
 
+@checked
 def induction_candidates(
     model: Model,
     mosaic: Mosaic,

@@ -18,6 +18,7 @@ from circuits.weights.head_circuit import HeadCircuit
 from circuits.weights.token_circuit import biased, normed
 from interp import Head
 from interp import validate as checks
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.weights.factored import FactoredMatrix
 from interp.models.weights.head_weights import position_embedding
@@ -47,6 +48,7 @@ class PositionCircuit(FactoredMatrix):
         return float(self.pattern().cpu()[before].double().mean())
 
 
+@checked
 def position_circuit(circuit: HeadCircuit, positions: Sequence[int] | range | None = None) -> PositionCircuit:
     """Compute a head's QK circuit from positions to positions, through W_pos, biases included.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from circuits.edges import Edge, ScoredEdge, as_edge
 from circuits.weights.head_circuit import HeadCircuit
 from interp import Batch, Head, Model, capture
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.models.weights.factored import FactoredMatrix
@@ -145,6 +146,7 @@ def _source(head: Head) -> Stack:
     return "encoder" if head.kind == "cross" else head.stack
 
 
+@checked
 def token_circuit(
     circuit: HeadCircuit, tokens: Tokens | None = None, *, keys: TokenMeans | None = None
 ) -> TokenCircuit:
@@ -229,6 +231,7 @@ def biased(rows: Float[Tensor, "*head row d_head"], bias: Tensor | None) -> Floa
     return rows if bias is None or not bool(bias.any()) else rows + bias[..., None, :].to(rows)
 
 
+@checked
 def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Tokens | None = None) -> TokenCircuit:
     """Compose two heads, from tokens to tokens: what the wire between them carries.
 
@@ -285,6 +288,7 @@ def _means(model: Model, keys: TokenMeans, ids: Tensor) -> Tensor:
     return keys.means[[places[token] for token in ids.tolist()]]
 
 
+@checked
 @torch.no_grad()
 def encoder_output_by_token(model: Model, batches: Batch | Sequence[Batch]) -> TokenMeans:
     """Average the encoder output at each token that occurs, before the final norm's scale.

@@ -19,6 +19,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
+from interp.arguments import checked
 from interp.editing import scopes
 from interp.editing.actions import Action, actions
 from interp.editing.edit import Edit, Target, addresses_of
@@ -134,6 +135,7 @@ def is_hooked(model: Model) -> bool:
     return False
 
 
+@checked
 @contextmanager
 def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     """Apply edits to whatever runs inside: a forward, `generate`, `predict`, an nnsight trace.
@@ -186,6 +188,7 @@ def edited(model: Model, edits: Edit | Sequence[Edit]) -> Generator[None]:
     _check_reached(items, acts)
 
 
+@checked
 @contextmanager
 def ablate(
     model: Model,

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from interp.arguments import checked
 from interp.errors import DamagedFile, InterpError, InvalidInput, UnsupportedModel
 from interp.models import bundled
 from interp.models.checkpoints import (
@@ -176,6 +177,7 @@ def _check_pipeline(source: BaseChronosPipeline, module: PreTrainedModel, family
         check_said(name, holds.model.config.model_type, family)
 
 
+@checked
 def wrap(source: BaseChronosPipeline | PreTrainedModel, *, name: str = "wrapped") -> Model:
     """Make a handle on a model that is already open.
 
@@ -202,7 +204,8 @@ def wrap(source: BaseChronosPipeline | PreTrainedModel, *, name: str = "wrapped"
     return model
 
 
-def load(name: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Model:
+@checked
+def load(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Model:
     """Open a model: bundled, from a directory, or from the hub.
 
     Args:

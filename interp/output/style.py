@@ -77,8 +77,12 @@ def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> li
         The paths.
 
     Raises:
+        InvalidInput: something else than figures by path.
         MissingBrowser: no Chrome or Chromium is installed, which kaleido draws with.
     """
+    items = figures.items() if isinstance(cast(object, figures), Mapping) else [("", figures)]
+    if not all(isinstance(path, Path) and isinstance(cast(object, figure), go.Figure) for path, figure in items):
+        raise InvalidInput(f"figures={type(figures).__name__}: give a dictionary of figures by Path.")
     from choreographer.errors import BrowserClosedError, BrowserFailedError
     from kaleido.errors import ChromeNotFoundError
 

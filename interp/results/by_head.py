@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.errors import InvalidInput, UnknownHead
+from interp.errors import InvalidInput
 from interp.models.model import Model
 from interp.names import AttentionLayer, Head, Pattern, as_head, parse_kind
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 
 
@@ -91,8 +92,8 @@ def heads_among(known: Sequence[Head], heads: Heads) -> list[Head]:
     """Return the heads that addresses, layers, patterns or results stand for, each once, out of those of a result.
 
     Raises:
-        UnknownHead: a malformed address, or one that is none of the result's.
-        InvalidInput: none, or a head that is named twice.
+        UnknownHead: a malformed address.
+        InvalidInput: no heads, one that is none of the result's, or one that is named twice.
     """
     chosen: list[Head] = []
     for item in _listed(heads):
@@ -102,7 +103,7 @@ def heads_among(known: Sequence[Head], heads: Heads) -> list[Head]:
         if not matches:
             if "*" not in text and text.count(".") not in (1, 2):
                 as_head(item)
-            raise UnknownHead(f"{text!r}: the result has heads {known[0]} to {known[-1]} and none of this address.")
+            raise InvalidInput(f"{text!r}: the result has heads {known[0]} to {known[-1]} and none of this address.")
         chosen += matches
     if not chosen:
         raise InvalidInput("no heads: give one or several.")
@@ -189,7 +190,7 @@ class HeadScores(Result):
             }
             for i, j in np.ndindex(*self.values.shape)
         ]
-        return pd.DataFrame(rows)
+        return Frame(rows)
 
     def _shown(self) -> pd.DataFrame:
         return self.to_frame().sort_values("score", ascending=False)

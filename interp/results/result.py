@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from interp.arguments import checked
 from interp.errors import DamagedFile, InterpError, MissingFile, WrongVersion
 from interp.inputs.dates import index_of_plain, index_to_plain
 from interp.names import AttentionLayer, Head, Site
 from interp.results.files import write_bytes, write_text
+from interp.results.frame import Frame
 
 Floats = NDArray[np.float64]
 
@@ -155,6 +157,7 @@ class Result:
         raise KeyError("fields")
 
 
+@checked
 def read(path: str | Path) -> Result:
     """Read any result from a file.
 
@@ -325,7 +328,7 @@ def _value(stored: Any, arrays: dict[str, NDArray[Any]]) -> Any:
         return float(stored["float"])
     if "frame" in stored:
         columns = {name: pd.Series(_value(values, arrays), dtype=kind) for name, kind, values in stored["frame"]}
-        return pd.DataFrame(columns)
+        return Frame(columns)
     for key, kind in _ADDRESSES.items():
         if key in stored:
             return kind.parse(stored[key])

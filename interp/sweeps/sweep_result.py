@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from interp.errors import InvalidInput
+from interp.results.frame import Frame
 from interp.results.result import Result
 from interp.sweeps.grid import Configuration, canonical, label
 
@@ -33,9 +34,9 @@ def table_of(returned: Any, point: Configuration) -> pa.Table:
     elif isinstance(returned, Result):
         frame = returned.to_frame()
     elif isinstance(returned, Mapping):
-        frame = pd.DataFrame([dict(cast(Mapping[Any, Any], returned))])
+        frame = Frame([dict(cast(Mapping[Any, Any], returned))])
     elif isinstance(returned, list) and all(isinstance(row, Mapping) for row in cast(list[Any], returned)):
-        frame = pd.DataFrame([dict(row) for row in cast(list[Any], returned)])
+        frame = Frame([dict(row) for row in cast(list[Any], returned)])
     else:
         raise InvalidInput(
             f"{at} is a {type(returned).__name__}: return a DataFrame, a result, a mapping, or a list of mappings."
@@ -101,8 +102,8 @@ class Sweep:
             # Numbers in one configuration and text in another: pandas keeps such columns as objects.
             frame = pd.concat([table.to_pandas() for table in self._tables], ignore_index=True)
         if frame is None:
-            return pd.DataFrame(axes)
-        return pd.concat([pd.DataFrame(axes), frame[columns]], axis=1)
+            return Frame(axes)
+        return pd.concat([Frame(axes), frame[columns]], axis=1)
 
 
 def merged(names: Sequence[Sequence[str]]) -> list[str]:

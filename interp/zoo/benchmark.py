@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from utilsforecast.losses import mase
 
 from interp.results.files import write_text
+from interp.results.frame import Frame
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +70,7 @@ def _mase(contexts: list[Floats], truths: list[Floats], forecasts: list[Floats],
 
     def frame(series: list[Floats], starts: list[int], column: str) -> pd.DataFrame:
         parts = [
-            pd.DataFrame({"unique_id": i, "ds": np.arange(len(y)) + start, column: y})
+            Frame({"unique_id": i, "ds": np.arange(len(y)) + start, column: y})
             for i, (y, start) in enumerate(zip(series, starts, strict=True))
         ]
         return pd.concat(parts, ignore_index=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.masks import check_tokens
 from interp.models.model import as_model
@@ -49,6 +50,7 @@ AHEAD = ("next_token", "later_occurrence")
 """Scores of an encoder alone, which sees both sides."""
 
 
+@checked
 def head_scores(
     model: Model,
     *,
@@ -83,6 +85,7 @@ def head_scores(
     return scores
 
 
+@checked
 def prefix_matching(
     model: Model,
     *,

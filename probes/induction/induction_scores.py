@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, ScoredHead, provenance
+from interp.results.frame import Frame
 from interp.results.result import Result
 from interp.validate import whole
 from probes.induction.head_scores import SCORES, Keys, scores_by_keys
@@ -79,7 +81,7 @@ class InductionScores(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per head: `head`, each score and its `_stderr`, `layer, index, relative_layer, model`."""
         layers, heads = self.induction.values.shape
-        frame = pd.DataFrame({"head": [str(self.induction.head(i, j)) for i, j in np.ndindex(layers, heads)]})
+        frame = Frame({"head": [str(self.induction.head(i, j)) for i, j in np.ndindex(layers, heads)]})
         for name in REPEAT_SCORES:
             panel: HeadScores = getattr(self, name)
             frame[name] = panel.values.ravel()
@@ -100,6 +102,7 @@ class InductionScores(Result):
         return self.to_frame().sort_values("induction", ascending=False)
 
 
+@checked
 def induction_scores(
     model: Model, batch: Batch | None = None, *, site: str = "decoder.self", **stimulus: Any
 ) -> InductionScores:

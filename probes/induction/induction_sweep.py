@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput, nearest
 from interp.sweeps import Sweep, sweep
 from interp.sweeps.grid import axis_values
@@ -22,6 +23,7 @@ OF_MODEL = ("encoder", "model")
 """Parameters that each model sets itself, so that one sweep can hold models of both families."""
 
 
+@checked
 def induction_sweep(
     models: str | Path | Model | Sequence[str | Path | Model],
     *,

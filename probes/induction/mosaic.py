@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.names import Stack
 from interp.results.by_head import HeadScores, ScoredHead, over_rows, provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 from interp.validate import whole
 from probes.stimuli.repeated_tokens import RepeatedTokens, context_site, repeated_random_tokens, stimulus_of
@@ -40,6 +42,10 @@ class Counts:
     either: int
     n_heads: int
     n_parameters: int | None
+
+    def __str__(self) -> str:
+        kinds = f"{self.current_token} current, {self.token_to_right} right"
+        return f"{self.either} of {self.n_heads} heads at {self.threshold:g}: {kinds}"
 
     @property
     def total(self) -> int:
@@ -170,7 +176,7 @@ class Mosaic(Result):
         """Return one row per head: both scores with standard errors, lift, EOS, sums, and where the head is."""
         c, r = self.current_token, self.token_to_right
         layers, heads = c.values.shape
-        return pd.DataFrame(
+        return Frame(
             {
                 "head": [str(c.head(i, j)) for i, j in np.ndindex(layers, heads)],
                 "current_token": c.values.ravel(),
@@ -233,6 +239,7 @@ def _spearman(a: Floats, b: Floats) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
+@checked
 def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) -> Mosaic:
     """Score all heads that read the past on repeated random tokens.
 

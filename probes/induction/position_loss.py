@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.results.by_head import provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import interval
 from interp.validate import whole
@@ -98,7 +100,7 @@ class PositionLoss(Result):
         sides = self.rows[:, self.split - 1 : self.split + 1]
         at_once = sides[:, 0] - sides[:, 1] if sides.shape[1] == 2 else np.full(len(self.rows), np.nan)
         parts = {"first half": first, "second half": second, "drop": first - second, "drop at once": at_once}
-        return pd.DataFrame(
+        return Frame(
             [(name, *_over_rows(values)) for name, values in parts.items()],
             columns=["part", "loss", "low", "high", "n"],
         )
@@ -106,7 +108,7 @@ class PositionLoss(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per position: `model, position, half` (1 or 2), `loss, low, high, n`, over n rows."""
         positions = np.arange(self.rows.shape[1])
-        return pd.DataFrame(
+        return Frame(
             {
                 "model": self.name,
                 "position": positions,
@@ -126,6 +128,7 @@ class PositionLoss(Result):
         return self.summary()
 
 
+@checked
 def position_loss(model: Model, batch: Batch | None = None, **stimulus: Any) -> PositionLoss:
     """Measure the cross-entropy of each next token by position, in nats.
 

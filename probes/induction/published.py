@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.arguments import checked
 from interp.errors import UnknownModel, nearest
 from interp.results.by_head import HeadScores
+from interp.results.frame import Frame
 from probes.induction.mosaic import Mosaic
 from probes.stimuli.repeated_tokens import DEFAULT_TOKENS
 
@@ -22,6 +24,7 @@ def _data() -> dict[str, Any]:
     return json.loads((files("probes") / "data" / "published_mosaics.json").read_text())
 
 
+@checked
 def published(model_name: str) -> tuple[Mosaic, ...]:
     """Return the published mosaics of a model, one a run; the published table is of the first run.
 
@@ -45,7 +48,7 @@ def published(model_name: str) -> tuple[Mosaic, ...]:
 
 def published_table() -> pd.DataFrame:
     """Return the published counts at 0.3: `model, parameters, current_token, token_to_right`."""
-    return pd.DataFrame(_data()["published_table"])
+    return Frame(_data()["published_table"])
 
 
 def _mosaic(run: dict[str, Any]) -> Mosaic:

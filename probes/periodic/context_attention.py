@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from interp import Batch, Model, capture
+from interp.arguments import checked
 from interp.editing.context import is_hooked
 from interp.editing.scopes import outside
 from interp.errors import ChangedModel, InvalidInput
@@ -39,6 +40,7 @@ PERMUTATIONS = 29
 """Permutations of each shuffled run's attention, for the mean and the spread of its own null."""
 
 
+@checked
 def attention_spectrum(
     model: Model,
     series: Any,
@@ -142,6 +144,7 @@ def _check_as_before(model: Model, digest: str) -> None:
         )
 
 
+@checked
 def context_attention(
     model: Model, values: NDArray[np.float64], *, num_decoder: int = 1, position: int | None = None
 ) -> Floats:

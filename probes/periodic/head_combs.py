@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from interp.results.by_head import HeadScores, ScoredHead
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 
 SITE = "decoder.cross"
@@ -51,7 +52,7 @@ class HeadCombs(Result):
         p, q`."""
         layers, heads = self.spacing.shape
         names = ("spacing", "strength", "p_permuted", "p_blocks", "p_shuffled", "p", "q")
-        frame = pd.DataFrame(
+        frame = Frame(
             {
                 "head": [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)],
                 "layer": np.repeat(np.arange(layers), heads),

@@ -16,6 +16,7 @@ from interp.names import parse_kind
 from interp.renamed import renamed_field
 from interp.results.by_head import HeadScores
 from interp.results.deferred import deferred, is_pending
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import q_values
 from interp.validate import whole
@@ -215,7 +216,7 @@ class AttentionSpectrum(Result):
         p = comb.p_values(real, null)
         layers, heads = self.attention.shape[:2]
         names = [f"{self.site}.{i}.{j}" for i, j in np.ndindex(layers, heads)]
-        return pd.DataFrame(
+        return Frame(
             {
                 "head": np.repeat(names, len(wanted)),
                 "frequency": np.tile(wanted, len(names)),
@@ -232,7 +233,7 @@ class AttentionSpectrum(Result):
         frame = self.amplitude.to_frame().rename(columns={"score": "amplitude"})
         eos = np.full(peaks.shape, np.nan) if self.eos is None else self.eos
         frame = frame.assign(frequency=self.frequencies[peaks].ravel(), eos=eos.ravel())
-        return pd.DataFrame(frame, columns=["head", "amplitude", "frequency", "eos", "layer", "index"])
+        return Frame(frame, columns=["head", "amplitude", "frequency", "eos", "layer", "index"])
 
     def _shown(self) -> pd.DataFrame:
         return self.to_frame().sort_values("amplitude", ascending=False)

@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import SCALE, short, styled
 from interp.output.time_axis import axis_layout, time_words
@@ -129,11 +130,13 @@ def _curves(curves: AttentionCurves, title: str, x_title: str) -> go.Figure:
     return styled(figure, title, f"{name}, mean over pairs of query and key", width=820, height=440, showlegend=True)
 
 
+@checked
 def attention_by_value(curves: AttentionCurves) -> go.Figure:
     """Draw attention against the key's value minus the query's, one line per head."""
     return _curves(curves, "Attention against value difference", "value of the key minus value of the query (scaled)")
 
 
+@checked
 def attention_by_lag(curves: AttentionCurves) -> go.Figure:
     """Draw attention against the lag of the key, one line per head."""
     cross = curves.heads[0].kind == "cross"

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp import Head
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import SCALE, expected, short, styled
 from interp.results.by_head import ScoredHead
@@ -26,6 +27,7 @@ LEVEL = 0.05
 """False discovery rate at which a comb counts as one."""
 
 
+@checked
 def second_spectrum(
     spectrum: AttentionSpectrum, head: Head | ScoredHead | str | None = None, *, spacings: Sequence[float] = ()
 ) -> go.Figure:
@@ -84,6 +86,7 @@ def second_spectrum(
     )
 
 
+@checked
 def combs(head_combs: HeadCombs) -> go.Figure:
     """Draw the strength of the comb in each head's spectrum, with its spacing where it is beyond chance.
 

@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import COLORS, SCALE, heads_of, label, short, styled, unique
 from interp.results.by_head import HeadScores
@@ -47,6 +48,7 @@ def rings(scores: HeadScores, threshold: float) -> go.Scatter:
     )
 
 
+@checked
 def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Draw the induction mosaic: two panels, current token and token to right, on one scale from 0 to 1.
 
@@ -82,6 +84,7 @@ def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     )
 
 
+@checked
 def head_scores(result: HeadScores, *, title: str | None = None) -> go.Figure:
     """Draw any head scores as a heatmap in the mosaic's layout; on 0 to 1 if they are attention."""
     layers, heads = result.values.shape
@@ -113,6 +116,7 @@ def _each(mosaics: Sequence[Mosaic] | Mosaic) -> list[Mosaic]:
     return listed
 
 
+@checked
 def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Draw the number and proportion of induction heads by model.
 
@@ -154,6 +158,7 @@ def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
     )
 
 
+@checked
 def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Draw where induction heads sit: relative layers (layer + 1) / n_layers by kind, as violins with points.
 
@@ -202,6 +207,7 @@ def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
     )
 
 
+@checked
 def attention_by_occurrence(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Draw attention by earlier occurrence, counted from the last, for each head over the threshold.
 

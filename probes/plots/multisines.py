@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.arguments import checked
 from interp.output.style import COLORS, expected, heads_of, label, short, styled
 from interp.validate import whole
 from probes.questions.agreement import MEASURES, Agreement
@@ -20,6 +21,7 @@ HYPOTHESIS_COLORS = dict(zip(HYPOTHESES, ("#1f6f8b", "#d1603d", "#e0b04c"), stri
 CONTROL = "matching by value"
 
 
+@checked
 def agreement(result: Agreement) -> go.Figure:
     """Score on repeated random tokens against each score on multisines, a point a head.
 
@@ -78,6 +80,7 @@ def _correlations(row: Table) -> str:
     return f"rho {row['rho']:.2f} (p {row['p']:.2g}), {within}, {row['shuffled_rho']:.2f} shuffled"
 
 
+@checked
 def comb_origin(result: CombOrigin, *, most: int = 48) -> go.Figure:
     """Draw which spacing wins in each head's spectra: gcd, smallest difference or smallest frequency.
 

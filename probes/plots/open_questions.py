@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import COLORS, expected, styled, unique
 from interp.validate import whole
@@ -22,6 +23,7 @@ OUTCOMES = {"last": "attention to the last occurrence", "sum": "attention to all
 CONDITION_COLORS = dict(zip(CONDITIONS, ("#222222", "#1f6f8b", "#d1603d", "#8a7fa8"), strict=True))
 
 
+@checked
 def repetition_effect(result: RepetitionEffect, *, sequence_length: int | None = None) -> go.Figure:
     """Draw how induction heads share their attention among earlier occurrences, by repetitions.
 
@@ -126,6 +128,7 @@ def repetition_effect(result: RepetitionEffect, *, sequence_length: int | None =
     )
 
 
+@checked
 def length_effect(result: LengthEffect) -> go.Figure:
     """Draw the effect of sequence length: as published, without collisions, with equal contexts.
 

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import SCALE, expected, heads_of, short, styled, unique
 from probes.induction.induction_scores import InductionScores
@@ -23,6 +24,7 @@ from probes.plots.mosaics import heatmap, rings, ticks
 LINES = ("#1f6f8b", "#d1603d", "#5b5b5b", "#8a7fa8", "#e0b04c")
 
 
+@checked
 def position_loss(losses: PositionLoss | Sequence[PositionLoss]) -> go.Figure:
     """Draw the loss of each next token by position, with a 95 % band over rows and a line at the half-way point.
 
@@ -84,6 +86,7 @@ def position_loss(losses: PositionLoss | Sequence[PositionLoss]) -> go.Figure:
     )
 
 
+@checked
 def induction_scores(scores: InductionScores, *, threshold: float = THRESHOLD) -> go.Figure:
     """Draw four panels of heads, layers down and heads across, on one scale from 0 to 1.
 

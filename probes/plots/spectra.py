@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp import Head
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.names import as_head, parse_kind
 from interp.output.style import COLORS, expected, short, styled, unique
@@ -28,6 +29,7 @@ ABOVE = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "
 """A legend over the panels."""
 
 
+@checked
 def attention_spectrum(
     spectra: AttentionSpectrum | Sequence[AttentionSpectrum], *, heads: Heads | Sequence[Heads | None] | None = None
 ) -> go.Figure:
@@ -145,6 +147,7 @@ def _layout(name: str, spectrum: AttentionSpectrum, head: Head) -> dict[str, Any
     }
 
 
+@checked
 def attention_over_series(spectrum: AttentionSpectrum, head: int | None = None) -> go.Figure:
     """Draw a series, and over it the attention that one head of each decoder layer pays to it.
 

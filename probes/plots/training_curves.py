@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp import zoo
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import COLORS, label, styled
 from probes.induction.mosaic import THRESHOLD
@@ -21,6 +22,7 @@ WATCHED = {
 """Scores that a record can hold: the first two of a T5's cross heads, the others of a GPT-2's heads."""
 
 
+@checked
 def training(model_name: str) -> go.Figure:
     """Draw the phase change: accuracy on repeated random tokens and every head's scores by step.
 

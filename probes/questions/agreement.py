@@ -22,9 +22,11 @@ import torch
 from scipy import stats
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, over_rows, provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import rank_correlation
 from interp.validate import number
@@ -82,6 +84,7 @@ class MultisineScores(Result):
         return str(self.same_phase.provenance.get("model", "model"))
 
 
+@checked
 def multisine_scores(
     model: Model,
     frequencies: Sequence[int] = PUBLISHED[0],
@@ -182,7 +185,7 @@ class Agreement(Result):
                     "shuffled_rho": shuffled["overall"],
                 }
             )
-        return pd.DataFrame(rows)
+        return Frame(rows)
 
     def _title(self) -> str:
         return f"Agreement of repeated random tokens and multisines on {self.mosaic.name}"
@@ -196,6 +199,7 @@ class Agreement(Result):
         return frame
 
 
+@checked
 def agreement(mosaic: Mosaic, multisine: MultisineScores, *, threshold: float = THRESHOLD) -> Agreement:
     """Compare the mosaic's scores with the result of `multisine_scores` of the same model.
 

@@ -22,6 +22,7 @@ from scipy import stats
 
 from interp.errors import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
+from interp.results.frame import Frame
 from interp.results.result import Floats
 from interp.results.statistics import LEAST_ROWS, interval, jackknife_interval, shuffled
 from interp.validate import number, whole
@@ -104,7 +105,7 @@ def check_claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -
     for claim, (needed, test) in CLAIMS.items():
         evidence = [{"claim": claim, **vars(one)} for one in test(material)]
         rows += evidence or [{"claim": claim, "verdict": f"needs {needed}"}]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return Frame(rows, columns=list(COLUMNS))
 
 
 def _on_published_stimulus(

@@ -27,10 +27,12 @@ import pandas as pd
 from scipy import stats
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.user_series import read_series
 from interp.models.model import as_model
 from interp.results.by_head import provenance
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 from interp.results.statistics import q_values
 from interp.validate import whole
@@ -93,7 +95,7 @@ class CombOrigin(Result):
         rows = [self._row(f"{self.site}.{i}.{j}", (..., i, j)) for i, j in np.ndindex(layers, heads)]
         q = q_values(np.array([row.pop("p") for row in rows]))
         control = self._row("matching by value", None)
-        frame = pd.DataFrame([*rows, {k: v for k, v in control.items() if k != "p"}])
+        frame = Frame([*rows, {k: v for k, v in control.items() if k != "p"}])
         frame.insert(2, "q", [*q, control["p"]])
         frame["verdict"] = frame["verdict"].where(frame["q"] <= LEVEL, "none")
         return frame
@@ -126,6 +128,7 @@ class CombOrigin(Result):
         }
 
 
+@checked
 def comb_origin(
     model: Model,
     cases: Sequence[Sequence[int]] = CASES,

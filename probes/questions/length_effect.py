@@ -21,7 +21,9 @@ import pandas as pd
 import torch
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import ratio_interval
 from interp.sweeps import sweep
@@ -76,6 +78,7 @@ class LengthEffect(Result):
         return f"LengthEffect with {self.repetitions} repetitions"
 
 
+@checked
 def length_effect(
     models: Any,
     *,
@@ -151,9 +154,9 @@ def length_effect(
                 scores.append({**about, **where, "value": value, "low": low, "high": high})
             slopes[model, condition, name] = np.polyfit(doublings, by_length.T, 1)[0]
     return LengthEffect(
-        scores=pd.DataFrame(scores),
-        slopes=pd.DataFrame([_slope(*where, values) for where, values in slopes.items()]),
-        verdicts=pd.DataFrame(_verdicts(slopes)),
+        scores=Frame(scores),
+        slopes=Frame([_slope(*where, values) for where, values in slopes.items()]),
+        verdicts=Frame(_verdicts(slopes)),
         repetitions=repetitions,
         provenance=swept.provenance,
     )

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from interp.errors import InvalidInput
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.validate import number
 from probes.induction.mosaic import THRESHOLD
@@ -101,7 +102,7 @@ def repetition_effect(sweep: Any, *, threshold: float = THRESHOLD) -> Repetition
                     tables["occurrences"].append({**where, **dict(ends)})
                 tables["sums"].append({**about, "group": name, **_sums(paid, seeds, rows, threshold)})
         tables["verdicts"].append({**about, **_verdict(measured[measured["head"].isin(chosen)], len(chosen))})
-    return RepetitionEffect(**{name: pd.DataFrame(rows) for name, rows in tables.items()}, threshold=threshold)
+    return RepetitionEffect(**{name: Frame(rows) for name, rows in tables.items()}, threshold=threshold)
 
 
 def _groups(frame: Table, chosen: set[str]) -> dict[str, Table]:

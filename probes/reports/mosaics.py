@@ -5,13 +5,16 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from interp import Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import heads_of, label, short, unique
+from interp.results.frame import Frame
 from probes import plots
 from probes.induction.mosaic import THRESHOLD, Mosaic, induction_mosaic
 
 
+@checked
 def induction_heads(mosaic: Mosaic, threshold: float = THRESHOLD) -> pd.DataFrame:
     """List the induction heads of a mosaic, strongest first.
 
@@ -35,9 +38,10 @@ def induction_heads(mosaic: Mosaic, threshold: float = THRESHOLD) -> pd.DataFram
         }
         for head in mosaic.heads(threshold)
     ]
-    return pd.DataFrame(rows, columns=["model", "head", "kind", "score", "stderr", "lift", "EOS"])
+    return Frame(rows, columns=["model", "head", "kind", "score", "stderr", "lift", "EOS"])
 
 
+@checked
 def mosaic_summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> pd.DataFrame:
     """Summarize mosaics, one row per model: counts, shares, accuracy of the continuation, dtype."""
     rows = []
@@ -57,7 +61,7 @@ def mosaic_summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> p
                 "dtype": mosaic.provenance.get("dtype"),
             }
         )
-    return pd.DataFrame(rows)
+    return Frame(rows)
 
 
 def mosaic(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.vocabulary import published
 from interp.names import STACKS, Stack
@@ -86,6 +87,7 @@ def stacks_of(batch: Batch) -> tuple[Stack, ...]:
     return STACKS if batch.has_encoder else ("decoder",)
 
 
+@checked
 def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     """Shuffle the tokens after the query's within the sequences, so that another one follows it.
 
@@ -114,6 +116,7 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     return _reordered("shuffled_occurrences", batch, after, np.argsort(keys, axis=1), seed)
 
 
+@checked
 def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     """Exchange the token after the query's with a later one of its sequences, in every repetition alike.
 
@@ -138,6 +141,7 @@ def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     return _reordered("swapped_continuation", batch, after, order, seed)
 
 
+@checked
 def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
     """Move every token that is not special by some bins, in all stacks: the structure stays, no value does.
 
@@ -169,6 +173,7 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
     return _pair("shifted_values", tokens, moved, {"by": by})
 
 
+@checked
 def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     """Replace all tokens by others that a row does not hold, and put the query's at another place of the sequence.
 

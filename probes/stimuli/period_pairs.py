@@ -16,12 +16,14 @@ from numpy.random import Generator
 from torch import Tensor
 
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.results.result import Floats
 from interp.validate import whole
 from probes.stimuli.pairs import Pair, stacks_of
 
 
+@checked
 def changed_period(
     model: Model, *, period: int, other: int, steps: int = 96, batch_size: int = 100, seed: int = 0
 ) -> Pair:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.names import Stack
 from interp.validate import whole
@@ -39,6 +40,7 @@ class RepeatedSequences(Batch):
         return slice(first, first + self.sequence_length * self.repetitions)
 
 
+@checked
 def repeated_sequences(
     *,
     model: Model | None = None,

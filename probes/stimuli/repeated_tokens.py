@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.masks import check_tokens
 from interp.inputs.vocabulary import PUBLISHED, Vocabulary, published
@@ -111,6 +112,7 @@ def tokens_for(model: Model | None, encoder: bool | None) -> tuple[Vocabulary | 
     return model.vocabulary if model.tokens_are_values else None, has_encoder
 
 
+@checked
 def repeated_random_tokens(
     *,
     model: Model | None = None,
@@ -272,6 +274,7 @@ def token_range(vocab_range: Any, vocabulary: Vocabulary | None) -> tuple[int, i
     return low, high
 
 
+@checked
 def random_tokens(
     rng: Generator,
     rows: int,

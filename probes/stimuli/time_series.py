@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Batch, Model
+from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.dates import chosen_index, fitting_unit, own_index
 from interp.inputs.series_index import check_index, entry_text
 from interp.inputs.user_series import as_series, read_series
 from interp.names import Stack
+from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 from interp.sweeps.grid import plain
 from interp.validate import whole
@@ -94,7 +96,7 @@ class TimeSeries(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per step: `time` (the date where it is known, otherwise in `unit` from 0), `value`."""
-        return pd.DataFrame({"time": self.times if self.index is None else self.index, "value": self.values})
+        return Frame({"time": self.times if self.index is None else self.index, "value": self.values})
 
     def to_series(self) -> pd.Series:
         """Return a pandas series with its name and its index: dates where they are known, otherwise times in `unit`."""
@@ -209,6 +211,7 @@ def as_time_series(series: Any) -> TimeSeries:
     return TimeSeries(series)
 
 
+@checked
 def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBatch:
     """Tokenize a series with the pipeline's own tokenizer, keeping which token is which time step.
 

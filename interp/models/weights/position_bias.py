@@ -5,7 +5,7 @@ Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning" (relativ
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from interp.arguments import checked
 from interp.errors import InvalidInput, UnknownSite
+from interp.models.handle import Handle
 from interp.models.weights.parameters import looked_up
+from interp.results.frame import Frame
 from interp.validate import positions
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,7 +46,7 @@ class PositionBias:
     def to_frame(self) -> pd.DataFrame:
         """Return one row per head and distance: `site, index, distance, bias`."""
         heads, count = self.values.shape
-        return pd.DataFrame(
+        return Frame(
             {
                 "site": self.site,
                 "index": np.repeat(np.arange(heads), count),
@@ -56,7 +56,8 @@ class PositionBias:
         )
 
 
-def position_bias(model: "Model", kind: str, distances: Sequence[int] | range | None = None) -> PositionBias:
+@checked
+def position_bias(model: Handle, kind: str, distances: Sequence[int] | range | None = None) -> PositionBias:
     """Return the position bias of self-attention by head and distance.
 
     Args:

@@ -414,7 +414,7 @@ def test_kinds_that_a_decoder_alone_does_not_have(causal: interp.Model) -> None:
     with pytest.raises(InvalidInput, match=r"There are decoder\.self\."):
         found.heads("encoder.self")
     past = circuits.attribution_by_position(causal, masked_batch(False), target=9)
-    with pytest.raises(InvalidInput, match=r"self heads of 3 layers of 3 \(decoder\.self\)"):
+    with pytest.raises(InvalidInput, match=r"heads decoder\.self\.0\.0 to decoder\.self\.2\.2"):
         past.of("decoder.cross.0.0")
     with pytest.raises(InvalidInput, match="no encoder"):
         circuits.direct_attribution(causal, masked_batch(True), target=9)

@@ -1,0 +1,114 @@
+"""Arguments of public functions that are things of this toolkit: a model, a batch, a result."""
+
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.errors import InvalidInput
+from interp.models.handle import Handle
+from interp.names import Head
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OURS = ("interp", "probes", "circuits")
+_PLAIN = {str: "a string", Path: "a path", np.random.Generator: "a numpy Generator", go.Figure: "a plotly Figure"}
+"""Other classes whose arguments are checked, and what they are called."""
+
+_SEVERAL = (Sequence, Iterable, list, tuple)
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check on each call the arguments that are annotated as things of this toolkit, alone or several.
+
+    Args:
+        function: whose annotations are read; arguments that take anything else too are left to it.
+
+    Returns:
+        The function, which raises InvalidInput where one of them is something else.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            passed = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # of Python's own words, which name the function
+            passed = {}
+        for name, (ones, several, optional) in _kinds(function).items():
+            if name in passed and not (passed[name] is None and optional):
+                _check(name, passed[name], ones, several)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@cache
+def _kinds(function: Callable[..., Any]) -> dict[str, tuple[tuple[type, ...], tuple[type, ...], bool]]:
+    """Return by argument: of which classes it may be one, of which several, and whether it may be None."""
+    kinds: dict[str, tuple[tuple[type, ...], tuple[type, ...], bool]] = {}
+    for name, hint in get_type_hints(function).items():
+        ones: list[type] = []
+        several: list[type] = []
+        members = set(get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,))
+        for member in members - {types.NoneType}:
+            inner: Any = get_args(member)[:1] if get_origin(member) in _SEVERAL else ()
+            (several if inner else ones).extend(_classes(inner[0] if inner else member))
+            if not _classes(inner[0] if inner else member):
+                break
+        else:
+            kinds[name] = (tuple(ones), tuple(several), types.NoneType in members)
+    kinds.pop("return", None)
+    return kinds
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    """Return the classes of this toolkit that a hint consists of; none if there is anything else in it."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    known = [m for m in members if isinstance(m, type) and (m in _PLAIN or _is_ours(m))]
+    # Whatever has an address is taken for a head.
+    return tuple(known) if len(known) == len(members) and Head not in known else ()
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.split(".")[0] in _OURS
+
+
+def _check(name: str, value: Any, ones: tuple[type, ...], several: tuple[type, ...]) -> None:
+    if isinstance(value, ones):
+        return
+    if several and _is_listed(value):
+        # What is made while it is read is read once, by the function.
+        items = cast(Sequence[Any], value) if isinstance(value, Sequence) else ()
+        if wrong := [item for item in items if not isinstance(item, several)]:
+            raise InvalidInput(f"{name} holds {_a(type(wrong[0]))}: give {_words(several)} only.")
+        return
+    if ones and not several and all(issubclass(kind, Handle) for kind in ones):
+        opened = f"open it: interp.load({value!r})" if isinstance(value, str) else "give what interp.load returns"
+        raise InvalidInput(f"a model is needed and {_a(type(value))} was given: {opened}.")
+    what = " or ".join(part for part in (_words(ones), f"several {_words(several)}" if several else "") if part)
+    holds = isinstance(value, list | tuple) and any(isinstance(item, ones) for item in cast(Sequence[Any], value))
+    how = " Give one of its items." if ones and holds else ""
+    raise InvalidInput(f"{name}: {what} is needed, and {_a(type(value))} was given.{how}")
+
+
+def _is_listed(value: Any) -> bool:
+    """Tell whether a value holds several things: no text, array, table or thing of this toolkit."""
+    whole = isinstance(value, str | Mapping) or hasattr(value, "__array__") or _is_ours(type(value))
+    return isinstance(value, Iterable) and not whole
+
+
+def _words(kinds: tuple[type, ...]) -> str:
+    return " or ".join(_a(kind) for kind in kinds)
+
+
+def _a(kind: type) -> str:
+    if kind is Handle or kind in _PLAIN:
+        return _PLAIN.get(kind, "a Model")
+    return f"{'an' if kind.__name__[0] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
