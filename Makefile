@@ -1,4 +1,4 @@
-# make demo   the induction mosaic of the bundled model, from a fresh clone
+# make demo   the induction mosaics of two bundled models, from a fresh clone
 # make test   the whole test suite, with the versions of constraints.txt
 # make test-oldest, make test-newest   the same with the oldest versions that pyproject.toml allows, and with the newest
 # make versions   the tests of what hangs on other packages, with the oldest and with the newest versions
@@ -16,7 +16,7 @@ PIP := $(BIN)/$(INSTALL) --constraint constraints.txt
 .PHONY: demo test test-all test-oldest test-newest versions lint docs bench clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m probes mosaic --model pico-t5 --out induction_mosaic.html
+	$(BIN)/python -m probes mosaic --model pico-t5 --model pico-t5-current --out induction_mosaic.html
 
 # Two processes of one thread each: most tests are too small for more threads to help.
 test: $(VENV)/.test

@@ -4,6 +4,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -11,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.errors import InvalidInput
+from interp.inputs.batch import Batch
 from interp.models.handle import Handle
 from interp.names import Head
 
@@ -18,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _OURS = ("interp", "probes", "circuits")
-_PLAIN = {str: "a string", Path: "a path", np.random.Generator: "a numpy Generator", go.Figure: "a plotly Figure"}
+_PLAIN = {str: "string", Path: "path", np.random.Generator: "numpy Generator", go.Figure: "plotly Figure"}
 """Other classes whose arguments are checked, and what they are called."""
 
 _SEVERAL = (Sequence, Iterable, list, tuple)
@@ -87,15 +89,13 @@ def _check(name: str, value: Any, ones: tuple[type, ...], several: tuple[type, .
         # What is made while it is read is read once, by the function.
         items = cast(Sequence[Any], value) if isinstance(value, Sequence) else ()
         if wrong := [item for item in items if not isinstance(item, several)]:
-            raise InvalidInput(f"{name} holds {_a(type(wrong[0]))}: give {_words(several)} only.")
+            raise InvalidInput(f"{name} holds what it should not: {_is_no(wrong[0], several)}.")
         return
-    if ones and not several and all(issubclass(kind, Handle) for kind in ones):
-        opened = f"open it: interp.load({value!r})" if isinstance(value, str) else "give what interp.load returns"
-        raise InvalidInput(f"a model is needed and {_a(type(value))} was given: {opened}.")
-    what = " or ".join(part for part in (_words(ones), f"several {_words(several)}" if several else "") if part)
+    if several and isinstance(value, several):
+        raise InvalidInput(f"{name}: one {type(value).__name__} was given where several are taken: give a list.")
+    many = ", one or several" if ones and several else ", several" if several else ""
     holds = isinstance(value, list | tuple) and any(isinstance(item, ones) for item in cast(Sequence[Any], value))
-    how = " Give one of its items." if ones and holds else ""
-    raise InvalidInput(f"{name}: {what} is needed, and {_a(type(value))} was given.{how}")
+    raise InvalidInput(f"{name}: {_is_no(value, ones or several)}{many}.{' Take one of its items.' if holds else ''}")
 
 
 def _is_listed(value: Any) -> bool:
@@ -104,11 +104,25 @@ def _is_listed(value: Any) -> bool:
     return isinstance(value, Iterable) and not whole
 
 
-def _words(kinds: tuple[type, ...]) -> str:
-    return " or ".join(_a(kind) for kind in kinds)
+def _is_no(value: Any, kinds: tuple[type, ...]) -> str:
+    """Say that a value is of none of some kinds, and what is."""
+    if any(issubclass(kind, Handle) for kind in kinds):
+        how = f"open it: interp.load({value!r})" if isinstance(value, str) else "give what interp.load returns"
+        return f"a model is needed and {type(value).__name__} was given: {how}"
+    names = " or ".join(dict.fromkeys(_PLAIN.get(kind, kind.__name__) for kind in kinds))
+    made = " or ".join(maker for kind in kinds if (maker := _makers().get(kind)))
+    return f"{type(value).__name__} is no {names}{f': give what {made} returns' if made else ''}"
 
 
-def _a(kind: type) -> str:
-    if kind is Handle or kind in _PLAIN:
-        return _PLAIN.get(kind, "a Model")
-    return f"{'an' if kind.__name__[0] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
+@cache
+def _makers() -> dict[type, str]:
+    """Return by class the first public function that returns it."""
+    makers: dict[type, str] = {Batch: "probes.repeated_random_tokens or interp.Batch.from_series"}
+    for package in map(import_module, ("interp", "probes", "circuits")):
+        for name in package.__all__:
+            function = getattr(package, name)
+            if inspect.isfunction(function):
+                kind = get_type_hints(function).get("return")
+                if isinstance(kind, type) and kind is not Batch:
+                    makers.setdefault(kind, f"{package.__name__}.{name}")
+    return makers

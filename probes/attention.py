@@ -18,7 +18,7 @@ from interp.names import Stack
 from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.frame import Frame
 from interp.results.result import Floats, Result
-from interp.validate import whole
+from interp.validate import as_tensor, whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)

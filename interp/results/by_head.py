@@ -113,7 +113,8 @@ def heads_among(known: Sequence[Head], heads: Heads) -> list[Head]:
 def _listed(heads: Heads) -> list[Any]:
     items: Iterable[Any] = [heads] if isinstance(heads, HeadLike) else heads
     if not isinstance(cast(Any, items), Iterable):
-        raise InvalidInput(f"heads={heads!r}: give a head, its address, or several of them.")
+        how = "the heads in it, by .heads()" if hasattr(items, "heads") else "a head, its address, or several of them"
+        raise InvalidInput(f"heads={type(heads).__name__}: give {how}.")
     return [item.address if isinstance(item, ScoredHead) else item for item in items]
 
 

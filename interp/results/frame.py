@@ -1,6 +1,5 @@
 """Tables that print whole: all columns within the width of a terminal, numbers rounded alike."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,7 @@ class Frame(pd.DataFrame):
     """
 
     @property
-    def _constructor(self) -> Callable[..., "Frame"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def _constructor(self) -> type["Frame"]:
         return Frame
 
     def __repr__(self) -> str:

@@ -44,6 +44,7 @@ def _ticks(patterns: AttentionPatterns, ticks: Ticks | None) -> tuple[Ticks, str
     return chosen, "scaled value" if times is None or chosen == "values" else axis_layout(times.dropna())["title.text"]
 
 
+@checked
 def attention(patterns: AttentionPatterns, *, columns: int = 4, ticks: Ticks | None = None) -> go.Figure:
     """Draw attention patterns, one panel per head, queries down and keys across.
 

@@ -498,7 +498,7 @@ def refused(model: interp.Model) -> list[tuple[Callable[[], object], str]]:
     return [
         (lambda: patch(model, clean, longer, METRIC, [edge]), "aligned"),
         (lambda: patch(model, clean, drawn(2, masked=False), METRIC, [edge]), "mask different positions"),
-        (lambda: patch(model, clean, "corrupt", METRIC, [edge]), "must be a Batch"),  # type: ignore[arg-type]
+        (lambda: patch(model, clean, "corrupt", METRIC, [edge]), "is no Batch"),  # type: ignore[arg-type]
         (lambda: patch(model, clean, corrupt, lambda logits: logits.mean(), [edge]), "one number per row"),
         (lambda: patch(model, clean, corrupt, lambda logits: logits[:, -1], [edge]), "one number per row"),
         (lambda: patch(model, clean, corrupt, "logit", [edge]), "give a function"),  # type: ignore[arg-type]
@@ -519,7 +519,7 @@ def refused(model: interp.Model) -> list[tuple[Callable[[], object], str]]:
         (lambda: discover(model, clean, corrupt, METRIC, edges=478), "has 477"),
         (lambda: circuits.prune(model, deeper, clean, corrupt, METRIC, edges=1), "decoder layers 0-1"),
         (lambda: evaluate(model, other, clean, corrupt, METRIC), "of other weights"),
-        (lambda: evaluate(model, "circuit", clean, corrupt, METRIC), "must be a Circuit"),  # type: ignore[arg-type]
+        (lambda: evaluate(model, "circuit", clean, corrupt, METRIC), "is no Circuit"),  # type: ignore[arg-type]
         (lambda: evaluate(model, deeper, clean, corrupt, METRIC), "decoder layers 0-1"),
         (lambda: evaluate(model, full, clean, corrupt, METRIC, controls=-1), "controls=-1"),
         (lambda: circuits.gradients(model, clean, METRIC, []), "at least one"),

@@ -34,7 +34,12 @@ def test_the_bundled_models_recipes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("pico-t5", "45b42ec14970f620"), ("pico-t5-induction", "e1fd6ce62f795888"), ("pico-gpt2", "f02a80ead80ba45f")],
+    [
+        ("pico-t5", "45b42ec14970f620"),
+        ("pico-t5-induction", "e1fd6ce62f795888"),
+        ("pico-t5-current", "5e42c4bdece8fa7b"),
+        ("pico-gpt2", "f02a80ead80ba45f"),
+    ],
 )
 def test_the_first_batch_is_the_one_that_was_trained_on(name: str, wanted: str) -> None:
     both = b"".join(part.numpy().astype("<i8").tobytes() for part in batch(stored(name), 0))
