@@ -16,10 +16,13 @@ from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.output.style import SCALE, expected, short, styled
 from interp.results.by_head import ScoredHead
+from interp.results.result import Floats
+from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum
+from probes.plots.head_lines import Group, check_mosaics, coloured, head_groups, head_lines, legend_entries
 from probes.plots.mosaics import ticks
-from probes.plots.spectra import ABOVE, ATTENTION, SERIES, chosen_heads, mark, upward
+from probes.plots.spectra import ABOVE, ATTENTION, BESIDE, SERIES, chosen_heads, mark, upward
 from probes.plots.time_axis import cycles
 from probes.stimuli.time_series import positive
 
@@ -29,46 +32,66 @@ LEVEL = 0.05
 
 @checked
 def second_spectrum(
-    spectrum: AttentionSpectrum, head: Head | ScoredHead | str | None = None, *, spacings: Sequence[float] = ()
+    spectrum: AttentionSpectrum,
+    head: Head | ScoredHead | str | None = None,
+    *,
+    mosaic: Mosaic | None = None,
+    threshold: float = THRESHOLD,
+    spacings: Sequence[float] = (),
 ) -> go.Figure:
     """Draw the FFT of the one-sided magnitudes of attention and series: peaks at 1 / spacing of their combs.
 
     Args:
         spectrum: the attention.
-        head: the head; by default the one with the highest amplitude.
+        head: draw this head alone; all heads by default.
+        mosaic: of the same model; its induction heads are drawn on top, in the colour of their kind.
+        threshold: score from which a head is an induction head.
         spacings: in cycles a unit of time, at whose periods, 1 / spacing, lines are drawn.
 
     Returns:
-        The figure, the series on the left axis and the attention on the right one, over periods; the
-        constant part is in the data, but does not scale the axes.
+        The figure, the series on the left axis and the attention on the right one, over periods. All heads share the
+        right axis, from 0, and the constant part is left out; a single head's line holds it, and the axis is not scaled
+        by it.
 
     Raises:
-        InvalidInput: a head that the model does not have, or a spacing whose period is not on the axis.
+        InvalidInput: a head that the model does not have, a mosaic of another model, or a spacing whose period is not
+            on the axis.
         UnknownHead: a malformed address.
     """
-    one = chosen_heads(expected(spectrum, AttentionSpectrum, "attention_spectrum"), head)[0]
+    expected(spectrum, AttentionSpectrum, "attention_spectrum")
     unit, longest = spectrum.series.unit, float(spectrum.periods[-1])
-    wanted = sorted({positive("spacings", s) for s in np.atleast_1d(np.asarray(spacings))}, reverse=True)
-    if far := [s for s in wanted if 1 / s > longest]:
-        raise InvalidInput(
-            f"spacings={far}: their periods are over {longest:g} {unit}, half of the context and the end of the axis. "
-            f"Take {1 / longest:.3g} {cycles(unit)} or more."
-        )
+    wanted = _spacings(spacings, spectrum)
     figure = make_subplots(specs=[[{"secondary_y": True}]])
-    pairs = (
-        ("series", spectrum.second_series, SERIES),
-        ("attention", spectrum.second_spectrum[one.layer, one.head], ATTENTION),
-    )
-    for name, values, color in pairs:
-        line = go.Scatter(x=spectrum.periods, y=values, name=name, mode="lines", line={"color": color, "width": 1.6})
-        figure.add_trace(line, secondary_y=name == "attention")
-        scale: dict[str, Any] = {
-            "range": upward(values[1:]),
-            "title": {"text": f"magnitude, {name}", "font": {"color": color}},
-        }
-        figure.update_yaxes(**scale, tickfont_color=color, zeroline=False, secondary_y=name == "attention")
-    figure.update_yaxes(tickmode="auto", nticks=6, showgrid=False, secondary_y=True)
+    groups: list[Group] = []
+    if head is None:
+        mosaics = [] if mosaic is None else [mosaic]
+        check_mosaics([spectrum], mosaics)
+        groups = head_groups(spectrum, mosaic, threshold)
+        lines = head_lines(spectrum.periods[1:], spectrum.second_spectrum[..., 1:], groups, "magnitude")
+        traces, scale = [*lines, *legend_entries(groups)], upward(spectrum.second_spectrum[..., 1:], 0)
+        shown, note = f"all {spectrum.attention[..., 0].size} heads", coloured(groups, threshold)
+    else:
+        one = chosen_heads(spectrum, head)[0]
+        values = spectrum.second_spectrum[one.layer, one.head]
+        traces, scale = [_line("attention", spectrum.periods, values, ATTENTION)], upward(values[1:])
+        shown, note = str(one), ""
+    bins = slice(int(head is None), None)
+    series = _line("series", spectrum.periods[bins], spectrum.second_series[bins], SERIES)
+    figure.add_trace(series, secondary_y=False)
+    for trace in traces:
+        figure.add_trace(trace, secondary_y=True)
+    figure.update_yaxes(tickmode="auto", nticks=6, zeroline=False)
+    figure.update_yaxes(range=upward(spectrum.second_series[1:]), title="magnitude, series", secondary_y=False)
+    figure.update_yaxes(range=scale, title="magnitude, attention", showgrid=False, secondary_y=True)
     figure.update_xaxes(title=f"period ({unit})", range=[0, longest], zeroline=False)
+    layout: Any = figure.layout
+    if head is None:
+        # The series lies over many faint lines.
+        layout.yaxis2.update(overlaying=None, domain=[0, 1], ticklabelstandoff=5)
+        layout.yaxis.overlaying = "y2"
+    else:
+        for axis, color in ((layout.yaxis, SERIES), (layout.yaxis2, ATTENTION)):
+            axis.update(title_font_color=color, tickfont_color=color)
     for place, spacing in enumerate(wanted):
         # At two heights, one after the other: neighbours' labels need not fit side by side.
         label = {"text": f"{spacing:g} {cycles(unit)}", "showarrow": False, "font": {"size": 11, "color": "#555"}}
@@ -76,14 +99,35 @@ def second_spectrum(
         figure.add_annotation(**label, **where, xshift=2, yanchor="top", bgcolor="rgba(255,255,255,0.75)")
     return styled(
         figure,
-        f"Spectrum of the spectrum: {escape(short(spectrum.name))} · {one}",
-        f"attention to {escape(spectrum.series.name)}; a comb of some spacing peaks at the period 1 / spacing",
-        width=980,
-        height=470,
-        legend=ABOVE,
-        hovermode="x",
+        f"Spectrum of the spectrum: {escape(short(spectrum.name))} · {shown}",
+        f"attention to {escape(spectrum.series.name)}; a comb of some spacing peaks at the period 1 / spacing{note}",
+        width=1120 if head is None else 980,
+        # A legend of many layers needs its place.
+        height=max(470, 210 + 20 * len(groups)),
+        legend=BESIDE if head is None else ABOVE,
+        hovermode="closest" if head is None else "x",
         shapes=[mark(1 / s, "x", "y") for s in wanted],
     )
+
+
+def _spacings(spacings: Sequence[float], spectrum: AttentionSpectrum) -> list[float]:
+    """Return the spacings to mark, widest first.
+
+    Raises:
+        InvalidInput: one that is not positive, or whose period is not on the axis.
+    """
+    unit, longest = spectrum.series.unit, float(spectrum.periods[-1])
+    wanted = sorted({positive("spacings", s) for s in np.atleast_1d(np.asarray(spacings))}, reverse=True)
+    if far := [s for s in wanted if 1 / s > longest]:
+        raise InvalidInput(
+            f"spacings={far}: their periods are over {longest:g} {unit}, half of the context and the end of the axis. "
+            f"Take {1 / longest:.3g} {cycles(unit)} or more."
+        )
+    return wanted
+
+
+def _line(name: str, x: Floats, y: Floats, color: str) -> go.Scatter:
+    return go.Scatter(x=x, y=y, name=name, mode="lines", line={"color": color, "width": 1.6})
 
 
 @checked

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from interp.arguments import checked
 from interp.output.style import COLORS, expected, heads_of, label, short, styled
 from interp.validate import whole
-from probes.questions.agreement import MEASURES, Agreement
+from probes.questions.agreement import Agreement
 from probes.questions.comb_origin import HYPOTHESES, LEVEL, CombOrigin
 
 Table = Any
@@ -19,6 +19,13 @@ Table = Any
 
 HYPOTHESIS_COLORS = dict(zip(HYPOTHESES, ("#1f6f8b", "#d1603d", "#e0b04c"), strict=True))
 CONTROL = "matching by value"
+
+AXES = {
+    "amplitude": "highest magnitude of the FFT",
+    "comb": "strength of the comb",
+    "second_amplitude": "highest magnitude of the FFT of the FFT",
+}
+"""What an axis of a score shows; attention elsewhere."""
 
 
 @checked
@@ -29,7 +36,7 @@ def agreement(result: Agreement) -> go.Figure:
         result: what `probes.agreement` returned.
 
     Returns:
-        Four panels; titles hold Spearman's correlation over heads, within layers, and where the
+        A panel for each score; titles hold Spearman's correlation over heads, within layers, and where the
         multisine's context was shuffled. Induction heads are coloured, hovering names the head.
 
     Raises:
@@ -38,11 +45,16 @@ def agreement(result: Agreement) -> go.Figure:
     expected(result, Agreement, "agreement")
     scores: Table = result.to_frame().set_index("measure")
     heads: Table = result.heads()
-    titles = [f"<b>{label(name)}</b><br>{_correlations(scores.loc[name])}" for name in MEASURES]
-    figure = make_subplots(rows=2, cols=2, subplot_titles=titles, horizontal_spacing=0.1, vertical_spacing=0.2)
+    measures = list(result.multisine.scores)
+    titles = [f"<b>{label(name)}</b><br>{_correlations(scores.loc[name])}" for name in measures]
+    rows = -(-len(measures) // 2)
+    figure = make_subplots(
+        rows=rows, cols=2, subplot_titles=titles, horizontal_spacing=0.1, vertical_spacing=0.4 / rows,
+        specs=[[{} if 2 * row + col < len(measures) else None for col in range(2)] for row in range(rows)],
+    )  # fmt: skip
     figure.update_annotations(font_size=13)
     kinds = ((False, "other heads", COLORS["either"]), (True, "induction heads", COLORS["token_to_right"]))
-    for at, measure in enumerate(MEASURES):
+    for at, measure in enumerate(measures):
         for chosen, name, color in kinds:
             part = heads[heads["induction"] == chosen]
             points = go.Scatter(
@@ -57,7 +69,7 @@ def agreement(result: Agreement) -> go.Figure:
                 hovertemplate=f"%{{text}}<br>{label(measure)} %{{x:.3f}}<br>either %{{y:.3f}}<extra></extra>",
             )
             figure.add_trace(points, row=at // 2 + 1, col=at % 2 + 1)
-        what = {"amplitude": "highest magnitude", "comb": "strength of the comb"}.get(measure, "attention")
+        what = AXES.get(measure, "attention")
         figure.update_xaxes(title=f"{label(measure)}: {what}", row=at // 2 + 1, col=at % 2 + 1)
     figure.add_hline(y=result.threshold, line_dash="dot", line_color="#888888", line_width=1)  # type: ignore[arg-type]
     figure.update_xaxes(zeroline=False)
@@ -70,8 +82,8 @@ def agreement(result: Agreement) -> go.Figure:
         f"{heads_of([result.mosaic.site])}; {chosen} of {len(heads)} are induction heads, at least "
         f"{result.threshold:g}; shuffled: the multisine's context",
         width=980,
-        height=880,
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.075, "yanchor": "bottom"},
+        height=210 + 335 * rows,
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1 + 50 / (335 * rows), "yanchor": "bottom"},
     ).update_layout(margin_t=150)
 
 

@@ -4,6 +4,7 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", parts 1 and 2, and th
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any, cast
 
@@ -18,35 +19,60 @@ from interp.names import as_head, parse_kind
 from interp.output.style import COLORS, expected, short, styled, unique
 from interp.results.by_head import Heads
 from interp.validate import whole
+from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.periodic.spectrum import AttentionSpectrum
+from probes.plots.head_lines import check_mosaics, coloured, head_groups, head_lines, legend_entries, mosaic_of
 from probes.plots.time_axis import cycles, query_words, time_axis, times
 
 OFFERED = 8
 """How many heads of a model the menu has."""
 
-SERIES, ATTENTION, PREDICTION = COLORS["current_token"], COLORS["token_to_right"], "#222222"
+SERIES, ATTENTION, PREDICTION = "#3d3d3d", COLORS["token_to_right"], "#111111"
 ABOVE = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"}
 """A legend over the panels."""
+
+BESIDE = {"x": 1.08, "xanchor": "left", "y": 1, "yanchor": "top", "tracegroupgap": 0}
+"""A legend beside the panels, right of the attention's axis."""
+
+Drawn = list[tuple[go.Scatter, int]]
+"""Traces, each with the row of its panel."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a menu's entry shows: traces of a model's attention, and the layout that belongs to them."""
+
+    name: str
+    at: int
+    traces: Drawn
+    layout: dict[str, Any]
 
 
 @checked
 def attention_spectrum(
-    spectra: AttentionSpectrum | Sequence[AttentionSpectrum], *, heads: Heads | Sequence[Heads | None] | None = None
+    spectra: AttentionSpectrum | Sequence[AttentionSpectrum],
+    *,
+    heads: Heads | Sequence[Heads | None] | None = None,
+    mosaics: Mosaic | Sequence[Mosaic] = (),
+    threshold: float = THRESHOLD,
 ) -> go.Figure:
-    """Draw the published figure: a head's attention over a series in time, and both their magnitude spectra.
+    """Draw the published figure: attention over a series in time, and both their magnitude spectra, of all heads.
 
     Args:
         spectra: one or several, such as one a model.
-        heads: to choose from, of every model, or a list of such lists, one a model; by default (None)
-            the eight of each with the highest amplitude, strongest first.
+        heads: draw one head at a time instead: these heads of every model, or a list of such lists, one a model, where
+            None stands for the eight with the highest amplitude.
+        mosaics: of these models; their induction heads are drawn on top, in the colour of their kind.
+        threshold: score from which a head is an induction head.
 
     Returns:
-        Two panels with the series on the left axes and the attention on the right ones, and a menu of
-        models and heads if there are several. Spectra hold the constant part, by which their axes are
-        not scaled; dotted lines are at the frequencies that the series was made of.
+        Two panels with the series on the left axes and the attention on the right ones, and a menu of models, or of
+        models and heads, if there are several. All heads share one attention axis, from 0, and their colour is that of
+        their layer without a mosaic; the constant part of their spectra is left out. A single head's spectrum holds it,
+        and the axis is not scaled by it. Dotted lines are at the frequencies that the series was made of.
 
     Raises:
-        InvalidInput: no spectra, no heads, one twice, or one that a model does not have.
+        InvalidInput: no spectra, no heads, one twice, or one that a model does not have; a mosaic of another model.
         UnknownHead: a malformed address.
     """
     items = spectra if isinstance(spectra, list | tuple) else [spectra]
@@ -54,42 +80,44 @@ def attention_spectrum(
     if not results:
         raise InvalidInput("no spectra to draw: give what probes.attention_spectrum returns, one or several.")
     names = [escape(name) for name in unique([spectrum.name for spectrum in results])]
+    if heads is None:
+        views = _views_of_all(results, names, [mosaics] if isinstance(mosaics, Mosaic) else list(mosaics), threshold)
+    else:
+        views = _views_of_heads(results, names, heads)
     figure = make_subplots(
         rows=2, specs=[[{"secondary_y": True}], [{"secondary_y": True}]], vertical_spacing=0.13
     )  # fmt: skip
-    lists: Any = heads
-    apart = isinstance(lists, list | tuple) and any(item is None or isinstance(item, list | tuple) for item in lists)
-    if apart and len(lists) != len(results):
-        raise InvalidInput(
-            f"{len(lists)} lists of heads and {len(results)} spectra: give one list a model, or one for all."
-        )
-    views: list[tuple[str, int, Head]] = []
-    owners: list[tuple[int, Head | None]] = []
-    for at, (name, spectrum) in enumerate(zip(names, results, strict=True)):
-        chosen = chosen_heads(spectrum, lists[at] if apart else lists)
-        views += [(f"{name} · {head}", at, head) for head in chosen]
-        for head in (None, *chosen):
-            drawn = _series_traces(spectrum) if head is None else _attention_traces(spectrum, head)
-            owners += [(at, head)] * len(drawn)
+    owners: list[int | View] = []
+    for at, spectrum in enumerate(results):
+        mine: list[tuple[int | View, Drawn]] = [(at, _series_traces(spectrum, first_bin=int(heads is None)))]
+        mine += [(view, view.traces) for view in views if view.at == at]
+        for owner, drawn in mine:
+            owners += [owner] * len(drawn)
             for trace, row in drawn:
-                figure.add_trace(trace, row=row, col=1, secondary_y=head is not None)
-    shown = [[owner in ((at, None), (at, head)) for owner in owners] for _, at, head in views]
+                figure.add_trace(trace, row=row, col=1, secondary_y=isinstance(owner, View))
+    shown = [[owner is view or owner == view.at for owner in owners] for view in views]
     for trace, visible in zip(cast(Any, figure.data), shown[0], strict=True):
         trace.visible = visible
-    for axis, color in (("yaxis", SERIES), ("yaxis2", ATTENTION), ("yaxis3", SERIES), ("yaxis4", ATTENTION)):
-        figure.layout[axis].update(title_font_color=color, tickfont_color=color, zeroline=False)
-    figure.update_yaxes(tickmode="auto", nticks=6, showgrid=False, secondary_y=True)
+    figure.update_yaxes(zeroline=False, tickmode="auto", nticks=6)
+    figure.update_yaxes(showgrid=False, secondary_y=True)
     figure.update_xaxes(zeroline=False)
     # High enough for the menu of two models; a longer one scrolls.
     size: dict[str, Any] = {"width": 980, "height": 690 if len(views) <= OFFERED else 750}
-    styled(figure, "", **size, legend=ABOVE, hovermode="x", margin_t=150 if len(views) > 1 else 118)
-    changes = [_layout(name, results[at], head) for name, at, head in views]
-    for key, value in changes[0].items():
+    margin = 150 if len(views) > 1 else 118
+    if heads is None:
+        size = {"width": 1120, "height": 780}
+        styled(figure, "", **size, legend=BESIDE, hovermode="closest", margin_t=margin)
+        _set_apart(figure)
+    else:
+        for axis, color in (("yaxis", SERIES), ("yaxis2", ATTENTION), ("yaxis3", SERIES), ("yaxis4", ATTENTION)):
+            figure.layout[axis].update(title_font_color=color, tickfont_color=color)
+        styled(figure, "", **size, legend=ABOVE, hovermode="x", margin_t=margin)
+    for key, value in views[0].layout.items():
         figure.layout[key] = value
     if len(views) > 1:
         buttons = [
-            {"label": view[0], "method": "update", "args": [{"visible": visible}, change]}
-            for view, visible, change in zip(views, shown, changes, strict=True)
+            {"label": view.name, "method": "update", "args": [{"visible": visible}, view.layout]}
+            for view, visible in zip(views, shown, strict=True)
         ]
         figure.update_layout(
             updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.015, "yanchor": "bottom"}]
@@ -97,7 +125,56 @@ def attention_spectrum(
     return figure
 
 
-def _series_traces(spectrum: AttentionSpectrum) -> list[tuple[go.Scatter, int]]:
+def _set_apart(figure: go.Figure) -> None:
+    """Draw the series above the many faint lines of attention over time, and its spectrum over theirs."""
+    layout: Any = figure.layout
+    layout.yaxis.update(domain=[0.86, 1], nticks=4)
+    layout.yaxis2.update(domain=[0.5, 0.83], overlaying=None, showgrid=True)
+    layout.xaxis.anchor = "y2"
+    layout.yaxis4.update(domain=[0, 0.4], overlaying=None)
+    layout.yaxis3.update(domain=[0, 0.4], overlaying="y4")
+    for axis in (layout.xaxis, layout.xaxis2, layout.yaxis2, layout.yaxis4):
+        axis.ticklabelstandoff = 5
+
+
+def _views_of_all(
+    results: Sequence[AttentionSpectrum], names: Sequence[str], mosaics: Sequence[Mosaic], threshold: float
+) -> list[View]:
+    """Return one view a model, of all its heads."""
+    check_mosaics(results, mosaics)
+    views: list[View] = []
+    for at, (name, spectrum) in enumerate(zip(names, results, strict=True)):
+        groups = head_groups(spectrum, mosaic_of(spectrum, mosaics), threshold)
+        x = times(spectrum.series, range(spectrum.attention.shape[-1]))
+        traces: Drawn = [(trace, 1) for trace in head_lines(x, spectrum.attention, groups, "attention")]
+        bins = spectrum.frequencies[1:], spectrum.spectrum[..., 1:]
+        traces += [(trace, 2) for trace in head_lines(*bins, groups, "magnitude")]
+        traces += [(trace, 1) for trace in legend_entries(groups)]
+        layout = _layout(name, spectrum, upward(spectrum.attention, 0), upward(bins[1], 0))
+        layout["title.text"] = f"{name} · all {spectrum.attention[..., 0].size} heads"
+        layout["title.subtitle.text"] += coloured(groups, threshold)
+        views.append(View(name, at, traces, layout))
+    return views
+
+
+def _views_of_heads(results: Sequence[AttentionSpectrum], names: Sequence[str], heads: Any) -> list[View]:
+    """Return one view a model and head."""
+    apart = isinstance(heads, list | tuple) and any(item is None or isinstance(item, list | tuple) for item in heads)
+    if apart and len(heads) != len(results):
+        raise InvalidInput(
+            f"{len(heads)} lists of heads and {len(results)} spectra: give one list a model, or one for all."
+        )
+    views: list[View] = []
+    for at, (name, spectrum) in enumerate(zip(names, results, strict=True)):
+        for head in chosen_heads(spectrum, heads[at] if apart else heads):
+            place, title = (head.layer, head.head), f"{name} · {head}"
+            scales = upward(spectrum.attention[place]), upward(spectrum.spectrum[place][1:])
+            layout = _layout(title, spectrum, *scales)
+            views.append(View(title, at, _attention_traces(spectrum, head), layout))
+    return views
+
+
+def _series_traces(spectrum: AttentionSpectrum, first_bin: int = 0) -> Drawn:
     series, n = spectrum.series, spectrum.attention.shape[-1]
     line: dict[str, Any] = {"color": SERIES, "width": 1.6}
     traces = [(go.Scatter(x=times(series, range(n)), y=series.values[:n], name="series", mode="lines", line=line), 1)]
@@ -111,10 +188,11 @@ def _series_traces(spectrum: AttentionSpectrum) -> list[tuple[go.Scatter, int]]:
         x = times(series, [spectrum.next_step])
         traces.append((go.Scatter(x=x, y=[spectrum.prediction], name="prediction", **point), 1))
     hidden: dict[str, Any] = {"name": "series", "showlegend": False, "mode": "lines", "line": line}
-    return [*traces, (go.Scatter(x=spectrum.frequencies, y=spectrum.series_spectrum, **hidden), 2)]
+    bins: dict[str, Any] = {"x": spectrum.frequencies[first_bin:], "y": spectrum.series_spectrum[first_bin:]}
+    return [*traces, (go.Scatter(**bins, **hidden), 2)]
 
 
-def _attention_traces(spectrum: AttentionSpectrum, head: Head) -> list[tuple[go.Scatter, int]]:
+def _attention_traces(spectrum: AttentionSpectrum, head: Head) -> Drawn:
     n, at = spectrum.attention.shape[-1], (head.layer, head.head)
     shared: dict[str, Any] = {"name": "attention", "mode": "lines", "line": {"color": ATTENTION, "width": 1.6}}
     over_time = go.Scatter(x=times(spectrum.series, range(n)), y=spectrum.attention[at], **shared)
@@ -124,16 +202,16 @@ def _attention_traces(spectrum: AttentionSpectrum, head: Head) -> list[tuple[go.
     ]
 
 
-def _layout(name: str, spectrum: AttentionSpectrum, head: Head) -> dict[str, Any]:
+def _layout(name: str, spectrum: AttentionSpectrum, attention: list[float], magnitude: list[float]) -> dict[str, Any]:
     """Return what else changes with the model and head, by the paths that the page and plotly's layout both know."""
-    series, at = spectrum.series, (head.layer, head.head)
+    series = spectrum.series
     axes = {
         "xaxis": time_axis(series, spectrum.next_step),
         "yaxis": {"range": _around([*series.values, spectrum.prediction]), "title.text": "series"},
-        "yaxis2": {"range": upward(spectrum.attention[at]), "title.text": "attention"},
+        "yaxis2": {"range": attention, "title.text": "attention"},
         "xaxis2": {"range": [0, float(spectrum.frequencies[-1])], "title.text": f"frequency ({cycles(series.unit)})"},
         "yaxis3": {"range": upward(spectrum.series_spectrum[1:]), "title.text": "magnitude, series"},
-        "yaxis4": {"range": upward(spectrum.spectrum[at][1:]), "title.text": "magnitude, attention"},
+        "yaxis4": {"range": magnitude, "title.text": "magnitude, attention"},
     }
     query = query_words(series, spectrum.query_step)
     known = [f for f in series.frequencies if f <= spectrum.frequencies[-1]]
@@ -220,10 +298,10 @@ def chosen_heads(spectrum: AttentionSpectrum, heads: Any) -> list[Head]:
     return addresses
 
 
-def upward(values: Any) -> list[float]:
-    """Return a range from zero past the largest value, so that lines at either end are seen whole."""
+def upward(values: Any, below: float = 0.02) -> list[float]:
+    """Return a range from zero past the largest value, beginning a little below, so that lines at 0 are seen whole."""
     top = float(np.max(values, initial=0)) or 1.0
-    return [-0.02 * top, 1.06 * top]
+    return [-below * top, 1.06 * top]
 
 
 def _around(values: Any) -> list[float]:

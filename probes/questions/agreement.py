@@ -1,9 +1,9 @@
 """Question 3: do induction heads on repeated random tokens also work on periodic series?
 
 1. Draw multisines with random phases; the last value is at the decoder, as the query is in repeated random tokens.
-2. Give each head that reads the past four scores: attention to the steps of the query's phase in earlier periods,
-   attention to the steps after those, the highest magnitude of its attention's spectrum, and how periodic that spectrum
-   is.
+2. Give each head that reads the past five scores: attention to the steps of the query's phase in earlier periods,
+   attention to the steps after those, the highest magnitude of its attention's spectrum, how periodic that spectrum is,
+   and the highest magnitude of the spectrum's own spectrum.
 3. Compare their ranks with the mosaic's, over heads and within layers. The control is the same series with its context
    shuffled, which has no phase to attend to.
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from math import gcd
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ from probes.stimuli.periodic_series import MultisineDraws, whole_frequencies
 from probes.stimuli.repeated_tokens import context_site
 from probes.stimuli.time_series import shuffled_context
 
-MEASURES = ("same_phase", "next_phase", "amplitude", "comb")
+MEASURES = ("same_phase", "next_phase", "amplitude", "comb", "second_amplitude")
 
 PUBLISHED = ((5, 10, 20, 40), (1.0, 0.75, 0.5, 0.5))
 """Frequencies in Hz and amplitudes of the published notebook."""
@@ -52,7 +52,9 @@ class MultisineScores(Result):
         next_phase: attention to the steps after those, added.
         amplitude: the highest magnitude of the attention's spectrum, the constant part left out.
         comb: strength of the best comb in that spectrum.
-        shuffled: the same four by name, with the context shuffled.
+        shuffled: the same scores by name, with the context shuffled.
+        second_amplitude: the highest magnitude of the FFT of that spectrum's magnitudes, the constant part left out;
+            None in files from before there was one.
     """
 
     KIND = "multisine-scores"
@@ -62,12 +64,18 @@ class MultisineScores(Result):
     amplitude: HeadScores
     comb: HeadScores
     shuffled: dict[str, HeadScores] = field(default_factory=dict[str, HeadScores])
+    second_amplitude: HeadScores | None = None
+
+    @property
+    def scores(self) -> dict[str, HeadScores]:
+        """The scores by name, those that there are."""
+        return {name: scores for name in MEASURES if (scores := getattr(self, name)) is not None}
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per head: `head, layer, index`, the four scores, and the same as `shuffled_...`."""
+        """Return one row per head: `head, layer, index`, the scores, and the same as `shuffled_...`."""
         frame = self.same_phase.to_frame().loc[:, ["head", "layer", "index"]]
-        for name in MEASURES:
-            frame[name] = getattr(self, name).values.ravel()
+        for name, scores in self.scores.items():
+            frame[name] = scores.values.ravel()
         for name, scores in self.shuffled.items():
             frame[f"shuffled_{name}"] = scores.values.ravel()
         return frame
@@ -77,6 +85,11 @@ class MultisineScores(Result):
 
     def _title(self) -> str:
         return f"MultisineScores of {self.name}"
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        """Read files from before there was a second amplitude too."""
+        return super()._of_contents({"second_amplitude": None} | values)
 
     @property
     def name(self) -> str:
@@ -106,7 +119,7 @@ def multisine_scores(
         duration: of the series in seconds.
 
     Returns:
-        Four scores by head, and the same with the context shuffled.
+        Five scores by head, and the same with the context shuffled.
 
     Raises:
         InvalidInput: no value at the decoder, or as for `multisine`.
@@ -134,10 +147,12 @@ def multisine_scores(
 
 
 def _scored(paid: Floats, places: Mapping[str, Any], site: str, source: dict[str, Any]) -> dict[str, HeadScores]:
-    """Compute the four scores of attention `[draw, layer, head, step]`."""
+    """Compute the scores of attention `[draw, layer, head, step]`."""
     n = paid.shape[-1]
     rows = {name: paid[..., at[(at >= 0) & (at < n)]].sum(-1) for name, at in places.items()}
-    rows["amplitude"] = np.abs(np.fft.rfft(paid, axis=-1))[..., 1:].max(-1)
+    spectrum = np.abs(np.fft.rfft(paid, axis=-1))
+    rows["amplitude"] = spectrum[..., 1:].max(-1)
+    rows["second_amplitude"] = np.abs(np.fft.rfft(spectrum, axis=-1))[..., 1:].max(-1)
     rows["comb"] = comb.best_comb(comb.lag_energy(paid), comb.candidates(n)).strength
     return {
         name: over_rows(name, site, torch.from_numpy(np.swapaxes(r, 0, 1).copy()), source) for name, r in rows.items()
@@ -165,8 +180,8 @@ class Agreement(Result):
         either = self.mosaic.either.values
         chosen = either >= self.threshold
         rows: list[dict[str, Any]] = []
-        for name in MEASURES:
-            values = getattr(self.multisine, name).values
+        for name, scores in self.multisine.scores.items():
+            values = scores.values
             ranks = rank_correlation(either, values)
             auc, auc_p = float("nan"), float("nan")
             if 0 < chosen.sum() < chosen.size:
@@ -191,11 +206,11 @@ class Agreement(Result):
         return f"Agreement of repeated random tokens and multisines on {self.mosaic.name}"
 
     def heads(self) -> pd.DataFrame:
-        """Return one row per head: `head, layer, index, either, induction` and the four multisine scores."""
+        """Return one row per head: `head, layer, index, either, induction` and the multisine scores."""
         frame: Any = self.mosaic.to_frame()[["head", "layer", "index", "either"]]
         frame["induction"] = frame["either"] >= self.threshold
-        for name in MEASURES:
-            frame[name] = getattr(self.multisine, name).values.ravel()
+        for name, scores in self.multisine.scores.items():
+            frame[name] = scores.values.ravel()
         return frame
 
 

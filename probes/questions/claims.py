@@ -253,16 +253,16 @@ def _slopes(frame: Table, axis: Literal["repetitions", "sequence_length"], thres
     return evidence
 
 
-def _amplitude(result: Agreement, rng: np.random.Generator) -> list[Evidence]:
+def _amplitude(result: Agreement, rng: np.random.Generator, measure: str = "amplitude") -> list[Evidence]:
     """Compare amplitudes, and amplitudes beyond those with the context shuffled; one step alone has amplitude 1."""
     chosen = result.mosaic.either.values >= result.threshold
     fewest = int(min(chosen.sum(), (~chosen).sum()))
-    if fewest < LEAST_HEADS:
+    if fewest < LEAST_HEADS or measure not in result.multisine.scores:
         return []
-    amplitude = result.multisine.amplitude.values
+    amplitude = result.multisine.scores[measure].values
     kinds = {"amplitude": amplitude}
-    if "amplitude" in result.multisine.shuffled:
-        kinds["amplitude beyond that on shuffled series"] = amplitude - result.multisine.shuffled["amplitude"].values
+    if measure in result.multisine.shuffled:
+        kinds["amplitude beyond that on shuffled series"] = amplitude - result.multisine.shuffled[measure].values
     layers = np.broadcast_to(np.arange(len(amplitude))[:, None], amplitude.shape)
     evidence: list[Evidence] = []
     for name, values in kinds.items():
@@ -320,6 +320,10 @@ CLAIMS: dict[str, tuple[str, Callable[[Results], Iterable[Evidence]]]] = {
     "induction heads have the highest amplitudes on multisines": (
         "an agreement of a model with three induction heads or more",
         lambda results: (e for agreed in results.agreements for e in _amplitude(agreed, results.rng)),
+    ),
+    "induction heads have the highest amplitudes in the FFT of the FFT on multisines": (
+        "an agreement, with second amplitudes, of a model with three induction heads or more",
+        lambda results: (e for a in results.agreements for e in _amplitude(a, results.rng, "second_amplitude")),
     ),
 }
 """Each claim with the results that it needs and the test that gives its evidence."""

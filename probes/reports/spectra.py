@@ -11,9 +11,11 @@ from interp.output.command import decimals
 from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import heads_of, short, unique
 from probes import plots
+from probes.induction.mosaic import Mosaic, induction_mosaic
 from probes.periodic.context_attention import attention_spectrum
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum
+from probes.plots.head_lines import mosaic_of
 from probes.questions.agreement import PUBLISHED
 from probes.stimuli import datasets
 from probes.stimuli.periodic_series import multisine as make_multisine
@@ -57,7 +59,7 @@ def multisine(
         series: A real series instead: air_passengers, el_nino, mauna_loa_co2 or sunspots.
         num_decoder: How many of the last values the decoder gets.
         shuffles: Runs with the context shuffled, for the chance level of combs.
-        seed: Seed of the shuffles.
+        seed: Seed of the shuffles, and of the random tokens by which induction heads are told.
 
     Raises:
         InvalidInput: options of a multisine beside a real series, or a multisine that cannot be made.
@@ -73,18 +75,26 @@ def multisine(
             frequencies, heights if len(heights) > 1 else heights[0], phases if len(phases) > 1 else phases[0],
             duration=duration, steps=steps,
         )  # fmt: skip
-    spectra = [
-        attention_spectrum(model, stimulus, num_decoder=num_decoder, shuffles=shuffles, seed=seed) for model in models
-    ]
-    return spectra_report(spectra, [spectrum.comb(seed=seed) for spectrum in spectra])
+    spectra: list[AttentionSpectrum] = []
+    combs: list[HeadCombs] = []
+    mosaics: list[Mosaic] = []
+    for model in models:
+        mosaics.append(induction_mosaic(model, seed=seed))
+        settings: dict[str, Any] = {"num_decoder": num_decoder, "shuffles": shuffles, "seed": seed}
+        spectra.append(attention_spectrum(model, stimulus, **settings))
+        combs.append(spectra[-1].comb(seed=seed))
+    return spectra_report(spectra, combs, mosaics)
 
 
-def spectra_report(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs]) -> Report:
+def spectra_report(
+    spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCombs], mosaics: Sequence[Mosaic] = ()
+) -> Report:
     """Lay out spectra that were measured before.
 
     Args:
         spectra: one per model, all of one series.
         combs: the combs of each spectrum.
+        mosaics: of the same models, whose induction heads are drawn on top of all others.
 
     Raises:
         InvalidInput: no spectra.
@@ -94,26 +104,35 @@ def spectra_report(spectra: Sequence[AttentionSpectrum], combs: Sequence[HeadCom
     table = comb_table(spectra, combs)
     # By amplitude the menu would offer heads with all attention on one step, whose spectra are flat.
     offered = [[head.address for head in comb.heads()[:8]] or None for comb in combs]
+    several = len(spectra) > 1
     sections = [
         Section(
             "spectra",
             "Spectra",
             f"Attention of {heads_of(s.site for s in spectra)} over {spectra[0].series.name} from decoder position "
-            f"{spectra[0].position}, EOS left out, and the magnitudes of its FFT. The constant part is kept in the "
-            "spectra and left out of the search for combs. The menu picks model and head.",
+            f"{spectra[0].position}, EOS left out, and the magnitudes of its FFT. All heads are on one scale. "
+            "Induction heads, by their scores on repeated random tokens, lie on top. "
+            + ("The menu picks the model." if several else ""),
+            figure=plots.attention_spectrum(spectra, mosaics=mosaics),
+        ),
+        Section(
+            "head_spectra",
+            "Spectra of single heads",
+            "The heads of the surest combs, one at a time: the menu picks. The constant "
+            "part is kept in the spectra and left out of the search for combs.",
             figure=plots.attention_spectrum(spectra, heads=offered),
-        )
+        ),
     ]
     names = [file_name(name) for name in unique([s.name for s in spectra])]
     for name, spectrum, comb in zip(names, spectra, combs, strict=True):
-        best = comb.heads()[0].address if comb.heads() else None
+        own = mosaic_of(spectrum, mosaics)
         sections += [
             Section(
                 f"second-{name}",
                 f"Second spectrum: {name}",
                 "The FFT of the one-sided magnitudes: a comb of peaks at even distances shows as a peak at one over "
-                "that distance.",
-                figure=plots.second_spectrum(spectrum, best),
+                "that distance. All heads on one scale, induction heads on top.",
+                figure=plots.second_spectrum(spectrum, mosaic=own),
             ),
             Section(
                 f"combs-{name}",

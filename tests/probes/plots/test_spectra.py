@@ -10,8 +10,10 @@ import pytest
 
 import interp
 import probes
+from interp.output.style import COLORS
 from probes import plots
 from probes.periodic.spectrum import AttentionSpectrum, HeadCombs
+from probes.plots.head_lines import FAINT, ON_TOP, OTHERS
 from tests.tolerance import close
 
 TONES = (5, 10, 20, 40)
@@ -76,10 +78,10 @@ def test_one_head_has_no_menu_and_marks_are_at_the_series_frequencies(waves: Att
     assert "from step 300" in figure.layout.title.subtitle.text
 
 
-def test_the_menu_offers_the_eight_of_the_highest_amplitude(
+def test_a_menu_of_heads_offers_the_eight_of_the_highest_amplitude(
     waves: AttentionSpectrum, passengers: AttentionSpectrum
 ) -> None:
-    figure = plots.attention_spectrum([waves, passengers])
+    figure = plots.attention_spectrum([waves, passengers], heads=[None, None])
     labels = [button.label for button in figure.layout.updatemenus[0].buttons]
     expected = [
         f"{name} · {scored.address}"
@@ -93,6 +95,89 @@ def test_the_menu_offers_the_eight_of_the_highest_amplitude(
         series = [t for t, v in zip(figure.data, visible["visible"], strict=True) if v and t.name == "series"]
         assert len(series) == 2, "one model's series, over time and frequency"
         assert changed["title.text"] == button.label
+
+
+def lines(figure: go.Figure, axis: str) -> dict[str, Any]:
+    """The visible lines of heads on an axis, by address."""
+    heads = [t for t in figure.data if t.yaxis == axis and t.visible is not False and t.name.startswith("decoder.")]
+    assert len({t.name for t in heads}) == len(heads)
+    return {t.name: t for t in heads}
+
+
+def test_all_heads_are_drawn_faintly_on_one_axis_from_0(waves: AttentionSpectrum) -> None:
+    figure = plots.attention_spectrum(waves)
+    assert not figure.layout.updatemenus
+    assert "all 24 heads" in figure.layout.title.text
+    over_time, over_frequency = lines(figure, "y2"), lines(figure, "y4")
+    assert len(over_time) == len(over_frequency) == 24
+    for name, line in over_time.items():
+        at = interp.Head.parse(name)
+        close(line.y, waves.attention[at.layer, at.head])
+        close(over_frequency[name].y, waves.spectrum[at.layer, at.head, 1:])
+        close(over_frequency[name].x, waves.frequencies[1:])
+        for drawn in (line, over_frequency[name]):
+            assert (drawn.opacity, drawn.legendgroup, drawn.showlegend) == (0.3, f"layer {at.layer}", False)
+            assert drawn.hovertemplate.startswith(name)
+    close(figure.layout.yaxis2.range, [0, 1.06 * waves.attention.max()])
+    close(figure.layout.yaxis4.range, [0, 1.06 * waves.spectrum[..., 1:].max()])
+    colors = {line.legendgroup: line.line.color for line in over_time.values()}
+    assert len(set(colors.values())) == 3
+    entries = {t.name: t.line.color for t in figure.data if t.legendgroup and t.showlegend is not False}
+    assert entries == colors
+
+
+def test_induction_heads_of_a_mosaic_lie_on_top_in_the_colour_of_their_kind(
+    pico: interp.Model, waves: AttentionSpectrum, passengers: AttentionSpectrum
+) -> None:
+    mosaic = probes.induction_mosaic(pico, seed=3)
+    kinds = {str(head.address): head.kind for head in mosaic.heads()}
+    figure = plots.attention_spectrum([waves, passengers], mosaics=mosaic)
+    drawn = list(lines(figure, "y2").values())
+    assert {line.name for line in drawn[-len(kinds) :]} == set(kinds)
+    for line in drawn:
+        assert line.line.color == COLORS.get(kinds.get(line.name, ""), OTHERS)
+        assert line.opacity == (ON_TOP if line.name in kinds else FAINT)
+    names = [t.name for t in figure.data if t.visible is not False]
+    assert {f"token to right ({len(kinds)})", "current token (0)", f"other heads ({24 - len(kinds)})"} <= set(names)
+    assert "at least 0.3" in figure.layout.title.subtitle.text
+    assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["pico-t5", "pico-t5-induction"]
+    # The model without a mosaic is coloured by layer.
+    other = figure.layout.updatemenus[0].buttons[1].args[0]["visible"]
+    groups = {t.legendgroup for t, seen in zip(figure.data, other, strict=True) if seen and t.legendgroup}
+    assert groups == {"layer 0", "layer 1", "layer 2"}
+    assert len(lines(plots.second_spectrum(waves, mosaic=mosaic, threshold=0.99), "y2")) == 24
+    for draw in (
+        lambda: plots.attention_spectrum(passengers, mosaics=mosaic),
+        lambda: plots.second_spectrum(passengers, mosaic=mosaic),
+        lambda: plots.attention_spectrum(waves, mosaics=probes.published("chronos-t5-small")),
+    ):
+        with pytest.raises(interp.errors.InvalidInput, match="Take both of one model"):
+            draw()
+    with pytest.raises(interp.errors.InvalidInput, match="no Mosaic"):
+        plots.attention_spectrum(waves, mosaics=[waves])  # type: ignore[list-item]
+
+
+def test_a_published_mosaic_goes_by_its_models_name() -> None:
+    mosaic = probes.published("chronos-t5-small")[0]
+    attention = np.random.default_rng(0).dirichlet(np.ones(60), mosaic.either.values.shape)
+    source = {"model": "amazon/chronos-t5-small", "digest": "of the weights"}
+    spectrum = AttentionSpectrum(
+        probes.multisine(2, steps=60), attention, None, 0, -1, 0.0, np.empty((0, *attention.shape[:2])), source
+    )
+    on_top = list(lines(plots.attention_spectrum(spectrum, mosaics=mosaic), "y2"))[-12:]
+    assert set(on_top) == {str(head.address) for head in mosaic.heads()}
+
+
+def test_the_second_spectra_of_all_heads(waves: AttentionSpectrum) -> None:
+    figure = plots.second_spectrum(waves, spacings=(5,))
+    found = lines(figure, "y2")
+    assert len(found) == 24
+    twice = np.abs(np.fft.rfft(waves.spectrum, axis=-1))[..., 1:]
+    close(found["decoder.cross.2.3"].y, twice[2, 3])
+    close(found["decoder.cross.2.3"].x, waves.periods[1:])
+    close(figure.layout.yaxis2.range, [0, 1.06 * twice.max()])
+    assert {line.opacity for line in found.values()} == {0.3}
+    assert [shape.x0 for shape in figure.layout.shapes] == [0.2]
 
 
 def test_a_name_is_text_and_a_repeated_one_is_numbered(waves: AttentionSpectrum) -> None:
@@ -137,8 +222,6 @@ def test_the_second_spectrum_over_periods_with_marks(waves: AttentionSpectrum) -
     close(found["attention", "y2"].x, waves.periods)
     assert [shape.x0 for shape in figure.layout.shapes] == [0.1, 0.2]
     assert [note.text for note in figure.layout.annotations] == ["10 Hz", "5 Hz"]
-    strongest = waves.amplitude.heads()[0].address
-    assert str(strongest) in plots.second_spectrum(waves).layout.title.text
     with pytest.raises(interp.errors.InvalidInput, match=r"spacings=\[0\.1\].*Take 0\.7\d+ Hz or more"):
         plots.second_spectrum(waves, spacings=(5, 0.1))
     with pytest.raises(interp.errors.InvalidInput, match="positive"):
@@ -198,7 +281,7 @@ def test_the_menu_changes_everything_in_a_browser(
     browser_page: Any, waves: AttentionSpectrum, passengers: AttentionSpectrum, tmp_path: Path
 ) -> None:
     """From a multisine in seconds to a series with dates, and back."""
-    figure = plots.attention_spectrum([waves, passengers])
+    figure = plots.attention_spectrum([waves, passengers], heads=[None, None])
     figure.write_html(tmp_path / "spectra.html")
     browser_page.goto((tmp_path / "spectra.html").as_uri())
     spectra = {"pico-t5": waves, "pico-t5-induction": passengers}

@@ -1,8 +1,10 @@
 """The sources' claims: verdicts on mosaics, sweeps and agreements whose answers are known."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,7 +90,7 @@ def test_the_published_mosaics_support_what_was_published() -> None:
 
 def test_what_cannot_be_tested_says_what_it_needs() -> None:
     table = probes.check_claims([])
-    assert len(table) == 8
+    assert len(table) == 9
     assert table["value"].isna().all()
     assert table["verdict"].str.startswith("needs ").all()
 
@@ -220,17 +222,34 @@ def agreed(amplitude: np.ndarray[Any, Any], found: Mosaic | None = None) -> Agre
     return Agreement(found, MultisineScores(**scores))
 
 
+def test_amplitudes_of_the_second_spectrum_are_a_claim_of_their_own(tmp_path: Path) -> None:
+    found = by_layer([0] * 8, [1, 2, 1, 2, 1, 2, 1, 2])
+    noise = np.random.default_rng(0).random((8, 8))
+    high, low = agreed(noise + found.token_to_right.values, found), agreed(noise - found.token_to_right.values, found)
+    both = Agreement(found, replace(low.multisine, second_amplitude=high.multisine.amplitude))
+    claim = "highest amplitudes in the FFT of the FFT"
+    assert verdict(both, claim)["verdict"] == "supported"
+    assert verdict(both, "highest amplitudes on")["verdict"] == "contradicted"
+    # Scores of before have none.
+    assert verdict(low, claim)["verdict"].startswith("needs an agreement, with second amplitudes")
+    path = low.save(tmp_path / "agreement.json")
+    content = json.loads(path.read_text())
+    del content["fields"]["items"]["multisine"]["fields"]["items"]["second_amplitude"]
+    path.write_text(json.dumps(content))
+    assert "second_amplitude" not in Agreement.load(path).heads()
+
+
 def test_amplitudes_of_induction_heads() -> None:
     found = by_layer([0] * 8, [1, 2, 1, 2, 1, 2, 1, 2])
     high = np.random.default_rng(0).random((8, 8)) + found.token_to_right.values
-    row = verdict(agreed(high, found), "highest amplitudes")
+    row = verdict(agreed(high, found), "highest amplitudes on")
     assert row["value"] > 0.95
     assert row["verdict"] == "supported"
-    assert verdict(agreed(-high, found), "highest amplitudes")["verdict"] == "contradicted"
-    assert verdict(agreed(np.ones((8, 8)), found), "highest amplitudes")["value"] == 0.5
+    assert verdict(agreed(-high, found), "highest amplitudes on")["verdict"] == "contradicted"
+    assert verdict(agreed(np.ones((8, 8)), found), "highest amplitudes on")["value"] == 0.5
     # All that have it in the last of four layers, which is higher as a whole: one case.
     whole = np.arange(24, dtype=float).reshape(4, 6)
-    assert verdict(agreed(whole), "highest amplitudes")["verdict"] == "undecided"
+    assert verdict(agreed(whole), "highest amplitudes on")["verdict"] == "undecided"
 
 
 @pytest.mark.parametrize("n_chosen", [3, 5])
@@ -238,14 +257,16 @@ def test_random_amplitudes_are_seldom_decided(n_chosen: int) -> None:
     found = []
     for seed in range(40):
         result = agreed(np.random.default_rng(seed).random((4, 6)))
-        found.append(verdict(Agreement(with_heads((4, 6), n_chosen), result.multisine), "highest")["verdict"])
+        found.append(
+            verdict(Agreement(with_heads((4, 6), n_chosen), result.multisine), "highest amplitudes on")["verdict"]
+        )
     assert found.count("undecided") >= 34
 
 
 def test_two_heads_are_too_few_to_compare() -> None:
     assert verdict(with_heads((6, 8), 2, 5), "earlier layers")["verdict"].startswith("needs")
     few = Agreement(with_heads((4, 6), 2), agreed(np.ones((4, 6))).multisine)
-    assert verdict(few, "highest amplitudes")["verdict"].startswith("needs")
+    assert verdict(few, "highest amplitudes on")["verdict"].startswith("needs")
 
 
 def test_another_stimulus_or_other_weights_do_not_count() -> None:
@@ -280,6 +301,6 @@ def test_amplitudes_beyond_those_on_shuffled_series_are_a_row_of_their_own() -> 
     plain = agreed(np.random.default_rng(0).random((8, 8)) + 2 * found.token_to_right.values, found).multisine
     same = replace(plain, shuffled={"amplitude": plain.amplitude})
     table = probes.check_claims(Agreement(found, same))
-    rows = table[table["claim"].str.contains("highest amplitudes")]
+    rows = table[table["claim"].str.contains("highest amplitudes on")]
     assert rows["value"].tolist() == [1.0, 0.5]
     assert rows["verdict"].tolist() == ["supported", "undecided"]

@@ -218,6 +218,12 @@ def test_phases_are_read_where_the_period_says(model: interp.Model, monkeypatch:
     close(found.amplitude.values[0, 3], 0, of=1, terms=LAYER, dtype=torch.float64)
     close(found.amplitude.values[0, 2], (0.25 + 0.5) / 2)
     assert found.comb.values[0, 0] > 0.9
+    assert found.second_amplitude is not None
+    once = np.abs(np.fft.rfft(paid[:, 0], axis=-1))
+    twice = np.abs(np.fft.rfft(once, axis=-1))[..., 1:].max(-1).mean(0)
+    close(found.second_amplitude.values, [twice], terms=FORWARD, dtype=torch.float64)
+    # Even attention has one line, at 0, whose own spectrum is flat.
+    close(found.second_amplitude.values[0, 3], 1, of=1, terms=LAYER, dtype=torch.float64)
     earlier = multisine_scores(model, [10, 5], 1.0, draws=2, steps=300, duration=3)
     # Now 299 looks, at 279, ..., 19; the next phase are 280, ..., 20.
     close(earlier.same_phase.values, [[14 / 15, 0, 0.125, 14 / 300]], terms=FORWARD, dtype=torch.float64)
@@ -272,7 +278,8 @@ def test_the_table_is_that_of_the_scores(pico_agreement: Agreement) -> None:
     heads = pico_agreement.heads()
     either = pico_agreement.mosaic.either.values
     np.testing.assert_array_equal(heads["either"], either.ravel())
-    for name in ("same_phase", "next_phase", "amplitude", "comb"):
+    assert list(frame.index) == ["same_phase", "next_phase", "amplitude", "comb", "second_amplitude"]
+    for name in frame.index:
         scores: HeadScores = getattr(pico_agreement.multisine, name)
         np.testing.assert_array_equal(heads[name], scores.values.ravel())
         close(frame.loc[name, "rho"], spearmanr(either.ravel(), scores.values.ravel()).statistic)
