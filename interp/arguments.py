@@ -14,7 +14,6 @@ import plotly.graph_objects as go
 from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
 from interp.models.handle import Handle
-from interp.names import Head
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,8 +57,8 @@ def _kinds(function: Callable[..., Any]) -> dict[str, tuple[tuple[type, ...], tu
     for name, hint in get_type_hints(function).items():
         ones: list[type] = []
         several: list[type] = []
-        members = set(get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,))
-        for member in members - {types.NoneType}:
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        for member in (member for member in members if member is not types.NoneType):
             inner: Any = get_args(member)[:1] if get_origin(member) in _SEVERAL else ()
             (several if inner else ones).extend(_classes(inner[0] if inner else member))
             if not _classes(inner[0] if inner else member):
@@ -74,8 +73,9 @@ def _classes(hint: Any) -> tuple[type, ...]:
     """Return the classes of this toolkit that a hint consists of; none if there is anything else in it."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     known = [m for m in members if isinstance(m, type) and (m in _PLAIN or _is_ours(m))]
-    # Whatever has an address is taken for a head.
-    return tuple(known) if len(known) == len(members) and Head not in known else ()
+    # What is named by a text, as heads and sites are, is taken in other forms too, which the function knows.
+    named = str in known and Path not in known
+    return tuple(known) if len(known) == len(members) and not named else ()
 
 
 def _is_ours(kind: type) -> bool:
@@ -83,7 +83,8 @@ def _is_ours(kind: type) -> bool:
 
 
 def _check(name: str, value: Any, ones: tuple[type, ...], several: tuple[type, ...]) -> None:
-    if isinstance(value, ones):
+    # A batch of another kind lacks something, and the function says what.
+    if isinstance(value, ones) or (isinstance(value, Batch) and any(issubclass(kind, Batch) for kind in ones)):
         return
     if several and _is_listed(value):
         # What is made while it is read is read once, by the function.
@@ -110,8 +111,8 @@ def _is_no(value: Any, kinds: tuple[type, ...]) -> str:
         how = f"open it: interp.load({value!r})" if isinstance(value, str) else "give what interp.load returns"
         return f"a model is needed and {type(value).__name__} was given: {how}"
     names = " or ".join(dict.fromkeys(_PLAIN.get(kind, kind.__name__) for kind in kinds))
-    made = " or ".join(maker for kind in kinds if (maker := _makers().get(kind)))
-    return f"{type(value).__name__} is no {names}{f': give what {made} returns' if made else ''}"
+    makers = " or ".join(maker for kind in kinds if (maker := _makers().get(kind)))
+    return f"{type(value).__name__} is no {names}{f': give what {makers} returns' if makers else ''}"
 
 
 @cache

@@ -53,7 +53,9 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         InvalidInput: no sites, or patterns of `head_out` or the logits, which the forward pass does not go on from; a
             metric that is not one number per row, or is not differentiable by the logits.
     """
-    addresses = [sites] if isinstance(sites, str | Site) else list(sites)
+    addresses = [sites] if isinstance(sites, str | Site) else sites
+    if not isinstance(cast(object, addresses), Sequence):
+        raise InvalidInput(f"sites={sites!r:.80}: give an address or a pattern, or several of them.")
     wanted = as_model(model).sites(*addresses) if addresses else []
     if not wanted or any(site.name in ("head_out", "logits") for site in wanted):
         raise InvalidInput(

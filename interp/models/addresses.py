@@ -61,7 +61,7 @@ class Addresses:
         """
         text = "" if of is None else str(of)
         depth = text.count(".")
-        if isinstance(of, Head) or (depth not in (1, 2) and "*" not in text and text):
+        if isinstance(of, Head) or (depth > 2 and "*" not in text):
             return [self.head(cast(Head | str, of))]
         if "*" in text:
             layers = [layer for layer in self.layers() if Pattern(text).matches(layer) or _of_kind(layer, text)]

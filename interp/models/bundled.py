@@ -24,6 +24,6 @@ def path(name: str) -> Path:
     Raises:
         UnknownModel: no bundled model has this name.
     """
-    if name not in names():
-        raise UnknownModel(f"{name!r} is not bundled; there are {', '.join(names())}.{nearest(name, names())}")
+    if str(name) not in names():
+        raise UnknownModel(f"{name!r} is not bundled; there are {', '.join(names())}.{nearest(str(name), names())}")
     return _MODELS / name

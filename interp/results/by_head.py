@@ -85,7 +85,12 @@ def as_heads(model: Model, heads: Heads) -> list[Head]:
         UnknownHead, UnknownSite: an address that is malformed or out of range.
         InvalidInput: a head that is named twice.
     """
-    return _each_once(head for item in _listed(heads) for head in model.heads(item))
+    return _each_once(head for item in _listed(heads) for head in _heads(model, item))
+
+
+def _heads(model: Model, item: Any) -> list[Head]:
+    named = isinstance(item, Head | AttentionLayer) or {".", "*"} & set(str(item))
+    return model.heads(item) if named else [model.head(item)]
 
 
 def heads_among(known: Sequence[Head], heads: Heads) -> list[Head]:

@@ -38,7 +38,7 @@ def published(model_name: str) -> tuple[Mosaic, ...]:
         UnknownModel: nothing was published for this name.
     """
     known = sorted({run["model"] for run in _data()["runs"]})
-    full = model_name if "/" in model_name else f"amazon/{model_name}"
+    full = str(model_name) if "/" in str(model_name) else f"amazon/{model_name}"
     if full not in known:
         raise UnknownModel(
             f"no mosaic was published for {model_name!r}; there are {', '.join(known)}.{nearest(full, known)}"

@@ -128,7 +128,7 @@ def test_lambdas_and_numpy_serve(model: Model, batch: Batch) -> None:
         ({"function": "pattern"}, "give a function"),
         ({"site": "attn_out"}, "no axis of heads"),
         ({"batch": []}, "there is no batch"),
-        ({"batch": 3}, "give a Batch"),
+        ({"batch": 3}, "is no Batch"),
         ({"batch": ["decoder.cross.1.2"]}, "no Batch"),
         ({"model": "pico-t5"}, "interp.load"),
     ],

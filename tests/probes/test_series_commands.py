@@ -61,7 +61,7 @@ def test_sweep_writes_the_explorer_and_goes_on_from_its_store(tmp_path: Path) ->
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["counts.csv", "mosaics.html", "sweep.parquet"]
     frame = pd.read_parquet(tmp_path / "out" / "sweep.parquet")
-    pd.testing.assert_frame_equal(frame, read(tmp_path / "store").to_frame(), check_exact=True)
+    pd.testing.assert_frame_equal(frame, read(tmp_path / "store").to_frame(), check_exact=True, check_frame_type=False)
     assert set(frame["sequence_length"]) == {4, 5}
     assert set(frame["seed"]) == {0, 3}
     counts = pd.read_csv(tmp_path / "out" / "counts.csv")

@@ -547,13 +547,13 @@ def bad(model: interp.Model, batch: Batch) -> dict[str, Callable[[], object]]:
         r"not negative": lambda: lens(model, batch, target=-1),
         r"token ids": lambda: direct(model, batch, target=[0.5] * 4),  # type: ignore[arg-type]
         r"must be token ids, one a row": lambda: lens(model, batch, target="a"),  # type: ignore[arg-type]
-        r"Batch is needed": lambda: direct(model, "series", target=3),  # type: ignore[arg-type]
+        r"is no Batch": lambda: direct(model, "series", target=3),  # type: ignore[arg-type]
         r"model is needed": lambda: circuits.direct_attribution("pico-t5", batch),  # type: ignore[arg-type]
         r"positions 0-4": lambda: past(model, batch, target=3, position=5),
         r"position=-6": lambda: circuits.attribution_by_position(model, batch, position=-6),
         r"no direct path": lambda: direct(model, batch, target=3).heads("encoder.self"),
         r"position=7": lambda: direct(model, batch, target=3).to_frame(7),
-        r"cross heads of 2 layers": lambda: past(model, batch, target=3).by_position("decoder.cross.2.0"),
+        r"heads decoder": lambda: past(model, batch, target=3).by_position("decoder.cross.2.0"),
         r"each once": lambda: past(model, batch, target=3).of(["decoder.cross.1.0"] * 2),
         r"at least one": lambda: Batch(
             input_ids=batch.input_ids, decoder_input_ids=torch.zeros(4, 0, dtype=torch.long)

@@ -74,7 +74,7 @@ def test_a_circuit_of_no_heads_has_an_empty_table(plant: interp.zoo.Planted) -> 
 def test_bad_input_is_told(
     plant: interp.zoo.Planted, circuit: circuits.Circuit, tokens: RepeatedTokens, model: interp.Model
 ) -> None:
-    with pytest.raises(interp.errors.InvalidInput, match="must be a Circuit"):
+    with pytest.raises(interp.errors.InvalidInput, match="is no Circuit"):
         circuits.circuit_summary(plant.model, list(circuit))  # type: ignore[arg-type]
     with pytest.raises(interp.errors.InvalidInput, match="of other weights"):
         circuits.circuit_summary(model, circuit)

@@ -210,7 +210,7 @@ def test_wiring_of_nothing_and_of_others(scores: CompositionScores, pico: interp
         scored = ScoredEdge(circuits.Edge.parse("encoder.self.0.0 -> decoder.cross.1.0:k"), 0.1, excess, 0)
         assert plots.wiring(scores, [scored]).data[0].line.width == 1
     for wrong in ([edge], "abc", 3, [ScoredEdge(edge, np.nan, np.nan, np.nan)]):
-        with pytest.raises(interp.errors.InvalidInput, match="takes scored edges"):
+        with pytest.raises(interp.errors.InvalidInput, match="edges"):
             plots.wiring(scores, wrong)  # type: ignore[arg-type]
     with pytest.raises(interp.errors.InvalidInput, match=r"without decoder\.cross\.7\.0"):
         plots.wiring(scores, Edges((ScoredEdge(edge, 1, 1, 1),)))

@@ -400,9 +400,9 @@ def test_things_in_the_wrong_place_are_named(model: interp.Model, pico: interp.M
         assert name
     with pytest.raises(interp.errors.InvalidInput, match=r"interp\.load\('pico-t5'\)"):
         calls["composition_scores"]()
-    with pytest.raises(interp.errors.InvalidInput, match="a circuit is needed"):
+    with pytest.raises(interp.errors.InvalidInput, match="is no HeadCircuit"):
         circuits.token_circuit(pico)  # type: ignore[arg-type]
-    with pytest.raises(interp.errors.InvalidInput, match="mosaic= takes"):
+    with pytest.raises(interp.errors.InvalidInput, match="a model is needed"):
         circuits.induction_candidates(mosaic, pico)  # type: ignore[arg-type]
     with pytest.raises(interp.errors.InvalidInput, match="scores= takes"):
         circuits.plots.composition(pico, "encoder.self", "decoder.cross", "K")  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def same(a: Any, b: Any, where: str) -> None:
         assert (a.dtype, a.shape) == (b.dtype, b.shape), where
         assert np.array_equal(a, b, equal_nan=True), where
     elif isinstance(a, pd.DataFrame):
-        pd.testing.assert_frame_equal(a, b, check_exact=True, obj=where)
+        pd.testing.assert_frame_equal(a, b, check_exact=True, check_frame_type=False, obj=where)
     elif isinstance(a, Result):
         same(a._contents(), b._contents(), where)
     elif isinstance(a, dict):

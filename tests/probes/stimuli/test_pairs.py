@@ -1,5 +1,6 @@
 """Pairs: the same tokens where that is claimed, other ones where that is, and each right in its own way."""
 
+import inspect
 from dataclasses import replace
 from typing import Any, cast
 
@@ -260,7 +261,7 @@ def test_where_it_came_from() -> None:
     assert torch.equal(pair.corrupt.input_ids, probes.swapped_continuation(batch, seed=9).corrupt.input_ids)
     others = [make(batch, seed=10).corrupt.input_ids for make in MAKERS]
     assert not torch.equal(others[0], others[1])
-    assert probes.changed_period.__kwdefaults__["seed"] == 0
+    assert inspect.signature(probes.changed_period).parameters["seed"].default == 0
     state = np.random.get_state()[1].copy()  # type: ignore[index]
     probes.shuffled_occurrences(batch)
     assert np.array_equal(state, np.random.get_state()[1])  # type: ignore[index]
