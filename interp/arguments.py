@@ -64,6 +64,9 @@ def _kinds(function: Callable[..., Any]) -> dict[str, tuple[tuple[type, ...], tu
             if not _classes(inner[0] if inner else member):
                 break
         else:
+            # What is named by a text, as heads and sites are, is taken in other forms too, which the function knows.
+            if str in (*ones, *several) and Path not in ones:
+                continue
             kinds[name] = (tuple(ones), tuple(several), types.NoneType in members)
     kinds.pop("return", None)
     return kinds
@@ -73,9 +76,7 @@ def _classes(hint: Any) -> tuple[type, ...]:
     """Return the classes of this toolkit that a hint consists of; none if there is anything else in it."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     known = [m for m in members if isinstance(m, type) and (m in _PLAIN or _is_ours(m))]
-    # What is named by a text, as heads and sites are, is taken in other forms too, which the function knows.
-    named = str in known and Path not in known
-    return tuple(known) if len(known) == len(members) and not named else ()
+    return tuple(known) if len(known) == len(members) else ()
 
 
 def _is_ours(kind: type) -> bool:

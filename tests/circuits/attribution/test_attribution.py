@@ -554,7 +554,7 @@ def bad(model: interp.Model, batch: Batch) -> dict[str, Callable[[], object]]:
         r"no direct path": lambda: direct(model, batch, target=3).heads("encoder.self"),
         r"position=7": lambda: direct(model, batch, target=3).to_frame(7),
         r"heads decoder": lambda: past(model, batch, target=3).by_position("decoder.cross.2.0"),
-        r"each once": lambda: past(model, batch, target=3).of(["decoder.cross.1.0"] * 2),
+        r"more than once": lambda: past(model, batch, target=3).of(["decoder.cross.1.0"] * 2),
         r"at least one": lambda: Batch(
             input_ids=batch.input_ids, decoder_input_ids=torch.zeros(4, 0, dtype=torch.long)
         ),

@@ -170,9 +170,7 @@ def test_bad_input(model: interp.Model, found: DirectAttribution, tokens: Repeat
         r"rows 0-4": lambda: plots.attribution(found, row=5),
         r"position=2": lambda: plots.attribution(found, position=2),
         r"named=0": lambda: plots.attribution(found, named=0),
-        r"has heads decoder\.cross": lambda: plots.attribution_by_position(
-            past, heads="decoder.self.0.0"
-        ),
+        r"has heads decoder\.cross": lambda: plots.attribution_by_position(past, heads="decoder.self.0.0"),
     }.items():
         with pytest.raises(InvalidInput, match=match):
             call()

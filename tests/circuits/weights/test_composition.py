@@ -404,7 +404,7 @@ def test_things_in_the_wrong_place_are_named(model: interp.Model, pico: interp.M
         circuits.token_circuit(pico)  # type: ignore[arg-type]
     with pytest.raises(interp.errors.InvalidInput, match="a model is needed"):
         circuits.induction_candidates(mosaic, pico)  # type: ignore[arg-type]
-    with pytest.raises(interp.errors.InvalidInput, match="scores= takes"):
+    with pytest.raises(interp.errors.InvalidInput, match="scores: Model is no CompositionScores"):
         circuits.plots.composition(pico, "encoder.self", "decoder.cross", "K")  # type: ignore[arg-type]
     with pytest.raises(interp.errors.InvalidInput, match="different weights"):
         circuits.plots.wiring(scores_of(model), scores_of(pico).top(2))
