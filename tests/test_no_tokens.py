@@ -40,13 +40,17 @@ def heads() -> Any:
     return bolt().heads("decoder.cross")[:2]
 
 
+def largest(pattern: torch.Tensor) -> torch.Tensor:
+    return pattern.amax((-1, -2))
+
+
 def scores() -> Any:
     return interp.results.by_head.HeadScores("any", "decoder.cross", np.arange(6.0).reshape(2, 3))
 
 
 WORK: dict[str, Call] = {
     "interp.position_bias": lambda model, batch: interp.position_bias(model, "encoder.self"),
-    "interp.score_heads": lambda model, batch: interp.score_heads(model, batch, lambda p: p.amax((-1, -2))),
+    "interp.score_heads": lambda model, batch: interp.score_heads(model, batch, largest),
     "interp.capture": lambda model, batch: interp.capture(model, batch, "decoder.ln_final"),
     "interp.edited": lambda model, batch: ran(model, batch, interp.edited(model, interp.Zero("encoder.self.1"))),
     "interp.ablate": lambda model, batch: ran(model, batch, interp.ablate(model, "encoder.self.1.1")),

@@ -89,8 +89,9 @@ def as_heads(model: Model, heads: Heads) -> list[Head]:
 
 
 def _heads(model: Model, item: Any) -> list[Head]:
-    named = isinstance(item, Head | AttentionLayer) or {".", "*"} & set(str(item))
-    return model.heads(item) if named else [model.head(item)]
+    if isinstance(item, Head | AttentionLayer) or {".", "*"} & set(str(item)):
+        return model.heads(item)
+    return [model.head(item)]
 
 
 def heads_among(known: Sequence[Head], heads: Heads) -> list[Head]:
