@@ -108,7 +108,7 @@ def test_questions_of_series_name_the_heads(causal: Model) -> None:
     assert scores.same_phase.site == scores.shuffled["comb"].site == "decoder.self"
     agreed = probes.agreement(probes.induction_mosaic(long, batch_size=4), scores)
     assert list(agreed.heads()["head"]) == [str(head) for head in long.heads()]
-    assert len(agreed.to_frame()) == 4
+    assert len(agreed.to_frame()) == 5
     origin = probes.comb_origin(causal, [(9, 15, 24)], permutations=19, steps=61, duration=1.0, draws=2)
     assert origin.to_frame()["head"].iloc[0] == "decoder.self.0.0"
     for figure in (plots.agreement(agreed), plots.comb_origin(origin)):
