@@ -1,7 +1,9 @@
 """Apply metrics to what a model puts out, check what they give, and check pairs of inputs."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -190,5 +192,13 @@ def warn_of_gap(differences: Floats, between: str) -> None:
             f"{len(differences)} rows) between {between}: that may be 0, and shares of it mean nothing. Take more "
             "rows.",
             UnclearGap,
-            stacklevel=3,
+            stacklevel=_depth(),
         )
+
+
+def _depth() -> int:
+    """Return how many calls above its caller the user's own code is, for a warning to point at it."""
+    packages = {str(Path(__file__).parents[1] / name) for name in ("interp", "probes", "circuits")}
+    files = [frame.filename for frame in inspect.stack(context=0)[1:]]
+    own = (any(file.startswith(f"{package}/") for package in packages) for file in files)
+    return next((depth for depth, ours in enumerate(own, 1) if not ours), 1)

@@ -1,6 +1,6 @@
 """Read many sites in one forward pass, through an nnsight trace, in forward order."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -70,9 +70,9 @@ def capture(model: Model, batch: Batch, sites: str | Site | Sequence[str | Site]
         UnknownSite: a name or pattern that matches no site of this model.
         InvalidInput: no sites, or a token outside the vocabulary.
     """
-    addresses = [sites] if isinstance(sites, str | Site) else sites
-    if not isinstance(cast(object, addresses), Sequence):
+    if not isinstance(cast(object, sites), Iterable | Site):
         raise InvalidInput(f"sites={sites!r:.80}: give an address or a pattern, or several of them.")
+    addresses = [sites] if isinstance(sites, str | Site) else list(sites)
     if not addresses:
         raise InvalidInput("no sites to capture: name at least one, as 'decoder.cross.*.pattern'.")
     wanted = model.sites(*addresses)

@@ -3,7 +3,7 @@
 Source: nnsight's tutorials on gradients; activations and logits are read in a trace, and differentiated outside it.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -53,9 +53,9 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         InvalidInput: no sites, or patterns of `head_out` or the logits, which the forward pass does not go on from; a
             metric that is not one number per row, or is not differentiable by the logits.
     """
-    addresses = [sites] if isinstance(sites, str | Site) else sites
-    if not isinstance(cast(object, addresses), Sequence):
+    if not isinstance(cast(object, sites), Iterable | Site):
         raise InvalidInput(f"sites={sites!r:.80}: give an address or a pattern, or several of them.")
+    addresses = [sites] if isinstance(sites, str | Site) else list(sites)
     wanted = as_model(model).sites(*addresses) if addresses else []
     if not wanted or any(site.name in ("head_out", "logits") for site in wanted):
         raise InvalidInput(

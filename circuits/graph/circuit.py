@@ -170,10 +170,11 @@ class Circuit(Result):
         return check_circuit(model, Circuit(self.edges, model.digest))
 
     def problems(self, model: Model) -> tuple[str, ...]:
-        """Say why parts of the circuit cannot carry what they are meant to.
+        """Return why parts of the circuit may not carry what they are meant to.
 
-        Edges carry something if they lie on a path from an embedding to the logits. A head needs queries, keys and
-        values: what no edge of the circuit brings comes from outside it, as `evaluate` and `discover` run circuits.
+        Edges carry something if they lie on a path from an embedding to the logits. A head reads queries, keys and
+        values, and what no edge of the circuit brings comes from outside it, as `evaluate` and `discover` run circuits.
+        That is as it should be where a head looks by position alone, and so needs no queries and keys.
 
         Args:
             model: whose circuit it is.

@@ -13,7 +13,7 @@ from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.masks import position_words
 from interp.names import Head
-from interp.output.style import COLORS, expected, short, styled
+from interp.output.style import COLORS, short, styled
 from interp.output.time_axis import axis_layout, axis_values
 from interp.results.by_head import Heads, row_mean
 from interp.results.result import Floats
@@ -43,7 +43,6 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
     Raises:
         InvalidInput: no such position or row, no parts to name, or another result.
     """
-    result = expected(result, DirectAttribution, "direct_attribution", "circuits")
     values, numbers = result.at(position)
     place = position_words(~np.isnan(result.total), position)
     rows, totals, who = _rows(values, numbers, row)
@@ -140,7 +139,6 @@ def attribution_by_position(
         UnknownHead: a malformed address.
         InvalidInput: no such row, heads that are none of those that read the past, or another result.
     """
-    result = expected(result, AttributionByPosition, "attribution_by_position", "circuits")
     chosen = _heads(result, heads)
     place = result.position if result.position >= 0 else f"{result.position} of each row's tokens"
     there = np.where(np.isnan(result.tokens), np.nan, 0.0).T

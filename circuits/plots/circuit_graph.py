@@ -28,7 +28,7 @@ from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.models.model import as_model
 from interp.names import Stack, parse_kind
-from interp.output.style import expected, short, styled
+from interp.output.style import short, styled
 from probes.induction.mosaic import THRESHOLD, Mosaic
 
 FEEDS: dict[str, tuple[str, str]] = {
@@ -74,7 +74,6 @@ def circuit(
         InvalidInput: something else than a circuit or what was made of it; a report of another circuit; a model, a
             mosaic or a summary of other weights.
     """
-    expected(circuit, Circuit, "discover", "circuits")
     size = _size(circuit, report, mosaic)
     plane = Plane(size if model is None else Graph.of(as_model(model)))
     if model is not None:
@@ -125,7 +124,6 @@ def _size(circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None)
             raise InvalidInput(f"the mosaic is of {there[0]} layers of {there[1]} heads, and the circuit has others.")
         layers["decoder"], heads = there
     if report is not None:
-        expected(report, CircuitReport, "evaluate", "circuits")
         layers |= report.provenance.get("n_layers", {})
         heads = report.provenance.get("n_heads", heads)
     return Graph(layers["encoder"], layers["decoder"], heads)
@@ -133,7 +131,7 @@ def _size(circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None)
 
 def _kind(mosaic: Mosaic) -> str:
     """Tell whether a mosaic is of `cross` heads or of `self` heads."""
-    return parse_kind(expected(mosaic, Mosaic, "induction_mosaic").current_token.site)[1]
+    return parse_kind(mosaic.current_token.site)[1]
 
 
 def _check(

@@ -13,7 +13,7 @@ from circuits.plots.circuit_graph import FEEDS, OUTSIDE
 from interp import Site
 from interp.arguments import checked
 from interp.errors import InvalidInput
-from interp.output.style import expected, short, styled
+from interp.output.style import short, styled
 from interp.results.result import Floats
 
 CIRCUIT, COMPLEMENT = "#b3312c", "#1f6f8b"
@@ -39,15 +39,17 @@ def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.F
     named = dict(reports) if isinstance(reports, Mapping) else {"": reports}
     if not named:
         raise InvalidInput("no reports to draw: give at least one.")
-    checked = {str(name): expected(report, CircuitReport, "evaluate", "circuits") for name, report in named.items()}
+    by_name = {str(name): report for name, report in named.items()}
+    if wrong := [report for report in by_name.values() if not isinstance(cast(object, report), CircuitReport)]:
+        raise InvalidInput(f"{type(wrong[0]).__name__} is no CircuitReport: give what circuits.evaluate returns.")
     figure = go.Figure()
     for at, title, color in (("circuit", "circuit", CIRCUIT), ("without", "model without it", COMPLEMENT)):
-        rows = [report.circuit if at == "circuit" else report.complement for report in checked.values()]
-        values = [float(report.normalised(row)) for report, row in zip(checked.values(), rows, strict=True)]
-        ends = [report.interval(row) for report, row in zip(checked.values(), rows, strict=True)]
+        rows = [report.circuit if at == "circuit" else report.complement for report in by_name.values()]
+        values = [float(report.normalised(row)) for report, row in zip(by_name.values(), rows, strict=True)]
+        ends = [report.interval(row) for report, row in zip(by_name.values(), rows, strict=True)]
         figure.add_trace(
             go.Bar(
-                x=[index + PLACES[at] for index in range(len(checked))],
+                x=[index + PLACES[at] for index in range(len(by_name))],
                 y=values,
                 width=0.15,
                 name=title,
@@ -58,23 +60,23 @@ def circuit_report(reports: CircuitReport | Mapping[str, CircuitReport]) -> go.F
                     "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
                     "thickness": 1.2,
                 },
-                customdata=[[name, low, high] for name, (low, high) in zip(checked, ends, strict=True)],
+                customdata=[[name, low, high] for name, (low, high) in zip(by_name, ends, strict=True)],
                 hovertemplate=f"%{{customdata[0]}} {title}<br>%{{y:.3f}} (%{{customdata[1]:.3f}} to "
                 "%{customdata[2]:.3f})<extra></extra>",
             )
         )
     for name in CONTROLS:
-        _strip(figure, name, list(checked.values()))
+        _strip(figure, name, list(by_name.values()))
     for height in (0, 1):
         figure.add_hline(y=height, line_dash="dot", line_color="#555", line_width=1)
-    words = [f"{name}<br>{len(report.edges)} edges".removeprefix("<br>") for name, report in checked.items()]
-    figure.update_xaxes(tickvals=list(range(len(checked))), ticktext=words, range=[-0.6, len(checked) - 0.4])
+    words = [f"{name}<br>{len(report.edges)} edges".removeprefix("<br>") for name, report in by_name.items()]
+    figure.update_xaxes(tickvals=list(range(len(by_name))), ticktext=words, range=[-0.6, len(by_name) - 0.4])
     figure.update_yaxes(title="F: 1 the model, 0 nothing", zeroline=False)
     return styled(
         figure,
         "Is the circuit the one?",
-        _about(list(checked.values())),
-        width=max(640, 170 * len(checked) + 300),
+        _about(list(by_name.values())),
+        width=max(640, 170 * len(by_name) + 300),
         height=500,
         legend={"orientation": "h", "y": -0.18, "x": 0},
         bargap=0,
@@ -142,7 +144,6 @@ def estimate_against_patch(scores: EdgeScores) -> go.Figure:
     Raises:
         InvalidInput: something else.
     """
-    expected(scores, EdgeScores, "attribution_patching", "circuits")
     edges = [Edge.parse(text) for text in scores.sampled]
     feeds = [edge.kind or cast(Site, edge.reader).name for edge in edges]
     graph, estimates = scores.graph, scores.estimated

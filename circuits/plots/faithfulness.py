@@ -9,7 +9,7 @@ from circuits.plots.circuit_graph import OUTSIDE
 from circuits.plots.evaluations import CIRCUIT, SHADES
 from interp.arguments import checked
 from interp.errors import InvalidInput
-from interp.output.style import expected, label, styled
+from interp.output.style import label, styled
 
 
 @checked
@@ -27,7 +27,6 @@ def faithfulness_by_size(curve: SizeCurve, report: CircuitReport | None = None) 
     Raises:
         InvalidInput: another result, or a report of another model or with something else outside.
     """
-    curve = expected(curve, SizeCurve, "faithfulness_by_size", "circuits")
     frame, about = curve.to_frame(), curve.provenance["stimulus"]
     figure = go.Figure()
     lines = {"the strongest edges by attribution": ("#2f6ea5", "faithfulness", "low", "high")}
@@ -65,7 +64,6 @@ def faithfulness_by_size(curve: SizeCurve, report: CircuitReport | None = None) 
 
 
 def _circuit(report: CircuitReport, curve: SizeCurve) -> go.Scatter:
-    report = expected(report, CircuitReport, "evaluate", "circuits")
     same = [(result.provenance["digest"], result.provenance["stimulus"]["outside"]) for result in (report, curve)]
     if same[0] != same[1]:
         raise InvalidInput("curve and report are of different weights, or of different values outside the circuit.")

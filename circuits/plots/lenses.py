@@ -11,7 +11,7 @@ from circuits.plots.attributions import model_of, over
 from interp.arguments import checked
 from interp.inputs.masks import at_position, position_words
 from interp.names import Site
-from interp.output.style import COLORS, expected, styled
+from interp.output.style import COLORS, styled
 
 FLAT = 0.05
 """Powers of ten under which effective tokens do not differ."""
@@ -32,7 +32,6 @@ def logit_lens(result: LogitLens, *, position: int = -1) -> go.Figure:
     Raises:
         InvalidInput: no such position, or another result.
     """
-    result = expected(result, LogitLens, "logit_lens", "circuits")
     frame = result.to_frame(position)
     panels = {"effective_tokens": ("effective tokens: exp(entropy)", COLORS["current_token"])}
     panels["kl"] = ("KL to the output, nats", COLORS["eos"])

@@ -86,6 +86,9 @@ class Scale(PlacedEdit):
         self._no_scores("the mask is part of the scores, and would be scaled too.")
         object.__setattr__(self, "factor", float(_finite(self, "factor", self.factor, 0)))
 
+    def __str__(self) -> str:
+        return f"{super().__str__()[:-1]}, factor={self.factor!s:.20})"
+
     def reads_run(self, site: Site) -> bool:
         """Tell that a factor is the same in every run."""
         return False

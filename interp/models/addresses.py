@@ -59,20 +59,22 @@ class Addresses:
         Raises:
             UnknownHead, UnknownSite: it names nothing that this model has, or something else than heads.
         """
-        text = "" if of is None else str(of)
+        if of is None:
+            return self._heads_in(self.layers())
+        text = str(of)
         depth = text.count(".")
         if isinstance(of, Head) or (depth > 2 and "*" not in text):
             return [self.head(cast(Head | str, of))]
         if "*" in text:
-            layers = [layer for layer in self.layers() if Pattern(text).matches(layer) or _of_kind(layer, text)]
-            heads = [head for head in self._heads_in(self.layers()) if Pattern(text).matches(head)]
-            if heads := heads or self._heads_in(layers):
+            pattern = Pattern(text)
+            heads = [head for head in self.heads() if pattern.matches(head)]
+            if heads := heads or self._heads_in(self._layers_of(pattern)):
                 return heads
             raise UnknownHead(
                 f"{text!r} matches no head of {self.model}. A pattern has as many parts as the address: "
                 "'decoder.cross.1.*' is one layer, 'decoder.cross.*.0' a head of each."
             )
-        return self._heads_in([self.layer(text)] if depth == 2 else self.layers(text or None))
+        return self._heads_in([self.layer(text)] if depth == 2 else self.layers(text))
 
     def _heads_in(self, layers: Sequence[AttentionLayer]) -> list[Head]:
         return [Head(at.stack, at.kind, at.layer, head) for at in layers for head in range(self.n_heads)]
@@ -81,16 +83,24 @@ class Addresses:
         """Return what a pattern names: heads; if it names none, attention layers; if none of these either, sites.
 
         Args:
-            pattern: such as `decoder.cross.1.*` (heads), `decoder.cross.*` (layers) or `decoder.*.mlp_out` (sites).
+            pattern: such as `decoder.cross.1.*` (heads), `decoder.cross.*` and `decoder.*` (layers), or
+                `decoder.*.mlp_out` (sites).
             known: all sites of the model by address.
 
         Raises:
             UnknownSite: nothing of the model matches.
         """
-        for group in (self.heads(), self.layers(), known.values()):
-            if matches := [address for address in group if pattern.matches(address)]:
-                return matches
+        if heads := [head for head in self.heads() if pattern.matches(head)]:
+            return heads
+        if layers := self._layers_of(pattern):
+            return layers
+        if sites := [site for site in known.values() if pattern.matches(site)]:
+            return sites
         raise self._no_site(str(pattern), known)
+
+    def _layers_of(self, pattern: Pattern) -> list[AttentionLayer]:
+        """Return the attention layers that a pattern names, by themselves or by their kind."""
+        return [at for at in self.layers() if pattern.matches(at) or pattern.matches(f"{at.stack}.{at.kind}")]
 
     def head(self, head: Head | str) -> Head:
         """Return a head by its value, or by its address.
@@ -178,7 +188,3 @@ class Addresses:
             out = f"decoder.{self.family.puts_out}"
             return UnknownSite(f"{name!r}: {self.model} puts out {self.family.puts_out}, at the site {out!r}.")
         return UnknownSite(f"{name!r}: {self.model} has {stack} layers 0-{self.n_layers[stack] - 1}.{hint}")
-
-
-def _of_kind(layer: AttentionLayer, pattern: str) -> bool:
-    return Pattern(pattern).matches(f"{layer.stack}.{layer.kind}")

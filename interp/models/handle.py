@@ -6,7 +6,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -277,7 +276,7 @@ class Handle(ABC):
         A decoder of one position looks at itself alone. In Chronos-Bolt its own patterns are 1, and what its first
         layer makes up to the query of the first cross-attention depends on no input.
         """
-        return any(fnmatchcase(str(site), pattern) for pattern in self.family.constants)
+        return any(Pattern(constant).matches(site) for constant in self.family.constants)
 
     def unembed(self, ln_final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos token"]:
         """Compute the logits of what the decoder's final norm put out.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -18,8 +18,6 @@ LABELS = {
     "eos": "EOS",
 }
 SCALE = "Viridis"
-
-T = TypeVar("T")
 
 
 def label(name: str) -> str:
@@ -53,17 +51,6 @@ def unique(models: Sequence[str]) -> list[str]:
     """Return short names where they tell models apart, full ones where not, numbered where they repeat."""
     names = [name if [short(m) for m in models].count(short(name)) > 1 else short(name) for name in models]
     return [f"{n} ({names[:i].count(n) + 1})" if names[:i].count(n) else n for i, n in enumerate(names)]
-
-
-def expected(value: Any, kind: type[T], maker: str, package: str = "probes") -> T:
-    """Return what is to be drawn, if it is of the kind that a figure draws.
-
-    Raises:
-        InvalidInput: it is something else.
-    """
-    if not isinstance(value, kind):
-        raise InvalidInput(f"{type(value).__name__} is no {kind.__name__}: give what {package}.{maker} returns.")
-    return value
 
 
 def write_images(figures: Mapping[Path, go.Figure], *, scale: float = 2.0) -> list[Path]:

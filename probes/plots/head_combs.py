@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from interp import Head
 from interp.arguments import checked
 from interp.errors import InvalidInput
-from interp.output.style import SCALE, expected, short, styled
+from interp.output.style import SCALE, short, styled
 from interp.results.by_head import ScoredHead
 from interp.results.result import Floats
 from probes.induction.mosaic import THRESHOLD, Mosaic
@@ -58,7 +58,6 @@ def second_spectrum(
             on the axis.
         UnknownHead: a malformed address.
     """
-    expected(spectrum, AttentionSpectrum, "attention_spectrum")
     unit, longest = spectrum.series.unit, float(spectrum.periods[-1])
     wanted = _spacings(spacings, spectrum)
     figure = make_subplots(specs=[[{"secondary_y": True}]])
@@ -143,7 +142,6 @@ def combs(head_combs: HeadCombs) -> go.Figure:
     Raises:
         InvalidInput: something other than combs.
     """
-    expected(head_combs, HeadCombs, "AttentionSpectrum.comb")
     layers, heads = head_combs.strength.shape
     beyond = head_combs.q <= LEVEL
     names = np.array([[f"{head_combs.site}.{i}.{j}" for j in range(heads)] for i in range(layers)], dtype=object)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.arguments import checked
-from interp.output.style import COLORS, expected, heads_of, label, short, styled
+from interp.output.style import COLORS, heads_of, label, short, styled
 from interp.validate import whole
 from probes.questions.agreement import Agreement
 from probes.questions.comb_origin import HYPOTHESES, LEVEL, CombOrigin
@@ -42,7 +42,6 @@ def agreement(result: Agreement) -> go.Figure:
     Raises:
         InvalidInput: another result.
     """
-    expected(result, Agreement, "agreement")
     scores: Table = result.to_frame().set_index("measure")
     heads: Table = result.heads()
     measures = list(result.multisine.scores)
@@ -108,7 +107,6 @@ def comb_origin(result: CombOrigin, *, most: int = 48) -> go.Figure:
     Raises:
         InvalidInput: another result, or fewer heads than one.
     """
-    expected(result, CombOrigin, "comb_origin")
     frame: Table = result.to_frame()
     control = frame[frame["head"] == CONTROL]
     heads = frame[frame["head"] != CONTROL].sort_values("strength", ascending=False, kind="stable")

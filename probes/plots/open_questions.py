@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from interp.arguments import checked
 from interp.errors import InvalidInput
-from interp.output.style import COLORS, expected, styled, unique
+from interp.output.style import COLORS, styled, unique
 from interp.validate import whole
 from probes.plots.induction_sweeps import ordered_colors
 from probes.questions.length_effect import CONDITIONS, LengthEffect
@@ -39,7 +39,6 @@ def repetition_effect(result: RepetitionEffect, *, sequence_length: int | None =
     Raises:
         InvalidInput: a sequence length that the result does not have.
     """
-    expected(result, RepetitionEffect, "repetition_effect")
     occurrences: Table = result.occurrences
     lengths = [int(n) for n in sorted(occurrences["sequence_length"].unique())]
     length = lengths[-1] if sequence_length is None else whole("sequence_length", sequence_length, 1)
@@ -143,7 +142,6 @@ def length_effect(result: LengthEffect) -> go.Figure:
     Raises:
         InvalidInput: another result.
     """
-    expected(result, LengthEffect, "length_effect")
     scores: Table = result.scores
     verdicts: Table = result.verdicts.set_index(["model", "outcome"])
     models = list(scores["model"].unique())

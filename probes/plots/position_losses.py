@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 
 from interp.arguments import checked
 from interp.errors import InvalidInput
-from interp.output.style import SCALE, expected, heads_of, short, styled, unique
+from interp.output.style import SCALE, heads_of, short, styled, unique
 from probes.induction.induction_scores import InductionScores
 from probes.induction.mosaic import THRESHOLD
 from probes.induction.position_loss import PositionLoss
@@ -37,7 +37,7 @@ def position_loss(losses: PositionLoss | Sequence[PositionLoss]) -> go.Figure:
     Raises:
         InvalidInput: no losses, or another result.
     """
-    results = [expected(item, PositionLoss, "position_loss") for item in _each(losses)]
+    results = [losses] if isinstance(losses, PositionLoss) else list(losses)
     if not results:
         raise InvalidInput("no losses to draw: give what probes.position_loss returns, one or several.")
     figure = go.Figure()
@@ -100,7 +100,7 @@ def induction_scores(scores: InductionScores, *, threshold: float = THRESHOLD) -
     Raises:
         InvalidInput: another result.
     """
-    n = expected(scores, InductionScores, "induction_scores").sequence_length
+    n = scores.sequence_length
     panels = {
         f"induction: {n - 1} back": scores.induction,
         f"the tutorial's diagonal: {n - 1} back": scores.induction_diagonal,
@@ -130,10 +130,6 @@ def induction_scores(scores: InductionScores, *, threshold: float = THRESHOLD) -
         width=1060,
         height=height,
     )
-
-
-def _each(losses: Any) -> list[Any]:
-    return list(losses) if isinstance(losses, list | tuple) else [losses]
 
 
 def _names(losses: list[PositionLoss]) -> list[str]:

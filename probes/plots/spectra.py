@@ -16,7 +16,7 @@ from interp import Head
 from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.names import as_head, parse_kind
-from interp.output.style import COLORS, expected, short, styled, unique
+from interp.output.style import COLORS, short, styled, unique
 from interp.results.by_head import Heads
 from interp.validate import whole
 from probes.induction.mosaic import THRESHOLD, Mosaic
@@ -75,8 +75,7 @@ def attention_spectrum(
         InvalidInput: no spectra, no heads, one twice, or one that a model does not have; a mosaic of another model.
         UnknownHead: a malformed address.
     """
-    items = spectra if isinstance(spectra, list | tuple) else [spectra]
-    results = [expected(item, AttentionSpectrum, "attention_spectrum") for item in items]
+    results = [spectra] if isinstance(spectra, AttentionSpectrum) else list(spectra)
     if not results:
         raise InvalidInput("no spectra to draw: give what probes.attention_spectrum returns, one or several.")
     names = [escape(name) for name in unique([spectrum.name for spectrum in results])]
@@ -239,7 +238,7 @@ def attention_over_series(spectrum: AttentionSpectrum, head: int | None = None) 
     Raises:
         InvalidInput: no such head.
     """
-    layers, heads, n = expected(spectrum, AttentionSpectrum, "attention_spectrum").attention.shape
+    layers, heads, n = spectrum.attention.shape
     if head is None:
         head = int(np.unravel_index(spectrum.attention.argmax(), spectrum.attention.shape)[1])
     if whole("head", head, 0) >= heads:

@@ -1,6 +1,7 @@
 """Heads may be named by layers, kinds and patterns wherever heads are accepted, with the same result."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -90,15 +91,38 @@ def _plain(result: Any) -> str:
 def test_a_pattern_of_layers_or_sites(model: interp.Model) -> None:
     assert list(map(str, addresses_of(model, "decoder.cross.*"))) == ["decoder.cross.0", "decoder.cross.1"]
     assert list(map(str, addresses_of(model, "decoder.*.mlp_out"))) == ["decoder.0.mlp_out", "decoder.1.mlp_out"]
-    with interp.edited(model, interp.Add("decoder.cross.*", 1.0)):
-        pass_through = [str(site) for site in model.sites("decoder.cross.*.attn_out")]
-        batch = probes.repeated_random_tokens(model=model, batch_size=2, sequence_length=4, seed=0)
-        cache = interp.capture(model, batch, pass_through)
-    assert all(cache[site].isfinite().all() for site in pass_through)
+    assert list(map(str, addresses_of(model, "decoder.*"))) == [
+        *("decoder.self.0", "decoder.self.1", "decoder.cross.0", "decoder.cross.1")
+    ]
+
+
+def test_an_edit_at_a_pattern_is_one_at_each(model: interp.Model, tokens: RepeatedTokens) -> None:
+    clean = _logits(model, tokens, nullcontext())
+    for pattern, each in {
+        "decoder.cross.*": ["decoder.cross.0", "decoder.cross.1"],
+        "encoder.*.mlp_out": [f"encoder.{layer}.mlp_out" for layer in range(3)],
+    }.items():
+        together = _logits(model, tokens, interp.edited(model, interp.Add(pattern, 0.5)))
+        apart = _logits(model, tokens, interp.edited(model, [interp.Add(at, 0.5) for at in each]))
+        assert torch.equal(together, apart)
+        one = _logits(model, tokens, interp.edited(model, interp.Add(each[0], 0.5)))
+        assert not torch.equal(together, one)
+        assert not torch.equal(one, clean)
+
+
+@pytest.mark.parametrize("name", ["ablate", "Zero", "Scale", "Mean", "Knockout"])
+def test_a_layer_is_more_than_one_of_its_heads(model: interp.Model, tokens: RepeatedTokens, name: str) -> None:
+    """Each head of a pattern is edited, not the first or the last alone."""
+    clean = _logits(model, tokens, nullcontext())
+    layer = USES[name](model, tokens, "decoder.cross.1.*")
+    for kept in range(3):
+        fewer = USES[name](model, tokens, [f"decoder.cross.1.{head}" for head in range(3) if head != kept])
+        assert not torch.equal(layer, fewer)
+    assert not torch.equal(layer, clean)
 
 
 @pytest.mark.parametrize(
-    "heads", ["decoder.cross.7.*", "decoder.cross.*.9", "decoder.*.mlp_out", "a.b.c.d", "decoder.cross.9"]
+    "heads", ["", "decoder.cross.7.*", "decoder.cross.*.9", "decoder.*.mlp_out", "a.b.c.d", "decoder.cross.9"]
 )
 def test_what_names_no_head_is_refused(model: interp.Model, tokens: RepeatedTokens, heads: str) -> None:
     by_position: AttributionByPosition = circuits.attribution_by_position(model, tokens)
@@ -107,6 +131,8 @@ def test_what_names_no_head_is_refused(model: interp.Model, tokens: RepeatedToke
         as_heads(model, heads)
     with pytest.raises((*errors, interp.errors.InvalidInput)) as of_result:
         by_position.of(heads)
+    with pytest.raises(errors):
+        model.heads(heads)
     assert heads in str(of_model.value)
     assert heads in str(of_result.value)
 

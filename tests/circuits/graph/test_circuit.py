@@ -1,14 +1,19 @@
 """A circuit is a set of edges: its algebra, its text, what cannot be in it."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import circuits
 import interp
+import probes
 from circuits import Circuit, Edge
 from circuits.edges import LOGITS, ScoredEdge, as_node, depth, forward_order
 from circuits.graph.edge_matrix import Graph
@@ -284,3 +289,27 @@ def test_an_edge_into_a_head_names_the_input() -> None:
         Circuit.parse("encoder.self.0.1 -> encoder.self.1.2")
     with pytest.raises(interp.errors.InvalidInput, match="by nothing after it"):
         Circuit.parse("decoder.cross.1.2 -> decoder.logits:v")
+
+
+def test_what_has_no_path_changes_nothing(model: interp.Model) -> None:
+    """The parts that `problems` names are those without which a circuit measures the same."""
+    dead = Circuit.parse(
+        "encoder.self.0.0 -> encoder.self.1.1:k; decoder.self.0.0 -> decoder.self.1.0:q; "
+        "encoder.self.1.1 -> encoder.self.2.0:v"
+    )
+    pair = probes.another_sequence(probes.repeated_random_tokens(model=model, seed=1, batch_size=3, sequence_length=4))
+    whole, alone = hand() | dead, hand()
+    assert {p.split()[0] for p in whole.problems(model) if "no path" in p} == set(map(str, dead.nodes))
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, -1].logsumexp(-1)
+
+    quiet: dict[str, Any] = {"controls": 0, "parts": 0, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values = [circuits.evaluate(model, circuit, *pair, metric, **quiet) for circuit in (whole, alone)]
+        fewer = circuits.evaluate(
+            model, alone - Circuit.parse("encoder.self.0.1 -> decoder.cross.1.2:k"), *pair, metric, **quiet
+        )
+    np.testing.assert_array_equal(values[0].circuit, values[1].circuit)
+    assert (values[1].circuit != fewer.circuit).all()

@@ -126,8 +126,9 @@ def test_it_warns_where_shares_mean_nothing(model: interp.Model) -> None:
         "edges": lambda: circuits.patch_edges(model, clean, corrupt, metric, edges, progress=False),
     }
     for call in calls.values():
-        with pytest.warns(UnclearGap, match="may be 0, and shares of it mean nothing"):
+        with pytest.warns(UnclearGap, match="may be 0, and shares of it mean nothing") as told:
             call()
+        assert told[0].filename == __file__, "it points at the user's line"
     signs[:] = signs * torch.tensor([1.0, -1.1, 1.2, -0.9, 0.8, -1])  # now every row moves the same way
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnclearGap)

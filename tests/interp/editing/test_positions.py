@@ -224,6 +224,7 @@ def test_two_edits_may_set_different_positions(model: Model, batch: Batch) -> No
 def test_an_edit_says_where_it_acts() -> None:
     assert str(Zero("decoder.cross.1.2", positions=slice(1, None))) == "Zero('decoder.cross.1.2', positions=1:)"
     assert str(Zero("decoder.cross.1.2")) == "Zero('decoder.cross.1.2')"
+    assert str(Scale("decoder.cross.1.2", 0.5)) == "Scale('decoder.cross.1.2', factor=0.5)"
     assert Zero("decoder.cross.1.2", positions=[1]) == Zero("decoder.cross.1.2", positions=(1,))
     assert len({Zero("decoder.cross.1.2", positions=slice(0, n)) for n in (1, 2, 2)}) == 2
 

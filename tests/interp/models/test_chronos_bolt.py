@@ -14,8 +14,6 @@ from safetensors.torch import load_file, save_file
 import interp
 from interp import Batch, capture
 from interp.errors import BrokenHook, DamagedFile, MissingCapability, UnknownHead, UnknownSite, UnsupportedModel
-from interp.zoo.fresh_bolt import build
-from interp.zoo.recipe import Recipe
 from tests.conftest import tiny_bolt, tiny_pipeline, values_with_gaps
 from tests.tolerance import FORWARD, close
 
@@ -58,8 +56,9 @@ def test_a_directory_opens_in_a_dtype(directory: Path, dtype: torch.dtype) -> No
     assert capture(model, batch, "encoder.self.0.pattern")["encoder.self.0.pattern"].dtype == dtype
 
 
-def test_a_model_of_a_recipe_is_opened_by_plain_chronos(tmp_path: Path) -> None:
-    build(Recipe(layers=1, d_model=16, d_kv=4, d_ff=8, heads=2)).save_pretrained(tmp_path)
+def test_patches_and_horizon_may_be_those_of_the_published_models(tmp_path: Path) -> None:
+    shape = {"input_patch_size": 16, "input_patch_stride": 16, "prediction_length": 64}
+    tiny_bolt(**shape, quantiles=[n / 10 for n in range(1, 10)]).model.save_pretrained(tmp_path)
     pipeline = BaseChronosPipeline.from_pretrained(str(tmp_path))
     assert isinstance(pipeline, ChronosBoltPipeline)
     assert pipeline.predict(torch.ones(1, 20)).shape == (1, 9, 64)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from chronos import BaseChronosPipeline, ChronosPipeline
 
+import circuits
 import interp
 import probes
 from interp import zoo
@@ -237,6 +238,12 @@ def test_one_model_has_both_kinds_of_heads() -> None:
     assert (mosaic.counts().current_token, mosaic.counts().token_to_right) == (8, 1)
     with interp.ablate(model, ["encoder.self.*.0", "encoder.self.*.1"]):
         assert probes.induction_mosaic(model, batch).accuracy() < 0.05
+    others = circuits.random_controls(model, mosaic.heads(), draws=3).sets
+    for heads, least, most in ((mosaic.heads(), 0.0, 0.05), *((list(heads), 0.8, 1.0) for heads in others)):
+        with interp.ablate(model, heads):
+            assert least <= probes.induction_mosaic(model, batch).accuracy() <= most
+    counts = {r: probes.induction_mosaic(model, repetitions=r).counts().either for r in (1, 2, 4, 8)}
+    assert counts == {1: 9, 2: 9, 4: 7, 8: 0}, "as the card says: attention is shared among the occurrences"
 
 
 def test_matching_by_the_token_splits_attention() -> None:
