@@ -10,15 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.metrics import Metric, NamedMetric
+from circuits.metrics import Metric, NamedMetric, QuantileMetric
 from interp import Batch, Model
 from interp.errors import InvalidInput, UnclearGap
+from interp.inputs.batch import ValueBatch
 from interp.inputs.masks import row_positions
 from interp.models.model import as_model
 from interp.results.result import Floats
 from interp.results.statistics import interval
 from probes.stimuli.pairs import check_aligned
-from probes.stimuli.repeated_tokens import RepeatedTokens
+from probes.stimuli.repeated_patches import RepeatedPatches
+from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
+
+Stimulus = RepeatedTokens | ValueBatch
+"""A batch on which heads are ablated: it knows at which position of the decoder its metric is read."""
 
 
 def metric_name(metric: Metric) -> str:
@@ -44,17 +49,59 @@ def check_metric(metric: Any) -> None:
     if not callable(metric):
         raise InvalidInput(
             f"metric={metric!r}: give a function from logits [row, pos, token] to one number per row, such as "
-            "circuits.log_prob(batch.continuation)."
+            "circuits.log_prob(batch.continuation), or from quantiles [row, quantile, step], such as "
+            "circuits.metrics.median()."
         )
 
 
-def measured(metric: Metric, logits: Float[Tensor, "row pos token"], batch: Batch) -> Float[Tensor, " row"]:
-    """Measure a metric on the logits of a batch.
+def read_out(model: Model, ln_final: Float[Tensor, "row *variant pos d_model"], batch: Batch) -> Tensor:
+    """Compute what a model puts out from its decoder's last norm.
+
+    Args:
+        ln_final: of a batch, or of variants of each of its rows.
+
+    Returns:
+        Logits `[row, *variant, pos, token]`, or quantiles `[row, *variant, quantile, step]` in the series' units.
+    """
+    if not isinstance(batch, ValueBatch):
+        return model.unembed(ln_final)
+    rows, variants = len(ln_final), ln_final.shape[1:-2]
+    flat = ln_final.reshape(-1, *ln_final.shape[-2:])
+    context = batch.values.repeat_interleave(len(flat) // rows, 0)
+    return model.quantiles(flat, context).unflatten(0, (rows, *variants))
+
+
+def measured(model: Model, metric: Metric, outputs: Tensor, batch: Batch) -> Float[Tensor, " row"]:
+    """Measure a metric on what a model puts out on a batch.
+
+    Args:
+        outputs: logits `[row, pos, token]`, or quantiles `[row, quantile, step]` in the series' units.
 
     Raises:
         InvalidInput: the metric does not give one finite number per row, or reads padding.
+        MissingCapability: a metric of tokens for a model of values, or the other way round.
     """
     check_metric(metric)
+    if isinstance(metric, QuantileMetric):
+        model.require("patches")
+    if isinstance(batch, ValueBatch):
+        if isinstance(metric, NamedMetric):
+            model.require("tokens")
+        values = _numbers(metric, _of_quantiles(model, metric, outputs, batch), len(outputs))
+    else:
+        values = _of_logits(metric, outputs, batch)
+    if not bool(values.isfinite().all()):
+        raise InvalidInput(f"the metric {metric_name(metric)} is not finite in {int((~values.isfinite()).sum())} rows.")
+    return values
+
+
+def _of_quantiles(model: Model, metric: Metric, quantiles: Tensor, batch: ValueBatch) -> Any:
+    if isinstance(metric, QuantileMetric):
+        return metric(quantiles, model.levels, batch.deviation)
+    return metric(quantiles)
+
+
+def _of_logits(metric: Metric, logits: Tensor, batch: Batch) -> Tensor:
     shown = batch.decoder_attention_mask.to(logits.device).bool()
     own = not bool(shown.all()) and not (isinstance(metric, NamedMetric) and metric.position is not None)
     values = _by_row(metric, logits, shown, own)
@@ -64,8 +111,6 @@ def measured(metric: Metric, logits: Float[Tensor, "row pos token"], batch: Batc
             "none. Read each row's own last token, logits[torch.arange(len(logits)), batch.position(-1)], or take a "
             "metric such as circuits.log_prob, whose position counts so."
         )
-    if not bool(values.isfinite().all()):
-        raise InvalidInput(f"the metric {metric_name(metric)} is not finite in {int((~values.isfinite()).sum())} rows.")
     return values
 
 
@@ -78,6 +123,8 @@ def measured_at(
         InvalidInput: the metric reads other positions, or does not give one number per row.
     """
     check_metric(metric)
+    if isinstance(metric, QuantileMetric):
+        raise InvalidInput(f"the metric {metric.name} is of quantiles, and the model puts out logits of tokens.")
     shown = batch.decoder_attention_mask.to(logits.device).bool()
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if isinstance(metric, NamedMetric) and metric.position is not None:
@@ -108,10 +155,15 @@ def _by_row(metric: Metric, logits: Tensor, shown: Tensor, own: bool) -> Tensor:
         values: Any = metric(torch.where(shown[..., None], logits, torch.nan))
     else:
         values = metric(logits, shown) if isinstance(metric, NamedMetric) else metric(logits)
-    if not isinstance(values, Tensor) or tuple(values.shape) != (len(logits),):
+    return _numbers(metric, values, len(logits))
+
+
+def _numbers(metric: Metric, values: Any, rows: int) -> Tensor:
+    """Return what a metric gave as real numbers, one per row."""
+    if not isinstance(values, Tensor) or tuple(values.shape) != (rows,):
         what = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InvalidInput(
-            f"the metric {metric_name(metric)} gave {what} for {len(logits)} rows: it must give one number per row."
+            f"the metric {metric_name(metric)} gave {what} for {rows} rows: it must give one number per row."
         )
     if values.is_complex():
         raise InvalidInput(f"the metric {metric_name(metric)} gave {values.dtype}: it must give real numbers.")
@@ -135,22 +187,59 @@ def _same_without(metric: Metric, values: Tensor, logits: Tensor, shown: Tensor)
 
 @torch.no_grad()
 def at_query(
-    model: Model, ln_final: Float[Tensor, "row *variant d_model"], tokens: RepeatedTokens, metrics: Sequence[Metric]
+    model: Model, ln_final: Float[Tensor, "row *variant d_model"], stimulus: Stimulus, metrics: Sequence[Metric]
 ) -> list[Floats]:
     """Measure metrics at the query, from the decoder's last norm there.
 
     Returns:
         For each metric its values, `[row]` or `[row, variant]`.
     """
-    logits = model.unembed(ln_final)
-    variants = logits if logits.ndim == 3 else logits[:, None]
-    values = [to_numpy(measured_at(metric, variants, tokens, tokens.query)) for metric in metrics]
-    return values if logits.ndim == 3 else [value[:, 0] for value in values]
+    variants = ln_final if ln_final.ndim == 3 else ln_final[:, None]
+    outputs = read_out(model, variants[:, :, None], stimulus)
+    values: list[Floats] = []
+    for metric in metrics:
+        if stimulus.has_tokens:
+            numbers = measured_at(metric, outputs[:, :, 0], stimulus, stimulus.query)
+        else:
+            numbers = torch.stack([measured(model, metric, variant, stimulus) for variant in outputs.unbind(1)], 1)
+        values.append(to_numpy(numbers))
+    return values if ln_final.ndim == 3 else [value[:, 0] for value in values]
 
 
 def to_numpy(values: Tensor) -> Floats:
     """Copy a tensor into a NumPy array of float64."""
     return values.detach().double().cpu().numpy()
+
+
+def stimulus_for(model: Model, batch: Any, metric: Metric | None, what: str) -> Stimulus:
+    """Return what an ablation is measured on.
+
+    Args:
+        batch: repeated random tokens or patches; of a model of values any batch, with a metric of what it puts out.
+        what: names the experiment in messages.
+
+    Raises:
+        InvalidInput: a batch that does not know its continuation, or a row that is padded at the query.
+        MissingCapability: tokens for a model of values.
+    """
+    if as_model(model).reads_tokens:
+        if isinstance(batch, ValueBatch):
+            model.check(batch)
+        return stimulus_of(batch, what)
+    model.check(batch)
+    assert isinstance(batch, ValueBatch)
+    if metric is None and not isinstance(batch, RepeatedPatches):
+        raise InvalidInput(
+            f"{what} needs a metric, such as circuits.metrics.pinball(truth), or a batch that knows its continuation: "
+            "make it with probes.repeated_random_patches(model, ...)."
+        )
+    return batch
+
+
+def stimulus_source(stimulus: Stimulus) -> dict[str, Any]:
+    """Return what results keep of what an ablation is measured on."""
+    name = "repeated_random_tokens" if stimulus.has_tokens else "values"
+    return {"name": name, **stimulus.description}
 
 
 def check_pair(model: Model, clean: Any, corrupt: Any) -> None:

@@ -1,31 +1,44 @@
-"""Metrics: what an experiment measures, one number per row, computed from the logits.
+"""Metrics: what an experiment measures, one number per row, computed from what the model puts out.
 
 Ablation, patching, attribution and discovery take the same metrics. A metric is any function from logits
 `[row, pos, token]` to `[row]`; the usual ones are here, with a name for results. Their `position` counts over each
 row's own tokens: -1 is the last one that is not padding. A function of your own gets logits that are NaN at padding,
 so that reading padding is noticed. It may say its `unit` and whether `higher_is_better` as attributes.
 
-Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024.
+Of a model of quantiles a metric is a function of the quantiles `[row, quantile, step]` of the next steps.
+
+1. A level is read from the model's own quantiles. Between two of its levels it is interpolated, without sorting;
+   outside them it is refused. How often quantiles cross is `crossing()`.
+2. Numbers are divided by the deviation of the row's context, by which the model scales a series, so that rows of
+   different scales can be averaged. With `scaled=False` they are in the series' units, as a function of your own has
+   them.
+
+Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching"; Heimersheim & Nanda 2024; Koenker & Bassett
+1978, "Regression Quantiles" (pinball loss).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import Model
+from interp import Batch, Model
 from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.masks import row_positions
+from interp.inputs.user_series import as_series
 from interp.names import Stack
+from interp.results.quantile_losses import Levels, at_level, pinball_loss
+from interp.validate import number, positions
 from probes.stimuli.pairs import token_ids
+from probes.stimuli.repeated_patches import RepeatedPatches
 from probes.stimuli.repeated_tokens import RepeatedTokens
 
-Metric = Callable[[Float[Tensor, "row pos token"]], Float[Tensor, " row"]]
-"""A function from logits to one number per row."""
+Metric = Callable[[Tensor], Float[Tensor, " row"]]
+"""A function from logits `[row, pos, token]`, or from quantiles `[row, quantile, step]`, to one number per row."""
 
 Tokens = int | Sequence[int] | Tensor
 """One token for all rows, or one token per row."""
@@ -173,16 +186,208 @@ def _picked(values: Tensor, ids: Tensor) -> Tensor:
     return values.gather(-1, ids.to(values.device).expand(len(values))[:, None])[:, 0]
 
 
+Steps = int | Sequence[int] | slice | None
+"""Steps of the forecast, counted from 0: one, several, a range or a slice; None for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuantileMetric:
+    """A metric of quantiles with a name, which results keep.
+
+    Attributes:
+        name: names the metric in results.
+        of: computes the numbers `[row]` in the series' units, from the quantiles `[row, quantile, step]` and their
+            levels.
+        scaled: whether they are divided by the deviation of each row's context.
+        higher_is_better: whether a model that predicts well has high numbers; None if neither is better.
+        unit: the unit of the numbers.
+    """
+
+    name: str
+    of: Callable[[Tensor, Levels], Tensor]
+    scaled: bool = True
+    higher_is_better: bool | None = False
+    unit: str = ""
+
+    def __call__(
+        self,
+        quantiles: Float[Tensor, "row quantile step"],
+        levels: Levels = (),
+        deviation: Float[Tensor, " row"] | None = None,
+    ) -> Float[Tensor, " row"]:
+        """Return the numbers by row, of quantiles at these levels of series with these deviations.
+
+        Experiments say both; who calls it gives `model.levels` and, where numbers are scaled, `batch.deviation`.
+
+        Raises:
+            InvalidInput: a level or steps that there are not, targets of another number of rows, or a row whose context
+                does not vary.
+        """
+        if len(levels) != quantiles.shape[1] or (self.scaled and deviation is None):
+            raise InvalidInput(
+                f"{self.name}: it needs the quantiles' levels and, where it is scaled, the deviation of each row's "
+                "context: metric(quantiles, model.levels, batch.deviation)."
+            )
+        values = self.of(quantiles, levels)
+        if not self.scaled or deviation is None:
+            return values
+        if bool((constant := deviation == 0).any()):
+            rows = constant.nonzero()[:6, 0].tolist()
+            raise InvalidInput(
+                f"{self.name}: the context of rows {rows} has no deviation to scale by: leave them out, or give "
+                "scaled=False."
+            )
+        return values / deviation.to(values)
+
+
+def quantile(level: float, steps: Steps = None, *, scaled: bool = True) -> QuantileMetric:
+    """Measure a quantile of the forecast, averaged over steps.
+
+    Args:
+        level: between the model's lowest and highest; between two of its levels it is interpolated.
+        steps: of the forecast, from 0, negative ones from its end; all by default.
+        scaled: divide by the deviation of each row's context.
+
+    Raises:
+        InvalidInput: a level that is no number from 0 to 1, or steps that are not whole numbers.
+    """
+    wanted = number("level", level)
+    if not 0 < wanted < 1:
+        raise InvalidInput(f"level={level!r} must lie between 0 and 1.")
+    chosen = _steps(steps)
+
+    def of(quantiles: Tensor, levels: Levels) -> Tensor:
+        return _taken(at_level(quantiles, levels, wanted), chosen).mean(-1)
+
+    return QuantileMetric(f"quantile {wanted:g}", of, scaled, None, _unit(scaled))
+
+
+def median(steps: Steps = None, *, scaled: bool = True) -> QuantileMetric:
+    """Measure the median of the forecast, averaged over steps: `quantile` at the level .5.
+
+    Args:
+        steps: of the forecast, from 0; all by default.
+        scaled: divide by the deviation of each row's context.
+    """
+    return replace(quantile(0.5, steps, scaled=scaled), name="median")
+
+
+def pinball(truth: Any, *, level: float | None = None, scaled: bool = True) -> QuantileMetric:
+    """Measure the pinball loss against what came, averaged over steps and levels: (y - q) * (level - [y < q]).
+
+    At the level .5 it is half the absolute error.
+
+    Args:
+        truth: the steps that follow the context, `[row, step]`, or one series for all rows; at most as many as the
+            model forecasts at once. Missing ones (NaN) do not count.
+        level: the one level that counts; all of the model's by default.
+        scaled: divide by the deviation of each row's context.
+
+    Raises:
+        InvalidInput: a truth that is no series.
+    """
+    series = as_series(truth)
+
+    def of(quantiles: Tensor, levels: Levels) -> Tensor:
+        if level is not None:
+            quantiles, levels = at_level(quantiles, levels, level)[:, None], (level,)
+        return pinball_loss(quantiles, levels, _targets("pinball", series, quantiles))
+
+    return QuantileMetric("pinball", of, scaled, False, _unit(scaled))
+
+
+def distance_to(series: Any, *, level: float = 0.5, scaled: bool = True) -> QuantileMetric:
+    """Measure the mean absolute distance of the median to other forecasts, or to what came.
+
+    Args:
+        series: `[row, step]`, or one for all rows, from the first step of the forecast on; missing steps do not count.
+        level: the quantile whose distance it is.
+        scaled: divide by the deviation of each row's context.
+
+    Raises:
+        InvalidInput: no series.
+    """
+    others = as_series(series)
+
+    def of(quantiles: Tensor, levels: Levels) -> Tensor:
+        own = at_level(quantiles, levels, level)
+        target = _targets("distance_to", others, own)
+        return (target - own[:, : target.shape[-1]]).abs().nanmean(1)
+
+    return QuantileMetric("distance", of, scaled, False, _unit(scaled))
+
+
+def crossing() -> QuantileMetric:
+    """Measure the share of neighbouring quantiles, over steps, of which the lower level lies above the higher one."""
+
+    def of(quantiles: Tensor, _: Levels) -> Tensor:
+        return (quantiles.diff(dim=1) < 0).to(quantiles).mean((1, 2))
+
+    return QuantileMetric("crossing", of, False, False, "share of neighbours")
+
+
+def _unit(scaled: bool) -> str:
+    return "deviations of the context" if scaled else "the series' units"
+
+
+def _steps(steps: Steps) -> list[int] | slice:
+    if steps is None:
+        return slice(None)
+    return steps if isinstance(steps, slice) else list(positions("steps", steps) or ())
+
+
+def _taken(values: Tensor, steps: list[int] | slice) -> Tensor:
+    """Return the chosen steps of `[row, step]`.
+
+    Raises:
+        InvalidInput: steps beyond what one forward pass forecasts, or none.
+    """
+    count = values.shape[-1]
+    chosen = [*range(count)][steps] if isinstance(steps, slice) else steps
+    if not chosen or not all(-count <= step < count for step in chosen):
+        raise InvalidInput(
+            f"steps={steps}: one forward pass forecasts the steps 0-{count - 1}. Metrics are of one pass: beyond it "
+            "Chronos feeds quantiles back."
+        )
+    return values[..., chosen]
+
+
+def _targets(name: str, series: Tensor, quantiles: Tensor) -> Tensor:
+    """Return targets on the device of quantiles, a row each.
+
+    Raises:
+        InvalidInput: more steps than one forward pass forecasts, or another number of rows.
+    """
+    rows, count = len(quantiles), quantiles.shape[-1]
+    if series.shape[1] > count:
+        raise InvalidInput(
+            f"{name}: the series has {series.shape[1]} steps, and one forward pass forecasts {count}. Metrics are of "
+            f"one pass: give the first {count} steps."
+        )
+    if len(series) not in (1, rows):
+        raise InvalidInput(f"{name}: {len(series)} series for {rows} rows: give as many, or one for all.")
+    return series.to(quantiles).expand(rows, -1)
+
+
 def continuation_metrics(
-    model: Model, tokens: RepeatedTokens, metric: Metric | None = None
+    model: Model, batch: Batch, metric: Metric | None = None
 ) -> dict[Literal["effect", "control", "accuracy"], Metric]:
-    """Return what ablation measures on repeated random tokens.
+    """Return what ablation measures on repeated random tokens or patches.
 
     Returns:
         `effect`, the metric, which is the log-probability of the continuation where none is named; `control`, the mean
         log-probability of the other tokens of the row's sequences, which tells an effect on the continuation from
-        damage at large; and the `accuracy` of the continuation.
+        damage at large; and the `accuracy` of the continuation. Of patches they are the pinball loss, that against the
+        other patches of the row, and whether the median is nearer to the continuation than to any of them. Other values
+        have the metric alone.
     """
+    if isinstance(batch, RepeatedPatches):
+        own = pinball(batch.continuation) if metric is None else metric
+        return {"effect": own, "control": _other_patches(batch), "accuracy": _nearest_patch(batch)}
+    if not isinstance(batch, RepeatedTokens):
+        assert metric is not None
+        return {"effect": metric}
+    tokens = batch
     # The tokens that the query can look back at, whichever stack reads them.
     stack: Stack = "encoder" if tokens.has_encoder else "decoder"
     before = slice(None) if tokens.has_encoder else slice(tokens.query)
@@ -195,3 +400,26 @@ def continuation_metrics(
         "control": mean_log_prob(ids, others),
         "accuracy": accuracy(tokens.continuation),
     }
+
+
+def _other_patches(batch: RepeatedPatches) -> QuantileMetric:
+    """Measure the mean pinball loss against the patches of each row that do not follow."""
+    others = batch.alternatives[:, 1:]
+
+    def of(quantiles: Tensor, levels: Levels) -> Tensor:
+        each = others.to(quantiles)[..., : quantiles.shape[-1]]
+        return pinball_loss(quantiles[:, None].expand(-1, each.shape[1], -1, -1), levels, each).mean(1)
+
+    return QuantileMetric("pinball of other patches", of, True, False, _unit(True))
+
+
+def _nearest_patch(batch: RepeatedPatches) -> QuantileMetric:
+    """Measure whether the median is nearer to the patch that follows than to any other of the row, 1 or 0."""
+    patches = batch.alternatives
+
+    def of(quantiles: Tensor, levels: Levels) -> Tensor:
+        each = patches.to(quantiles)[..., : quantiles.shape[-1]]
+        off = (at_level(quantiles, levels, 0.5)[:, None, : each.shape[-1]] - each).abs().mean(-1)
+        return (off[:, 0] <= off.amin(1)).to(quantiles)
+
+    return QuantileMetric("accuracy", of, False, True, "share of rows")

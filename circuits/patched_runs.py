@@ -45,7 +45,7 @@ def patched_cells(
     sites = {str(site) for at in axes for site in (at, *needs(model, at))}
     other = capture(model, corrupt, [*map(str, axes), "decoder.logits"])
     cache, context = clean_run(model, clean, [*sites, "decoder.logits"])
-    before, after = (measured(metric, run["decoder.logits"], clean).detach() for run in (cache, other))
+    before, after = (measured(model, metric, run["decoder.logits"], clean).detach() for run in (cache, other))
     check_moves(metric, before, after)
 
     cells: list[Floats] = []
@@ -57,7 +57,9 @@ def patched_cells(
             for start in range(0, count, size):
                 value = _exchanged(cache[site], other[site], axis, range(start, min(start + size, count)))
                 logits = logits_after(model, clean, cache, context, site, value)
-                values += [to_numpy(measured(metric, logits[:, variant], clean)) for variant in range(logits.shape[1])]
+                values += [
+                    to_numpy(measured(model, metric, logits[:, variant], clean)) for variant in range(logits.shape[1])
+                ]
                 shown.update(logits.shape[1])
             cells.append(np.stack(values))
     return cells, to_numpy(before), to_numpy(after)

@@ -386,7 +386,9 @@ def patch_sites(
     check_unhooked(model, "patch_sites")
     addresses = dict.fromkeys(addresses_of(model, sites))
     with edited(model, [Resample(address, corrupt) for address in addresses]):
-        return frozen(to_numpy(measured(metric, capture(model, clean, "decoder.logits")["decoder.logits"], clean)))
+        return frozen(
+            to_numpy(measured(model, metric, capture(model, clean, "decoder.logits")["decoder.logits"], clean))
+        )
 
 
 def _listed(sites: Any) -> list[Any]:

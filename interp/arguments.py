@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.errors import InvalidInput
-from interp.inputs.batch import Batch
+from interp.inputs.batch import Batch, ValueBatch
 from interp.models.handle import Handle
 
 P = ParamSpec("P")
@@ -87,6 +87,8 @@ def _check(name: str, value: Any, ones: tuple[type, ...], several: tuple[type, .
     # A batch of another kind lacks something, and the function says what.
     if isinstance(value, ones) or (isinstance(value, Batch) and any(issubclass(kind, Batch) for kind in ones)):
         return
+    if isinstance(value, Batch) and any(issubclass(kind, Batch) and not issubclass(kind, ValueBatch) for kind in ones):
+        value.require_tokens()
     if several and _is_listed(value):
         # What is made while it is read is read once, by the function.
         items = cast(Sequence[Any], value) if isinstance(value, Sequence) else ()
@@ -124,7 +126,8 @@ def _makers() -> dict[type, str]:
         for name in package.__all__:
             function = getattr(package, name)
             if inspect.isfunction(function):
-                kind = get_type_hints(function).get("return")
-                if isinstance(kind, type) and kind is not Batch:
-                    makers.setdefault(kind, f"{package.__name__}.{name}")
+                returned = get_type_hints(function).get("return")
+                for kind in get_args(returned) if get_origin(returned) in (Union, types.UnionType) else (returned,):
+                    if isinstance(kind, type) and kind is not Batch:
+                        makers.setdefault(kind, f"{package.__name__}.{name}")
     return makers

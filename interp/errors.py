@@ -88,7 +88,8 @@ def no_tokens(name: str) -> MissingCapability:
     """Return the one error of everything that needs tokens, for what reads values."""
     return MissingCapability(
         f"{name} has no tokens: it reads the values of series, in patches. For its input use "
-        "interp.Batch.from_series(model, series), and for what it puts out the site decoder.quantiles."
+        "interp.Batch.from_series(model, series), as a stimulus probes.repeated_random_patches(model, ...), and as a "
+        "metric one of quantiles, such as circuits.metrics.median()."
     )
 
 

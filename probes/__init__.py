@@ -5,11 +5,11 @@ Arguments that several functions share are explained in the docstring of `interp
 
 from interp.renamed import renamed
 from probes import plots
-from probes.attention import attention_by_lag, attention_by_value, attention_patterns, token_values
+from probes.attention import attention_by_lag, attention_by_value, attention_patterns
 from probes.induction.head_scores import head_scores, prefix_matching
+from probes.induction.induction_mosaic import induction_mosaic
 from probes.induction.induction_scores import induction_scores
 from probes.induction.induction_sweep import induction_sweep
-from probes.induction.mosaic import induction_mosaic
 from probes.induction.position_loss import position_loss
 from probes.induction.published import published, published_table
 from probes.periodic.context_attention import attention_spectrum, context_attention
@@ -23,6 +23,7 @@ from probes.stimuli import datasets
 from probes.stimuli.pairs import another_sequence, shifted_values, shuffled_occurrences, swapped_continuation
 from probes.stimuli.period_pairs import changed_period
 from probes.stimuli.periodic_series import motif, multisine
+from probes.stimuli.repeated_patches import repeated_random_patches
 from probes.stimuli.repeated_sequences import repeated_sequences
 from probes.stimuli.repeated_tokens import DEFAULT_TOKENS, VALUE_TOKENS, random_tokens, repeated_random_tokens
 from probes.stimuli.time_series import TimeSeries, series_batch
@@ -58,6 +59,7 @@ __all__ = [
     "published",
     "published_table",
     "random_tokens",
+    "repeated_random_patches",
     "repeated_random_tokens",
     "repeated_sequences",
     "repetition_effect",
@@ -65,7 +67,6 @@ __all__ = [
     "shifted_values",
     "shuffled_occurrences",
     "swapped_continuation",
-    "token_values",
     "value_matching",
 ]
 
@@ -92,6 +93,7 @@ RENAMED = {
     "RepetitionEffect": "probes.questions.repetition_effect:RepetitionEffect",
     "SeriesBatch": "probes.stimuli.time_series:SeriesBatch",
     "claims": "probes.questions.claims:check_claims",
+    "token_values": "probes.attention:token_values",
     "summary": "probes.reports.mosaics:mosaic_summary",
 }
 """Old public names, and where they are now."""

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ import circuits
 import interp
 import probes
 from interp import Batch, Model
+from probes.stimuli.repeated_patches import RepeatedPatches
 from tests.conftest import tiny_bolt, values_with_gaps
 
 SERIES = np.sin(np.arange(60) / 3.0)
 EDGE = "decoder.cross.1.0 -> decoder.logits"
-METRIC = circuits.log_prob(5)
+METRIC, MEDIAN = circuits.log_prob(5), circuits.metrics.median()
 Call = Callable[[Model, Batch], Any]
 
 
@@ -34,6 +35,15 @@ def values() -> Batch:
 @cache
 def tokens() -> Any:
     return probes.repeated_random_tokens(batch_size=3, unique=True)
+
+
+def patches(batch: Batch) -> RepeatedPatches:
+    """Repeated random patches in place of values that do not repeat; tokens as they are."""
+    return (
+        cast(RepeatedPatches, batch)
+        if batch.has_tokens
+        else probes.repeated_random_patches(bolt(), batch_size=3, patches=4)
+    )
 
 
 def heads() -> Any:
@@ -60,6 +70,16 @@ WORK: dict[str, Call] = {
     "probes.attention_by_lag": lambda model, batch: [
         probes.attention_by_lag(model, batch, model.heads(kind)) for kind in ("encoder.self", "decoder.cross")
     ],
+    "probes.repeated_random_patches": lambda model, batch: probes.repeated_random_patches(model),
+    "probes.induction_mosaic": lambda model, batch: probes.induction_mosaic(model, patches(batch)),
+    "circuits.head_effects": lambda model, batch: circuits.head_effects(model, batch, metric=MEDIAN, progress=False),
+    "circuits.layer_effects": lambda model, batch: circuits.layer_effects(model, batch, metric=MEDIAN, progress=False),
+    "circuits.self_repair": lambda model, batch: circuits.self_repair(
+        model, batch, heads(), metric=MEDIAN, controls=1, progress=False
+    ),
+    "circuits.ablation_curve": lambda model, batch: circuits.ablation_curve(
+        model, scores(), patches(batch), counts=(1,), controls=1, progress=False
+    ),
     "circuits.composition_scores": lambda model, batch: circuits.composition_scores(model, progress=False),
     "circuits.largest_by_chance": lambda model, batch: circuits.largest_by_chance(model, draws=1, progress=False),
     "circuits.qk_circuit": lambda model, batch: circuits.qk_circuit(model, "encoder.self.1.0"),
@@ -75,8 +95,6 @@ NEED_TOKENS: dict[str, Call] = {
     "probes.comb_origin": lambda model, batch: probes.comb_origin(model, draws=2, permutations=9),
     "probes.context_attention": lambda model, batch: probes.context_attention(model, SERIES[None]),
     "probes.head_scores": lambda model, batch: probes.head_scores(model),
-    "probes.induction_mosaic": lambda model, batch: probes.induction_mosaic(model, batch),
-    "probes.induction_mosaic, made": lambda model, batch: probes.induction_mosaic(model),
     "probes.induction_scores": lambda model, batch: probes.induction_scores(model, batch, site="encoder.self"),
     "probes.induction_scores, made": lambda model, batch: probes.induction_scores(model),
     "probes.induction_sweep": lambda model, batch: probes.induction_sweep(model, progress=False),
@@ -89,10 +107,6 @@ NEED_TOKENS: dict[str, Call] = {
     "probes.repeated_random_tokens": lambda model, batch: probes.repeated_random_tokens(model=model),
     "probes.repeated_sequences": lambda model, batch: probes.repeated_sequences(model=model),
     "probes.series_batch": lambda model, batch: probes.series_batch(model, SERIES),
-    "probes.token_values": lambda model, batch: probes.token_values(model, torch.tensor([1, 2])),
-    "circuits.ablation_curve": lambda model, batch: circuits.ablation_curve(
-        model, scores(), batch, counts=(1,), controls=1, progress=False
-    ),
     "circuits.attribution_by_position": lambda model, batch: circuits.attribution_by_position(model, batch),
     "circuits.attribution_by_position, target": lambda model, batch: circuits.attribution_by_position(
         model, batch, target=5
@@ -114,9 +128,7 @@ NEED_TOKENS: dict[str, Call] = {
         model, SERIES, {"one": heads()}, progress=False
     ),
     "circuits.gradients": lambda model, batch: circuits.gradients(model, batch, METRIC, "decoder.cross.*.z"),
-    "circuits.head_effects": lambda model, batch: circuits.head_effects(model, batch, progress=False),
     "circuits.head_summary": lambda model, batch: circuits.head_summary(model),
-    "circuits.layer_effects": lambda model, batch: circuits.layer_effects(model, batch, progress=False),
     "circuits.logit_lens": lambda model, batch: circuits.logit_lens(model, batch),
     "circuits.mosaic_effects": lambda model, batch: circuits.mosaic_effects(model, batch, heads(), progress=False),
     "circuits.patch_edges": lambda model, batch: circuits.patch_edges(
@@ -132,7 +144,6 @@ NEED_TOKENS: dict[str, Call] = {
     "circuits.prune": lambda model, batch: circuits.prune(
         model, circuits.Circuit([EDGE]), batch, batch, METRIC, edges=1, progress=False
     ),
-    "circuits.self_repair": lambda model, batch: circuits.self_repair(model, batch, heads(), progress=False),
     "circuits.token_circuit": lambda model, batch: circuits.token_circuit(
         circuits.qk_circuit(model, "encoder.self.0.0")
     ),
@@ -180,12 +191,20 @@ def test_what_works(name: str) -> None:
     WORK[name](bolt(), values())
 
 
+OF_THE_WEIGHTS = ("position_bias", "composition", "largest", "_circuit", "repeated_random", "random_controls")
+
+
+@pytest.mark.parametrize("name", [name for name in WORK if not any(word in name for word in OF_THE_WEIGHTS)])
+def test_what_works_takes_no_tokens(name: str) -> None:
+    with pytest.raises(interp.errors.MissingCapability, match=r"^tiny-bolt has no tokens"):
+        WORK[name](bolt(), tokens())
+
+
 @pytest.mark.parametrize("name", NEED_TOKENS)
 def test_what_needs_tokens_says_what_to_use_instead(name: str) -> None:
     for batch in (values(), tokens()):
-        with pytest.raises(
-            interp.errors.MissingCapability, match=r"^(tiny-bolt|a batch of values) has no tokens.*Batch\.from_series"
-        ):
+        said = r"^(tiny-bolt|a batch of values) has no tokens.*Batch\.from_series.*repeated_random_patches.*metrics"
+        with pytest.raises(interp.errors.MissingCapability, match=said):
             NEED_TOKENS[name](bolt(), batch)
 
 

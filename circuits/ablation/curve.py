@@ -6,7 +6,7 @@ rows and the same measurement on control heads.
 Source: Crosbie & Shutova 2024 (the strongest heads against random heads of the same layers).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ import pandas as pd
 from circuits.ablation.forecast_effects import ForecastEffects, controlled_forecasts
 from circuits.ablation.head_sets import set_outcomes
 from circuits.controls import Controls, columns_of_controls, random_controls, strongest
-from circuits.measurement import described
+from circuits.measurement import described, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
 from interp.arguments import checked
@@ -32,7 +32,6 @@ from interp.results.result import Floats, Result
 from interp.results.statistics import interval, proportion_change_interval, proportion_interval
 from interp.validate import whole
 from probes.induction.mosaic import THRESHOLD, Mosaic
-from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 FIELDS_BEFORE = {"log_prob": "effect", "control_log_prob": "control_effect", "clean_log_prob": "clean_value"}
 """What files of version 0.6 call the fields."""
@@ -154,18 +153,21 @@ def check_digest(model: Model, scores: Mosaic | HeadScores) -> None:
         )
 
 
-def check_fresh(scores: Mosaic | HeadScores, tokens: RepeatedTokens) -> None:
-    """Check that heads are not measured on the very tokens they were chosen on.
+def check_fresh(scores: Mosaic | HeadScores, stimulus: Mapping[str, Any]) -> None:
+    """Check that heads are not measured on the very rows they were chosen on.
+
+    Args:
+        stimulus: the parameters of what they are measured on.
 
     Raises:
         InvalidInput: the same seed.
     """
     # The generator gives the same first rows for a seed, whatever else is asked for.
     chosen = scores.provenance.get("stimulus", {})
-    if "seed" in chosen and chosen["seed"] == tokens.parameters["seed"]:
+    if "seed" in chosen and chosen["seed"] == stimulus["seed"]:
         raise InvalidInput(
-            f"the heads were chosen on these very tokens (seed {tokens.parameters['seed']}): measure on others, as "
-            "probes.repeated_random_tokens(seed=...) with another seed."
+            f"the heads were chosen on these very {stimulus['name'].split('_')[-1]} (seed {stimulus['seed']}): measure "
+            f"on others, as probes.{stimulus['name']}(seed=...) with another seed."
         )
 
 
@@ -193,8 +195,8 @@ def ablation_curve(
 
     Args:
         scores: a mosaic, or any head scores, by which heads are ranked.
-        batch: fresh repeated random tokens, other than those the scores are from.
-        metric: what `effect` is a change of; by default the continuation's log-probability.
+        batch: fresh repeated random tokens or patches, other than those the scores are from.
+        metric: what `effect` is a change of; by default the continuation's log-probability, or pinball loss in patches.
         counts: how many heads: whole numbers, or shares of all heads as `"3%"`.
         controls: random sets for each k; all distinct ones where there are fewer.
         method: `zero`, `mean` or `resample`.
@@ -220,16 +222,17 @@ def ablation_curve(
 
     Source: Crosbie & Shutova 2024.
     """
-    tokens = stimulus_of(batch, "ablation_curve")
+    tokens = stimulus_for(model, batch, None, "ablation_curve")
     if series is not None and method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
     if series is not None:
         model.require("series")
+        model.require("tokens")
         read_series(series)
     whole("controls", controls, 0)
     whole("seed", seed, 0)
     check_digest(model, scores)
-    check_fresh(scores, tokens)
+    check_fresh(scores, stimulus_source(tokens))
     ranked = scores.either if isinstance(scores, Mosaic) else scores
     chosen = strongest(ranked, counts, ascending=ascending)
     largest = chosen[max(chosen)]
@@ -258,7 +261,7 @@ def ablation_curve(
                 reason=drawn[k].reason,
             )
         )
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source = provenance(model, **stimulus_source(tokens))
     source |= described(continuation_metrics(model, tokens, metric)["effect"])
     source |= method_source(
         method, reference, ranked_by=ranked.name, ascending=ascending, threshold=threshold, seed=seed

@@ -12,6 +12,7 @@ Source: total effects, as Heimersheim & Nanda 2024; Benjamini & Hochberg 1995.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuits.measurement import at_query, described
+from circuits.measurement import at_query, described, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
 from interp.arguments import checked
@@ -40,7 +41,6 @@ from interp.results.statistics import (
     p_values,
     q_values,
 )
-from probes.stimuli.repeated_tokens import stimulus_of
 
 MEMORY = 2**28
 """Memory limit in bytes for the variants of one run, by default."""
@@ -88,9 +88,14 @@ class HeadEffects(HeadScores):
 
     @property
     def control(self) -> HeadScores:
-        """The change in the log-probability of the row's other tokens: damage at large."""
-        unit = "change in log-probability (nats)"
+        """The change in the log-probability of the row's other tokens, or loss of other patches: damage at large."""
+        unit = "change in log-probability (nats)" if self._of_tokens else "change in pinball loss (deviations)"
         return HeadScores("control", self.site, self.control_rows.mean(-1), None, unit, self.provenance)
+
+    @property
+    def _of_tokens(self) -> bool:
+        name = self.provenance.get("stimulus", {}).get("name")
+        return name not in ("values", "repeated_random_patches")
 
     @property
     def helpful(self) -> HeadScores:
@@ -164,9 +169,9 @@ def head_effects(
 
     Args:
         model: a model without edits in force. In bfloat16 effects are off by about 2e-3.
-        batch: repeated random tokens.
+        batch: repeated random tokens or patches; of a model of patches any batch, with a metric.
         kind: whose heads; by default the attention that reads the past: cross-attention, or a lone decoder's own.
-        metric: the metric at the query; by default the continuation's log-probability.
+        metric: the metric at the query; by default the continuation's log-probability, or pinball loss in patches.
         method: `zero`, `mean` or `resample`.
         reference: the batches from which means and resamples are taken.
         by_position: take means at each position by itself.
@@ -174,7 +179,8 @@ def head_effects(
     Returns:
         The change of the metric at the query, the last decoder token, edited minus clean, mean over rows. By default
         it is in nats, and negative where the head helps. The control is the change in the log-probability of the row's
-        other tokens at the same position.
+        other tokens at the same position. Of patches both are pinball losses, positive where the head helps; a batch
+        that does not know its continuation has no control (NaN).
 
     Raises:
         InvalidInput: a batch that does not know its continuation, edits in force, a reference that
@@ -185,7 +191,7 @@ def head_effects(
     """
     stack, of = model.family.context if kind is None else model.kind(kind)
     kind = f"{stack}.{of}"
-    tokens = stimulus_of(batch, "head_effects")
+    tokens = stimulus_for(model, batch, metric, "head_effects")
     check_unhooked(model, "head_effects")
     check_dtype(model)
     middle = "resid_mid_cross" if of == "cross" else "resid_mid"
@@ -194,11 +200,11 @@ def head_effects(
     z = {at: cache[f"{at}.z"] for at in layers}
     replaced = ablated_z(model, z, Run.of(tokens), method, reference, by_position)
     metrics = continuation_metrics(model, tokens, metric)
-    pair = metrics["effect"], metrics["control"]
+    pair = [metrics[name] for name in ("effect", "control") if name in metrics]
     clean = at_query(model, cache["decoder.ln_final"][:, tokens.query], tokens, pair)
 
     size = max(1, memory // variant_bytes(model, tokens, stack))
-    rows = [np.zeros((len(layers), model.n_heads, len(tokens))) for _ in range(2)]
+    rows = [np.full((len(layers), model.n_heads, len(tokens)), np.nan) for _ in range(2)]
     bar = tqdm(total=len(layers) * model.n_heads, disable=not progress, desc=f"ablate {kind}", unit="head", leave=False)
     for at in layers:
         changes = head_outputs(model, at, replaced[at] - z[at]).transpose(1, 2)
@@ -211,21 +217,22 @@ def head_effects(
                 else decode_each(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer), tokens.query)
             )
             after = at_query(model, ln_final[:, :, 0], tokens, pair)
-            for effects, edited, plain in zip(rows, after, clean, strict=True):
+            for effects, edited, plain in zip(rows, after, clean, strict=False):
                 effects[at.layer, heads] = (edited - plain[:, None]).T
             bar.update(change.shape[1])
     bar.close()
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters) | described(metrics["effect"])
+    source = provenance(model, **stimulus_source(tokens)) | described(metrics["effect"])
     source |= method_source(method, reference, by_position=by_position)
     return HeadEffects.of(kind, rows[0], rows[1], source)
 
 
 def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:
-    """Estimate the bytes of one variant: its widest tensors, twice, and its logits."""
-    rows, queries = batch.ids(stack).shape
-    keys = batch.input_ids.shape[1] or queries
+    """Estimate the bytes of one variant: its widest tensors, twice, and what it puts out."""
+    rows, queries = batch.mask(stack).shape
+    keys = batch.length("encoder") or queries
     width = max(model.d_mlp, 4 * model.d_model, model.n_heads * model.d_head) + model.n_heads * keys
-    return rows * (2 * queries * width + 2 * model.d_vocab) * torch.finfo(model.dtype).bits // 8
+    outputs = prod(model.shape_at("quantiles" if model.gives_quantiles else "tokens"))
+    return rows * (2 * queries * width + 2 * outputs) * torch.finfo(model.dtype).bits // 8
 
 
 def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:

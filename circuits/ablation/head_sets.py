@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import MEMORY, variant_bytes
-from circuits.measurement import at_query
+from circuits.measurement import at_query, stimulus_for
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked, edited
@@ -21,9 +21,9 @@ from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablated_z, ablations
 from interp.editing.running import Run
 from interp.editing.variants import clean_run, decode, variant_heads
+from interp.models.weights.layers import decoder_ids
 from interp.names import AttentionLayer, Head
 from interp.results.result import Floats
-from probes.stimuli.repeated_tokens import stimulus_of
 
 Set = Sequence[Address]
 
@@ -43,24 +43,27 @@ def set_outcomes(
     """Measure the prediction at the query with each set ablated; an empty set is the unedited model.
 
     Args:
-        batch: what `probes.repeated_random_tokens` made.
+        batch: what `probes.repeated_random_tokens` or `probes.repeated_random_patches` made; of a model of patches any
+            batch, with a metric.
         sets: heads, attention layers or sites.
 
     Returns:
         By name `[set, row]`: `effect`, the metric (by default the continuation's log-probability); `control`, the
-        log-probability of the row's other tokens; and `accuracy`, 1 where the continuation is the likeliest token.
+        log-probability of the row's other tokens; and `accuracy`, 1 where the continuation is the likeliest token. Of
+        patches see `continuation_metrics`; what a batch does not know is NaN.
 
     Raises:
         InvalidInput: as `head_effects`.
     """
-    tokens = stimulus_of(batch, "this experiment")
+    tokens = stimulus_for(model, batch, metric, "this experiment")
     check_unhooked(model, "this experiment")
     metrics = continuation_metrics(model, tokens, metric)
-    values = {name: np.full((len(sets), len(tokens)), np.nan) for name in metrics}
+    values = {name: np.full((len(sets), len(tokens)), np.nan) for name in ("effect", "control", "accuracy")}
 
     def measure(part: list[int], ln_final: Tensor) -> None:
         """Fill in the values of some sets from the last norm at the query, `[row, set, d_model]`."""
-        for name, numbers in zip(metrics, at_query(model, ln_final, tokens, list(metrics.values())), strict=True):
+        measured = at_query(model, ln_final, tokens, list(metrics.values()))
+        for name, numbers in zip(metrics, measured, strict=True):
             values[name][part] = numbers.T
 
     folded = [i for i, members in enumerate(sets) if all(in_decoder_attention(m) for m in members)]
@@ -76,7 +79,7 @@ def set_outcomes(
         for start in range(0, len(folded), size):
             part = folded[start : start + size]
             keep = kept_heads(model, [sets[i] for i in part], touched)
-            ids = tokens.decoder_input_ids[:, None].expand(-1, len(part), -1)
+            ids = decoder_ids(model, tokens)[:, None].expand(-1, len(part), -1)
             with variant_heads(model, keep, fill):
                 ln_final = decode(model, context, ids)
             measure(part, ln_final[:, :, tokens.query])

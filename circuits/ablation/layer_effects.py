@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from circuits.ablation.head_sets import set_outcomes
-from circuits.measurement import described
+from circuits.measurement import described, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
 from interp.arguments import checked
@@ -16,7 +16,6 @@ from interp.results.by_head import provenance
 from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
-from probes.stimuli.repeated_tokens import stimulus_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,8 +74,8 @@ def layer_effects(
     """Ablate whole attention layers and MLPs, one at a time.
 
     Args:
-        batch: repeated random tokens.
-        metric: the metric at the query; by default the continuation's log-probability.
+        batch: repeated random tokens or patches; of a model of patches any batch, with a metric.
+        metric: the metric at the query; by default the continuation's log-probability, or pinball loss in patches.
         method: `zero`, `mean` or `resample`.
         reference: the batches from which means and resamples are taken.
 
@@ -87,11 +86,11 @@ def layer_effects(
     Raises:
         InvalidInput: as `head_effects`.
     """
-    tokens = stimulus_of(batch, "layer_effects")
+    tokens = stimulus_for(model, batch, metric, "layer_effects")
     places = [*model.layers(), *model.sites("*.*.mlp_out")]
     sets = [[], *([place] for place in places)]
     values = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
     rows, control_rows = (values[name][1:] - values[name][0] for name in ("effect", "control"))
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source = provenance(model, **stimulus_source(tokens))
     source |= described(continuation_metrics(model, tokens, metric)["effect"]) | method_source(method, reference)
     return LayerEffects(tuple(str(place) for place in places), rows, control_rows, source)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from circuits.ablation.head_sets import set_outcomes
-from circuits.measurement import at_query, described
+from circuits.measurement import Stimulus, at_query, described, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model, capture
 from interp.arguments import checked
@@ -29,7 +29,6 @@ from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
-from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,9 +89,9 @@ def self_repair(
     """Split the effect of each head into its direct part and what later layers repair, and measure restoring it.
 
     Args:
-        batch: repeated random tokens.
+        batch: repeated random tokens or patches; of a model of patches any batch, with a metric.
         heads: decoder heads that may stand in for each other.
-        metric: the metric at the query; by default the continuation's log-probability.
+        metric: the metric at the query; by default the continuation's log-probability, or pinball loss in patches.
         method: `zero`, `mean` or `resample`.
         reference: the batches from which means and resamples are taken.
         controls: at most how many other heads of the same layers are measured beside them.
@@ -110,7 +109,7 @@ def self_repair(
 
     Source: McGrath et al. 2023; Rushing & Nanda 2024.
     """
-    tokens = stimulus_of(batch, "self_repair")
+    tokens = stimulus_for(model, batch, metric, "self_repair")
     chosen = as_heads(model, heads)
     whole("controls", controls, 0)
     whole("seed", seed, 0)
@@ -133,7 +132,7 @@ def self_repair(
     restored = values[2 + n :] - values[1]
     restored[len(chosen) :] *= -1
     direct = _direct(model, tokens, measured_heads, metric, method, reference)
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source = provenance(model, **stimulus_source(tokens))
     source |= described(metric) | method_source(method, reference, seed=seed)
     return SelfRepair(tuple(chosen), tuple(others), total, direct, restored, values[1] - values[0], source)
 
@@ -144,7 +143,7 @@ def _neighbours(model: Model, head: Head) -> list[Head]:
 
 def _direct(
     model: Model,
-    tokens: RepeatedTokens,
+    tokens: Stimulus,
     heads: Sequence[Head],
     metric: Metric,
     method: Method,

@@ -71,7 +71,7 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
         inputs = {name: x.clone() if isinstance(x, Tensor) else x for name, x in arguments.items()}
         read = trace(model, inputs, list(dict.fromkeys(map(_whole, points.values()))), _followed)
         raw, end = [read[_whole(points[site])] for site in wanted], read[points[logits]]
-        values = measured(metric, end, batch)
+        values = measured(model, metric, end, batch)
         derivatives: tuple[Tensor | None, ...] = (None,)
         if values.requires_grad:
             derivatives = cast(Any, torch.autograd.grad(values.sum(), [end, *raw], allow_unused=True))

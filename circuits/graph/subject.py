@@ -51,7 +51,7 @@ class Subject:
         with torch.no_grad():
             graph = Graph.of(model)
             here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
-            values = [measured(metric, cache[LOGITS], clean) for cache in (here, there)]
+            values = [measured(model, metric, cache[LOGITS], clean) for cache in (here, there)]
             check_moves(metric, *values)
             other = gathered(model, there).standing_in(corrupt, how)
             return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(to_numpy, values))
@@ -63,7 +63,7 @@ class Subject:
         bar = tqdm(total=len(off), disable=not progress, desc=what, unit="run", leave=False)
         for part in chunks(self.model, self.clean, len(off), memory):
             logits = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
-            values += [to_numpy(measured(self.metric, variant, self.clean)) for variant in logits]
+            values += [to_numpy(measured(self.model, self.metric, variant, self.clean)) for variant in logits]
             bar.update(len(logits))
         bar.close()
         return np.stack(values)

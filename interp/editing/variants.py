@@ -26,7 +26,16 @@ from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
 from interp.models.checks.states import evaluating
 from interp.models.model import Model
-from interp.models.weights.layers import attend, causal, distance_bias, embed, feed_forward, last_norm, padding
+from interp.models.weights.layers import (
+    attend,
+    causal,
+    decoder_ids,
+    distance_bias,
+    embed,
+    feed_forward,
+    last_norm,
+    padding,
+)
 from interp.names import AttentionLayer, Site
 
 
@@ -95,11 +104,10 @@ def encode(model: Model, batch: Batch) -> Context:
         InvalidInput: a model in float16.
     """
     check_dtype(model)
-    inputs = model.inputs(batch)
+    model.check(batch)
     if not model.has_encoder:
         return Context.alone(batch.decoder_attention_mask)
-    hidden = model.module.encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])[0]
-    return Context.of(hidden, batch.attention_mask)
+    return Context.of(capture(model, batch, "encoder.ln_final")["encoder.ln_final"], batch.attention_mask)
 
 
 @torch.no_grad()
@@ -174,7 +182,7 @@ def decode_each(
         `decoder.ln_final` of the variants.
     """
     rows, variants = hidden.shape[:2]
-    ids = batch.decoder_input_ids.repeat_interleave(variants, 0)[:, None]
+    ids = decoder_ids(model, batch).repeat_interleave(variants, 0)[:, None]
     context = Context.of(hidden.flatten(0, 1), batch.attention_mask.repeat_interleave(variants, 0))
     return resume(model, context, embed(model, ids), only=only).reshape(rows, variants, -1, model.d_model)
 

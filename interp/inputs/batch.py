@@ -259,12 +259,17 @@ class ValueBatch(Batch):
         put("decoder_attention_mask", torch.ones(len(values), 1, dtype=torch.long))
 
     def __repr__(self) -> str:
-        return f"ValueBatch({len(self)} series of {self.values.shape[1]} steps: {self.patching})"
+        return f"{type(self).__name__}({len(self)} series of {self.values.shape[1]} steps: {self.patching})"
 
     @property
     def has_tokens(self) -> bool:
         """Whether it is of tokens, and not of values."""
         return False
+
+    @property
+    def query(self) -> int:
+        """The position of the decoder that makes the forecast, its only one."""
+        return 0
 
     @property
     def input_ids(self) -> NoReturn:  # type: ignore[override]

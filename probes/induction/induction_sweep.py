@@ -15,7 +15,7 @@ from interp.errors import InvalidInput, nearest
 from interp.sweeps import Sweep, sweep
 from interp.sweeps.grid import axis_values
 from interp.validate import whole
-from probes.induction.mosaic import induction_mosaic
+from probes.induction.induction_mosaic import induction_mosaic
 from probes.stimuli.repeated_tokens import repeated_random_tokens
 
 VARIED = {"repetitions": "repetitions", "sequence_length": "sequence_lengths", "seed": "seeds"}
@@ -107,6 +107,7 @@ def _check_stimulus(grid: dict[str, Any], stimulus: dict[str, Any]) -> None:
 
 def induction_rows(model: Model, **stimulus: Any) -> pd.DataFrame:
     """Run the mosaic of one model on one stimulus: a row a head, with the columns of `induction_sweep`."""
+    model.require("tokens")
     mosaic = induction_mosaic(model, **stimulus)
     current, right = mosaic.current_by_occurrence, mosaic.right_by_occurrence
     assert current is not None

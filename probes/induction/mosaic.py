@@ -5,25 +5,18 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from interp import Batch, Model, capture
-from interp.arguments import checked
 from interp.errors import InvalidInput
-from interp.models.model import as_model
-from interp.names import Stack
-from interp.results.by_head import HeadScores, ScoredHead, over_rows, provenance
+from interp.results.by_head import HeadScores, ScoredHead
 from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen
 from interp.validate import whole
-from probes.stimuli.repeated_tokens import RepeatedTokens, context_site, repeated_random_tokens, stimulus_of
 
 THRESHOLD = 0.3
 """The score from which a head counts as an induction head, as published."""
 
-SITES = ("decoder.cross", "decoder.self")
-"""The attention that reads the past: with an encoder, and without."""
+SITES = ("decoder.cross", "decoder.self", "encoder.self")
+"""The attention that reads the past: with an encoder, without, and of a model of patches in the encoder too."""
 
 KINDS = ("current_token", "token_to_right")
 
@@ -72,20 +65,21 @@ class Comparison:
 class Mosaic(Result):
     """The scores of all heads that read the past on repeated random tokens.
 
-    They are the `decoder.cross` heads of an encoder-decoder, or the `decoder.self` heads of a decoder alone.
+    They are the `decoder.cross` heads of an encoder-decoder, or the `decoder.self` heads of a decoder alone. On
+    repeated random patches a token is a patch, and `eos` is [REG]; there are mosaics of `encoder.self` too.
 
     Attributes:
         current_token: attention to the query token's last earlier occurrence.
         token_to_right: attention to the position after it.
         n_tokens: number of tokens that the query sees, with EOS or, in a decoder alone, itself: chance is
             `1 / n_tokens`.
-        eos: attention to EOS; None without an encoder or EOS, and for published mosaics.
+        eos: attention to EOS or [REG]; None without either, and for published mosaics.
         occurrence_sum: attention to all earlier occurrences of the query's token, added; None for published mosaics.
         current_by_occurrence: attention to each earlier occurrence, `[layer, head, occurrence]`,
             occurrence 0 being the last; None for published mosaics.
         right_by_occurrence: the same one position to the right.
         bin_errors: |predicted - continuation| in bins for each row, NaN where a special token is predicted; None for
-            published mosaics.
+            patches and published mosaics.
         provenance: the model, its weights' digest, the stimulus, versions.
 
     Source: "Hunting for Induction Heads in Amazon's Chronos", part 2.
@@ -128,7 +122,7 @@ class Mosaic(Result):
 
     @property
     def site(self) -> str:
-        """The kind of attention: `decoder.cross`, or `decoder.self` without an encoder."""
+        """The kind of attention, such as `decoder.cross`, or `decoder.self` without an encoder."""
         return self.current_token.site
 
     @property
@@ -150,7 +144,7 @@ class Mosaic(Result):
         )
 
     def accuracy(self, within: int = 0) -> float:
-        """Return the share of rows whose continuation is predicted at most `within` bins off; NaN if published."""
+        """Return the share of rows whose continuation is predicted at most `within` bins off; NaN if not known."""
         return float("nan") if self.bin_errors is None else float((self.bin_errors <= within).mean())
 
     def heads(self, threshold: float = THRESHOLD) -> tuple[ScoredHead, ...]:
@@ -237,87 +231,3 @@ def _ravel(values: Floats | None, like: Floats) -> Floats:
 def _spearman(a: Floats, b: Floats) -> float:
     first, second = (pd.Series(x.ravel()).rank().to_numpy() for x in (a, b))
     return float(np.corrcoef(first, second)[0, 1])
-
-
-@checked
-def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) -> Mosaic:
-    """Score all heads that read the past on repeated random tokens.
-
-    Args:
-        model: the model. Its family says which heads: `decoder.cross`, or `decoder.self` without an encoder.
-        batch: what `repeated_random_tokens` made; or
-        stimulus: its parameters, such as `sequence_length=10, repetitions=2, seed=0`; `encoder` is the model's.
-
-    Returns:
-        The mosaic, with standard errors over the rows of the batch.
-
-    Raises:
-        InvalidInput: a batch that does not know its query and occurrences, rows of different numbers of tokens, or
-            both a batch and parameters.
-
-    Source: the published procedure; scores are read at the positions of the stimulus' formula.
-    """
-    if batch is not None and stimulus:
-        raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
-    as_model(model).require("tokens")
-    has_encoder = model.has_encoder
-    tokens = repeated_random_tokens(model=model, **stimulus) if batch is None else batch
-    if not isinstance(tokens, RepeatedTokens):
-        raise InvalidInput(
-            "this batch does not know where its tokens repeat: make it with probes.repeated_random_tokens(...)."
-        )
-    stimulus_of(tokens, "induction_mosaic").check_occurrences()
-    site = context_site(model)
-    cache = capture(model, tokens, [f"{site}.*.pattern", "decoder.ln_final"])
-    patterns = [cache[f"{layer}.pattern"] for layer in model.layers(site)]
-    # Sums over occurrences are not to be rounded to bfloat16.
-    paid = torch.stack([pattern[:, :, tokens.query] for pattern in patterns]).float()
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
-
-    stack: Stack = "encoder" if has_encoder else "decoder"
-    shown = tokens.mask(stack)[:, : None if has_encoder else tokens.query + 1]
-    counts = sorted(set(shown.sum(1).tolist()))
-    if len(counts) > 1:
-        raise InvalidInput(
-            f"the rows hold {counts[0]} to {counts[-1]} tokens to look at, the rest is padding: chance is then another "
-            "one in each. Pad all rows alike."
-        )
-    end = _ends(model, tokens)
-    last = tokens.occurrences[-1]
-    earlier = list(reversed(tokens.occurrences))
-    return Mosaic(
-        current_token=over_rows("current_token", site, paid[..., last], source),
-        token_to_right=over_rows("token_to_right", site, paid[..., last + 1], source),
-        n_tokens=int(counts[0]),
-        eos=None if end is None else over_rows("eos", site, paid[:, range(len(tokens)), :, end].movedim(0, 1), source),
-        occurrence_sum=over_rows("occurrence_sum", site, paid[..., earlier].sum(-1), source),
-        current_by_occurrence=_mean(paid[..., earlier]),
-        right_by_occurrence=_mean(paid[..., [position + 1 for position in earlier]]),
-        bin_errors=_bin_errors(model, cache["decoder.ln_final"][:, tokens.query], tokens.continuation),
-        provenance=source,
-    )
-
-
-def _mean(paid: Tensor) -> Floats:
-    """Return the mean over the batch, which is axis 1 of `[layer, batch, head, ...]`."""
-    return paid.cpu().double().mean(1).numpy()
-
-
-@torch.no_grad()
-def _bin_errors(model: Model, ln_final: Tensor, continuation: Tensor) -> Floats:
-    # NumPy's argmax is several times faster than torch's over a vocabulary on a CPU.
-    guess = model.unembed(ln_final).float().cpu().numpy().argmax(-1)
-    errors = np.abs(guess - continuation.numpy()).astype(np.float64)
-    # A special token is no number of bins away, however near its id.
-    if model.tokens_are_values:
-        errors[~model.vocabulary.are_values(torch.from_numpy(guess)).numpy()] = np.nan
-    return errors
-
-
-def _ends(model: Model, tokens: RepeatedTokens) -> Tensor | None:
-    """Return where each row of the encoder's tokens ends with EOS, `[row]`; None where one does not."""
-    eos = model.vocabulary.eos if tokens.has_encoder else None
-    if eos is None:
-        return None
-    end = tokens.position(-1, "encoder")
-    return end if bool((tokens.input_ids[range(len(tokens)), end] == eos).all()) else None

@@ -29,8 +29,9 @@ from interp.results.statistics import ratio_interval
 from interp.sweeps import sweep
 from interp.sweeps.grid import axis_values
 from interp.validate import number, whole
+from probes.induction.induction_mosaic import induction_mosaic
 from probes.induction.induction_sweep import induction_rows
-from probes.induction.mosaic import THRESHOLD, induction_mosaic
+from probes.induction.mosaic import THRESHOLD
 from probes.questions.by_seed import Table, mean_with_interval, seeds_of
 from probes.stimuli.repeated_tokens import repeated_random_tokens
 

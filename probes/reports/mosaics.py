@@ -11,7 +11,8 @@ from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import heads_of, label, short, unique
 from interp.results.frame import Frame
 from probes import plots
-from probes.induction.mosaic import THRESHOLD, Mosaic, induction_mosaic
+from probes.induction.induction_mosaic import induction_mosaic
+from probes.induction.mosaic import THRESHOLD, Mosaic
 
 
 @checked

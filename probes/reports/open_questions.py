@@ -11,8 +11,8 @@ from interp.output.command import whole_numbers
 from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import unique
 from probes import plots
+from probes.induction.induction_mosaic import induction_mosaic
 from probes.induction.induction_sweep import induction_sweep
-from probes.induction.mosaic import induction_mosaic
 from probes.questions.agreement import agreement, multisine_scores
 from probes.questions.by_seed import seeds_of
 from probes.questions.claims import check_claims

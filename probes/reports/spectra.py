@@ -11,7 +11,8 @@ from interp.output.command import decimals
 from interp.output.report import Report, Section, as_text, file_name
 from interp.output.style import heads_of, short, unique
 from probes import plots
-from probes.induction.mosaic import Mosaic, induction_mosaic
+from probes.induction.induction_mosaic import induction_mosaic
+from probes.induction.mosaic import Mosaic
 from probes.periodic.context_attention import attention_spectrum
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum

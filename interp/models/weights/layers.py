@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.inputs.batch import Batch
 from interp.inputs.forward_arguments import cache_name
 from interp.inputs.masks import positions_of
 from interp.models.model import Model
@@ -100,6 +101,13 @@ def feed_forward(model: Model, stack: Stack, layer: int, x: Float[Tensor, "*row 
 def last_norm(model: Model, stack: Stack, x: Float[Tensor, "*row d_model"]) -> Tensor:
     """Apply a stack's last norm to its residual stream."""
     return model.module.get_submodule(model.family.stack_points[stack, "ln_final"][0])(x)
+
+
+def decoder_ids(model: Model, batch: Batch) -> Int[Tensor, "row pos"]:
+    """Return what the decoder reads on a batch: its tokens, or the start token where the encoder reads values."""
+    if batch.has_tokens:
+        return batch.decoder_input_ids
+    return torch.full((len(batch), 1), int(model.config.decoder_start_token_id))
 
 
 def embed(

@@ -1,0 +1,137 @@
+"""Ablation on patches: the folded runs are edited forwards, and measure what they say."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import circuits
+import interp
+import probes
+from circuits.measurement import measured
+from circuits.metrics import distance_to, median, pinball
+from interp import Batch, capture
+from interp.errors import InvalidInput
+from probes.stimuli.repeated_patches import RepeatedPatches
+from tests.conftest import tiny_bolt, values_with_gaps
+from tests.tolerance import FORWARD, close
+
+
+@pytest.fixture(scope="module")
+def model() -> interp.Model:
+    return interp.wrap(tiny_bolt(), name="tiny-bolt")
+
+
+@pytest.fixture(scope="module")
+def patches(model: interp.Model) -> RepeatedPatches:
+    return probes.repeated_random_patches(model, batch_size=5, patches=4)
+
+
+def quantiles(model: interp.Model, batch: Batch) -> torch.Tensor:
+    return capture(model, batch, "decoder.quantiles")["decoder.quantiles"]
+
+
+HOW: list[dict[str, Any]] = [{}, {"method": "mean"}, {"method": "resample"}, {"method": "mean", "by_position": True}]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize("kind", ["encoder.self", "decoder.self", "decoder.cross"])
+def test_effects_are_those_of_edited_forwards(
+    model: interp.Model, patches: RepeatedPatches, kind: str, how: dict[str, Any]
+) -> None:
+    other = probes.repeated_random_patches(model, batch_size=5, patches=4, seed=1)
+    reference = {"reference": other} if how else {}
+    effects = circuits.head_effects(model, patches, kind, progress=False, **how, **reference)
+    metric = pinball(patches.continuation)
+    clean = measured(model, metric, quantiles(model, patches), patches)
+    for head in model.heads(kind):
+        with interp.ablate(model, str(head), **how, **reference):
+            after = measured(model, metric, quantiles(model, patches), patches)
+        own = effects.rows[head.layer, head.head]
+        close(own, (after - clean).double().numpy(), of=float(clean.max()), terms=4 * FORWARD)
+    assert effects.provenance["metric"] == "pinball"
+    assert effects.provenance["stimulus"]["name"] == "repeated_random_patches"
+    assert effects.sign == 1  # a loss: a head that helps raises it when it is gone
+    if kind == "decoder.self" and how:
+        assert float(np.abs(effects.values[0]).max()) == 0.0  # the same for every input
+
+
+def test_controls_of_patches(model: interp.Model, patches: RepeatedPatches) -> None:
+    """The loss against the row's other patches, and whether the median is nearest to the one that follows."""
+    effects = circuits.head_effects(model, patches, progress=False)
+    others = patches.alternatives[:, 1:]
+
+    def control() -> np.ndarray[Any, Any]:
+        read = quantiles(model, patches)
+        each = [measured(model, pinball(others[:, i]), read, patches).double().numpy() for i in range(others.shape[1])]
+        return np.mean(each, axis=0)
+
+    clean = control()
+    with interp.ablate(model, "decoder.cross.1.2"):
+        after = control()
+    close(effects.control_rows[1, 2], after - clean, of=float(clean.max()), terms=4 * FORWARD)
+    assert effects.control.unit == "change in pinball loss (deviations)"
+    assert len(effects.to_frame()) == 6
+    assert len(effects.discoveries(q=1.1)) == 6
+
+
+def spread(quantiles: torch.Tensor) -> torch.Tensor:
+    """A metric of one's own, in the series' units."""
+    return quantiles[:, 4, 0] - quantiles[:, 0, 0]
+
+
+def test_any_series_with_a_metric(model: interp.Model) -> None:
+    batch = Batch.from_series(model, values_with_gaps())
+    clean = quantiles(model, batch)
+    for metric in (median(slice(0, 4)), distance_to(clean[:, 2]), spread):
+        effects = circuits.head_effects(model, batch, "encoder.self", metric=metric, progress=False)
+        before = measured(model, metric, clean, batch)
+        with interp.ablate(model, "encoder.self.1.0"):
+            after = measured(model, metric, quantiles(model, batch), batch)
+        size = float(clean.abs().max())
+        close(effects.rows[1, 0], (after - before).double().numpy(), of=size, terms=4 * FORWARD)
+        assert np.isnan(effects.control_rows).all()
+        assert len(effects.to_frame()) == 9
+    for function in (circuits.head_effects, circuits.layer_effects):
+        with pytest.raises(InvalidInput, match=r"needs a metric, such as circuits\.metrics\.pinball"):
+            function(model, batch, progress=False)
+
+
+def test_layers_and_self_repair(model: interp.Model, patches: RepeatedPatches) -> None:
+    layers = circuits.layer_effects(model, patches, progress=False)
+    metric = pinball(patches.continuation)
+    clean = measured(model, metric, quantiles(model, patches), patches)
+    for place in ("encoder.self.1", "decoder.cross.0", "encoder.2.mlp_out"):
+        with interp.ablate(model, place):
+            after = measured(model, metric, quantiles(model, patches), patches)
+        own = layers.rows[layers.layers.index(place)]
+        close(own, (after - clean).double().numpy(), of=float(clean.max()), terms=4 * FORWARD)
+    repair = circuits.self_repair(
+        model, patches, ["decoder.cross.1.0", "decoder.cross.0.1"], controls=1, progress=False
+    )
+    close(repair.total[0], circuits.head_effects(model, patches, progress=False).rows[1, 0], of=20.0, terms=4 * FORWARD)
+    assert repair.provenance["metric"] == "pinball"
+
+
+def test_a_curve(model: interp.Model, patches: RepeatedPatches) -> None:
+    mosaic = probes.induction_mosaic(model, patches)
+    fresh = probes.repeated_random_patches(model, batch_size=6, patches=4, seed=1)
+    curve = circuits.ablation_curve(
+        model, mosaic["reg"], fresh, counts=(1, 2), controls=2, threshold=2.0, progress=False
+    )
+    assert curve.provenance["metric"] == "pinball"
+    with interp.ablate(model, [str(head.address) for head in mosaic["reg"].either.heads()[:2]]):
+        read = quantiles(model, fresh)
+    after = measured(model, pinball(fresh.continuation), read, fresh)
+    before = measured(model, pinball(fresh.continuation), quantiles(model, fresh), fresh)
+    close(curve.points[1].effect, (after - before).double().numpy(), of=20.0, terms=4 * FORWARD)
+    nearest = (read[:, 2, None, :8] - fresh.alternatives).abs().mean(-1).argmin(1) == 0
+    assert curve.points[1].hit.tolist() == nearest.double().tolist()
+    with pytest.raises(InvalidInput, match="chosen on these very patches"):
+        circuits.ablation_curve(model, mosaic["reg"], patches, counts=(1,), progress=False)
+
+
+def test_values_for_a_model_of_tokens(pipeline: Any, patches: RepeatedPatches) -> None:
+    with pytest.raises(InvalidInput, match="reads tokens, and the batch is of values"):
+        circuits.head_effects(interp.wrap(pipeline), patches, progress=False)
