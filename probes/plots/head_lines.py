@@ -38,21 +38,32 @@ class Group:
     heads: tuple[Head, ...]
 
 
-def head_groups(spectrum: AttentionSpectrum, mosaic: Mosaic | None, threshold: float) -> list[Group]:
-    """Return the heads by layer or, with a mosaic, the others and then the induction heads by their stronger kind."""
+def head_groups(
+    spectrum: AttentionSpectrum, mosaic: Mosaic | None, threshold: float, among: Sequence[int] | None = None
+) -> list[Group]:
+    """Return the heads by layer or, with a mosaic, the others and then the induction heads by their stronger kind.
+
+    Args:
+        spectrum: whose heads they are.
+        mosaic: of the same model.
+        threshold: score from which a head is an induction head.
+        among: layers; all by default.
+    """
     stack, kind = parse_kind(spectrum.site)
     layers, count = spectrum.attention.shape[:2]
-    every = [[Head(stack, kind, layer, head) for head in range(count)] for layer in range(layers)]
+    chosen = range(layers) if among is None else among
+    every = [[Head(stack, kind, layer, head) for head in range(count)] for layer in chosen]
     if mosaic is None:
         # Of the scale's light end lines are not seen on white.
         shades: Any = sample_colorscale("Viridis", list(np.linspace(0, 0.8, layers)))
-        return [Group(f"layer {i}", shades[i], FAINT, tuple(heads)) for i, heads in enumerate(every)]
-    kinds = {scored.address: scored.kind for scored in mosaic.heads(number("threshold", threshold))}
+        return [Group(f"layer {i}", shades[i], FAINT, tuple(heads)) for i, heads in zip(chosen, every, strict=True)]
+    induction = mosaic.heads(number("threshold", threshold))
+    kinds = {scored.address: scored.kind for scored in induction if scored.address.layer in chosen}
     others = tuple(head for heads in every for head in heads if head not in kinds)
     groups = [Group(f"other heads ({len(others)})", OTHERS, FAINT, others)]
     for name in KINDS:
-        chosen = tuple(head for head, its in kinds.items() if its == name)
-        groups.append(Group(f"{label(name)} ({len(chosen)})", COLORS[name], ON_TOP, chosen))
+        own = tuple(head for head, its in kinds.items() if its == name)
+        groups.append(Group(f"{label(name)} ({len(own)})", COLORS[name], ON_TOP, own))
     return groups
 
 

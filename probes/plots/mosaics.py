@@ -116,64 +116,97 @@ def _each(mosaics: Sequence[Mosaic] | Mosaic) -> list[Mosaic]:
     return listed
 
 
+def _stimulus(results: Sequence[Mosaic]) -> str:
+    """Say in words which repetitions and lengths the random tokens had, each once."""
+    stimuli = [result.provenance.get("stimulus", {}) for result in results]
+
+    def every(name: str) -> str:
+        return ", ".join(str(value) for value in dict.fromkeys(stimulus.get(name, "?") for stimulus in stimuli))
+
+    return f"{every('repetitions')} repetitions, length {every('sequence_length')}"
+
+
 @checked
 def head_counts(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
-    """Draw the number and proportion of induction heads by model.
+    """Draw the published counts of induction heads by model, current and right stacked.
 
     Args:
         mosaics: one a model.
         threshold: from which score on a head counts.
 
     Returns:
-        Two panels of bars: numbers, and shares of all heads in percent.
+        Two panels of bars: numbers, and shares of all heads in percent. Over a bar stands the total, in which a head of
+        both kinds counts twice, as published; hovering says how many heads that is, each counted once.
     """
     results = _each(mosaics)
     names = unique([m.name for m in results])
-    figure = make_subplots(cols=2, subplot_titles=["number of heads", "share of all heads, %"])
-    for kind in (*KINDS, "either"):
-        numbers = [getattr(m.counts(threshold), kind) for m in results]
-        shares = [100 * m.counts(threshold).proportions[kind] for m in results]
-        for column, (y, form) in enumerate(((numbers, "%{y}"), (shares, "%{y:.0f}")), start=1):
+    counts = [m.counts(threshold) for m in results]
+    figure = make_subplots(cols=2, subplot_titles=["number of heads", "share of all heads"])
+    either = [f"{count.either} ({count.proportions['either']:.1%}) with each head counted once" for count in counts]
+    for column in (1, 2):
+        values = [
+            c.proportions if column == 2 else {name: getattr(c, name) for name in (*KINDS, "total")} for c in counts
+        ]
+        totals = [value["total"] for value in values]
+        top = max(totals) or (1 if column == 1 else 0.01)
+        form = "{:.1%}".format if column == 2 else str
+        for kind in KINDS:
+            heights = [value[kind] for value in values]
             bars = go.Bar(
                 x=names,
-                y=y,
+                y=heights,
                 name=label(kind),
                 legendgroup=kind,
                 showlegend=column == 1,
                 marker_color=COLORS[kind],
-                texttemplate=form,
-                textposition="outside",
-                cliponaxis=False,
+                # A lower bar has no place for its number, which hovering says.
+                text=[form(height) if height > 0.06 * top else "" for height in heights],
+                textposition="inside",
+                insidetextanchor="middle",
+                constraintext="none",
+                textangle=0,
+                customdata=[[form(height), note] for height, note in zip(heights, either, strict=True)],
+                hovertemplate="%{x}<br>%{fullData.name}: %{customdata[0]}<br>in all %{customdata[1]}<extra></extra>",
             )
             figure.add_trace(bars, row=1, col=column)
-    figure.update_yaxes(rangemode="tozero")
+        above = go.Scatter(
+            x=names, y=totals, text=[f"<b>{form(total)}</b>" for total in totals], mode="text",
+            textposition="top center", cliponaxis=False, showlegend=False, hoverinfo="skip",
+        )  # fmt: skip
+        figure.add_trace(above, row=1, col=column)
+        figure.update_yaxes(range=[0, 1.12 * top], col=column)
+    figure.update_yaxes(tickformat=".0%" if max(c.proportions["total"] for c in counts) > 0.05 else ".1%", col=2)
+    both = sum(c.total - c.either for c in counts)
     return styled(
         figure,
-        "Induction heads by model",
-        f"{heads_of(m.site for m in results)} with a score of at least {threshold:g}",
-        barmode="group",
+        f"Induction heads by model: {_stimulus(results)}",
+        f"{heads_of(m.site for m in results)} with a score of at least {threshold:g}"
+        + (f"; {both} of both kinds count twice" if both else ""),
+        barmode="stack",
+        bargap=0.25 if len(results) > 1 else 0.65,
         width=max(820, 260 * len(results)),
-        height=430,
+        height=450,
         legend={"orientation": "h", "y": -0.14, "x": 0},
     )
 
 
 @checked
 def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
-    """Draw where induction heads sit: relative layers (layer + 1) / n_layers by kind, as violins with points.
+    """Draw where induction heads sit: relative layers (layer + 1) / n_layers by kind, as halves of violins with points.
 
     Args:
         mosaics: one a model.
         threshold: from which score on a head counts.
 
     Returns:
-        The figure. Models without a head of a kind have no violin there.
+        The figure: current heads on the left, right heads on the right, with lines at the means. Models without a head
+        of a kind have no half there.
     """
     results = _each(mosaics)
     figure = go.Figure()
     names = unique([m.name for m in results])
     frames = [m.to_frame() for m in results]
-    for kind in KINDS:
+    for kind, side, place in zip(KINDS, ("negative", "positive"), (-0.35, 0.35), strict=True):
         parts = [frame[frame[kind] >= threshold] for frame in frames]
         x = [name for name, part in zip(names, parts, strict=True) for _ in range(len(part))]
         figure.add_trace(
@@ -184,23 +217,27 @@ def head_layers(mosaics: Sequence[Mosaic] | Mosaic, *, threshold: float = THRESH
                 name=label(kind),
                 legendgroup=kind,
                 scalegroup=kind,
-                line_color=COLORS[kind],
+                side=side,
+                meanline={"visible": True, "width": 2},
+                line={"color": COLORS[kind], "width": 1.2},
                 points="all",
-                pointpos=0,
-                jitter=0.35,
-                marker={"size": 7, "opacity": 0.75},
+                pointpos=place,
+                jitter=0.3,
+                width=0.85,
+                marker={"size": 6, "opacity": 0.75},
                 spanmode="hard",
-                hovertemplate="%{text}<br>relative layer %{y:.2f}<extra></extra>",
+                hovertemplate="%{text}<br>relative layer %{y:.1%}<extra></extra>",
                 hoveron="points",
             )
         )
-    figure.update_yaxes(title="relative layer", range=[0, 1.08])
-    figure.update_xaxes(categoryorder="array", categoryarray=names)
+    figure.update_yaxes(title="relative layer", range=[0, 1.05], tickformat=".0%")
+    figure.update_xaxes(categoryorder="array", categoryarray=names, range=[-0.5, len(names) - 0.5])
     return styled(
         figure,
-        "Layers of the induction heads",
-        f"(layer + 1) / layers of the decoder, heads with a score of at least {threshold:g}",
-        violinmode="group",
+        f"Layers of the induction heads: {_stimulus(results)}",
+        f"(layer + 1) / layers of the decoder, heads with a score of at least {threshold:g}; lines: means",
+        violinmode="overlay",
+        violingap=0,
         width=max(720, 240 * len(results)),
         height=450,
         legend={"orientation": "h", "y": -0.14, "x": 0},

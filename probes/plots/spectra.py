@@ -4,7 +4,7 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", parts 1 and 2, and th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, cast
 
@@ -225,58 +225,92 @@ def _layout(name: str, spectrum: AttentionSpectrum, attention: list[float], magn
 
 
 @checked
-def attention_over_series(spectrum: AttentionSpectrum, head: int | None = None) -> go.Figure:
-    """Draw a series, and over it the attention that one head of each decoder layer pays to it.
+def attention_over_series(
+    spectrum: AttentionSpectrum,
+    head: int | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    mosaic: Mosaic | None = None,
+    threshold: float = THRESHOLD,
+) -> go.Figure:
+    """Draw a series, and over it the attention that all heads of each layer pay to it.
 
     Args:
         spectrum: the attention.
-        head: index of the head in every layer; by default that of the highest attention of all.
+        head: draw one head of each layer instead, the one of this index.
+        layers: the layers to draw; all by default.
+        mosaic: of the same model; its induction heads are drawn on top, in the colour of their kind.
+        threshold: score from which a head is an induction head.
 
     Returns:
-        One row a layer over one time axis, each row's attention on a right axis of its own.
+        One row a layer over one time axis, with the attention on right axes: one scale from 0 for all heads, or each
+        row's own for a single head.
 
     Raises:
-        InvalidInput: no such head.
+        InvalidInput: no such head or layer, a layer twice, or a mosaic of another model.
     """
-    layers, heads, n = spectrum.attention.shape
-    if head is None:
-        head = int(np.unravel_index(spectrum.attention.argmax(), spectrum.attention.shape)[1])
-    if whole("head", head, 0) >= heads:
-        raise InvalidInput(f"head={head}: {spectrum.name} has heads 0-{heads - 1} in each layer.")
-    row_height = 120 if layers <= 8 else 96
+    shown = _chosen_layers(spectrum, layers, head)
+    check_mosaics([spectrum], [] if mosaic is None else [mosaic])
+    groups = head_groups(spectrum, mosaic, threshold, shown) if head is None else []
+    row_height = 120 if len(shown) <= 8 else 96
     figure = make_subplots(
-        rows=layers,
+        rows=len(shown),
         shared_xaxes=True,
-        specs=[[{"secondary_y": True}]] * layers,
-        subplot_titles=[f"{spectrum.site}.{layer}.{head}" for layer in range(layers)],
-        vertical_spacing=28 / (row_height * layers) if layers > 1 else 0,
+        specs=[[{"secondary_y": True}]] * len(shown),
+        subplot_titles=[f"{spectrum.site}.{layer}{'' if head is None else f'.{head}'}" for layer in shown],
+        vertical_spacing=28 / (row_height * len(shown)) if len(shown) > 1 else 0,
     )
     figure.update_annotations(x=0, xanchor="left", font_size=12)
     before = [trace for trace, row in _series_traces(spectrum) if row == 1]
-    for layer in range(layers):
-        one = Head(*parse_kind(spectrum.site), layer, head)
+    steps = range(spectrum.attention.shape[-1])
+    x, common = times(spectrum.series, steps), upward(spectrum.attention[shown], 0)
+    for row, layer in enumerate(shown, start=1):
         for trace in before:
-            figure.add_trace(go.Scatter(trace).update(showlegend=layer == 0), row=layer + 1, col=1)
-        paid = _attention_traces(spectrum, one)[0][0].update(showlegend=layer == 0)
-        figure.add_trace(paid, row=layer + 1, col=1, secondary_y=True)
-        scale = upward(spectrum.attention[layer, head])
-        figure.update_yaxes(range=scale, row=layer + 1, col=1, secondary_y=True)
-    for secondary, color in ((False, SERIES), (True, ATTENTION)):
-        shown: dict[str, Any] = {"tickfont": {"color": color, "size": 11}, "nticks": 4, "zeroline": False}
-        figure.update_yaxes(**shown, tickmode="auto", showgrid=not secondary, secondary_y=secondary)
+            figure.add_trace(go.Scatter(trace).update(showlegend=row == 1), row=row, col=1)
+        if head is None:
+            own = [replace(group, heads=tuple(h for h in group.heads if h.layer == layer)) for group in groups]
+            paid, scale = head_lines(x, spectrum.attention, own, "attention"), common
+        else:
+            one = Head(*parse_kind(spectrum.site), layer, head)
+            paid = [_attention_traces(spectrum, one)[0][0].update(showlegend=row == 1)]
+            scale = upward(spectrum.attention[layer, head])
+        for trace in paid:
+            figure.add_trace(trace, row=row, col=1, secondary_y=True)
+        figure.update_yaxes(range=scale, row=row, col=1, secondary_y=True)
+    # Without a mosaic a row's title says what its colour means.
+    for trace in legend_entries(groups) if mosaic is not None else []:
+        figure.add_trace(trace, row=1, col=1, secondary_y=True)
+    for secondary, color in ((False, SERIES), (True, SERIES if head is None else ATTENTION)):
+        ticks: dict[str, Any] = {"tickfont": {"color": color, "size": 11}, "nticks": 4, "zeroline": False}
+        ticks["title"] = {"text": "attention" if secondary else "series", "font": {"color": color, "size": 11}}
+        figure.update_yaxes(**ticks, tickmode="auto", showgrid=not secondary, secondary_y=secondary)
     figure.update_yaxes(range=_around([*spectrum.series.values, spectrum.prediction]), secondary_y=False)
     along = time_axis(spectrum.series, spectrum.next_step)
     figure.update_xaxes(range=along["range"], type=along["type"], zeroline=False)
-    figure.update_xaxes(title=along["title.text"], row=layers)
+    figure.update_xaxes(title=along["title.text"], row=len(shown))
     query = query_words(spectrum.series, spectrum.query_step)
+    which = "all heads" if head is None else f"head {head}"
+    scale = "one scale of attention" if head is None else "each row has its own scale of attention"
     return styled(
         figure,
-        f"Attention to {escape(spectrum.series.name)}: {escape(short(spectrum.name))}, head {head} of each layer",
-        f"from {query} over {n} steps; each row has its own scale of attention",
-        width=980,
-        height=178 + row_height * layers,
-        hovermode="x",
-    ).update_layout(legend=ABOVE | {"y": 1 + 22 / (row_height * layers)}, margin_t=130)
+        f"Attention to {escape(spectrum.series.name)}: {escape(short(spectrum.name))}, {which} of each layer",
+        f"from {query} over {len(steps)} steps; {scale}{coloured(groups, threshold) if groups else ''}",
+        width=1120 if head is None else 980,
+        height=max(178 + row_height * len(shown), 330),
+        hovermode="closest" if head is None else "x",
+        legend=BESIDE if head is None else ABOVE | {"y": 1 + 22 / (row_height * len(shown))},
+    ).update_layout(margin_t=130)
+
+
+def _chosen_layers(spectrum: AttentionSpectrum, layers: Sequence[int] | None, head: int | None) -> list[int]:
+    """Return the layers to draw, checked against the model, as is the index of a head."""
+    count, heads, _ = spectrum.attention.shape
+    shown = list(range(count)) if layers is None else [whole("layers", layer, 0) for layer in layers]
+    if not shown or len(set(shown)) < len(shown) or max(shown) >= count:
+        raise InvalidInput(f"layers={shown}: {spectrum.name} has layers 0-{count - 1}. Give at least one, each once.")
+    if head is not None and whole("head", head, 0) >= heads:
+        raise InvalidInput(f"head={head}: {spectrum.name} has heads 0-{heads - 1} in each layer.")
+    return shown
 
 
 def chosen_heads(spectrum: AttentionSpectrum, heads: Any) -> list[Head]:

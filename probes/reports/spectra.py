@@ -146,8 +146,8 @@ def spectra_report(
             Section(
                 f"attention-{name}",
                 f"Attention: {name}",
-                "One head of each layer over the series.",
-                figure=plots.attention_over_series(spectrum),
+                "All heads of each layer over the series.",
+                figure=plots.attention_over_series(spectrum, mosaic=own),
             ),
         ]
     brief = as_text(table.groupby("model", sort=False).head(8))

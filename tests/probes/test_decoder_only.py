@@ -168,7 +168,7 @@ def test_heads_that_are_not_there(causal: Model) -> None:
     with pytest.raises(interp.errors.InvalidInput, match=r"decoder\.self layers 0-2"):
         plots.second_spectrum(spectrum, "decoder.cross.0.0")
     assert len(cast(Any, plots.attention_spectrum(spectrum, heads="decoder.self.2.1").data)) > 2
-    assert plots.attention_over_series(spectrum).layout.annotations[0].text.startswith("decoder.self.0.")
+    assert plots.attention_over_series(spectrum).layout.annotations[0].text == "decoder.self.0"
 
 
 def test_a_sweep_over_both_families(causal: Model, model: Model, tmp_path: Path) -> None:

@@ -47,21 +47,43 @@ def test_the_mosaic_is_two_panels_on_one_scale(small: Mosaic) -> None:
     assert [len(ring.x) for ring in rings] == [3, 9]
 
 
-def test_counts_by_model(small: Mosaic) -> None:
+def test_counts_by_model_are_stacked_as_published(small: Mosaic) -> None:
     mini = probes.published("chronos-t5-mini")[0]
     figure = plots.head_counts([mini, small])
-    bars = {(bar.name, bar.xaxis): list(bar.y) for bar in traces(figure, go.Bar)}
-    assert bars["current token", "x"] == [2, 3]
-    assert bars["token to right", "x"] == [0, 9]
-    close(bars["either", "x2"], [100 * 2 / 32, 100 * 12 / 48])
+    assert figure.layout.barmode == "stack"
+    bars = {(bar.name, bar.xaxis): bar for bar in traces(figure, go.Bar)}
+    assert list(bars["current token", "x"].y) == [2, 3]
+    assert list(bars["token to right", "x"].y) == [0, 9]
+    close(bars["token to right", "x2"].y, [0, 9 / 48])
+    assert list(bars["token to right", "x2"].text) == ["", "18.8%"]
+    numbers, shares = traces(figure, go.Scatter)
+    assert list(numbers.text) == ["<b>2</b>", "<b>12</b>"]
+    assert list(shares.text) == ["<b>6.2%</b>", "<b>25.0%</b>"]
+    assert "2 repetitions, length 10" in figure.layout.title.text
 
 
-def test_layers_as_violins_with_the_points(small: Mosaic) -> None:
-    current, right = traces(plots.head_layers(small), go.Violin)
+def test_a_head_of_both_kinds_counts_twice_in_the_stack_and_the_figure_says_so(small: Mosaic) -> None:
+    low = plots.head_counts(small, threshold=0.01)
+    counts = small.counts(0.01)
+    assert counts.total > counts.either
+    assert f"{counts.total - counts.either} of both kinds count twice" in low.layout.title.subtitle.text
+    assert traces(low, go.Bar)[0].customdata[0][1].startswith(f"{counts.either} (")
+    assert "both" not in plots.head_counts(small).layout.title.subtitle.text
+    # Of none there is a figure too.
+    assert list(traces(plots.head_counts(small, threshold=1), go.Scatter)[0].text) == ["<b>0</b>"]
+
+
+def test_layers_as_halves_of_violins_with_means_and_points(small: Mosaic) -> None:
+    figure = plots.head_layers(small)
+    current, right = traces(figure, go.Violin)
+    assert (current.side, right.side) == ("negative", "positive")
+    assert current.meanline.visible
     assert current.points == "all"
     close(sorted(current.y), [1 / 6, 2 / 6, 3 / 6])
     assert len(right.y) == 9
     assert set(current.text) == {"decoder.cross.0.5", "decoder.cross.1.6", "decoder.cross.2.0"}
+    assert figure.layout.yaxis.tickformat == ".0%"
+    assert "2 repetitions, length 10" in figure.layout.title.text
 
 
 def test_occurrences(pico: Model) -> None:

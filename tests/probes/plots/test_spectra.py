@@ -237,10 +237,30 @@ def test_one_head_of_every_layer_over_the_series(passengers: AttentionSpectrum) 
         assert trace.x[-1] == "1960-12-01"
     assert [note.text for note in figure.layout.annotations] == [f"decoder.cross.{i}.3" for i in range(3)]
     assert [trace.showlegend for trace in paid] == [True, False, False]
-    highest = np.unravel_index(passengers.attention.argmax(), passengers.attention.shape)[1]
-    assert f"head {highest} of" in plots.attention_over_series(passengers).layout.title.text
+    assert "head 3 of each layer" in figure.layout.title.text
     with pytest.raises(interp.errors.InvalidInput, match=r"head=8: pico-t5-induction has heads 0-7"):
         plots.attention_over_series(passengers, 8)
+
+
+def test_all_heads_of_the_chosen_layers_over_the_series(induction: interp.Model, passengers: AttentionSpectrum) -> None:
+    figure = plots.attention_over_series(passengers, layers=[2, 0])
+    for axis, layer in (("y2", 2), ("y4", 0)):
+        found = lines(figure, axis)
+        assert set(found) == {f"decoder.cross.{layer}.{head}" for head in range(8)}
+        close(found[f"decoder.cross.{layer}.5"].y, passengers.attention[layer, 5])
+        assert {line.opacity for line in found.values()} == {0.3}
+    assert [note.text for note in figure.layout.annotations] == ["decoder.cross.2", "decoder.cross.0"]
+    top = 1.06 * passengers.attention[[0, 2]].max()
+    close([figure.layout.yaxis2.range, figure.layout.yaxis4.range], [[0, top]] * 2)
+    assert len(lines(plots.attention_over_series(passengers), "y6")) == 8
+    mosaic = probes.induction_mosaic(induction)
+    coloured = plots.attention_over_series(passengers, layers=[2], mosaic=mosaic)
+    last = [head for head in mosaic.heads() if head.address.layer == 2]
+    assert f"token to right ({len(last)})" in [trace.name for trace in coloured.data]
+    assert sum(line.opacity == ON_TOP for line in lines(coloured, "y2").values()) == len(last)
+    for wrong in ([], [3], [1, 1], [-1]):
+        with pytest.raises(interp.errors.InvalidInput, match="layers"):
+            plots.attention_over_series(passengers, layers=wrong)
 
 
 def test_combs_are_written_where_they_are_beyond_chance() -> None:
