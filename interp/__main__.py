@@ -30,7 +30,11 @@ def models() -> None:
 
 @app.command()
 @guarded
-def info(model: str, dtype: Dtype = Dtype.float32, device: str = "cpu") -> None:
+def info(
+    model: Annotated[str, typer.Argument(help="Bundled name, directory or hub name.")],
+    dtype: Annotated[Dtype, typer.Option(help="Type of the weights.")] = Dtype.float32,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+) -> None:
     """Print sizes, tokens, heads and sites of a model, after checking its hook points."""
     opened = load(model, dtype=getattr(torch, dtype.value), device=device)
     kinds = [".".join(kind) for kind in opened.family.kinds]
@@ -74,9 +78,9 @@ def train(
     recipe: Annotated[
         Path | None, typer.Option(help="JSON with recipe fields to change; a model's training.json will do.")
     ] = None,
-    seed: int | None = None,
-    steps: int | None = None,
-    device: str = "cpu",
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and data; the recipe's by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of training; the recipe's by default.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model is trained, such as cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; bundled models were trained on one.")] = 1,
     evaluate: Annotated[bool, typer.Option(help="Record the forecast errors that a model's card reports.")] = True,
 ) -> None:

@@ -19,7 +19,7 @@ import interp
 import probes
 from circuits.ablation.forecast_effects import ForecastEffects
 from circuits.attribution.by_position import AttributionByPosition
-from circuits.reports.ablation import example_series
+from circuits.reports.forecasts import example_series
 from interp.inputs.dates import index_at
 from interp.output.time_axis import time_words
 from interp.results.result import Result
@@ -314,7 +314,7 @@ def test_the_axis_goes_on_before_and_after_the_series(case: Case) -> None:
 
 
 def test_the_report_pages_show_the_months_of_the_air_passengers(pico: interp.Model) -> None:
-    series = example_series()["air passengers"]
+    series = example_series()["air passengers"].series
     assert [f"{s.index[-1]:%b %Y}" for s in series] == [f"Dec {year}" for year in range(1956, 1961)]
     assert all(f"{s.index[0]:%b %Y}" == "Jan 1949" for s in series)
     passengers = effects(pico, series)

@@ -241,26 +241,7 @@ def ablation_curve(
         k: random_controls(model, heads, exclude=exclude, draws=controls, seed=seed) for k, heads in chosen.items()
     }
     check_controls(drawn, controls)
-    sets = [[], *chosen.values(), *(members for controls_of_k in drawn.values() for members in controls_of_k.sets)]
-    values = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
-    effect, hit = values["effect"], values["accuracy"]
-    points: list[CurvePoint] = []
-    after = 1 + len(chosen)
-    for index, (k, heads) in enumerate(chosen.items(), start=1):
-        there = slice(after, after + len(drawn[k].sets))
-        after = there.stop
-        points.append(
-            CurvePoint(
-                count=k,
-                heads=tuple(heads),
-                effect=effect[index] - effect[0],
-                hit=hit[index],
-                control_sets=drawn[k].sets,
-                control_effect=effect[there] - effect[0],
-                control_hit=hit[there],
-                reason=drawn[k].reason,
-            )
-        )
+    points, clean = _points(model, tokens, chosen, drawn, metric, method, reference, progress)
     source = provenance(model, **stimulus_source(tokens))
     source |= described(continuation_metrics(model, tokens, metric)["effect"])
     source |= method_source(
@@ -282,7 +263,72 @@ def ablation_curve(
             reference=reference,
             progress=progress,
         )
-    return AblationCurve(tuple(points), effect[0], hit[0], source, forecasts)
+    return AblationCurve(points, clean["effect"], clean["accuracy"], source, forecasts)
+
+
+def ablated_set(
+    model: Model,
+    heads: Sequence[Head],
+    batch: Batch,
+    *,
+    exclude: Sequence[Head] = (),
+    controls: int = 20,
+    seed: int = 0,
+    method: Method = "zero",
+    reference: Reference | None = None,
+    progress: bool = True,
+) -> AblationCurve:
+    """Ablate one set of heads as `ablation_curve` does, which the user chose: a curve of one point.
+
+    Args:
+        heads: of any kind, together.
+        batch: repeated random tokens.
+        exclude: other heads that are never controls.
+        controls: random sets of as many heads of the same layers.
+        reference: the batches from which means are taken.
+    """
+    tokens = stimulus_of(batch, "ablated_set")
+    drawn = random_controls(model, heads, exclude=exclude, draws=controls, seed=seed)
+    count = len(heads)
+    points, clean = _points(model, tokens, {count: heads}, {count: drawn}, None, method, reference, progress)
+    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source |= described(continuation_metrics(model, tokens, None)["effect"])
+    source |= method_source(method, reference, seed=seed) | {"controls": controls}
+    return AblationCurve(points, clean["effect"], clean["accuracy"], source)
+
+
+def _points(
+    model: Model,
+    tokens: RepeatedTokens,
+    chosen: Mapping[int, Sequence[Head]],
+    drawn: Mapping[int, Controls],
+    metric: Metric | None,
+    method: Method,
+    reference: Reference | None,
+    progress: bool,
+) -> tuple[tuple[CurvePoint, ...], dict[str, Floats]]:
+    """Measure sets of heads and their controls, by number of heads, and the unedited model by outcome, `[row]`."""
+    sets = [[], *chosen.values(), *(members for controls_of_k in drawn.values() for members in controls_of_k.sets)]
+    values = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
+    effect, hit = values["effect"], values["accuracy"]
+    points: list[CurvePoint] = []
+    after = 1 + len(chosen)
+    for index, (k, heads) in enumerate(chosen.items(), start=1):
+        there = slice(after, after + len(drawn[k].sets))
+        after = there.stop
+        points.append(
+            CurvePoint(
+                count=k,
+                heads=tuple(heads),
+                effect=effect[index] - effect[0],
+                hit=hit[index],
+                control_sets=drawn[k].sets,
+                control_effect=effect[there] - effect[0],
+                control_hit=hit[there],
+                reason=drawn[k].reason,
+            )
+        )
+    return tuple(points), {name: outcome[0] for name, outcome in values.items()}
 
 
 def check_controls(drawn: dict[Any, Controls], draws: int) -> None:

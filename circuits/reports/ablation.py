@@ -1,27 +1,30 @@
 """The ablation report: what `python -m circuits ablate` runs, prints and writes."""
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
-
-import numpy as np
+from typing import Annotated, Any
 
 from circuits import plots
-from circuits.ablation.curve import ablation_curve
-from circuits.ablation.forecast_effects import ForecastEffects, forecast_effects
+from circuits.ablation.curve import AblationCurve, ablated_set, ablation_curve
 from circuits.ablation.head_effects import head_effects
 from circuits.ablation.layer_effects import layer_effects
 from circuits.ablation.self_repair import self_repair
 from circuits.controls import random_controls, strongest
-from interp import Batch, Model
-from interp.errors import InvalidInput, UnsupportedModel
+from circuits.reports.forecasts import forecast_sections, forecasts, why_no_forecasts
+from interp import Head, Model
+from interp.errors import InvalidInput
+from interp.output.command import addresses
 from interp.output.report import Report, Section, as_text
+from interp.results.by_head import as_heads
 from interp.validate import whole
-from interp.zoo.benchmark import held_out
 from probes import induction_mosaic, repeated_random_tokens
-from probes.induction.mosaic import THRESHOLD
-from probes.stimuli.datasets import air_passengers
+from probes.induction.mosaic import THRESHOLD, Mosaic
+from probes.reports.own_series import own_series
+from probes.stimuli.repeated_tokens import RepeatedTokens
+from probes.stimuli.time_series import as_time_series
 
-SEASON, HORIZON = 12, 24
+TOP = 3
+"""How many of the mosaic's strongest heads are ablated by default."""
 
 
 class AblationMethod(StrEnum):
@@ -34,75 +37,123 @@ class AblationMethod(StrEnum):
 def ablate(
     model: Model,
     *,
-    top: int = 3,
+    top: int = TOP,
+    heads: Annotated[Sequence[str], addresses] = (),
     method: AblationMethod = AblationMethod.zero,
     controls: int = 20,
+    series: Annotated[Any, own_series] = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
-    """Ablate the mosaic's strongest heads, on repeated random tokens and in forecasts, against controls.
+    """Ablate the mosaic's strongest heads, or heads of your choice, on random tokens and in forecasts.
 
-    Heads are chosen on one stimulus and ablated on another. A model without a tokenizer for series, such as plain
-    GPT-2, is read on tokens alone.
+    Random heads of the same layers stand beside as controls. The strongest heads are chosen on one stimulus and ablated
+    on another. A model without a tokenizer for series, such as plain GPT-2, is read on tokens alone.
 
     Args:
         model: the model to run.
         top: How many of the mosaic's strongest heads.
+        heads: Heads to ablate together instead: addresses, layers and patterns, as
+            "decoder.cross.1.2,decoder.cross.2,decoder.self.*.0".
         method: Ablate to zero, or to the mean over other stimuli of the same kind.
         controls: Random sets of heads of the same layers; a quarter as many in forecasts, which cost more.
+        series: A series to forecast instead of the examples: a CSV file, whose dates are read too, or a bundled one:
+            air_passengers, el_nino, mauna_loa_co2, sunspots.
         seed: Heads are chosen on this seed and measured on the next; the one after gives the means.
 
     Raises:
-        InvalidInput: more heads than there are, or another method.
+        InvalidInput: more heads than there are, a number of heads beside heads by address, or another method.
+        UnknownHead, UnknownSite: heads that the model does not have.
+        MissingCapability: a series for a model that reads none.
     """
     if method not in ("zero", "mean"):
         raise InvalidInput(f"method={method!r}: the report takes 'zero' or 'mean'.")
-    whole("top", top, 1)
+    chosen = as_heads(model, list(heads)) if len(heads) else []
+    if whole("top", top, 1) != TOP and chosen:
+        raise InvalidInput(f"--top {top} beside --heads: give the number of the strongest heads, or heads by address.")
+    if series is not None:
+        model.require("series")
     tokens, fresh, other = (repeated_random_tokens(model=model, seed=seed + i) for i in range(3))
     mosaic = induction_mosaic(model, tokens)
-    how: dict[str, Any] = {"method": str(method), "reference": other if method == "mean" else None}
-    ranked = [head.address for head in mosaic.either.heads()]
-    induction = [head.address for head in mosaic.heads()]
-    counts = sorted({1, top, len(induction)} - {0})
-    # In a small model there may be no other heads to draw from; the page then shows the rest.
-    drawable = any(
-        random_controls(model, heads, exclude=induction, draws=1).sets
-        for heads in strongest(mosaic.either, counts).values()
-    )
-    curve = ablation_curve(
-        model, mosaic, fresh, counts=counts, controls=controls if drawable else 0, seed=seed, progress=progress, **how
-    )
-    effects = head_effects(model, fresh, progress=progress, **how)
-    layers = layer_effects(model, fresh, progress=progress, **how)
-    repair = self_repair(model, fresh, ranked[: max(top, len(induction))], controls=4, progress=progress, **how)
-    note = _why_no_forecasts(model)
-    horizon = 0 if note else min(HORIZON, model.chronos_config.prediction_length)
-    forecasts: dict[str, ForecastEffects] = {}
-    for name, series in ({} if note else example_series(horizon)).items():
-        past = [np.asarray(values)[:-horizon] for values in series]
-        forecasts[name] = forecast_effects(
-            model, series, _named_sets(ranked, top, len(induction)), prediction_length=horizon, season=SEASON,
-            method=str(method),  # type: ignore[arg-type]
-            # The contexts alone, the decoder reading their last steps: nothing of what is scored.
-            reference=Batch.from_series(model, past, num_decoder=horizon) if method == "mean" else None,
-            seed=seed, controls=-(-controls // 4), exclude=induction, progress=progress,
-        )  # fmt: skip
+    run: dict[str, Any] = {"method": str(method), "reference": other if method == "mean" else None}
+    run |= {"progress": progress}
+    ranked, induction = ([head.address for head in scores.heads()] for scores in (mosaic.either, mosaic))
+    if chosen:
+        curve = ablated_set(model, chosen, fresh, exclude=induction, controls=controls, seed=seed, **run)
+    else:
+        counts = sorted({1, top, len(induction)} - {0})
+        curve = _curve(model, mosaic, fresh, counts, controls=controls, seed=seed, **run)
+    note = why_no_forecasts(model)
+    sets = _named_sets(chosen, ranked[:top], induction)
+    effects = {} if note else forecasts(
+        model, sets, None if series is None else as_time_series(series), method=str(method),
+        controls=-(-controls // 4), exclude=induction, seed=seed, progress=progress,
+    )  # fmt: skip
+    sections, results = _by_part(model, mosaic, fresh, chosen or ranked[: max(top, len(induction))], run)
+    for name, result in effects.items():
+        of_forecasts = forecast_sections(name, result)
+        sections += of_forecasts
+        results[f"{of_forecasts[0].name}.json"] = result
+    first = _chosen_section(curve, note) if chosen else _curve_section(curve, note)
+    return Report("ablation", "Head ablation", [first, *sections], {f"{first.name}.json": curve, **results})
 
-    shown: Any = curve.to_frame()[["count", "outcome", "clean", "value", "low", "high", "control", "draws", "heads"]]
-    curve_words = (
+
+def _curve(
+    model: Model, mosaic: Mosaic, tokens: RepeatedTokens, counts: list[int], *, controls: int, **run: Any
+) -> AblationCurve:
+    """Ablate the strongest heads, with controls where any can be drawn: a small model may have no other heads."""
+    sets = strongest(mosaic.either, counts).values()
+    induction = [head.address for head in mosaic.heads()]
+    drawable = any(random_controls(model, heads, exclude=induction, draws=1).sets for heads in sets)
+    return ablation_curve(model, mosaic, tokens, counts=counts, controls=controls if drawable else 0, **run)
+
+
+def _curve_section(curve: AblationCurve, note: str) -> Section:
+    frame: Any = curve.to_frame()
+    words = (
         "The strongest heads, chosen on other tokens than these, against random heads of the same layers that are not "
         f"induction heads (score of at least {THRESHOLD:g}), where any can be drawn."
     )
+    return Section(
+        "ablation_curve",
+        "Ablation curve",
+        f"{words} {note}".strip(),
+        figure=plots.ablation_curve(curve),
+        table=frame,
+        shown=frame.drop(columns=["reason"]),
+        brief=as_text(frame[_COLUMNS]) + (f"\n\n{note}" if note else ""),
+    )
+
+
+def _chosen_section(curve: AblationCurve, note: str) -> Section:
+    frame: Any = curve.to_frame()
+    point = curve.points[0]
+    heads = ", ".join(map(str, point.heads))
+    words = (
+        f"{heads}, ablated together, against random heads of the same layers that are not induction heads (score of at "
+        f"least {THRESHOLD:g}). {point.reason.capitalize()}"
+    )
+    return Section(
+        "chosen_heads",
+        "The heads of your choice",
+        f"{words.rstrip('. ')}. {note}".strip(),
+        table=frame,
+        shown=frame.drop(columns=["reason", "heads"]).dropna(axis=1, how="all"),
+        brief="\n\n".join([as_text(frame[_COLUMNS]), *filter(None, (point.reason, note))]),
+    )
+
+
+_COLUMNS = ["count", "outcome", "clean", "value", "low", "high", "control", "draws", "heads"]
+"""The columns of a curve's table that the command prints."""
+
+
+def _by_part(
+    model: Model, mosaic: Mosaic, tokens: RepeatedTokens, together: list[Head], run: dict[str, Any]
+) -> tuple[list[Section], dict[str, Any]]:
+    """Return the sections on single heads, layers and self-repair, and their results by file."""
+    effects, layers = head_effects(model, tokens, **run), layer_effects(model, tokens, **run)
+    results: dict[str, Any] = {"mosaic.json": mosaic, "head_effects.json": effects, "layer_effects.json": layers}
     sections = [
-        Section(
-            "ablation_curve",
-            "Ablation curve",
-            f"{curve_words} {note}".strip(),
-            figure=plots.ablation_curve(curve),
-            table=curve.to_frame(),
-            shown=curve.to_frame().drop(columns=["reason"], errors="ignore"),
-            brief=as_text(shown) + (f"\n\n{note}" if note else ""),
-        ),
         Section(
             "head_effects",
             "Head effects",
@@ -123,87 +174,30 @@ def ablate(
             figure=plots.layer_effects(layers),
             table=layers.to_frame(),
         ),
-        Section(
-            "self_repair",
-            "Self-repair",
-            "A head's total effect, the part that goes straight to the logits, and the change when the head is given "
-            "back while all chosen heads are ablated. Where the total is smaller than the direct effect, later layers "
-            "make up for the head.",
-            figure=plots.self_repair(repair),
-            table=repair.to_frame(),
-        ),
     ]
-    for name, result in forecasts.items():
-        sections += _forecast_sections(name, result)
-    results = {
-        "mosaic.json": mosaic,
-        "ablation_curve.json": curve,
-        "head_effects.json": effects,
-        "layer_effects.json": layers,
-        "self_repair.json": repair,
-    } | {f"forecast_effects_{name.replace(' ', '_')}.json": result for name, result in forecasts.items()}
-    return Report("ablation", "Head ablation", sections, results)
+    # Encoder heads have no direct path to the logits.
+    decoder = [head for head in together if head.stack == "decoder"]
+    if decoder:
+        repair = self_repair(model, tokens, decoder, controls=4, **run)
+        results["self_repair.json"] = repair
+        sections.append(
+            Section(
+                "self_repair",
+                "Self-repair",
+                "A head's total effect, the part that goes straight to the logits, and the change when the head is "
+                "given back while all chosen heads are ablated. Where the total is smaller than the direct effect, "
+                "later layers make up for the head.",
+                figure=plots.self_repair(repair),
+                table=repair.to_frame(),
+            )
+        )
+    return sections, results
 
 
-def example_series(horizon: int = HORIZON) -> dict[str, list[Any]]:
-    """Return monthly air passengers at five origins, and the bundled synthetic series of season 12, up to a horizon."""
-    passengers = air_passengers().to_series()
-    origins = range(72, len(passengers) - HORIZON + 1, 12)
-    values, period = held_out()
-    start = values.shape[1] - HORIZON
-    return {
-        "air passengers": [passengers.iloc[: origin + horizon] for origin in origins],
-        "synthetic": list(values[period == SEASON, : start + horizon]),
-    }
-
-
-def _named_sets(ranked: list[Any], top: int, count: int) -> dict[str, list[Any]]:
-    """Return the strongest heads, and all induction heads where these are others."""
-    sets = {f"top {top}": ranked[:top]}
-    if count not in (0, top):
-        sets[f"all {count} induction heads" if count > 1 else "the one induction head"] = ranked[:count]
+def _named_sets(chosen: list[Head], strongest_heads: list[Head], induction: list[Head]) -> dict[str, list[Head]]:
+    """Return the heads of the user's choice or the strongest ones, and all induction heads where these are others."""
+    first = chosen or strongest_heads
+    sets = {"chosen heads" if chosen else f"top {len(first)}": first}
+    if induction and set(induction) != set(first):
+        sets[f"all {len(induction)} induction heads" if len(induction) > 1 else "the one induction head"] = induction
     return sets
-
-
-def _why_no_forecasts(model: Model) -> str:
-    """Say why a model cannot forecast series; nothing where it can."""
-    try:
-        model.require("series")
-    except UnsupportedModel as error:
-        return f"No forecasts: {error}"
-    return ""
-
-
-def _forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
-    tail = name.replace(" ", "_")
-    summary: Any = effects.summary()
-    columns = ["ablation", "outcome", "unedited", "ablated", "change", "low", "high", "control"]
-    rows = effects.to_frame().pivot_table("value", "variant", "outcome", sort=False)
-    unablated = [*effects.baselines, "unedited", *effects.controls]
-    fans: Any = effects.forecasts()
-    last = len(effects.truth) - 1
-    medians = fans[(fans["series"] == last) & fans["variant"].isin(["unedited", *effects.controls])]
-    medians = medians.pivot_table("0.5", ["time", "truth"], "variant", sort=False).reset_index()
-    return [
-        Section(
-            f"forecast_effects_{tail}",
-            f"Forecasts: {name}",
-            f"Forecast errors with heads ablated, on {len(effects.truth)} series.",
-            figure=plots.forecast_effects(effects),
-            table=summary,
-            brief=as_text(summary[columns], f"{name}, {len(effects.truth)} series"),
-        ),
-        Section(
-            f"forecast_fan_{tail}",
-            f"The last series: {name}",
-            figure=plots.forecast_fan(effects, last),
-            table=fans,
-            note="Medians of the forecasts, and what came.",
-            shown=medians.rename_axis(columns=None),
-        ),
-        Section(
-            f"forecast_baselines_{tail}",
-            f"Baselines and controls: {name}",
-            table=rows.loc[unablated, ["mase", "wql"]].reset_index(),
-        ),
-    ]

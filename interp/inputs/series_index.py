@@ -65,7 +65,8 @@ def frequency(index: pd.Index) -> str | None:
         return None
     if index.freq is not None:
         return str(index.freqstr)
-    return cast(str | None, pd.infer_freq(index)) if len(index) > 2 else None
+    inferred: Any = pd.infer_freq(index) if len(index) > 2 else None
+    return getattr(inferred, "freqstr", inferred)  # later releases of pandas return an offset
 
 
 def known_index(index: pd.Index) -> pd.Index:

@@ -39,6 +39,7 @@ from interp.models.families.family import Family
 from interp.models.families.registry import family_of_source
 from interp.models.hooking import follow
 from interp.models.model import Model
+from interp.output.progress import late_bars
 
 
 def open_source(name: str, dtype: Any, device: str | torch.device) -> BaseChronosPipeline | PreTrainedModel:
@@ -72,7 +73,8 @@ def open_source(name: str, dtype: Any, device: str | torch.device) -> BaseChrono
     try:
         family, chronos = check_config(name, source)
         opener: Any = family.pipeline if chronos else family.architecture
-        opened = opener.from_pretrained(source, dtype=dtype, attn_implementation="eager", use_safetensors=True)
+        with late_bars():
+            opened = opener.from_pretrained(source, dtype=dtype, attn_implementation="eager", use_safetensors=True)
     except InterpError:
         raise
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:

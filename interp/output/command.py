@@ -3,7 +3,8 @@
 A report is a function `(model, *, ...) -> Report`, or `(models, *, ...) -> Report` where it sets models side by side.
 `report_command` turns it into a command in four steps:
 
-1. the shared options `--model`, `--out`, `--dtype`, `--device` and `--images` stand beside the function's own;
+1. the shared options `--model`, `--out`, `--dtype`, `--device` and `--images` stand beside the function's own, and
+   `--column` beside an option that reads a file of columns;
 2. the function's docstring gives the help: its first line, and for each option its line under `Args:`;
 3. options are parsed and the place is checked before any model is opened;
 4. the report is written, its figures are drawn, and its brief lines are printed.
@@ -25,6 +26,7 @@ from tqdm.auto import tqdm
 from interp.errors import InterpError, InvalidInput, MissingBrowser
 from interp.models.model import Model
 from interp.models.opening import load
+from interp.output.progress import DELAY
 from interp.output.report import Report, check_out, is_page, joined
 from interp.output.style import unique
 
@@ -51,7 +53,7 @@ class Models:
     device: str = "cpu"
 
     def __iter__(self) -> Iterator[Model]:
-        for name in tqdm(self.names, desc="models", disable=len(self.names) < 2):
+        for name in tqdm(self.names, desc="models", disable=len(self.names) < 2, delay=DELAY):
             yield load(name, dtype=self.dtype, device=self.device)
 
     def __len__(self) -> int:
@@ -77,7 +79,8 @@ def report_command(make: Callable[..., Report]) -> Callable[..., None]:
 
     Args:
         make: takes a `model`, or `models` to set side by side, and keyword options with defaults. An option that is
-            written as text has the type `Annotated[..., parser]`, and `parser(option, text)` returns its value.
+            written as text has the type `Annotated[..., parser]`, and `parser(option, text)` returns its value; a
+            parser of files takes a `column` too.
 
     Returns:
         The command, for `Typer.command()`. With several models a function of one model runs for each of them, on one
@@ -86,10 +89,17 @@ def report_command(make: Callable[..., Report]) -> Callable[..., None]:
     subject, *parameters = inspect.signature(make, eval_str=True).parameters.values()
     own = [parameter for parameter in parameters if parameter.name != "progress"]
     parsers = {p.name: get_args(p.annotation)[1] for p in own if get_origin(p.annotation) is Annotated}
+    of_columns = {name for name, parser in parsers.items() if "column" in inspect.signature(parser).parameters}
+
+    def parsed(name: str, value: Any, column: str) -> Any:
+        if name not in parsers:
+            return value
+        return parsers[name](name, value, column) if name in of_columns else parsers[name](name, value)
 
     def command(model: list[str], out: Path, dtype: Dtype, device: str, images: bool, **options: Any) -> None:
         check_out(out)
-        values = {name: parsers[name](name, v) if name in parsers else v for name, v in options.items()}
+        column = options.pop("column", "")
+        values = {name: parsed(name, value, column) for name, value in options.items()}
         models = Models(model, getattr(torch, dtype.value), device)
         if subject.name == "models":
             report = make(models, **values)
@@ -100,6 +110,8 @@ def report_command(make: Callable[..., Report]) -> Callable[..., None]:
 
     help_of = _help(make)
     options = [_option(parameter, help_of, text=parameter.name in parsers) for parameter in own]
+    for place in [i for i, parameter in enumerate(own, start=1) if parameter.name in of_columns]:
+        options.insert(place, inspect.signature(_of_file).parameters["column"])
     shared = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(_shared).parameters.values()]
     signature = inspect.Signature([*shared[:2], *options, *shared[2:]])
     run: Any = guarded(command)
@@ -123,6 +135,12 @@ def _shared(
     """Hold the options that all commands share, in their order."""
 
 
+def _of_file(
+    *, column: Annotated[str, typer.Option(help="Column of the file, where it has several of numbers.")] = ""
+) -> None:
+    """Hold the option beside one that reads a file."""
+
+
 def _finish(report: Report, out: Path, images: bool) -> None:
     """Write a report, draw its figures, and print its brief lines and the files."""
     written = report.write(out)
@@ -131,7 +149,8 @@ def _finish(report: Report, out: Path, images: bool) -> None:
             written += report.draw(out)
         except MissingBrowser as error:
             typer.echo(f"note: {error}", err=True)
-    typer.echo(f"{report.brief}\n\nwritten: {', '.join(map(str, written))}")
+    others = f" and {len(written) - 1} files beside it" if len(written) > 1 else ""
+    typer.echo(f"{report.brief}\n\nwritten: {written[0]}{others}")
 
 
 def _option(parameter: inspect.Parameter, help_of: Mapping[str, str], *, text: bool) -> inspect.Parameter:
@@ -150,8 +169,8 @@ def _help(make: Callable[..., Any]) -> dict[str, str]:
 
 
 def text_of(value: Any) -> str:
-    """Return an option's default as it is typed: numbers with commas between them."""
-    return value if isinstance(value, str) else ",".join(f"{number:g}" for number in value)
+    """Return an option's default as it is typed: numbers with commas between them, and nothing for None."""
+    return value if isinstance(value, str) else ",".join(f"{number:g}" for number in value or ())
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
@@ -180,3 +199,17 @@ def decimals(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")] if text else []
     except ValueError:
         raise InvalidInput(f"--{option.replace('_', '-')} {text}: give numbers, as 5,10,20,40.") from None
+
+
+def addresses(option: str, text: str) -> list[str]:
+    """Read addresses such as `decoder.cross.1.2,decoder.cross.2.*`.
+
+    Raises:
+        InvalidInput: an empty one.
+    """
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(parts):
+        raise InvalidInput(
+            f"--{option.replace('_', '-')} {text}: give addresses, as decoder.cross.1.2,decoder.cross.2."
+        )
+    return parts

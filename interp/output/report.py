@@ -19,6 +19,9 @@ from interp.inputs.series_index import entry_text
 from interp.output.style import write_images
 from interp.results.files import write_bytes, write_text
 
+WIDTH, SHORTEST = 79, 24
+"""Characters in a line of a terminal, and those that a cell keeps in any case: addresses are shorter."""
+
 _STYLE = """
 body { font: 15px/1.5 Helvetica, Arial, "DejaVu Sans", sans-serif; color: #222; margin: 2.5rem auto;
        max-width: 1120px; padding: 0 1.2rem; }
@@ -184,10 +187,27 @@ def joined(reports: Mapping[str, Report]) -> Report:
 
 
 def as_text(table: pd.DataFrame, heading: str = "") -> str:
-    """Return a table as lines of text under a heading; columns without values are left out, cells without blank."""
-    filled = table.dropna(axis=1, how="all")
-    text = _cells(filled).to_string(index=False, float_format="{:.3f}".format)
-    return f"{heading}\n{text}" if heading else text
+    """Return a table as lines of text under a heading, of a terminal's width where cutting its longest words will do.
+
+    Columns without values are left out, and cells without one are blank.
+    """
+    cells = _cells(table.dropna(axis=1, how="all"))
+
+    def text(width: int | None = None) -> str:
+        return cells.to_string(index=False, float_format="{:.3f}".format, line_width=width)
+
+    over = max(map(len, text().splitlines())) - WIDTH
+    widths = {name: int(cells[name].astype(str).str.len().max()) for name in cells if _is_text(cells[name])}
+    if over > 0 and widths:
+        longest = max(widths, key=lambda name: widths[name])
+        cut = max(SHORTEST, widths[longest] - over)
+        cells[longest] = [word if len(word) <= cut else f"{word[: cut - 3]}..." for word in cells[longest]]
+    lines = text(WIDTH) if max(map(len, text().splitlines())) > WIDTH else text()
+    return f"{heading}\n{lines}" if heading else lines
+
+
+def _is_text(column: Any) -> bool:
+    return len(column) > 0 and all(isinstance(cell, str) for cell in column)
 
 
 def _cells(table: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from utilsforecast.losses import mase
 
+from interp.output.progress import late_bars
 from interp.results.files import write_text
 from interp.results.frame import Frame
 
@@ -147,7 +148,8 @@ def record_forecasts(directory: Path) -> dict[str, Any]:
         model's by series goes into the record as `held_out_errors`), and for `air_passengers_12` and
         `air_passengers_24` (mean over origins; horizon in months).
     """
-    pipeline = BaseChronosPipeline.from_pretrained(str(directory), attn_implementation="eager")
+    with late_bars():
+        pipeline = BaseChronosPipeline.from_pretrained(str(directory), attn_implementation="eager")
     assert isinstance(pipeline, ChronosPipeline)
     errors = held_out_errors(pipeline)
     scores = {"held_out": {name: float(np.median(e)) for name, e in errors.items()}, **air_passenger_scores(pipeline)}

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from interp import Model
 from interp.output.command import whole_numbers
-from interp.output.report import Report, Section, as_text, file_name
+from interp.output.report import Report, Section, file_name
 from interp.output.style import unique
 from probes import plots
 from probes.induction.induction_mosaic import induction_mosaic
@@ -19,6 +22,9 @@ from probes.questions.claims import check_claims
 from probes.questions.comb_origin import comb_origin
 from probes.questions.length_effect import length_effect
 from probes.questions.repetition_effect import repetition_effect
+
+VERDICTS = ("contradicted", "undecided", "supported")
+"""Verdicts on a claim, those first that speak against it."""
 
 
 def questions(
@@ -105,7 +111,28 @@ def questions(
             "Claims",
             "The sources' claims, each with its statistic, its 95 % interval and a verdict.",
             table=claims,
-            brief=as_text(claims[["claim", "on", "value", "low", "high", "verdict"]]),
+            brief=claims_in_words(claims),
         )
     )
     return Report("questions", "Open questions", sections)
+
+
+def claims_in_words(claims: pd.DataFrame, width: int = 79) -> str:
+    """Return each claim once, with the verdict on what it was tested on and the statistic that decides it.
+
+    Where a claim has several statistics of one thing, all of them have to support it: the one that speaks most against
+    it decides.
+    """
+    lines: list[str] = []
+    for claim, rows in claims.groupby("claim", sort=False):
+        lines.append(str(claim))
+        tested: Any = rows.dropna(subset=["on"])
+        if tested.empty:
+            lines.append(f"  {rows['verdict'].iloc[0]}")
+        for on, evidence in tested.groupby("on", sort=False):
+            deciding = evidence.iloc[int(np.argmin([VERDICTS.index(verdict) for verdict in evidence["verdict"]]))]
+            value, low, high, none = (f"{deciding[name]:.3g}" for name in ("value", "low", "high", "none"))
+            interval = "no interval" if np.isnan(deciding["low"]) else f"{low} to {high}"
+            text = f"{deciding['verdict']} on {on}: {deciding['statistic']}: {value} ({interval}; no effect is {none})"
+            lines.append(fill(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+    return "\n".join(lines)

@@ -1,14 +1,16 @@
 """The multisine report: what `python -m probes multisine` prints and writes."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from textwrap import fill
 from typing import Annotated, Any
 
 import pandas as pd
 
 from interp import Model
-from interp.errors import InvalidInput, nearest
+from interp.errors import InvalidInput
 from interp.output.command import decimals
-from interp.output.report import Report, Section, as_text, file_name
+from interp.output.report import WIDTH, Report, Section, as_text, file_name
 from interp.output.style import heads_of, short, unique
 from probes import plots
 from probes.induction.induction_mosaic import induction_mosaic
@@ -17,22 +19,11 @@ from probes.periodic.context_attention import attention_spectrum
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum
 from probes.plots.head_lines import mosaic_of
+from probes.plots.time_axis import cycles
 from probes.questions.agreement import PUBLISHED
-from probes.stimuli import datasets
+from probes.reports.own_series import own_series
 from probes.stimuli.periodic_series import multisine as make_multisine
-from probes.stimuli.time_series import TimeSeries
-
-
-def check_series_name(option: str, name: str) -> str:
-    """Return the name of a real series, or nothing for none.
-
-    Raises:
-        InvalidInput: there is no such series.
-    """
-    if name and name not in datasets.__all__:
-        near = nearest(name, datasets.__all__)
-        raise InvalidInput(f"--{option} {name}: there are {', '.join(datasets.__all__)}.{near}")
-    return name
+from probes.stimuli.time_series import TimeSeries, as_time_series
 
 
 def multisine(
@@ -43,7 +34,7 @@ def multisine(
     phases: Annotated[Sequence[float], decimals] = (0,),
     duration: float = 3.0,
     steps: int = 301,
-    series: Annotated[str, check_series_name] = "",
+    series: Annotated[Any, own_series] = None,
     num_decoder: int = 0,
     shuffles: int = 99,
     seed: int = 0,
@@ -57,7 +48,8 @@ def multisine(
         phases: Phases in radians; likewise.
         duration: Length of the series in seconds.
         steps: Number of points.
-        series: A real series instead: air_passengers, el_nino, mauna_loa_co2 or sunspots.
+        series: A series instead: a CSV file, whose dates are read too, or a bundled one: air_passengers, el_nino,
+            mauna_loa_co2, sunspots. Of one that is longer than the context, the last steps are read.
         num_decoder: How many of the last values the decoder gets.
         shuffles: Runs with the context shuffled, for the chance level of combs.
         seed: Seed of the shuffles, and of the random tokens by which induction heads are told.
@@ -66,25 +58,38 @@ def multisine(
         InvalidInput: options of a multisine beside a real series, or a multisine that cannot be made.
     """
     published = tuple(frequencies) == tuple(PUBLISHED[0])
-    if series and not (published and not amplitudes and tuple(phases) == (0,) and (duration, steps) == (3.0, 301)):
-        raise InvalidInput(f"--series {series} is a real series: leave out the options that make a multisine.")
+    own = None if series is None else as_time_series(series)
+    if own is not None and not (
+        published and not amplitudes and tuple(phases) == (0,) and (duration, steps) == (3.0, 301)
+    ):
+        raise InvalidInput(f"--series {own.name} is a series already: leave out the options that make a multisine.")
     heights = amplitudes or (PUBLISHED[1] if published else (1.0,))
-    if series:
-        stimulus: TimeSeries = getattr(datasets, series)()
-    else:
-        stimulus = make_multisine(
-            frequencies, heights if len(heights) > 1 else heights[0], phases if len(phases) > 1 else phases[0],
-            duration=duration, steps=steps,
-        )  # fmt: skip
+    stimulus = own if own is not None else make_multisine(
+        frequencies, heights if len(heights) > 1 else heights[0], phases if len(phases) > 1 else phases[0],
+        duration=duration, steps=steps,
+    )  # fmt: skip
     spectra: list[AttentionSpectrum] = []
-    combs: list[HeadCombs] = []
     mosaics: list[Mosaic] = []
     for model in models:
+        model.require("series")
+        model.require("tokens")
+        longest = model.pipeline.model_context_length + num_decoder
+        seen = stimulus if own is None else stimulus.last(min(len(stimulus), longest))
         mosaics.append(induction_mosaic(model, seed=seed))
-        settings: dict[str, Any] = {"num_decoder": num_decoder, "shuffles": shuffles, "seed": seed}
-        spectra.append(attention_spectrum(model, stimulus, **settings))
-        combs.append(spectra[-1].comb(seed=seed))
-    return spectra_report(spectra, combs, mosaics)
+        spectra.append(attention_spectrum(model, seen, num_decoder=num_decoder, shuffles=shuffles, seed=seed))
+    report = spectra_report(spectra, [spectrum.comb(seed=seed) for spectrum in spectra], mosaics)
+    return report if own is None else _about(report, own, spectra)
+
+
+def _about(report: Report, series: TimeSeries, spectra: Sequence[AttentionSpectrum]) -> Report:
+    """Say in a report which steps of a series were read."""
+    read = ", ".join(dict.fromkeys(str(len(spectrum.series)) for spectrum in spectra))
+    of = repr(series).removeprefix("TimeSeries(").removesuffix(")")
+    seen = "" if read == str(len(series)) else f" The models read the last {read} steps, as many as fit their context."
+    note = f"The series is {of}.{seen}"
+    first, *others = report.sections
+    first = replace(first, words=f"{first.words} {note}", brief=fill(note, WIDTH))
+    return replace(report, sections=[first, *others])
 
 
 def spectra_report(
@@ -150,7 +155,11 @@ def spectra_report(
                 figure=plots.attention_over_series(spectrum, mosaic=own),
             ),
         ]
-    brief = as_text(table.groupby("model", sort=False).head(8))
+    unit = spectra[0].series.unit
+    brief = as_text(
+        table.groupby("model", sort=False).head(8).drop(columns=["p_permuted", "p_blocks", "p_shuffled"]),
+        f"combs in the spectra of {spectra[0].series.name}: spacing in {cycles(unit)}, period in {unit}",
+    )
     note = "The surest combs first, then the strongest."
     sections.append(Section("combs", "Combs by head", note, table=table, brief=brief))
     results = {f"spectrum-{name}.json": spectrum for name, spectrum in zip(names, spectra, strict=True)}

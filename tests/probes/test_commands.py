@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
@@ -182,6 +183,34 @@ def test_the_ablate_command(tmp_path: Path) -> None:
     assert "mase" in result.output
 
 
+def test_the_ablate_command_on_heads_and_a_series_of_ones_own(tmp_path: Path) -> None:
+    days = pd.date_range("2024-01-01", periods=90, freq="D")
+    pd.DataFrame({"day": days, "sales": 20 + 5 * np.sin(np.arange(90) * 0.9)}).to_csv(tmp_path / "own.csv", index=False)
+    options = [
+        "--heads",
+        "decoder.cross.1.*,encoder.self.0.1",
+        "--series",
+        str(tmp_path / "own.csv"),
+        "--controls",
+        "2",
+    ]
+    out = tmp_path / "report"
+    result = ablate("--model", "pico-t5", *options, "--out", str(out), "--no-images")
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / "chosen_heads.csv")
+    assert set(table["count"]) == {9}
+    assert table["heads"][0].split()[-1] == "encoder.self.0.1"
+    effects = circuits.ForecastEffects.load(out / "forecast_effects_sales.json")
+    assert effects.sets["chosen heads"] == tuple(table["heads"][0].split())
+    assert [index[-1] for index in effects.indexes if index is not None] == days[[61, 68, 75, 82, 89]].tolist()
+    assert effects.provenance["stimulus"]["season"] == 7
+    fan = pd.read_csv(out / "forecast_fan_sales.csv")
+    assert fan["time"].iloc[-1] == "2024-03-30"
+    assert "sales, 5 series" in result.output
+    assert "no control" in result.output, "all heads of a layer leave none to draw"
+    assert not (out / "forecast_effects_synthetic.csv").exists()
+
+
 def test_the_ablate_command_on_a_decoder_alone(tmp_path: Path) -> None:
     """The forecasts are as long as the model's own, 6 steps."""
     tiny_causal_pipeline().model.model.save_pretrained(tmp_path / "tiny")
@@ -216,6 +245,12 @@ def test_the_ablate_command_on_a_text_model(tmp_path: Path) -> None:
         (["--model", "pico-t6"], "Did you mean"),
         (["--model", "pico-t5", "--top", "99"], "24 have a score"),
         (["--model", "pico-t5", "--top", "0"], "at least 1"),
+        (["--model", "pico-t5", "--heads", "decoder.cross.1.9"], "decoder.cross.1.9"),
+        (["--model", "pico-t5", "--heads", "decoder.cros.1"], "decoder.cros"),
+        (["--model", "pico-t5", "--heads", "decoder.cross.1.2,,"], "give addresses"),
+        (["--model", "pico-t5", "--heads", "decoder.cross.1.2,decoder.cross.1"], "twice"),
+        (["--model", "pico-t5", "--heads", "decoder.cross.1.2", "--top", "2"], "--top 2 beside --heads"),
+        (["--model", "pico-t6", "--series", "own.csv"], "own.csv: no such file"),
     ],
 )
 def test_mistakes_in_the_ablate_command(arguments: list[str], says: str, tmp_path: Path) -> None:

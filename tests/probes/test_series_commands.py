@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
@@ -12,6 +13,8 @@ import probes
 import probes.__main__ as command
 from interp.sweeps import read
 from probes.periodic.spectrum import AttentionSpectrum
+from probes.questions.claims import CLAIMS
+from probes.reports.open_questions import claims_in_words
 from probes.reports.spectra import spectra_report
 from tests.tolerance import BUNDLED, close
 
@@ -51,6 +54,28 @@ def test_multisine_takes_the_published_amplitudes_and_real_series(tmp_path: Path
     assert stored("--series", "air_passengers").series.name == "air passengers"
 
 
+def test_multisine_reads_a_file_with_its_dates(tmp_path: Path) -> None:
+    hours = pd.date_range("2024-03-01", periods=600, freq="h")
+    values = 20 + 5 * np.sin(np.arange(600) * 2 * np.pi / 24)
+    pd.DataFrame({"time": hours, "load": values, "cost": 1.0}).to_csv(tmp_path / "own.csv", index=False)
+    options = ["--series", tmp_path / "own.csv", "--column", "load", "--shuffles", 0, "--no-images"]
+    result = run("multisine", "--model", "pico-t5", *options, "--num-decoder", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    spectrum = AttentionSpectrum.load(tmp_path / "out" / "spectrum-pico-t5.json")
+    assert spectrum.series.index is not None
+    assert spectrum.series.index.tolist() == hours[-513:].tolist(), "as many as the context holds, and the decoder's"
+    assert (spectrum.series.name, spectrum.series.unit) == ("load", "day")
+    page = (tmp_path / "out" / "multisine.html").read_text()
+    told = " ".join(result.output.split())
+    assert "600 steps of 1/24 day, 2024-03-01 to 2024-03-25 23:00:00" in told
+    assert "The models read the last 513 steps" in told
+    assert "The models read the last 513 steps" in page
+    assert "2024-03-25T22:00" in page
+    missing = run("multisine", "--model", "pico-t5", "--series", tmp_path / "own.csv", "--out", tmp_path / "none")
+    assert missing.exit_code == 2
+    assert "several columns of numbers, 'load', 'cost'" in " ".join(missing.output.split())
+
+
 def test_sweep_writes_the_explorer_and_goes_on_from_its_store(tmp_path: Path) -> None:
     grid = ["--model", "pico-t5", "--sequence-lengths", "4-5", "--seeds", "0,3", "--store", tmp_path / "store"]
     first = run("sweep", *grid, "--repetitions", "2", *SMALL, "--out", tmp_path / "out")
@@ -77,7 +102,29 @@ def test_questions_answers_all_on_one_page(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*(f"{name}.csv" for name in tables), "questions.html"])
     page = (tmp_path / "questions.html").read_text()
     assert page.count("Plotly.newPlot") == 4 + page.split("<body>")[0].count("Plotly.newPlot")
-    assert "more repetitions give fewer" in result.output
+    for claim in CLAIMS:
+        assert result.output.count(claim) == 1
+    assert max(map(len, result.output.split("written:")[0].splitlines())) < 80
+
+
+def test_each_claim_is_said_once_by_the_statistic_that_decides_it() -> None:
+    columns = ["claim", "on", "statistic", "value", "low", "high", "none", "verdict"]
+    rows = [
+        ("more is more", "a", "share", 0.5, 0.4, 0.6, 0.0, "supported"),
+        ("more is more", "a", "share beyond chance", 0.1, -0.1, 0.3, 0.0, "undecided"),
+        ("more is more", "b", "share", 0.7, 0.6, 0.8, 0.0, "supported"),
+        ("less is more", "a", "gap", 1.0, np.nan, np.nan, 0.5, "undecided"),
+        ("all is more", None, None, np.nan, np.nan, np.nan, np.nan, "needs three models or more"),
+    ]
+    assert claims_in_words(pd.DataFrame(rows, columns=columns)).splitlines() == [
+        "more is more",
+        "  undecided on a: share beyond chance: 0.1 (-0.1 to 0.3; no effect is 0)",
+        "  supported on b: share: 0.7 (0.6 to 0.8; no effect is 0)",
+        "less is more",
+        "  undecided on a: gap: 1 (no interval; no effect is 0.5)",
+        "all is more",
+        "  needs three models or more",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +135,9 @@ def test_questions_answers_all_on_one_page(tmp_path: Path) -> None:
         (["multisine", "--amplitudes", "1,2"], "amplitudes are 2 and frequencies 4"),
         (["multisine", "--series", "sunspots", "--steps", "5"], "leave out the options"),
         (["multisine", "--series", "sunspot"], "Did you mean 'sunspots'"),
-        (["multisine", "--series", "el_nino"], "longer than pico-t5's, 512.*last"),
+        (["multisine", "--series", "nowhere.csv"], "nowhere.csv: no such file. Give a CSV file"),
+        (["multisine", "--column", "sales"], "name it by --series FILE.csv"),
+        (["multisine", "--series", "sunspots", "--column", "sunspots"], "is a column of a CSV file"),
         (["sweep", "--repetitions", "2,x"], "--repetitions 2,x: give whole numbers"),
         (["sweep", "--repetitions", "4-2"], "--repetitions 4-2: give whole numbers"),
         (["sweep", "--store", "/dev/null"], "is a file"),
