@@ -16,7 +16,7 @@ import pandas as pd
 from circuits.ablation.forecast_effects import ForecastEffects, controlled_forecasts
 from circuits.ablation.head_sets import set_outcomes
 from circuits.controls import Controls, columns_of_controls, random_controls, strongest
-from circuits.measurement import described, stimulus_for, stimulus_source
+from circuits.measurement import Stimulus, described, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
 from interp.arguments import checked
@@ -287,11 +287,11 @@ def ablated_set(
         controls: random sets of as many heads of the same layers.
         reference: the batches from which means are taken.
     """
-    tokens = stimulus_of(batch, "ablated_set")
+    tokens = stimulus_for(model, batch, None, "ablated_set")
     drawn = random_controls(model, heads, exclude=exclude, draws=controls, seed=seed)
     count = len(heads)
     points, clean = _points(model, tokens, {count: heads}, {count: drawn}, None, method, reference, progress)
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
+    source = provenance(model, **stimulus_source(tokens))
     source |= described(continuation_metrics(model, tokens, None)["effect"])
     source |= method_source(method, reference, seed=seed) | {"controls": controls}
     return AblationCurve(points, clean["effect"], clean["accuracy"], source)
@@ -299,7 +299,7 @@ def ablated_set(
 
 def _points(
     model: Model,
-    tokens: RepeatedTokens,
+    tokens: Stimulus,
     chosen: Mapping[int, Sequence[Head]],
     drawn: Mapping[int, Controls],
     metric: Metric | None,

@@ -1,6 +1,6 @@
 """How well a bundled model forecasts, beside naive and seasonal naive, as its card reports it.
 
-Errors are utilsforecast's MASE; forecasts are medians of the pipeline's own samples.
+Errors are utilsforecast's MASE; forecasts are medians: of the pipeline's own samples, or as a Chronos-Bolt puts it out.
 
 Source: Hyndman & Koehler 2006, "Another look at measures of forecast accuracy" (MASE).
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from chronos import BaseChronosPipeline, ChronosPipeline
+from chronos import BaseChronosPipeline, ChronosBoltPipeline, ChronosPipeline
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from utilsforecast.losses import mase
@@ -23,6 +23,9 @@ from interp.results.files import write_text
 from interp.results.frame import Frame
 
 Floats = NDArray[np.float64]
+
+Pipeline = ChronosPipeline | ChronosBoltPipeline
+"""What is measured: medians of samples, or the median that a Chronos-Bolt puts out."""
 
 HORIZON = 24
 
@@ -58,8 +61,14 @@ def air_passengers() -> Floats:
         return pd.read_csv(file)["passengers"].to_numpy(dtype=float)
 
 
-def _medians(pipeline: ChronosPipeline, contexts: list[Floats], horizon: int) -> list[Floats]:
-    """Return medians of 20 samples per series, from a fixed seed and with the global one left alone."""
+def _medians(pipeline: Pipeline, contexts: list[Floats], horizon: int) -> list[Floats]:
+    """Return the pipeline's median, or that of 20 samples, from a fixed seed and with the global one left alone."""
+    if isinstance(pipeline, ChronosBoltPipeline):
+        levels = list(pipeline.quantiles)
+        quantiles = pipeline.predict(
+            [torch.tensor(c, dtype=torch.float32) for c in contexts], prediction_length=horizon
+        )
+        return list(quantiles[:, levels.index(0.5)].double().numpy())
     with torch.random.fork_rng():
         torch.manual_seed(0)
         samples = pipeline.predict([torch.tensor(c) for c in contexts], prediction_length=horizon)
@@ -82,9 +91,7 @@ def _mase(contexts: list[Floats], truths: list[Floats], forecasts: list[Floats],
     return mase(table, models=["forecast"], seasonality=period, train_df=past)["forecast"].to_numpy()
 
 
-def _compare(
-    pipeline: ChronosPipeline, contexts: list[Floats], truths: list[Floats], periods: list[int]
-) -> dict[str, Floats]:
+def _compare(pipeline: Pipeline, contexts: list[Floats], truths: list[Floats], periods: list[int]) -> dict[str, Floats]:
     horizon = len(truths[0])
     forecasts = {
         "model": _medians(pipeline, contexts, horizon),
@@ -101,11 +108,11 @@ def _compare(
     return errors
 
 
-def held_out_errors(pipeline: ChronosPipeline, rows: slice = slice(None)) -> dict[str, Floats]:
+def held_out_errors(pipeline: Pipeline, rows: slice = slice(None)) -> dict[str, Floats]:
     """Measure the MASE of each held-out series.
 
     Args:
-        pipeline: a Chronos pipeline that samples, of a T5 or a causal model.
+        pipeline: a Chronos pipeline of a T5, a causal model or a Chronos-Bolt.
         rows: which series; all 200 by default.
 
     Returns:
@@ -115,11 +122,11 @@ def held_out_errors(pipeline: ChronosPipeline, rows: slice = slice(None)) -> dic
     return _compare(pipeline, list(values[:, :96]), list(values[:, 96:]), period.tolist())
 
 
-def air_passenger_scores(pipeline: ChronosPipeline) -> dict[str, dict[str, float]]:
+def air_passenger_scores(pipeline: Pipeline) -> dict[str, dict[str, float]]:
     """Measure the mean MASE over rolling origins of air passengers, for horizons of 12 and 24 months.
 
     Args:
-        pipeline: a Chronos pipeline that samples, of a T5 or a causal model.
+        pipeline: a Chronos pipeline of a T5, a causal model or a Chronos-Bolt.
 
     Returns:
         For `air_passengers_12` and `air_passengers_24`: the MASE of `model`, `naive` and `seasonal_naive`.
@@ -150,7 +157,7 @@ def record_forecasts(directory: Path) -> dict[str, Any]:
     """
     with late_bars():
         pipeline = BaseChronosPipeline.from_pretrained(str(directory), attn_implementation="eager")
-    assert isinstance(pipeline, ChronosPipeline)
+    assert isinstance(pipeline, Pipeline)
     errors = held_out_errors(pipeline)
     scores = {"held_out": {name: float(np.median(e)) for name, e in errors.items()}, **air_passenger_scores(pipeline)}
     record = json.loads((directory / "training.json").read_text())

@@ -1,7 +1,7 @@
 """What the bundled models are trained on: token motifs and synthetic series, all made in code.
 
 Every generator takes a NumPy generator, a number of rows and a length, and returns an array
-`[row, pos]`: token ids for `motifs`, values for the others. Nothing here reads a file.
+`[row, pos]`: token ids for `motifs` and `varied_motifs`, values for the others. Nothing here reads a file.
 
 Source: KernelSynth after Ansari et al. 2024, "Chronos: Learning the Language of Time Series", A.2.
 """
@@ -9,6 +9,7 @@ Source: KernelSynth after Ansari et al. 2024, "Chronos: Learning the Language of
 from collections.abc import Callable
 
 import numpy as np
+from numpy.polynomial import legendre
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -62,6 +63,25 @@ def varied_motifs(rng: Generator, rows: int, length: int, longest: int = 12) -> 
     tokens = tokens + (variant == 4) * rng.integers(-3, 4, (rows, length))
     tokens = tokens + (variant == 5) * rng.integers(-6, 7, rows)[:, None] * turn
     return np.clip(tokens, *PUBLISHED.value_range)
+
+
+def patch_motifs(rng: Generator, period: Ints, coefficients: Ints, patches: int, size: int) -> Floats:
+    """Repeat random patches.
+
+    Args:
+        period: of each row, after how many patches they come again.
+        coefficients: of each row, of how many numbers a patch is made: its level, slope, curvature and so on.
+        patches: how many patches a row has.
+        size: steps of a patch.
+
+    Returns:
+        Values `[row, patches * size]`.
+    """
+    rows, orders = len(period), np.arange(size)
+    basis = legendre.legvander(np.linspace(-1, 1, size), size - 1) * np.sqrt(2 * orders + 1)
+    factors = rng.standard_normal((rows, period.max(initial=0), size))
+    cycle = (factors * (orders < coefficients[:, None])[:, None, :]) @ basis.T
+    return cycle[np.arange(rows)[:, None], np.arange(patches) % period[:, None]].reshape(rows, -1)
 
 
 def _waves(rng: Generator, rows: int, length: int, periods: Floats, harmonics: int) -> Floats:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from chronos.chronos_bolt import ChronosBoltModelForForecasting
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from interp.inputs.vocabulary import PUBLISHED_START, published_config
-from interp.zoo.made_series import NARROW
+from interp.zoo.made_series import NARROW, patch_motifs
+from interp.zoo.recipe import FEW_COEFFICIENTS, PATCH
 
 ROWS = 100
 
@@ -80,3 +82,46 @@ def causal_snapshot(module: GPT2LMHeadModel) -> dict[str, Any]:
         "induction": back[..., 1:].mean(-1).tolist(),
         "previous_token": paid.diagonal(-1, dim1=-2, dim2=-1).mean(-1).tolist(),
     }
+
+
+@torch.no_grad()
+def patch_snapshot(module: ChronosBoltModelForForecasting) -> dict[str, Any]:
+    """Measure forecasts and attention on `P1..P5 P1..P5 P1 P2`, which P3 and P4 follow: 100 rows, always the same.
+
+    Args:
+        module: a Chronos-Bolt opened with eager attention, on any device.
+
+    Returns:
+        `pinball`, the median's mean pinball loss on P3 and P4, in deviations of the context, and
+        `pinball_unrepeated`, the same where every patch is another; and on the repeated patches, as nested lists
+        `[layer][head]`, the mean attention to the two patches after the last one's earlier occurrences
+        (`token_to_right`) or to these (`current_token`): of encoder heads from [REG] (`reg_token_to_right`), of cross
+        heads from the decoder.
+    """
+    period, context, following = 5, 12, 2
+    stimuli = [
+        patch_motifs(
+            np.random.default_rng(0), np.full(ROWS, after), np.full(ROWS, FEW_COEFFICIENTS), context + following, PATCH
+        )
+        for after in (period, context + following)
+    ]
+    scores: dict[str, Any] = {}
+    for name, values in zip(("pinball", "pinball_unrepeated"), stimuli, strict=True):
+        known, truth = torch.from_numpy(values).float().to(module.device).split(context * PATCH, dim=1)
+        middle = module(context=known).quantile_preds[:, module.num_quantiles // 2, : following * PATCH]
+        deviation = known.std(1, correction=0, keepdim=True)
+        scores[name] = float(((middle - truth).abs() / 2 / deviation).mean())
+    hidden, _, embedded, mask = module.encode(
+        torch.from_numpy(stimuli[0][:, : context * PATCH]).float().to(module.device)
+    )
+    encoder = module.encoder(attention_mask=mask, inputs_embeds=embedded, output_attentions=True)
+    start = torch.full((ROWS, 1), module.config.decoder_start_token_id, device=module.device)
+    decoder = module.decoder(
+        input_ids=start, encoder_hidden_states=hidden, encoder_attention_mask=mask, output_attentions=True
+    )
+    earlier = list(range((context - 1) % period, context - 1, period))
+    for prefix, layers in (("reg_", encoder.attentions), ("", decoder.cross_attentions)):
+        paid = torch.stack([layer[:, :, -1].float().mean(0) for layer in layers]).cpu()
+        scores[f"{prefix}current_token"] = paid[..., earlier].sum(-1).tolist()
+        scores[f"{prefix}token_to_right"] = paid[..., [place + 1 for place in earlier]].sum(-1).tolist()
+    return scores

@@ -1,5 +1,7 @@
 """How the bundled models are trained: motifs first, then an ever wider mix of series.
 
+0. A T5 or a GPT-2 learns from tokens. A Chronos-Bolt learns from values: its motifs are repeated random
+   patches, so `motif_context` and `longest_period` count patches, and `motif_heads` are of the encoder's layers.
 1. For `motif_steps` steps the model sees repeated random tokens only; induction forms here, with
    only the first `motif_heads` heads of each layer open (of a T5, of cross-attention). Periods
    are 3 to `longest_period`, contexts 16 to `motif_context`.
@@ -12,7 +14,7 @@
    there. The first is the way to *current token* heads, the second to *token to right*.
 4. In a share `anywhere` of the motif rows the decoder does not go on where the encoder's tokens end
    but begins at a random earlier place, so that only its own tokens say where it is.
-   A GPT-2 has no encoder: it refuses the fields of 3 and of this.
+   A GPT-2 has no encoder, and a Chronos-Bolt goes on from the end: they refuse the fields of 3 and of this.
 5. The learning rate warms up, stays, and falls along a cosine to zero over the last half.
 
 The data of a step depend on the seed and the step alone, so a run that was interrupted goes on
@@ -20,6 +22,7 @@ with the very batches it would have seen.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import cos, pi
 from typing import Any, Literal, Self, cast
@@ -27,22 +30,32 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import torch
 from chronos import ChronosConfig, MeanScaleUniformBins
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.errors import InvalidInput
 from interp.inputs.vocabulary import published_config
 from interp.validate import whole
-from interp.zoo.made_series import SERIES, motifs, varied_motifs
+from interp.zoo.made_series import SERIES, motifs, patch_motifs, varied_motifs
 
 HORIZON = 24
-"""The prediction length of the bundled models; the longest labels they are trained on."""
+"""The prediction length of the bundled models of tokens; the longest labels they are trained on."""
+
+PATCH = 16
+"""Steps of a patch of a Chronos-Bolt, as in the published models."""
+
+PATCH_HORIZON = 64
+"""Steps of one forecast of a Chronos-Bolt, as in the published models."""
+
+FEW_COEFFICIENTS = 3
+"""Of how many numbers a patch of the motifs is made at first: with 16 independent ones induction forms very slowly."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a bundled model, apart from the machine's rounding."""
 
-    architecture: Literal["t5", "gpt2"] = "t5"
+    architecture: Literal["t5", "gpt2", "bolt"] = "t5"
     seed: int = 0
     layers: int = 4
     heads: int = 8
@@ -100,10 +113,17 @@ class Recipe:
     def _check_architecture(self) -> None:
         if self.architecture == "t5":
             return
-        if self.architecture != "gpt2":
-            raise InvalidInput(f"architecture={self.architecture!r}: there are t5 and gpt2.")
+        if self.architecture not in ("gpt2", "bolt"):
+            raise InvalidInput(f"architecture={self.architecture!r}: there are t5, gpt2 and bolt.")
         if laid := [n for n in ("next_token_heads", "previous_token_heads", "anywhere") if getattr(self, n) != 0]:
-            raise InvalidInput(f"{', '.join(laid)}: for a T5 only; a GPT-2 has no encoder. Leave at 0.")
+            raise InvalidInput(f"{', '.join(laid)}: for a T5 only. Leave at 0.")
+        if self.architecture == "bolt":
+            if (steps := self.motif_context * PATCH) > self.longest_context:
+                raise InvalidInput(
+                    f"motif_context={self.motif_context} patches are {steps} steps, and longest_context is "
+                    f"{self.longest_context}. Take fewer."
+                )
+            return
         if self.heads * self.d_kv != self.d_model:
             raise InvalidInput(f"d_kv={self.d_kv}: {self.heads} heads of a GPT-2 share d_model={self.d_model} exactly.")
         if self.motif_context + 8 > self.longest_context + HORIZON:
@@ -158,8 +178,12 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
         For a T5, encoder ids `[row, context + 1]` with EOS at the end, and labels `[row, 8 to HORIZON]`.
         For a GPT-2, context and labels in one row and nothing between, `[row, context + 8 to HORIZON]`,
         twice: every position is learned from, as the model shifts its labels itself.
+        For a Chronos-Bolt, values `[row, context]`, shorter ones filled up with NaN on the left, and the values
+        that follow, `[row, PATCH_HORIZON]`.
     """
     rng = np.random.default_rng([recipe.seed, step])
+    if recipe.architecture == "bolt":
+        return _values(rng, recipe, step)
     if step < recipe.motif_steps:
         context = int(rng.integers(16, recipe.motif_context + 1))
         tokens = torch.from_numpy(motifs(rng, recipe.motif_rows, context + 8, recipe.longest_period))
@@ -180,6 +204,39 @@ def _context(rng: np.random.Generator, recipe: Recipe) -> int:
     return int(np.exp(rng.uniform(np.log(16), np.log(recipe.longest_context))))
 
 
+def _values(rng: np.random.Generator, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+    """Make values and what follows them: repeated patches, of few coefficients at first, and series beside them."""
+    motifs_only = step < recipe.motif_steps
+    share = motif_fraction(recipe, step)
+    counts = [recipe.motif_rows] if motifs_only else rng.multinomial(recipe.rows, _shares(recipe, share)).tolist()
+    # From 8 patches on, so that some patch comes twice.
+    patches = int(rng.integers(8, recipe.motif_context + 1))
+    few = np.full(counts[0], motifs_only) | (rng.random(counts[0]) < 0.5)
+    coefficients = np.where(few, FEW_COEFFICIENTS, rng.integers(1, PATCH + 1, counts[0]))
+    period = rng.integers(3, recipe.longest_period + 1, counts[0])
+    parts = [patch_motifs(rng, period, coefficients, patches + PATCH_HORIZON // PATCH, PATCH)]
+    if not motifs_only:
+        parts.append(_series(rng, recipe, counts[1:], _context(rng, recipe) + PATCH_HORIZON))
+    longest = max(part.shape[1] for part in parts)
+    rows = [np.pad(part, ((0, 0), (longest - part.shape[1], 0)), constant_values=np.nan) for part in parts]
+    values = torch.from_numpy(np.concatenate(rows)).float()
+    return values[:, :-PATCH_HORIZON].contiguous(), values[:, -PATCH_HORIZON:].contiguous()
+
+
+def _shares(recipe: Recipe, motif_share: float) -> list[float]:
+    """Return the share of motifs and, in the order of the mix, those of the series."""
+    total = sum(recipe.mix.values())
+    return [motif_share, *((1 - motif_share) * weight / total for weight in recipe.mix.values())]
+
+
+def _series(rng: np.random.Generator, recipe: Recipe, counts: Sequence[int], length: int) -> NDArray[np.float64]:
+    """Make so many series of each kind of the mix, `[row, step]`."""
+    return np.concatenate(
+        [SERIES[name](rng, int(count), length) for name, count in zip(recipe.mix, counts, strict=True) if count]
+        or [np.zeros((0, length))]
+    )
+
+
 def _begin_anywhere(rng: np.random.Generator, recipe: Recipe, tokens: Tensor, context: int) -> Tensor:
     """Make motif rows whose labels are in some rows a stretch of the context itself, from a random place on.
 
@@ -195,17 +252,8 @@ def _begin_anywhere(rng: np.random.Generator, recipe: Recipe, tokens: Tensor, co
 
 def _mixed(rng: np.random.Generator, recipe: Recipe, step: int, context: int, horizon: int) -> Tensor:
     """Make tokens `[row, context + horizon]`: some motifs, and series through Chronos' tokenizer."""
-    share = motif_fraction(recipe, step)
-    total = sum(recipe.mix.values())
-    counts = rng.multinomial(recipe.rows, [share, *((1 - share) * weight / total for weight in recipe.mix.values())])
-    values = np.concatenate(
-        [
-            SERIES[name](rng, int(count), context + horizon)
-            for name, count in zip(recipe.mix, counts[1:], strict=True)
-            if count
-        ]
-        or [np.zeros((0, context + horizon))]
-    )
+    counts = rng.multinomial(recipe.rows, _shares(recipe, motif_fraction(recipe, step)))
+    values = _series(rng, recipe, counts[1:].tolist(), context + horizon)
     tokenizer = cast(MeanScaleUniformBins, chronos_config().create_tokenizer())
     before, _, scale = tokenizer._input_transform(torch.from_numpy(values[:, :context]))
     after, _, _ = tokenizer._input_transform(torch.from_numpy(values[:, context:]), scale)

@@ -153,7 +153,8 @@ def train(
         _loop(model, optimizer, recipe, record, out, workers, save_every, progress)
 
     model.eval().save_pretrained(out)
-    model.generation_config.save_pretrained(out)
+    if model.can_generate():
+        model.generation_config.save_pretrained(out)
     del record["losses"]
     write_text(out / RECORD, json.dumps(record) + "\n")
     (out / CHECKPOINT).unlink(missing_ok=True)
@@ -180,14 +181,14 @@ def _loop(
     save_every: int,
     progress: bool,
 ) -> None:
-    moments, snapshot = set(snapshot_steps(recipe)), ARCHITECTURES[recipe.architecture].snapshot
+    moments, family = set(snapshot_steps(recipe)), ARCHITECTURES[recipe.architecture]
     start, before = time.monotonic(), record["seconds"]
 
     def look(step: int) -> None:
         if step in moments and not any(s["step"] == step for s in record["snapshots"]):
             loss = float(np.mean(record["losses"])) if record["losses"] else None
             model.eval()
-            record["snapshots"].append({"step": step, "loss": loss, **snapshot(model)})
+            record["snapshots"].append({"step": step, "loss": loss, **family.snapshot(model)})
             model.train()
 
     model.train()
@@ -197,11 +198,8 @@ def _loop(
     for step, (ids, labels) in enumerate(_batches(recipe, first, workers), start=first):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        loss = model(
-            input_ids=ids.to(model.device, non_blocking=True),
-            labels=labels.to(model.device, non_blocking=True),
-            use_cache=False,
-        ).loss
+        device = model.device
+        loss = family.loss(model, ids.to(device, non_blocking=True), labels.to(device, non_blocking=True))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if step < recipe.motif_steps:
