@@ -70,6 +70,10 @@ WORK: dict[str, Call] = {
     "probes.attention_by_lag": lambda model, batch: [
         probes.attention_by_lag(model, batch, model.heads(kind)) for kind in ("encoder.self", "decoder.cross")
     ],
+    "probes.attention_spectrum": lambda model, batch: probes.attention_spectrum(model, SERIES),
+    "probes.context_attention": lambda model, batch: probes.context_attention(model, SERIES[None], num_decoder=0),
+    "probes.head_scores": lambda model, batch: probes.head_scores(model),
+    "probes.prefix_matching": lambda model, batch: probes.prefix_matching(model),
     "probes.repeated_random_patches": lambda model, batch: probes.repeated_random_patches(model),
     "probes.induction_mosaic": lambda model, batch: probes.induction_mosaic(model, patches(batch)),
     "circuits.head_effects": lambda model, batch: circuits.head_effects(model, batch, metric=MEDIAN, progress=False),
@@ -90,11 +94,8 @@ WORK: dict[str, Call] = {
 
 NEED_TOKENS: dict[str, Call] = {
     "probes.attention_by_value": lambda model, batch: probes.attention_by_value(model, batch, heads()),
-    "probes.attention_spectrum": lambda model, batch: probes.attention_spectrum(model, SERIES),
     "probes.changed_period": lambda model, batch: probes.changed_period(model, period=8, other=6, batch_size=3),
     "probes.comb_origin": lambda model, batch: probes.comb_origin(model, draws=2, permutations=9),
-    "probes.context_attention": lambda model, batch: probes.context_attention(model, SERIES[None]),
-    "probes.head_scores": lambda model, batch: probes.head_scores(model),
     "probes.induction_scores": lambda model, batch: probes.induction_scores(model, batch, site="encoder.self"),
     "probes.induction_scores, made": lambda model, batch: probes.induction_scores(model),
     "probes.induction_sweep": lambda model, batch: probes.induction_sweep(model, progress=False),
@@ -102,7 +103,7 @@ NEED_TOKENS: dict[str, Call] = {
     "probes.multisine_scores": lambda model, batch: probes.multisine_scores(model, draws=2),
     "probes.position_loss": lambda model, batch: probes.position_loss(model, batch),
     "probes.position_loss, made": lambda model, batch: probes.position_loss(model),
-    "probes.prefix_matching": lambda model, batch: probes.prefix_matching(model),
+    "probes.prefix_matching, of tokens": lambda model, batch: probes.prefix_matching(model, vocab_range=(5, 9)),
     "probes.random_tokens": lambda model, batch: probes.random_tokens(np.random.default_rng(0), 2, 3, model=model),
     "probes.repeated_random_tokens": lambda model, batch: probes.repeated_random_tokens(model=model),
     "probes.repeated_sequences": lambda model, batch: probes.repeated_sequences(model=model),
@@ -191,10 +192,13 @@ def test_what_works(name: str) -> None:
     WORK[name](bolt(), values())
 
 
-OF_THE_WEIGHTS = ("position_bias", "composition", "largest", "_circuit", "repeated_random", "random_controls")
+WITHOUT_A_BATCH = (
+    *("attention_spectrum", "context_attention", "head_scores", "prefix_matching", "position_bias", "composition"),
+    *("largest", "_circuit", "repeated_random", "random_controls"),
+)
 
 
-@pytest.mark.parametrize("name", [name for name in WORK if not any(word in name for word in OF_THE_WEIGHTS)])
+@pytest.mark.parametrize("name", [name for name in WORK if not any(word in name for word in WITHOUT_A_BATCH)])
 def test_what_works_takes_no_tokens(name: str) -> None:
     with pytest.raises(interp.errors.MissingCapability, match=r"^tiny-bolt has no tokens"):
         WORK[name](bolt(), tokens())

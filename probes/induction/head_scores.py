@@ -1,7 +1,8 @@
-"""Scores of self-attention heads on repeated random tokens: where in the past, or future, they look.
+"""Scores of self-attention heads on repeated random tokens or patches: where in the past, or future, they look.
 
 One stimulus serves all: random tokens repeated, in the encoder followed by EOS where the model has one, in its decoder
-after the start token, in a decoder alone as they are. Each score is the mean attention from a set of queries to the
+after the start token, in a decoder alone as they are. A model that reads patches gets repeated random patches, and
+offsets count patches. Each score is the mean attention from a set of queries to the
 keys that the score is named for, over the batch. To add a score, add its keys to `SCORES`.
 
 Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
@@ -21,7 +22,15 @@ from interp.inputs.masks import check_tokens
 from interp.models.model import as_model
 from interp.results.by_head import HeadScores, over_rows, provenance
 from interp.scoring import score_rows
+from interp.validate import whole
+from probes.stimuli.repeated_patches import RepeatedPatches, repeated_random_patches
 from probes.stimuli.repeated_sequences import RepeatedSequences, sequences_for
+
+Repeated = RepeatedSequences | RepeatedPatches
+"""What the scores are measured on."""
+
+LENGTH = 25
+"""How many random tokens or patches come before they come again."""
 
 Keys = Callable[[int, int], Iterable[int]]
 """The key positions of a score, from the query's position and the sequence's length; those off the tokens are dropped.
@@ -54,28 +63,35 @@ AHEAD = ("next_token", "later_occurrence")
 def head_scores(
     model: Model,
     *,
-    sequence_length: int = 25,
+    sequence_length: int | None = None,
     repetitions: int = 4,
     batch_size: int = 20,
     vocab_range: tuple[int, int] | None = None,
+    coefficients: int | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """Score where the self-attention heads of all stacks look on repeated random tokens.
 
     Args:
+        sequence_length: how many tokens, or patches, come before they come again; 25 by default, or as many patches as
+            fit the context.
         repetitions: how often the sequence comes, 2 or more.
+        vocab_range: first and last id to draw tokens from.
+        coefficients: of how many numbers a random patch is made, as in `repeated_random_patches`.
 
     Returns:
         HeadScores by address, such as `decoder.self.previous_token`. All stacks: `previous_token` (mean attention one
         back), `duplicate_token` (to the latest earlier occurrence), `induction` (to the position after it),
         `prefix_matching` (to the positions after all earlier occurrences, added, queries of the second repetition on),
         `prefix_matching_0` and `prefix_matching_-1` (at the occurrences, and before them). An encoder also has
-        `next_token` and `later_occurrence`.
+        `next_token` and `later_occurrence`. A decoder of one position, which can look at itself alone, has none.
 
     Raises:
         InvalidInput: fewer than two repetitions, or a sequence of fewer than two tokens.
+        MissingCapability: a range of tokens for a model that reads patches, or coefficients for one that reads tokens.
     """
-    stimulus, parameters = _sequences(model, sequence_length, repetitions, batch_size, vocab_range, seed)
+    wanted = {"sequence_length": sequence_length, "repetitions": repetitions, "batch_size": batch_size, "seed": seed}
+    stimulus, parameters = _sequences(model, wanted, vocab_range, coefficients)
     source = provenance(model, name="head_scores", **parameters)
     scores: dict[str, HeadScores] = {}
     for site in _self_attention(model):
@@ -91,10 +107,11 @@ def prefix_matching(
     *,
     offset: int = 1,
     average: bool = False,
-    sequence_length: int = 25,
+    sequence_length: int | None = None,
     repetitions: int = 4,
     batch_size: int = 20,
     vocab_range: tuple[int, int] | None = None,
+    coefficients: int | None = None,
     seed: int = 0,
 ) -> dict[str, HeadScores]:
     """Score prefix matching by self-attention head: attention tied to the token's earlier occurrences.
@@ -102,10 +119,11 @@ def prefix_matching(
     Args:
         offset: where to look from each occurrence; sources disagree: +1 (default), 0 or -1.
         average: take the mean over the earlier occurrences instead of their sum, which is at most 1.
+        sequence_length: as in `head_scores`, as are `vocab_range` and `coefficients`.
         repetitions: how often the sequence comes; queries are those of the second repetition on.
 
     Returns:
-        HeadScores by `decoder.self`, and `encoder.self` where there is an encoder.
+        HeadScores by `decoder.self`, and `encoder.self` where there is an encoder. A decoder of one position has none.
 
     Raises:
         InvalidInput: another offset, or nothing that repeats.
@@ -114,7 +132,8 @@ def prefix_matching(
     """
     if offset not in (-1, 0, 1):
         raise InvalidInput(f"offset={offset}: choose -1, 0 or 1.")
-    stimulus, parameters = _sequences(model, sequence_length, repetitions, batch_size, vocab_range, seed)
+    wanted = {"sequence_length": sequence_length, "repetitions": repetitions, "batch_size": batch_size, "seed": seed}
+    stimulus, parameters = _sequences(model, wanted, vocab_range, coefficients)
     source = provenance(model, name="prefix_matching", offset=offset, average=average, **parameters)
     keys: dict[str, Keys] = {"prefix_matching": partial(_after_occurrences, offset=offset)}
     return {
@@ -124,23 +143,34 @@ def prefix_matching(
 
 
 def _sequences(
-    model: Model, length: int, repetitions: int, rows: int, vocab_range: tuple[int, int] | None, seed: int
-) -> tuple[RepeatedSequences, dict[str, Any]]:
+    model: Model, wanted: dict[str, Any], vocab_range: tuple[int, int] | None, coefficients: int | None
+) -> tuple[Repeated, dict[str, Any]]:
     """Make the stimulus, and return the parameters that name it."""
-    wanted = {"sequence_length": length, "repetitions": repetitions, "batch_size": rows}
-    wanted |= {"vocab_range": vocab_range, "seed": seed}
-    stimulus = sequences_for(as_model(model), None, wanted)
-    return stimulus, {name: stimulus.parameters[name] for name in wanted}
+    length, repetitions = wanted["sequence_length"], whole("repetitions", wanted["repetitions"], 2)
+    if as_model(model).reads_tokens:
+        if coefficients is not None:
+            model.require("patches")
+        wanted = wanted | {"sequence_length": LENGTH if length is None else length, "vocab_range": vocab_range}
+        stimulus = sequences_for(model, None, wanted)
+        return stimulus, {name: stimulus.parameters[name] for name in wanted}
+    if vocab_range is not None:
+        model.require("tokens")
+    fits = model.patching.context_length // model.patching.size // repetitions
+    wanted = {name: value for name, value in wanted.items() if name != "sequence_length"}
+    wanted |= {"patches": min(LENGTH, fits) if length is None else length, "coefficients": coefficients}
+    patches = repeated_random_patches(model, extension=0, **wanted)
+    return patches, {name: patches.parameters[name] for name in wanted}
 
 
 def _self_attention(model: Model) -> list[str]:
-    """Return the kinds of self-attention that a model has, in forward order."""
-    return [f"{stack}.{kind}" for stack, kind in model.family.kinds if kind == "self"]
+    """Return the kinds of self-attention that a model has, in forward order, without one of a single position."""
+    kinds = [f"{stack}.{kind}" for stack, kind in model.family.kinds if kind == "self"]
+    return [kind for kind in kinds if not model.is_constant(f"{kind}.0.pattern")]
 
 
 def scores_by_keys(
     model: Model,
-    stimulus: RepeatedSequences,
+    stimulus: Repeated,
     keys: dict[str, Keys],
     site: str,
     source: dict[str, Any],

@@ -5,7 +5,7 @@ Source: "Hunting for Induction Heads in Amazon's Chronos", part 2, and its noteb
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -31,10 +31,11 @@ class AttentionSpectrum(Result):
 
     Attributes:
         series: the series that the model read, with its time axis.
-        attention: `[layer, head, step]` over the context, EOS left out.
-        eos: attention to EOS, `[layer, head]`; None where the model has none, as without an encoder.
+        attention: `[layer, head, step]` over the context, EOS left out; of a model that reads patches `[layer, head,
+            patch]`, [REG] left out.
+        eos: attention to EOS, or to [REG], `[layer, head]`; None where the model has none, as without an encoder.
         position: the decoder position that looks, counted from the end of the context: 0 is the start token or, in a
-            decoder alone, the context's last value, 1 the first value after the context.
+            decoder alone, the context's last value, 1 the first value after the context. 0 for a query of the encoder.
         query_step: the series' step at that position; -1 for the start token.
         prediction: the value after that position, by one greedy step, in units of the series; NaN if the model predicts
             a special token.
@@ -42,7 +43,11 @@ class AttentionSpectrum(Result):
             in standard deviations of these, `[draw, layer, head]`. The model runs for it when it is first read: by
             `comb`, or when the result is saved or copied.
         provenance: the model, its weights' digest, the stimulus, versions.
-        site: the kind of attention: `decoder.cross`, or `decoder.self` without an encoder.
+        site: the kind of attention: `decoder.cross`, `decoder.self` without an encoder, or `encoder.self` where an
+            encoder's position looks.
+        query: what looks: `decoder`, or in the encoder of a model that reads patches `reg` or `last_patch`.
+        patch: how many steps one value of the attention stands for: 1, or those of a patch. The first patch may have
+            fewer.
     """
 
     series: TimeSeries
@@ -54,9 +59,11 @@ class AttentionSpectrum(Result):
     shuffled: Floats = deferred()  # noqa: RUF009 (a descriptor, which no instances share)
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
     site: str = SITE
+    query: str = "decoder"
+    patch: int = 1
 
     KIND = "attention-spectrum"
-    VERSION = 3
+    VERSION = 4
 
     def __post_init__(self) -> None:
         parse_kind(self.site)
@@ -69,7 +76,7 @@ class AttentionSpectrum(Result):
                 f"attention must be [layer, head, step] and eos [layer, head]; found {list(self.attention.shape)} and "
                 f"{None if self.eos is None else list(self.eos.shape)}."
             )
-        if not 0 < self.attention.shape[-1] <= len(self.series):
+        if not 0 < self.attention.shape[-1] <= -(-len(self.series) // self.patch):
             raise InvalidInput(f"attention to {self.attention.shape[-1]} steps of a series of {len(self.series)}.")
         if is_pending(self, "shuffled"):
             return
@@ -88,17 +95,39 @@ class AttentionSpectrum(Result):
     @property
     def context(self) -> TimeSeries:
         """The part of the series before the decoder's values."""
-        return self.series.first(self.attention.shape[-1])
+        return self.series if self.patch > 1 else self.series.first(self.attention.shape[-1])
+
+    @property
+    def steps(self) -> range:
+        """The series' step that each value of the attention belongs to: of a patch the middle one."""
+        length = self.attention.shape[-1] * self.patch
+        first = self.patch // 2 - (length - len(self.context))
+        return range(first, first + length, self.patch)
+
+    @property
+    def spacing(self) -> float:
+        """The time from one value of the attention to the next."""
+        return self.series.spacing * self.patch
+
+    @property
+    def nyquist(self) -> float:
+        """The highest frequency that the attention can show: half a cycle a step, or a patch."""
+        return 0.5 / self.spacing
 
     @property
     def next_step(self) -> int:
         """The step that `prediction` predicts."""
-        return self.attention.shape[-1] if self.query_step < 0 else self.query_step + 1
+        return len(self.context) if self.query_step < 0 else self.query_step + 1
 
     @property
     def frequencies(self) -> Floats:
         """Frequencies of the spectra's bins, 0 first, in cycles a unit of time: `[bin]`."""
-        return frozen(np.fft.rfftfreq(self.attention.shape[-1], self.series.spacing))
+        return frozen(np.fft.rfftfreq(self.attention.shape[-1], self.spacing))
+
+    @property
+    def series_frequencies(self) -> Floats:
+        """Those of the series' own spectrum, which go further where attention is to patches: `[bin]`."""
+        return frozen(np.fft.rfftfreq(len(self.context), self.series.spacing))
 
     @cached_property
     def spectrum(self) -> Floats:
@@ -107,13 +136,18 @@ class AttentionSpectrum(Result):
 
     @cached_property
     def series_spectrum(self) -> Floats:
-        """Magnitudes of the FFT of the context's values: `[bin]`."""
+        """Magnitudes of the FFT of the context's values, at `series_frequencies`: `[bin]`."""
         return frozen(np.abs(np.fft.rfft(self.context.values)))
 
     @property
     def periods(self) -> Floats:
         """Periods of the second spectra's bins, 0 first, in units of time: `[bin]`."""
-        return frozen(np.fft.rfftfreq(self.spectrum.shape[-1], 1 / self.context.duration))
+        return frozen(np.fft.rfftfreq(self.spectrum.shape[-1], 1 / (self.attention.shape[-1] * self.spacing)))
+
+    @property
+    def series_periods(self) -> Floats:
+        """Those of the series' own second spectrum: `[bin]`."""
+        return frozen(np.fft.rfftfreq(len(self.series_spectrum), 1 / self.context.duration))
 
     @cached_property
     def second_spectrum(self) -> Floats:
@@ -124,7 +158,7 @@ class AttentionSpectrum(Result):
 
     @cached_property
     def second_series(self) -> Floats:
-        """The second spectrum of the context's values: `[bin]`."""
+        """The second spectrum of the context's values, at `series_periods`: `[bin]`."""
         return frozen(np.abs(np.fft.rfft(self.series_spectrum)))
 
     @property
@@ -162,7 +196,7 @@ class AttentionSpectrum(Result):
             shuffled = comb.p_values(comb.over_null(best.score, null), self.shuffled)
         p = np.fmax(np.maximum(permuted, blocks), shuffled)
         return HeadCombs(
-            spacing=frozen(1 / (best.period * self.series.spacing)),
+            spacing=frozen(1 / (best.period * self.spacing)),
             strength=frozen(best.strength),
             p_permuted=frozen(permuted),
             p_blocks=frozen(blocks),
@@ -177,6 +211,8 @@ class AttentionSpectrum(Result):
     def coherence(self, *, segments: int = 5, permutations: int = 199, peaks: int = 4, seed: int = 0) -> pd.DataFrame:
         """Measure the coherence of each head's attention with the series, at each of its frequencies.
 
+        Attention to patches is compared with the means of the patches, at frequencies that it can show.
+
         Args:
             segments: windows, overlapping by half, over which the cross-spectrum is averaged; one window alone has
                 coherence 1 whatever the series.
@@ -188,7 +224,8 @@ class AttentionSpectrum(Result):
             (0 to 1), `p`, and `q` over all rows.
 
         Raises:
-            InvalidInput: fewer than two segments, or a context too short for them.
+            InvalidInput: fewer than two segments, a context too short for them, or a series none of whose frequencies
+                the attention can show.
 
         Source: Welch 1967.
         """
@@ -196,15 +233,23 @@ class AttentionSpectrum(Result):
         length = 2 * steps // (whole("segments", segments, 2) + 1)
         if length < 8:
             raise InvalidInput(f"{steps} steps in {segments} segments leave windows of {length} steps: take fewer.")
-        local, _ = signal.find_peaks(self.series_spectrum[1:])
-        highest = local[np.argsort(-self.series_spectrum[1:][local])][: whole("peaks", peaks, 1)] + 1
-        wanted = np.array(self.series.frequencies or sorted(self.frequencies[highest]))
+        series = self._series_as_seen()
+        magnitudes = np.abs(np.fft.rfft(series))
+        local, _ = signal.find_peaks(magnitudes[1:])
+        highest = local[np.argsort(-magnitudes[1:][local])][: whole("peaks", peaks, 1)] + 1
+        known = [frequency for frequency in self.series.frequencies if frequency <= self.nyquist]
+        if self.series.frequencies and not known:
+            raise InvalidInput(
+                f"the frequencies of {self.series.name} are {self.series.frequencies[0]:g} and more, and attention to "
+                f"patches of {self.patch} steps shows {self.nyquist:g} at most. Take a slower series."
+            )
+        wanted = np.array(known or sorted(self.frequencies[highest]))
         if not wanted.size:
             raise InvalidInput(f"{self.series.name} has no peak in its spectrum to take as its frequency.")
 
         def at(values: Floats) -> tuple[Floats, Floats]:
             bins, coherence = signal.coherence(
-                self.context.values, values, fs=1 / self.series.spacing, nperseg=length, noverlap=length // 2
+                series, values, fs=1 / self.spacing, nperseg=length, noverlap=length // 2
             )
             nearest = np.abs(bins[:, None] - wanted).argmin(0)
             return bins[nearest], np.nan_to_num(coherence[..., nearest])
@@ -227,6 +272,12 @@ class AttentionSpectrum(Result):
             }
         )
 
+    def _series_as_seen(self) -> Floats:
+        """Return the context at the resolution of the attention: its values, or the means of its patches."""
+        added = self.attention.shape[-1] * self.patch - len(self.context)
+        padded = np.pad(self.context.values, (added, 0), constant_values=np.nan)
+        return np.asarray(np.nanmean(padded.reshape(-1, self.patch), axis=1))
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per head: `head, amplitude, frequency` (of that amplitude), `eos, layer, index`."""
         peaks = self.spectrum[..., 1:].argmax(-1) + 1
@@ -237,6 +288,11 @@ class AttentionSpectrum(Result):
 
     def _shown(self) -> pd.DataFrame:
         return self.to_frame().sort_values("amplitude", ascending=False)
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        # Files from before models read patches do not say.
+        return super()._of_contents({"query": "decoder", "patch": 1, **values})
 
     @classmethod
     def _of_old(cls, content: dict[str, Any]) -> dict[str, Any]:

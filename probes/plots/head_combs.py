@@ -75,7 +75,7 @@ def second_spectrum(
         traces, scale = [_line("attention", spectrum.periods, values, ATTENTION)], upward(values[1:])
         shown, note = str(one), ""
     bins = slice(int(head is None), None)
-    series = _line("series", spectrum.periods[bins], spectrum.second_series[bins], SERIES)
+    series = _line("series", spectrum.series_periods[bins], spectrum.second_series[bins], SERIES)
     figure.add_trace(series, secondary_y=False)
     for trace in traces:
         figure.add_trace(trace, secondary_y=True)

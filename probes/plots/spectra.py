@@ -21,8 +21,16 @@ from interp.results.by_head import Heads
 from interp.validate import whole
 from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.periodic.spectrum import AttentionSpectrum
-from probes.plots.head_lines import check_mosaics, coloured, head_groups, head_lines, legend_entries, mosaic_of
-from probes.plots.time_axis import cycles, query_words, time_axis, times
+from probes.plots.head_lines import (
+    Group,
+    check_mosaics,
+    coloured,
+    head_groups,
+    head_lines,
+    legend_entries,
+    mosaic_of,
+)
+from probes.plots.time_axis import cycles, step_words, time_axis, times
 
 OFFERED = 8
 """How many heads of a model the menu has."""
@@ -144,8 +152,7 @@ def _views_of_all(
     views: list[View] = []
     for at, (name, spectrum) in enumerate(zip(names, results, strict=True)):
         groups = head_groups(spectrum, mosaic_of(spectrum, mosaics), threshold)
-        x = times(spectrum.series, range(spectrum.attention.shape[-1]))
-        traces: Drawn = [(trace, 1) for trace in head_lines(x, spectrum.attention, groups, "attention")]
+        traces: Drawn = [(trace, 1) for trace in _over_time(spectrum, groups)]
         bins = spectrum.frequencies[1:], spectrum.spectrum[..., 1:]
         traces += [(trace, 2) for trace in head_lines(*bins, groups, "magnitude")]
         traces += [(trace, 1) for trace in legend_entries(groups)]
@@ -174,7 +181,7 @@ def _views_of_heads(results: Sequence[AttentionSpectrum], names: Sequence[str], 
 
 
 def _series_traces(spectrum: AttentionSpectrum, first_bin: int = 0) -> Drawn:
-    series, n = spectrum.series, spectrum.attention.shape[-1]
+    series, n = spectrum.series, len(spectrum.context)
     line: dict[str, Any] = {"color": SERIES, "width": 1.6}
     traces = [(go.Scatter(x=times(series, range(n)), y=series.values[:n], name="series", mode="lines", line=line), 1)]
     if len(series) > n:
@@ -187,14 +194,15 @@ def _series_traces(spectrum: AttentionSpectrum, first_bin: int = 0) -> Drawn:
         x = times(series, [spectrum.next_step])
         traces.append((go.Scatter(x=x, y=[spectrum.prediction], name="prediction", **point), 1))
     hidden: dict[str, Any] = {"name": "series", "showlegend": False, "mode": "lines", "line": line}
-    bins: dict[str, Any] = {"x": spectrum.frequencies[first_bin:], "y": spectrum.series_spectrum[first_bin:]}
+    bins: dict[str, Any] = {"x": spectrum.series_frequencies[first_bin:], "y": spectrum.series_spectrum[first_bin:]}
     return [*traces, (go.Scatter(**bins, **hidden), 2)]
 
 
 def _attention_traces(spectrum: AttentionSpectrum, head: Head) -> Drawn:
-    n, at = spectrum.attention.shape[-1], (head.layer, head.head)
+    at = (head.layer, head.head)
     shared: dict[str, Any] = {"name": "attention", "mode": "lines", "line": {"color": ATTENTION, "width": 1.6}}
-    over_time = go.Scatter(x=times(spectrum.series, range(n)), y=spectrum.attention[at], **shared)
+    over_time = go.Scatter(x=times(spectrum.series, spectrum.steps), y=spectrum.attention[at], **shared)
+    over_time.update(line_shape=_shape(spectrum))
     return [
         (over_time, 1),
         (go.Scatter(x=spectrum.frequencies, y=spectrum.spectrum[at], showlegend=False, **shared), 2),
@@ -203,18 +211,26 @@ def _attention_traces(spectrum: AttentionSpectrum, head: Head) -> Drawn:
 
 def _layout(name: str, spectrum: AttentionSpectrum, attention: list[float], magnitude: list[float]) -> dict[str, Any]:
     """Return what else changes with the model and head, by the paths that the page and plotly's layout both know."""
-    series = spectrum.series
+    series, top = spectrum.series, float(spectrum.series_frequencies[-1])
+    if spectrum.patch > 1:
+        # Beyond what the attention shows only as far as the series' own frequencies.
+        top = min(top, max([2 * spectrum.nyquist, *(1.1 * f for f in series.frequencies)]))
     axes = {
         "xaxis": time_axis(series, spectrum.next_step),
         "yaxis": {"range": _around([*series.values, spectrum.prediction]), "title.text": "series"},
         "yaxis2": {"range": attention, "title.text": "attention"},
-        "xaxis2": {"range": [0, float(spectrum.frequencies[-1])], "title.text": f"frequency ({cycles(series.unit)})"},
+        "xaxis2": {
+            "range": [0, top],
+            "title.text": f"frequency ({cycles(series.unit)})",
+        },
         "yaxis3": {"range": upward(spectrum.series_spectrum[1:]), "title.text": "magnitude, series"},
         "yaxis4": {"range": magnitude, "title.text": "magnitude, attention"},
     }
-    query = query_words(series, spectrum.query_step)
-    known = [f for f in series.frequencies if f <= spectrum.frequencies[-1]]
+    query = query_words(spectrum)
+    known = [f for f in series.frequencies if f <= top]
     marks = f"; dotted: {', '.join(f'{f:g}' for f in known)} {cycles(series.unit)}" if known else ""
+    if spectrum.patch > 1:
+        marks += f"; attention to {_extent(spectrum)} shows at most {spectrum.nyquist:.3g} {cycles(series.unit)}"
     none = "" if np.isfinite(spectrum.prediction) else "; predicts no value but a special token"
     return {
         "title.text": name,
@@ -262,14 +278,13 @@ def attention_over_series(
     )
     figure.update_annotations(x=0, xanchor="left", font_size=12)
     before = [trace for trace, row in _series_traces(spectrum) if row == 1]
-    steps = range(spectrum.attention.shape[-1])
-    x, common = times(spectrum.series, steps), upward(spectrum.attention[shown], 0)
+    common = upward(spectrum.attention[shown], 0)
     for row, layer in enumerate(shown, start=1):
         for trace in before:
             figure.add_trace(go.Scatter(trace).update(showlegend=row == 1), row=row, col=1)
         if head is None:
             own = [replace(group, heads=tuple(h for h in group.heads if h.layer == layer)) for group in groups]
-            paid, scale = head_lines(x, spectrum.attention, own, "attention"), common
+            paid, scale = _over_time(spectrum, own), common
         else:
             one = Head(*parse_kind(spectrum.site), layer, head)
             paid = [_attention_traces(spectrum, one)[0][0].update(showlegend=row == 1)]
@@ -288,13 +303,13 @@ def attention_over_series(
     along = time_axis(spectrum.series, spectrum.next_step)
     figure.update_xaxes(range=along["range"], type=along["type"], zeroline=False)
     figure.update_xaxes(title=along["title.text"], row=len(shown))
-    query = query_words(spectrum.series, spectrum.query_step)
+    query = query_words(spectrum)
     which = "all heads" if head is None else f"head {head}"
     scale = "one scale of attention" if head is None else "each row has its own scale of attention"
     return styled(
         figure,
         f"Attention to {escape(spectrum.series.name)}: {escape(short(spectrum.name))}, {which} of each layer",
-        f"from {query} over {len(steps)} steps; {scale}{coloured(groups, threshold) if groups else ''}",
+        f"from {query} over {_extent(spectrum)}; {scale}{coloured(groups, threshold) if groups else ''}",
         width=1120 if head is None else 980,
         height=max(178 + row_height * len(shown), 330),
         hovermode="closest" if head is None else "x",
@@ -342,6 +357,31 @@ def _around(values: Any) -> list[float]:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     edge = 0.06 * (high - low) or 1.0
     return [low - edge, high + edge]
+
+
+def _over_time(spectrum: AttentionSpectrum, groups: Sequence[Group]) -> list[go.Scatter]:
+    """Draw the attention of groups of heads over time, of patches one level each."""
+    lines = head_lines(times(spectrum.series, spectrum.steps), spectrum.attention, groups, "attention")
+    return [line.update(line_shape=_shape(spectrum)) for line in lines]
+
+
+def _shape(spectrum: AttentionSpectrum) -> str:
+    """Return how values of attention are joined: by lines or, of patches, as a level over the patch's steps."""
+    return "linear" if spectrum.patch == 1 else "hvh"
+
+
+def _extent(spectrum: AttentionSpectrum) -> str:
+    """Say over how much of the series attention was measured."""
+    if spectrum.patch == 1:
+        return f"{len(spectrum.context)} steps"
+    return f"{spectrum.attention.shape[-1]} patches of {spectrum.patch} steps"
+
+
+def query_words(spectrum: AttentionSpectrum) -> str:
+    """Name what looks back: a step, by its date where it is known, the start token, or a position of the encoder."""
+    if spectrum.query != "decoder":
+        return {"reg": "[REG]", "last_patch": "the last patch"}[spectrum.query]
+    return step_words(spectrum.series, spectrum.query_step)
 
 
 def mark(x: float, xaxis: str, yaxis: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def time_axis(series: TimeSeries, next_step: int) -> dict[str, Any]:
     return {"range": list(times(series, [-edge, end + edge])), **layout}
 
 
-def query_words(series: TimeSeries, step: int) -> str:
+def step_words(series: TimeSeries, step: int) -> str:
     """Name the step that looks back, by its date where it is known; -1 is the start token."""
     if step < 0:
         return "the start token"

@@ -29,6 +29,7 @@ from interp.errors import InvalidInput
 from interp.inputs.batch import ValueBatch
 from interp.inputs.patches import Patching
 from interp.models.model import as_model
+from interp.names import Stack
 from interp.validate import number, whole
 
 Floats = NDArray[np.float64]
@@ -70,6 +71,15 @@ class RepeatedPatches(ValueBatch):
     def last(self) -> int:
         """The position of the last patch, which repeats the earlier ones."""
         return self.n_patches - 1
+
+    @property
+    def sequence_length(self) -> int:
+        """How many patches come before they come again."""
+        return int(self.parameters["patches"])
+
+    def places(self, stack: Stack) -> slice:
+        """Return the positions of the whole repetitions in the encoder, without those that come once more."""
+        return slice(0, self.sequence_length * int(self.parameters["repetitions"]) if stack == "encoder" else 0)
 
     @property
     def alternatives(self) -> Float[Tensor, "batch patch step"]:

@@ -229,6 +229,7 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
         UnsupportedModel: a model without a tokenizer for series.
     """
     timed, num_decoder = as_time_series(series), whole("num_decoder", num_decoder, 0)
+    model.require("tokens")
     check_series(model, timed.values[None], num_decoder)
     batch = Batch.from_series(model, timed, num_decoder=num_decoder)
     n = len(timed) - num_decoder
@@ -253,17 +254,19 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
     """Check that series `[series, step]` have a spectrum over a model's context.
 
     Raises:
-        MissingCapability: the model reads values.
+        MissingCapability: the model reads no series, or `num_decoder` is not 0 and its decoder reads no values.
         InvalidInput: constant or missing values, a context longer than the model's, or nothing left for the context.
     """
-    model.require("tokens")
+    model.require("series")
+    if num_decoder:
+        model.require("tokens")
     steps = values.shape[1] - whole("num_decoder", num_decoder, 0)
     if steps < 1:
         raise InvalidInput(
             f"num_decoder={num_decoder} of a series of {values.shape[1]} steps leaves the context nothing: choose 0 "
             f"to {values.shape[1] - 1}."
         )
-    longest = model.pipeline.model_context_length
+    longest = model.pipeline.model_context_length if model.reads_tokens else model.patching.context_length
     if steps > longest:
         raise InvalidInput(
             f"a context of {steps} steps is longer than {model.name}'s, {longest}: take the last of it, "
@@ -274,6 +277,10 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
             f"missing values at steps {', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}: a "
             "spectrum needs an even axis without gaps. Fill them, or take a part without."
         )
+    if not model.reads_tokens:
+        if bool((values == values[:, :1]).all(1).any()):
+            raise InvalidInput("a constant series has no spectrum: all its values are the same.")
+        return
     tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
     ids = tokenizer.context_input_transform(as_series(values[:, :steps]))[0][:, :steps]
     if (ids == ids[:, :1]).all(1).any():
