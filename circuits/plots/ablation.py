@@ -16,7 +16,7 @@ from interp.output.style import COLORS, label, short, styled
 from interp.results.statistics import band_words, rank_correlation
 from probes import plots
 from probes.induction.mosaic import THRESHOLD, Mosaic
-from probes.plots.mosaics import rings
+from probes.plots.heatmaps import rings
 
 HEADS, CONTROL = "#b3312c", "#7a7a7a"
 

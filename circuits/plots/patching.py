@@ -14,7 +14,7 @@ from interp.names import Site
 from interp.output.style import label, short, styled
 from interp.results.by_head import row_mean
 from interp.results.result import Floats
-from probes.plots.mosaics import ticks
+from probes.plots.heatmaps import ticks
 
 Show = Literal["share", "effect"]
 

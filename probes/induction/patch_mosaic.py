@@ -50,6 +50,11 @@ class PatchMosaic(Result):
 
     KIND = "patch-mosaic"
 
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.provenance.get("model", "model"))
+
     def __getitem__(self, query: str) -> Mosaic:
         """Return the mosaic of the repeated patches at a query."""
         return self.mosaics[REPEATED][query]

@@ -21,7 +21,7 @@ from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum
 from probes.plots.head_lines import Group, check_mosaics, coloured, head_groups, head_lines, legend_entries
-from probes.plots.mosaics import ticks
+from probes.plots.heatmaps import ticks
 from probes.plots.spectra import ABOVE, ATTENTION, BESIDE, SERIES, chosen_heads, mark, upward
 from probes.plots.time_axis import cycles
 from probes.stimuli.time_series import positive

@@ -12,45 +12,17 @@ from interp.errors import InvalidInput
 from interp.output.style import COLORS, SCALE, heads_of, label, short, styled, unique
 from interp.results.by_head import HeadScores
 from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic
-
-
-def heatmap(scores: HeadScores, coloraxis: str) -> go.Heatmap:
-    """Draw one cell per head, layers down and heads across; hovering names the head."""
-    layers, heads = scores.values.shape
-    names = [[str(scores.head(i, j)) for j in range(heads)] for i in range(layers)]
-    error = np.full(scores.values.shape, np.nan) if scores.stderr is None else scores.stderr
-    tail = "" if scores.stderr is None else " ± %{customdata[1]:.3f}"
-    return go.Heatmap(
-        z=scores.values,
-        coloraxis=coloraxis,
-        customdata=np.dstack([np.array(names, dtype=object), error.astype(object)]),
-        hovertemplate=f"%{{customdata[0]}}<br>{label(scores.name)} %{{z:.3f}}{tail}<extra></extra>",
-        xgap=1,
-        ygap=1,
-    )
-
-
-def ticks(n: int) -> dict[str, Any]:
-    """Return the ticks of an axis of layers or heads."""
-    return {"tick0": 0, "dtick": 1 if n <= 12 else 2}
-
-
-def rings(scores: HeadScores, threshold: float) -> go.Scatter:
-    """Draw rings around the heads whose score reaches a threshold."""
-    cells = np.argwhere(scores.values >= threshold)
-    return go.Scatter(
-        x=cells[:, 1],
-        y=cells[:, 0],
-        mode="markers",
-        marker={"symbol": "circle-open", "size": 11, "color": "white", "line": {"width": 2}},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+from probes.induction.patch_mosaic import PatchMosaic
+from probes.plots.heatmaps import heatmap, rings, ticks
+from probes.plots.patch_mosaics import patch_mosaic
 
 
 @checked
-def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
+def mosaic(result: Mosaic | PatchMosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     """Draw the induction mosaic: two panels, current token and token to right, on one scale from 0 to 1.
+
+    Of a model that reads patches there is a row of panels for each query, and a third panel shows the scores where
+    nothing repeats.
 
     Args:
         result: the mosaic.
@@ -59,6 +31,8 @@ def mosaic(result: Mosaic, *, threshold: float = THRESHOLD) -> go.Figure:
     Returns:
         The figure; hovering names the head.
     """
+    if isinstance(result, PatchMosaic):
+        return patch_mosaic(result, threshold)
     counts = result.counts(threshold)
     titles = [f"{label(kind)}: {getattr(counts, kind)} of {counts.n_heads} heads" for kind in KINDS]
     figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.1)

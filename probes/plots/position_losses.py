@@ -19,7 +19,7 @@ from interp.output.style import SCALE, heads_of, short, styled, unique
 from probes.induction.induction_scores import InductionScores
 from probes.induction.mosaic import THRESHOLD
 from probes.induction.position_loss import PositionLoss
-from probes.plots.mosaics import heatmap, rings, ticks
+from probes.plots.heatmaps import heatmap, rings, ticks
 
 LINES = ("#1f6f8b", "#d1603d", "#5b5b5b", "#8a7fa8", "#e0b04c")
 

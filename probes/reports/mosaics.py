@@ -1,6 +1,8 @@
 """The mosaic report: what `python -m probes mosaic` prints and writes."""
 
+import inspect
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +15,9 @@ from interp.results.frame import Frame
 from probes import plots
 from probes.induction.induction_mosaic import induction_mosaic
 from probes.induction.mosaic import THRESHOLD, Mosaic
+from probes.induction.patch_mosaic import PatchMosaic
+from probes.reports.patch_mosaics import patch_sections
+from probes.stimuli.repeated_patches import repeated_random_patches
 
 
 @checked
@@ -68,16 +73,17 @@ def mosaic_summary(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> p
 def mosaic(
     models: Iterable[Model],
     *,
-    sequence_length: int = 10,
+    sequence_length: int | None = None,
     repetitions: int = 2,
     num_unique_sequences: int = 1,
     extension: int = 0,
-    sub_extension: int = 1,
+    sub_extension: int | None = None,
     batch_size: int = 100,
     vocab_range: tuple[int, int] | None = None,
     unique: bool = False,
     min_gap: int = 0,
     prefix: int = 0,
+    coefficients: int | None = None,
     seed: int = 0,
     threshold: float = THRESHOLD,
 ) -> Report:
@@ -85,41 +91,51 @@ def mosaic(
 
     Args:
         models: the models to set side by side.
-        sequence_length: Tokens in each random sequence.
+        sequence_length: Tokens, or patches, in each random sequence; 10 tokens or 5 patches by default.
         repetitions: How often the sequences come before the query.
         num_unique_sequences: Different sequences in a row.
         extension: How many of them come once more after the repetitions.
-        sub_extension: How many tokens of the next one come after that.
+        sub_extension: How many tokens of the next one, or patches, come after that; 1 or 2 by default.
         batch_size: Rows of tokens.
         vocab_range: First and last token id; by default those of values within +-1.01. The tutorial on GPT-2 has
             1000 9999.
         unique: Draw tokens without replacement within a row.
         min_gap: Smallest distance in bins between tokens of a row's sequences.
         prefix: Number of random tokens in front.
+        coefficients: Of how many numbers a random patch is made, such as 3: its level, slope and curvature. By default
+            its values are independent.
         seed: Seed of the tokens.
         threshold: Least score of an induction head.
     """
-    mosaics = [
-        induction_mosaic(
-            model,
-            batch_size=batch_size,
-            sequence_length=sequence_length,
-            repetitions=repetitions,
-            num_unique_sequences=num_unique_sequences,
-            extension=extension,
-            sub_extension=sub_extension,
-            vocab_range=vocab_range,
-            unique=unique,
-            min_gap=min_gap,
-            prefix=prefix,
-            seed=seed,
-        )
-        for model in models
-    ]
+    shared: dict[str, Any] = {"repetitions": repetitions, "batch_size": batch_size, "seed": seed}
+    sizes = {"sequence_length": sequence_length, "sub_extension": sub_extension}
+    of_tokens: dict[str, Any] = {
+        "num_unique_sequences": num_unique_sequences, "extension": extension, "vocab_range": vocab_range,
+        "unique": unique, "min_gap": min_gap, "prefix": prefix,
+    }  # fmt: skip
+    mosaics: list[Mosaic | PatchMosaic] = []
+    for model in models:
+        if model.reads_tokens:
+            sized: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+            mosaics.append(induction_mosaic(model, **shared, **of_tokens, **sized))
+            continue
+        if changed := [name for name, value in of_tokens.items() if value != _DEFAULTS[name].default]:
+            option = changed[0].replace("_", "-")
+            raise InvalidInput(f"--{option} is of tokens, and {model.name} reads patches: leave it out.")
+        named: dict[str, int | None] = {
+            "patches": sequence_length,
+            "extension": sub_extension,
+            "coefficients": coefficients,
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        mosaics.append(induction_mosaic(model, repeated_random_patches(model, **shared, **given)))
     return mosaic_report(mosaics, threshold)
 
 
-def mosaic_report(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> Report:
+_DEFAULTS = inspect.signature(mosaic).parameters
+
+
+def mosaic_report(mosaics: Sequence[Mosaic | PatchMosaic], threshold: float = THRESHOLD) -> Report:
     """Lay out mosaics that were measured before.
 
     Args:
@@ -131,6 +147,19 @@ def mosaic_report(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> Re
     """
     if not mosaics:
         raise InvalidInput("no mosaics to report: give at least one.")
+    of_tokens = [mosaic for mosaic in mosaics if isinstance(mosaic, Mosaic)]
+    of_patches = [mosaic for mosaic in mosaics if isinstance(mosaic, PatchMosaic)]
+    sections = [
+        *(_token_sections(of_tokens, threshold) if of_tokens else []),
+        *(patch_sections(of_patches, threshold) if of_patches else []),
+    ]
+    names = unique([mosaic.name for mosaic in mosaics])
+    results = {f"mosaic-{file_name(name)}.json": mosaic for name, mosaic in zip(names, mosaics, strict=True)}
+    return Report("induction_mosaic", "Induction mosaic", sections, results)
+
+
+def _token_sections(mosaics: Sequence[Mosaic], threshold: float) -> list[Section]:
+    """Lay out mosaics on tokens: a table of models, then the figures and heads of each."""
     names = unique([m.name for m in mosaics])
     dtypes = ", ".join(sorted({str(m.provenance.get("dtype")) for m in mosaics}))
     words = (
@@ -155,5 +184,4 @@ def mosaic_report(mosaics: Sequence[Mosaic], threshold: float = THRESHOLD) -> Re
     heads = pd.concat(tables, ignore_index=True)
     brief = "\n\n".join([*briefs, as_text(summary)])
     sections.append(Section("induction_heads", "Induction heads", table=heads, brief=brief))
-    results = {f"mosaic-{file_name(name)}.json": m for name, m in zip(names, mosaics, strict=True)}
-    return Report("induction_mosaic", "Induction mosaic", sections, results)
+    return sections
