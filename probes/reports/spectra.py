@@ -15,6 +15,7 @@ from interp.output.style import heads_of, short, unique
 from probes import plots
 from probes.induction.induction_mosaic import induction_mosaic
 from probes.induction.mosaic import Mosaic
+from probes.induction.patch_mosaic import PatchMosaic
 from probes.periodic.context_attention import attention_spectrum
 from probes.periodic.head_combs import HeadCombs
 from probes.periodic.spectrum import AttentionSpectrum
@@ -72,10 +73,12 @@ def multisine(
     mosaics: list[Mosaic] = []
     for model in models:
         model.require("series")
-        model.require("tokens")
+        if num_decoder:
+            model.require("tokens")
         longest = model.pipeline.model_context_length + num_decoder
         seen = stimulus if own is None else stimulus.last(min(len(stimulus), longest))
-        mosaics.append(induction_mosaic(model, seed=seed))
+        measured = induction_mosaic(model, seed=seed)
+        mosaics.append(measured["decoder"] if isinstance(measured, PatchMosaic) else measured)
         spectra.append(attention_spectrum(model, seen, num_decoder=num_decoder, shuffles=shuffles, seed=seed))
     report = spectra_report(spectra, [spectrum.comb(seed=seed) for spectrum in spectra], mosaics)
     return report if own is None else _about(report, own, spectra)
@@ -90,6 +93,15 @@ def _about(report: Report, series: TimeSeries, spectra: Sequence[AttentionSpectr
     first, *others = report.sections
     first = replace(first, words=f"{first.words} {note}", brief=fill(note, WIDTH))
     return replace(report, sections=[first, *others])
+
+
+def _resolution(spectra: Sequence[AttentionSpectrum]) -> str:
+    """Say of models that read patches what their attention can show; nothing where there are none."""
+    shown = {spectrum.name: f"at most {spectrum.nyquist:.3g}" for spectrum in spectra if spectrum.patch > 1}
+    if not shown:
+        return ""
+    unit = cycles(spectra[0].series.unit)
+    return f"Attention to patches shows frequencies of {', '.join(dict.fromkeys(shown.values()))} {unit}. "
 
 
 def spectra_report(
@@ -117,7 +129,7 @@ def spectra_report(
             "Spectra",
             f"Attention of {heads_of(s.site for s in spectra)} over {spectra[0].series.name} from decoder position "
             f"{spectra[0].position}, EOS left out, and the magnitudes of its FFT. All heads are on one scale. "
-            "Induction heads, by their scores on repeated random tokens, lie on top. "
+            f"Induction heads, by their scores on repeated random tokens or patches, lie on top. {_resolution(spectra)}"
             + ("The menu picks the model." if several else ""),
             figure=plots.attention_spectrum(spectra, mosaics=mosaics),
         ),

@@ -266,7 +266,7 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
             f"num_decoder={num_decoder} of a series of {values.shape[1]} steps leaves the context nothing: choose 0 "
             f"to {values.shape[1] - 1}."
         )
-    longest = model.pipeline.model_context_length if model.reads_tokens else model.patching.context_length
+    longest = model.pipeline.model_context_length
     if steps > longest:
         raise InvalidInput(
             f"a context of {steps} steps is longer than {model.name}'s, {longest}: take the last of it, "
