@@ -15,12 +15,12 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The levels of the quantiles, as in the published models."""
 
 
-def bolt_config(context_length: int) -> ChronosBoltConfig:
-    """Return the Chronos settings of a Chronos-Bolt: patches, horizon and levels as published, with [REG]."""
-    return ChronosBoltConfig(context_length, PATCH_HORIZON, PATCH, PATCH, list(LEVELS), use_reg_token=True)
+def bolt_config(context_length: int, horizon: int) -> ChronosBoltConfig:
+    """Return the Chronos settings of a Chronos-Bolt: patches and levels as published, with [REG]."""
+    return ChronosBoltConfig(context_length, horizon, PATCH, PATCH, list(LEVELS), use_reg_token=True)
 
 
-def model_config(recipe: Recipe) -> T5Config:
+def model_config(recipe: Recipe, horizon: int = PATCH_HORIZON) -> T5Config:
     """Return the Chronos-Bolt of a recipe, with its `chronos_config`, so that plain Chronos opens it."""
     make: Any = T5Config
     return make(
@@ -37,15 +37,15 @@ def model_config(recipe: Recipe) -> T5Config:
         pad_token_id=0,
         eos_token_id=1,
         decoder_start_token_id=0,
-        chronos_config=asdict(bolt_config(recipe.longest_context)),
+        chronos_config=asdict(bolt_config(recipe.longest_context, horizon)),
         chronos_pipeline_class="ChronosBoltPipeline",
         architectures=["ChronosBoltModelForForecasting"],
     )
 
 
-def build(recipe: Recipe) -> ChronosBoltModelForForecasting:
-    """Build a Chronos-Bolt as drawn from the global seed, with eager attention."""
-    config = model_config(recipe)
+def build(recipe: Recipe, horizon: int = PATCH_HORIZON) -> ChronosBoltModelForForecasting:
+    """Build a Chronos-Bolt as drawn from the global seed, with eager attention, that forecasts `horizon` steps."""
+    config = model_config(recipe, horizon)
     config._attn_implementation = "eager"
     model = ChronosBoltModelForForecasting(config)
     for block in (model.input_patch_embedding, model.output_patch_embedding):

@@ -166,20 +166,20 @@ def _plant(
     zero = torch.zeros(d_model, D_HEAD)
     for own, encoder, cross in zip(copied, ENCODER_HEADS, CROSS_HEADS, strict=False):
         bias.weight[bucket, encoder.head] = 20.0
-        _write(module, encoder, zero, zero, token / _before(module, encoder), (own if wired else spare).T)
+        write_head(module, encoder, zero, zero, token / norm_before(module, encoder), (own if wired else spare).T)
         read, moved = (own, token) if back else (token, own)
-        matches = token * SHARP / d_model / _before(module, cross), read / keys
-        _write(module, cross, *matches, moved / keys, GAIN * token.T)
+        matches = token * SHARP / d_model / norm_before(module, cross), read / keys
+        write_head(module, cross, *matches, moved / keys, GAIN * token.T)
     if distractor:
-        matches = token * SHARP / d_model / _before(module, DISTRACTOR), (copied[0] if back else token) / keys
-        _write(module, DISTRACTOR, *matches, token / keys, zero.T)
+        matches = token * SHARP / d_model / norm_before(module, DISTRACTOR), (copied[0] if back else token) / keys
+        write_head(module, DISTRACTOR, *matches, token / keys, zero.T)
 
 
 def _column(scale: object) -> Tensor:
     return cast(Tensor, scale)[:, None]
 
 
-def _before(module: nn.Module, head: Head) -> Tensor:
+def norm_before(module: nn.Module, head: Head) -> Tensor:
     """Return the scale of the norm in front of a head, `[d_model, 1]`."""
     return _column(module.get_submodule(f"{_sublayer(head)}.layer_norm").weight)
 
@@ -188,11 +188,12 @@ def _sublayer(head: Head) -> str:
     return f"{head.stack}.block.{head.layer}.layer.{int(head.kind == 'cross')}"
 
 
-def _write(module: nn.Module, head: Head, W_Q: Tensor, W_K: Tensor, W_V: Tensor, W_O: Tensor) -> None:
-    """Write weights of one head, given as they act on row vectors."""
+def write_head(module: nn.Module, head: Head, W_Q: Tensor, W_K: Tensor, W_V: Tensor, W_O: Tensor) -> None:
+    """Write weights of one head, given as they act on row vectors; what they do not reach of it is 0."""
     name = "EncDecAttention" if head.kind == "cross" else "SelfAttention"
     attention = cast(T5Attention, module.get_submodule(f"{_sublayer(head)}.{name}"))
-    rows = slice(head.head * D_HEAD, (head.head + 1) * D_HEAD)
+    first, size = head.head * attention.key_value_proj_dim, attention.key_value_proj_dim
+    rows = slice(first, first + size)
     for linear, matrix in ((attention.q, W_Q), (attention.k, W_K), (attention.v, W_V)):
-        linear.weight[rows] = matrix.T
-    attention.o.weight[:, rows] = W_O.T
+        linear.weight[rows] = nn.functional.pad(matrix, (0, size - matrix.shape[1])).T
+    attention.o.weight[:, rows] = nn.functional.pad(W_O, (0, 0, 0, size - len(W_O))).T

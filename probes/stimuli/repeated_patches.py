@@ -93,7 +93,7 @@ class RepeatedPatches(ValueBatch):
         """Make the controls of this batch, of the same shape, with the same positions.
 
         Returns:
-            By name: `unrepeated`, in which nothing comes twice; `off_patch`, whose period is half a patch longer, so
+            By name: `unrepeated`, in which nothing comes twice; `off_patch`, whose period is 3/8 of a patch longer, so
             that nothing repeats patch by patch; `shifted`, in which each repetition lies a deviation higher than
             the one before; `shuffled`, in which the values of every patch that came before are in another order. The
             continuation of each is what follows by its own rule.
@@ -211,7 +211,8 @@ class _Sequence:
             values = self._drawn(rng, -(-total // size))[:, :total]
         else:
             if control == "off_patch":
-                own = np.concatenate([own, self._drawn(rng, 1)[:, : max(size // 2, 1)]], axis=1)
+                # Half a patch would make patches come again after two periods; so it takes eight.
+                own = np.concatenate([own, self._drawn(rng, 1)[:, : max(3 * size // 8, 1)]], axis=1)
             place = np.arange(total)
             values = own[:, place % own.shape[1]] + self.shift * (place // own.shape[1])
         context = values[:, : self.context]

@@ -11,12 +11,12 @@ from interp.errors import InvalidInput, MissingCapability
 from probes import attention_spectrum, context_attention, multisine, plots
 from probes.periodic.spectrum import AttentionSpectrum
 from probes.stimuli.time_series import TimeSeries
-from tests.conftest import BOLT, tiny_bolt
+from tests.conftest import tiny_bolt
 from tests.tolerance import LAYER, close
 
-SIZE: int = BOLT["input_patch_size"]
-LENGTH = BOLT["context_length"] - SIZE + 3
-"""Whole patches but for the first one, which has three steps."""
+SIZE = 8
+LENGTH = 96 - SIZE + 3
+"""Of a context of 96 steps: whole patches but for the first one, which has three steps."""
 
 SLOW = multisine([0.5], steps=LENGTH, duration=LENGTH / 10)
 """Ten steps a second, so that a patch of eight shows 0.625 Hz at most."""

@@ -89,13 +89,21 @@ def test_controls(model: interp.Model) -> None:
     everything = cut(controls["unrepeated"]).reshape(6, -1)
     assert all(len(set(row.tolist())) == everything.shape[1] for row in everything)
     off = controls["off_patch"].values
-    assert torch.equal(off[:, :52], off[:, 44:])  # a period of five patches and a half
+    assert torch.equal(off[:, :53], off[:, 43:])  # a period of five patches and three eighths
     shifted = cut(controls["shifted"])
     close(shifted, own + (torch.arange(12) // 5)[:, None], of=10.0)
     shuffled = cut(controls["shuffled"])
     assert torch.equal(shuffled.sort(-1).values, own.sort(-1).values)
     assert torch.equal(shuffled[:, 10:], own[:, 10:])
     assert torch.equal(controls["shuffled"].continuation, batch.continuation)
+
+
+def test_a_period_of_no_whole_patch_has_none_after_several_periods_either(model: interp.Model) -> None:
+    """With half a patch more, every second period would be a whole number of patches."""
+    batch = probes.repeated_random_patches(model, patches=3, repetitions=5, extension=2, batch_size=4)
+    patches = cut(batch.controls()["off_patch"])
+    pairs = [(i, j) for i in range(patches.shape[1]) for j in range(i)]
+    assert not any(bool((patches[:, i] == patches[:, j]).all(1).any()) for i, j in pairs)
 
 
 def test_alternatives(model: interp.Model) -> None:
