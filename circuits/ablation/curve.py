@@ -222,7 +222,7 @@ def ablation_curve(
 
     Source: Crosbie & Shutova 2024.
     """
-    tokens = stimulus_for(model, batch, None, "ablation_curve")
+    stimulus = stimulus_for(model, batch, None, "ablation_curve")
     if series is not None and method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
     if series is not None:
@@ -232,7 +232,7 @@ def ablation_curve(
     whole("controls", controls, 0)
     whole("seed", seed, 0)
     check_digest(model, scores)
-    check_fresh(scores, stimulus_source(tokens))
+    check_fresh(scores, stimulus_source(stimulus))
     ranked = scores.either if isinstance(scores, Mosaic) else scores
     chosen = strongest(ranked, counts, ascending=ascending)
     largest = chosen[max(chosen)]
@@ -241,9 +241,9 @@ def ablation_curve(
         k: random_controls(model, heads, exclude=exclude, draws=controls, seed=seed) for k, heads in chosen.items()
     }
     check_controls(drawn, controls)
-    points, clean = _points(model, tokens, chosen, drawn, metric, method, reference, progress)
-    source = provenance(model, **stimulus_source(tokens))
-    source |= described(continuation_metrics(model, tokens, metric)["effect"])
+    points, clean = _points(model, stimulus, chosen, drawn, metric, method, reference, progress)
+    source = provenance(model, **stimulus_source(stimulus))
+    source |= described(continuation_metrics(model, stimulus, metric)["effect"])
     source |= method_source(
         method, reference, ranked_by=ranked.name, ascending=ascending, threshold=threshold, seed=seed
     )
@@ -282,24 +282,24 @@ def ablated_set(
 
     Args:
         heads: of any kind, together.
-        batch: repeated random tokens.
+        batch: repeated random tokens or patches.
         exclude: other heads that are never controls.
         controls: random sets of as many heads of the same layers.
         reference: the batches from which means are taken.
     """
-    tokens = stimulus_for(model, batch, None, "ablated_set")
+    stimulus = stimulus_for(model, batch, None, "ablated_set")
     drawn = random_controls(model, heads, exclude=exclude, draws=controls, seed=seed)
     count = len(heads)
-    points, clean = _points(model, tokens, {count: heads}, {count: drawn}, None, method, reference, progress)
-    source = provenance(model, **stimulus_source(tokens))
-    source |= described(continuation_metrics(model, tokens, None)["effect"])
+    points, clean = _points(model, stimulus, {count: heads}, {count: drawn}, None, method, reference, progress)
+    source = provenance(model, **stimulus_source(stimulus))
+    source |= described(continuation_metrics(model, stimulus, None)["effect"])
     source |= method_source(method, reference, seed=seed) | {"controls": controls}
     return AblationCurve(points, clean["effect"], clean["accuracy"], source)
 
 
 def _points(
     model: Model,
-    tokens: Stimulus,
+    stimulus: Stimulus,
     chosen: Mapping[int, Sequence[Head]],
     drawn: Mapping[int, Controls],
     metric: Metric | None,
@@ -309,7 +309,7 @@ def _points(
 ) -> tuple[tuple[CurvePoint, ...], dict[str, Floats]]:
     """Measure sets of heads and their controls, by number of heads, and the unedited model by outcome, `[row]`."""
     sets = [[], *chosen.values(), *(members for controls_of_k in drawn.values() for members in controls_of_k.sets)]
-    values = set_outcomes(model, tokens, sets, metric=metric, method=method, reference=reference, progress=progress)
+    values = set_outcomes(model, stimulus, sets, metric=metric, method=method, reference=reference, progress=progress)
     effect, hit = values["effect"], values["accuracy"]
     points: list[CurvePoint] = []
     after = 1 + len(chosen)

@@ -169,11 +169,11 @@ def _of_words(file: Path, name: str, words: Any) -> tuple[pd.DatetimeIndex | Non
 def _parsed(words: Any, dayfirst: bool) -> pd.DatetimeIndex | None:
     """Return text as dates, NaT where a cell is none; None where the forms or zones of the cells differ."""
     looks = words.str.contains(YEAR)
-    for options in ({}, {"utc": True}):
+    for utc in (False, True):
         try:
             with catch_warnings():
                 simplefilter("ignore")  # of forms that pandas does not know by name
-                dates: Any = pd.to_datetime(words, dayfirst=dayfirst, errors="coerce", **options)
+                dates: Any = pd.to_datetime(words, dayfirst=dayfirst, errors="coerce", utc=utc)
             return pd.DatetimeIndex(dates.where(looks))
         except (ValueError, TypeError):  # zones that differ, as across daylight saving
             continue
@@ -189,7 +189,8 @@ def _is_even(dates: pd.DatetimeIndex) -> bool:
 
 
 def _text_in(cells: Any) -> str:
-    wrong = cells[pd.to_numeric(cells, errors="coerce").isna() & cells.notna()]
+    numbers: Any = pd.to_numeric(cells, errors="coerce")
+    wrong = cells[numbers.isna() & cells.notna()]
     return f"text, as {str(wrong.iloc[0])!r:.40} in its row {wrong.index[0] + 1}" if len(wrong) else "no numbers"
 
 

@@ -1,6 +1,6 @@
 """Progress bars of loading, which appear where loading takes long."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ DELAY = 2.0
 
 
 @contextmanager
-def late_bars() -> Iterator[None]:
+def late_bars() -> Generator[None]:
     """Show the bars of transformers only where they take longer than `DELAY`, while the context lasts."""
     before: Any = set_tqdm_hook(_late)
     try:

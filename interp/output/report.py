@@ -199,7 +199,7 @@ def as_text(table: pd.DataFrame, heading: str = "") -> str:
     over = max(map(len, text().splitlines())) - WIDTH
     widths = {name: int(cells[name].astype(str).str.len().max()) for name in cells if _is_text(cells[name])}
     if over > 0 and widths:
-        longest = max(widths, key=lambda name: widths[name])
+        longest = max(widths, key=widths.__getitem__)
         cut = max(SHORTEST, widths[longest] - over)
         cells[longest] = [word if len(word) <= cut else f"{word[: cut - 3]}..." for word in cells[longest]]
     lines = text(WIDTH) if max(map(len, text().splitlines())) > WIDTH else text()

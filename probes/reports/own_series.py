@@ -5,7 +5,7 @@ from pathlib import Path
 from interp.errors import InvalidInput, MissingFile, nearest
 from interp.inputs.csv_series import read_csv
 from probes.stimuli import datasets
-from probes.stimuli.time_series import TimeSeries
+from probes.stimuli.time_series import TimeSeries, as_time_series
 
 
 def own_series(option: str, text: str, column: str) -> TimeSeries | None:
@@ -26,4 +26,4 @@ def own_series(option: str, text: str, column: str) -> TimeSeries | None:
     if not Path(text).exists() and "." not in text:
         near = nearest(text, datasets.__all__)
         raise MissingFile(f"--{option} {text}: no such file, and bundled are {', '.join(datasets.__all__)}.{near}")
-    return TimeSeries(read_csv(text, column))
+    return as_time_series(read_csv(text, column))

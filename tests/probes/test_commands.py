@@ -248,7 +248,7 @@ def test_the_ablate_command_on_a_text_model(tmp_path: Path) -> None:
         (["--model", "pico-t5", "--heads", "decoder.cross.1.9"], "decoder.cross.1.9"),
         (["--model", "pico-t5", "--heads", "decoder.cros.1"], "decoder.cros"),
         (["--model", "pico-t5", "--heads", "decoder.cross.1.2,,"], "give addresses"),
-        (["--model", "pico-t5", "--heads", "decoder.cross.1.2,decoder.cross.1"], "twice"),
+        (["--model", "pico-t5", "--heads", "decoder.cross.1.2,decoder.cross.1"], "more than once"),
         (["--model", "pico-t5", "--heads", "decoder.cross.1.2", "--top", "2"], "--top 2 beside --heads"),
         (["--model", "pico-t6", "--series", "own.csv"], "own.csv: no such file"),
     ],

@@ -104,7 +104,7 @@ def test_questions_answers_all_on_one_page(tmp_path: Path) -> None:
     assert page.count("Plotly.newPlot") == 4 + page.split("<body>")[0].count("Plotly.newPlot")
     for claim in CLAIMS:
         assert result.output.count(claim) == 1
-    assert max(map(len, result.output.split("written:")[0].splitlines())) < 80
+    assert max(map(len, result.stdout.split("written:")[0].splitlines())) < 80
 
 
 def test_each_claim_is_said_once_by_the_statistic_that_decides_it() -> None:
