@@ -32,9 +32,9 @@ def stimulus_words(result: PatchMosaic) -> str:
     """Say in words which patches a mosaic was measured on."""
     stimulus = result.provenance.get("stimulus", {})
     numbers = stimulus.get("coefficients")
-    made = "independent values" if numbers is None else f"{numbers} coefficient{'s' if numbers != 1 else ''}"
+    kind = "independent values" if numbers is None else f"{numbers} coefficient{'s' if numbers != 1 else ''}"
     return (
-        f"{stimulus.get('patches')} random patches of {made}, {stimulus.get('repetitions')} repetitions and "
+        f"{stimulus.get('patches')} random patches of {kind}, {stimulus.get('repetitions')} repetitions and "
         f"{stimulus.get('extension')} more, batch {stimulus.get('batch_size')}"
     )
 

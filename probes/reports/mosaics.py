@@ -127,8 +127,8 @@ def mosaic(
             "extension": sub_extension,
             "coefficients": coefficients,
         }
-        given = {name: value for name, value in named.items() if value is not None}
-        mosaics.append(induction_mosaic(model, repeated_random_patches(model, **shared, **given)))
+        chosen = {name: value for name, value in named.items() if value is not None}
+        mosaics.append(induction_mosaic(model, repeated_random_patches(model, **shared, **chosen)))
     return mosaic_report(mosaics, threshold)
 
 
