@@ -81,7 +81,7 @@ def patch_motifs(rng: Generator, period: Ints, coefficients: Ints, patches: int,
     basis = legendre.legvander(np.linspace(-1, 1, size), size - 1) * np.sqrt(2 * orders + 1)
     factors = rng.standard_normal((rows, period.max(initial=0), size))
     cycle = (factors * (orders < coefficients[:, None])[:, None, :]) @ basis.T
-    return cycle[np.arange(rows)[:, None], np.arange(patches) % period[:, None]].reshape(rows, -1)
+    return cycle[np.arange(rows)[:, None], np.arange(patches) % period[:, None]].reshape(rows, patches * size)
 
 
 def _waves(rng: Generator, rows: int, length: int, periods: Floats, harmonics: int) -> Floats:

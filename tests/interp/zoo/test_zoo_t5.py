@@ -38,6 +38,7 @@ TINY = Recipe(
 )
 
 TINY_GPT2 = replace(TINY, architecture="gpt2", d_model=12, longest_context=40, longest_period=20)
+TINY_BOLT = replace(TINY, architecture="bolt", longest_context=256, motif_context=16, longest_period=4)
 
 NOISE = 0.25
 """How far a mean error of a few sampled forecasts may be from the one on record, as a share.
@@ -47,6 +48,7 @@ Samples drawn anew move the mean over 24 series by up to 0.15, and air passenger
 
 T5S = ["pico-t5", "pico-t5-current", "pico-t5-induction"]
 GPT2S = ["pico-gpt2"]
+BOLTS = ["pico-bolt"]
 
 
 @pytest.fixture(scope="module", params=T5S)
@@ -59,7 +61,7 @@ def any_name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=[TINY, TINY_GPT2], ids=["t5", "gpt2"])
+@pytest.fixture(params=[TINY, TINY_GPT2, TINY_BOLT], ids=["t5", "gpt2", "bolt"])
 def tiny(request: pytest.FixtureRequest) -> Recipe:
     return request.param
 
@@ -84,20 +86,23 @@ def record(model_name: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(any_name: str) -> ChronosPipeline:
+def pipeline(any_name: str) -> evaluation.Pipeline:
     """As plain Chronos opens it, without the toolkit."""
     opened = BaseChronosPipeline.from_pretrained(str(zoo.path(any_name)), attn_implementation="eager")
-    assert isinstance(opened, ChronosPipeline)
+    assert isinstance(opened, evaluation.Pipeline)
+    assert isinstance(opened, ChronosPipeline) is (any_name not in BOLTS)
     return opened
 
 
 def test_what_is_bundled() -> None:
-    assert zoo.names() == sorted([*T5S, *GPT2S])
+    assert zoo.names() == sorted([*T5S, *GPT2S, *BOLTS])
 
 
-def test_plain_chronos_opens_it(pipeline: ChronosPipeline) -> None:
+def test_plain_chronos_opens_it(pipeline: evaluation.Pipeline) -> None:
+    """Twenty samples, or nine quantiles."""
     torch.manual_seed(0)
-    assert pipeline.predict(torch.sin(torch.arange(60.0)), prediction_length=12).shape == (1, 20, 12)
+    forecast = pipeline.predict(torch.sin(torch.arange(60.0)), prediction_length=12)
+    assert forecast.shape == (1, 20 if isinstance(pipeline, ChronosPipeline) else 9, 12)
 
 
 def test_it_is_small(any_name: str) -> None:
@@ -144,7 +149,7 @@ def recorded_errors(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     return errors
 
 
-def test_it_forecasts(any_name: str, pipeline: ChronosPipeline) -> None:
+def test_it_forecasts(any_name: str, pipeline: evaluation.Pipeline) -> None:
     """What the record says, and the card repeats, is found again: by air passengers, and a sample of held-out series.
 
     The samples are others where other series stand beside one, and on a processor that draws otherwise.
@@ -165,7 +170,7 @@ def assert_forecasts(scores: dict[str, float], recorded: dict[str, float]) -> No
 
 
 @pytest.mark.long
-def test_it_forecasts_all(any_name: str, pipeline: ChronosPipeline) -> None:
+def test_it_forecasts_all(any_name: str, pipeline: evaluation.Pipeline) -> None:
     errors = evaluation.held_out_errors(pipeline)
     scores = {name: float(np.median(error)) for name, error in errors.items()}
     assert_forecasts(scores, record_of(any_name)["forecasts"]["held_out"])  # type: ignore[index]
