@@ -214,7 +214,7 @@ AXES: dict[str, tuple[range, Callable[[interp.Model, Any], Any]]] = {
     ),
     "probes.plots.attention_over_series": (
         CONTEXT,
-        lambda m, s: traces(probes.plots.attention_over_series(spectrum(m, s)), "attention")[0],
+        lambda m, s: traces(probes.plots.attention_over_series(spectrum(m, s), 0), "attention")[0],
     ),
     "circuits.plots.attribution_by_position": (
         CONTEXT,
