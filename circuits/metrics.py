@@ -327,7 +327,7 @@ def crossing() -> QuantileMetric:
 
 
 def _unit(scaled: bool) -> str:
-    return "deviations of the context" if scaled else "the series' units"
+    return "deviations" if scaled else "the series' units"
 
 
 def _steps(steps: Steps) -> list[int] | slice:

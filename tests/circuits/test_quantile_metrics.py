@@ -98,7 +98,7 @@ def test_directions_and_units() -> None:
     assert [m.higher_is_better for m in (quantile(0.3), median(), pinball([1.0]), distance_to([1.0]))] == [
         *(None, None, False, False)
     ]
-    assert median().unit == "deviations of the context"
+    assert median().unit == "deviations"
     assert median(scaled=False).unit == "the series' units"
     assert [m.name for m in (quantile(0.25), median(), pinball([1.0]), crossing())] == [
         *("quantile 0.25", "median", "pinball", "crossing")
