@@ -114,7 +114,7 @@ def _is_no(value: Any, kinds: tuple[type, ...]) -> str:
         how = f"open it: interp.load({value!r})" if isinstance(value, str) else "give what interp.load returns"
         return f"a model is needed and {type(value).__name__} was given: {how}"
     names = " or ".join(dict.fromkeys(_PLAIN.get(kind, kind.__name__) for kind in kinds))
-    makers = " or ".join(maker for kind in kinds if (maker := _makers().get(kind)))
+    makers = " or ".join(dict.fromkeys(maker for kind in kinds if (maker := _makers().get(kind))))
     return f"{type(value).__name__} is no {names}{f': give what {makers} returns' if makers else ''}"
 
 

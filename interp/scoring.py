@@ -6,7 +6,7 @@
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -63,9 +63,7 @@ def score_heads(
     if not callable(function):
         raise InvalidInput(f"function={function!r}: give a function of one layer's {site}.")
     called = str(name or getattr(function, "__name__", "score").replace("<lambda>", "score"))
-    single = isinstance(batch, Batch)
-    batches: Iterable[Batch] = [batch] if isinstance(batch, Batch) else batch
-    rows, count, runs = score_rows(model, batches, {called: function}, kind, site, progress and not single)
+    rows, count, runs = score_rows(model, batch, {called: function}, kind, site, progress)
     about: dict[str, Any] = dict(batch.description) if isinstance(batch, Batch) else {}
     about |= {"name": called, "site": f"{kind}.{site}", "rows": count, "batches": runs}
     scores = over_rows(called, kind, rows[called], provenance(model, **about))
@@ -74,13 +72,13 @@ def score_heads(
 
 def score_rows(
     model: Model,
-    batches: Iterable[Batch],
+    batch: Batch | Iterable[Batch],
     functions: Mapping[str, Score],
     kind: str,
     site: str = "pattern",
     progress: bool = False,
 ) -> tuple[dict[str, Tensor], int, int]:
-    """Run batches once and score them by several functions.
+    """Run a batch, or several, once and score them by several functions.
 
     Returns:
         Of each function `[layer, row, head]` in float64, the rows of all batches in their order; the number of rows,
@@ -92,26 +90,43 @@ def score_rows(
     as_model(model).kind(kind)
     if site not in SITES:
         raise InvalidInput(f"site={site!r} has no axis of heads: there are {', '.join(SITES)}.")
-    if not isinstance(cast(Any, batches), Iterable):
-        raise InvalidInput(f"batch={batches!r}: give a Batch, or several.")
     layers = model.layers(kind)
     wanted = {name: _takes_batch(name, function) for name, function in functions.items()}
     parts: dict[str, list[Tensor]] = {name: [] for name in functions}
     count = runs = 0
-    for batch in tqdm(batches, disable=not progress, desc="score heads", unit="batch", leave=False):
-        if not isinstance(cast(Any, batch), Batch):
-            raise InvalidInput(f"batch: {type(batch).__name__} {batch!r:.60} is no Batch.")
-        cache = capture(model, batch, f"{kind}.*.{site}")
+    for one in each_batch(batch, progress, "score heads"):
+        cache = capture(model, one, f"{kind}.*.{site}")
         for name, function in functions.items():
             scored = [
-                _scored(name, function, cache[f"{layer}.{site}"], batch if wanted[name] else None, layer, model.n_heads)
+                _scored(name, function, cache[f"{layer}.{site}"], one if wanted[name] else None, layer, model.n_heads)
                 for layer in layers
             ]
             parts[name].append(torch.stack(scored))
-        count, runs = count + len(batch), runs + 1
-    if not runs:
-        raise InvalidInput("there is no batch: give one or more.")
+        count, runs = count + len(one), runs + 1
     return {name: torch.cat(scored, dim=1) for name, scored in parts.items()}, count, runs
+
+
+def each_batch(batch: Batch | Iterable[Batch], progress: bool, what: str) -> Iterator[Batch]:
+    """Yield one batch, or several (a data set) one at a time, so that no more than one is held.
+
+    Args:
+        progress: shown for several batches, under the name `what`.
+
+    Raises:
+        InvalidInput: no batch, or something that is none.
+    """
+    if not isinstance(cast(Any, batch), Iterable) and not isinstance(batch, Batch):
+        raise InvalidInput(f"batch={batch!r}: give a Batch, or several.")
+    batches: Iterable[Batch] = [batch] if isinstance(batch, Batch) else batch
+    bar = tqdm(batches, disable=not progress or isinstance(batch, Batch), desc=what, unit="batch", leave=False)
+    empty = True
+    for one in bar:
+        if not isinstance(cast(Any, one), Batch):
+            raise InvalidInput(f"batch: {type(one).__name__} {one!r:.60} is no Batch.")
+        empty = False
+        yield one
+    if empty:
+        raise InvalidInput("there is no batch: give one or more.")
 
 
 def _takes_batch(name: str, function: Score) -> bool:

@@ -1,5 +1,6 @@
 """Attention patterns of chosen heads, and mean attention by value difference and by lag."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -18,6 +19,7 @@ from interp.names import Stack
 from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.frame import Frame
 from interp.results.result import Floats, Result
+from interp.scoring import each_batch
 from interp.validate import as_tensor, whole
 
 
@@ -139,12 +141,16 @@ def batch_values(model: Model, batch: Batch, stack: Stack) -> Float[Tensor, "bat
 
 
 @checked
-def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | None = None) -> AttentionPatterns:
-    """Read the attention patterns of heads of one stack and kind.
+def attention_patterns(
+    model: Model, batch: Batch | Iterable[Batch], heads: Heads, *, row: int | None = None, progress: bool = True
+) -> AttentionPatterns:
+    """Read the attention patterns of heads of one stack and kind, of one row or averaged over a data set.
 
     Args:
+        batch: one batch, or several of one length (a data set), which are run one at a time.
         heads: one or several heads; `model.heads("decoder.cross")` for all.
-        row: one row of the batch; the mean over all rows by default.
+        row: one row of the batch; the mean over all rows of all batches by default.
+        progress: shown for several batches.
 
     Returns:
         The patterns, with tokens and values along the axes. A mean is over the rows that have a token at the query and
@@ -152,26 +158,29 @@ def attention_patterns(model: Model, batch: Batch, heads: Heads, *, row: int | N
         not sum to 1.
 
     Raises:
-        InvalidInput: heads of more than one stack or kind, or a row that is not there.
+        InvalidInput: heads of more than one stack or kind, a row that is not there, or batches of different lengths.
     """
     chosen = _of_one_kind(as_heads(model, heads))
-    if row is not None and whole("row", row, 0) >= len(batch):
+    if row is not None and not isinstance(batch, Batch):
+        raise InvalidInput(f"row={row} of several batches: give the one batch whose row it is, or leave row out.")
+    if row is not None and isinstance(batch, Batch) and whole("row", row, 0) >= len(batch):
         raise InvalidInput(f"row={row}: the batch has rows 0-{len(batch) - 1}.")
-    patterns = _patterns(model, batch, chosen)
-    keys, queries = _tokens(model, batch, chosen[0])
-    if not bool(keys.there.all() and queries.there.all()):
-        patterns = patterns.masked_fill(~(queries.there[:, :, None] & keys.there[:, None]), torch.nan)
-    mean = patterns.nanmean if bool(patterns.isnan().any()) else patterns.mean
-    values = mean(1) if row is None else patterns[:, row]
+    total: _Averaged | None = None
+    batches = 0
+    for one in each_batch(batch, progress, "attention patterns"):
+        part = _averaged(model, one, chosen, row)
+        total = part if total is None else total.joined(part)
+        batches += 1
+    assert total is not None
     return AttentionPatterns(
         heads=tuple(chosen),
-        values=values.numpy(),
+        values=(total.sums / total.counts).numpy(),
         row=row,
-        provenance=provenance(model, name="attention_patterns", rows=len(batch)),
-        **_axis("key", model, keys, row),
-        **_axis("query", model, queries, row),
-        key_times=batch.times(keys.stack),
-        query_times=batch.times(queries.stack),
+        provenance=provenance(model, name="attention_patterns", rows=total.rows, batches=batches),
+        **_axis("key", model, total.keys),
+        **_axis("query", model, total.queries),
+        key_times=total.times[0],
+        query_times=total.times[1],
     )
 
 
@@ -299,6 +308,11 @@ class _Tokens:
         """Mark what is neither masked nor special; words have no special ones, and of patches it is [REG]."""
         return self.there & ~self.special
 
+    def of_row(self, row: int) -> "_Tokens":
+        """Return those of one row."""
+        ids, values = (None if part is None else part[row : row + 1] for part in (self.ids, self.values))
+        return _Tokens(self.stack, ids, self.there[row : row + 1], values, self.special[row : row + 1])
+
 
 def _tokens(model: Model, batch: Batch, head: Head) -> tuple[_Tokens, _Tokens]:
     """Return the tokens of a head's keys and of its queries, on the CPU."""
@@ -333,23 +347,80 @@ def _seen(batch: Batch, head: Head) -> Tensor:
     return seen.tril() if (head.stack, head.kind) == ("decoder", "self") else seen
 
 
-def _axis(name: str, model: Model, tokens: _Tokens, row: int | None) -> dict[str, Any]:
-    """Return tokens, values and names along an axis of patterns, of one row, or of all rows if their tokens agree."""
-    chosen = slice(None) if row is None else slice(row, row + 1)
+@dataclass(frozen=True, eq=False)
+class _Averaged:
+    """Patterns summed over the rows that have them, `[head, query, key]`, and what is known of their tokens."""
+
+    sums: Tensor
+    counts: Tensor
+    rows: int
+    keys: _Tokens
+    queries: _Tokens
+    times: tuple[pd.Index | None, pd.Index | None]
+
+    def joined(self, other: "_Averaged") -> "_Averaged":
+        """Add the rows of another batch."""
+        if self.sums.shape != other.sums.shape:
+            sizes = " and ".join(f"{p.sums.shape[1]} queries on {p.sums.shape[2]} keys" for p in (self, other))
+            raise InvalidInput(
+                f"batches of {sizes}: a mean pattern is over batches of one length. Pad them with a mask, or read the "
+                "patterns of each batch."
+            )
+        pairs = zip(self.times, other.times, strict=True)
+        keys, queries = (mine if mine is not None and mine.equals(their) else None for mine, their in pairs)
+        return _Averaged(
+            self.sums + other.sums,
+            self.counts + other.counts,
+            self.rows + other.rows,
+            _few_rows(self.keys, other.keys),
+            _few_rows(self.queries, other.queries),
+            (keys, queries),
+        )
+
+
+def _averaged(model: Model, batch: Batch, heads: list[Head], row: int | None) -> _Averaged:
+    """Sum the patterns of one batch over its rows, or take one of them."""
+    patterns = _patterns(model, batch, heads)
+    keys, queries = _tokens(model, batch, heads[0])
+    if row is not None:
+        patterns, keys, queries = patterns[:, row : row + 1], keys.of_row(row), queries.of_row(row)
+    counted = (queries.there[:, :, None] & keys.there[:, None]) & ~patterns.isnan()
+    times = batch.times(keys.stack), batch.times(queries.stack)
+    sums = patterns.masked_fill(~counted, 0).sum(1)
+    return _Averaged(sums, counted.sum(1), len(batch), _few_rows(keys), _few_rows(queries), times)
+
+
+def _few_rows(*tokens: _Tokens) -> _Tokens:
+    """Join the tokens of several batches into one row if they agree wherever there are any, or into two that differ."""
+    there, special = (torch.cat([getattr(t, name) for t in tokens]) for name in ("there", "special"))
+    # At each position those of the first row that has a token there.
+    first = there.long().argmax(0), torch.arange(there.shape[1])
+    one = {"there": there.any(0)[None], "special": special[first][None]}
+    if any(t.ids is None for t in tokens):
+        return _Tokens(tokens[0].stack, None, values=None, **one)
+    ids = torch.cat([t.ids for t in tokens if t.ids is not None])
+    values = None if tokens[0].values is None else torch.cat([t.values for t in tokens if t.values is not None])
+    differ = ((ids != ids[first]) & there).any(1).nonzero()[:1, 0]
+
+    def few(of_rows: Tensor) -> Tensor:
+        return torch.cat([of_rows[first][None], of_rows[differ]])
+
+    one = {"there": torch.cat([there.any(0)[None], there[differ]]), "special": few(special)}
+    return _Tokens(tokens[0].stack, few(ids), values=None if values is None else few(values), **one)
+
+
+def _axis(name: str, model: Model, tokens: _Tokens) -> dict[str, Any]:
+    """Return tokens, values and names along an axis of patterns, if the tokens of all rows agree: of one row."""
     axis: dict[str, Any] = {f"{name}_tokens": None, f"{name}_values": None, f"{name}_names": {}}
     if tokens.ids is None:
         return axis
-    ids, there = tokens.ids[chosen], tokens.there[chosen]
-    # At each position those of the first row that has a token there.
-    first = there.long().argmax(0), range(ids.shape[1])
     if tokens.values is not None:
         axis[f"{name}_names"] = model.vocabulary.names(tokens.stack)
-    if bool(((ids == ids[first]) | ~there).all()):
-        known = zip(ids[first].tolist(), there.any(0).tolist(), strict=True)
+    if len(tokens.ids) == 1:
+        known = zip(tokens.ids[0].tolist(), tokens.there[0].tolist(), strict=True)
         axis[f"{name}_tokens"] = tuple(token if here else None for token, here in known)
         if tokens.values is not None:
-            values = tokens.values[chosen].double().masked_fill(~there, torch.nan)
-            axis[f"{name}_values"] = values[first].numpy()
+            axis[f"{name}_values"] = tokens.values[0].double().masked_fill(~tokens.there[0], torch.nan).numpy()
     return axis
 
 

@@ -94,7 +94,7 @@ def test_messages_name_the_argument_and_who_makes_it(
     model: interp.Model, tokens: RepeatedTokens, mosaic: Mosaic
 ) -> None:
     cases: dict[str, Callable[[], Any]] = {
-        r"result: tuple is no Mosaic: give what probes\.induction_mosaic returns\. Take one": lambda: (
+        r"result: tuple is no Mosaic or PatchMosaic: give what probes\.induction_mosaic returns\. Take one": lambda: (
             probes.plots.mosaic(
                 (mosaic, mosaic)  # type: ignore[arg-type]
             )

@@ -229,7 +229,7 @@
     const now = chosen();
     byId("threshold-value").textContent = (now.threshold / 100).toFixed(2);
     byId("threshold").setAttribute("aria-valuetext", (now.threshold / 100).toFixed(2));
-    byId("found").hidden = byId("heads-section").hidden = byId("save").disabled = !now.run;
+    byId("found").hidden = byId("heads-section").hidden = byId("save").disabled = byId("save-json").disabled = !now.run;
     byId("missing").hidden = Boolean(now.run);
     if (now.run) [drawCounts, drawMosaic, drawHeads].forEach((part) => part(now));
     else drawMissing(now);
@@ -237,12 +237,33 @@
     if (data.lines.x !== null) drawLines(now);
   }
 
-  function save() {
-    const { model, rest, threshold } = chosen();
+  function fileName({ model, rest, threshold }) {
     const name = ["mosaic", model, ...rest, "threshold", (threshold / 100).toFixed(2)].join("-");
-    const filename = name.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/-{2,}/g, "-");
+    return name.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/-{2,}/g, "-");
+  }
+
+  function save() {
     const { clientWidth: width, clientHeight: height } = byId("mosaic");
-    Plotly.downloadImage("mosaic", { format: "png", scale: 2, width, height, filename });
+    Plotly.downloadImage("mosaic", { format: "png", scale: 2, width, height, filename: fileName(chosen()) });
+  }
+
+  // The numbers of the mosaic that is shown: its place in the sweep, its counts, its scores `[layer][head]`.
+  function contents({ at, run, threshold }) {
+    const number = (label) => (/^-?\d+(\.\d+)?$/.test(label) ? Number(label) : label);
+    const axes = data.axes.map((axis, i) => [axis.name.replace(/ /g, "_"), number(axis.labels[at[i]])]);
+    const scores = KINDS.map((kind) => [kind, run[kind].map((row) => row.map((s) => (s === null ? null : s / data.unit)))]);
+    const heads = headsOf(run).filter((h) => reaches(h.either, threshold)).map((h) => `${run.site}.${h.layer}.${h.head}`);
+    return {
+      ...Object.fromEntries(axes), threshold: threshold / 100, counts: countsOf(run, threshold), accuracy: run.accuracy,
+      n_tokens: run.tokens, site: run.site, heads, ...Object.fromEntries(scores),
+    };
+  }
+
+  function saveJson() {
+    const now = chosen();
+    const href = URL.createObjectURL(new Blob([JSON.stringify(contents(now), null, 1)], { type: "application/json" }));
+    element("a", "", { href, download: `${fileName(now)}.json` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 1000);
   }
 
   // A slider that is dragged tells more often than a screen is drawn.
@@ -258,5 +279,6 @@
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   byId("lines-kind").addEventListener("input", soon);
   byId("save").addEventListener("click", save);
+  byId("save-json").addEventListener("click", saveJson);
   draw();
 })();

@@ -185,7 +185,7 @@ def scores_by_keys(
     places = stimulus.places(stack)
     check_tokens(stimulus.mask(stack), stack, range(places.start, places.stop), "a repeated token")
     functions = {name: partial(_paid, rule, places, stimulus.sequence_length, average) for name, rule in keys.items()}
-    rows = score_rows(model, [stimulus], functions, site)[0]
+    rows = score_rows(model, stimulus, functions, site)[0]
     return {name: over_rows(name, site, rows[name], source) for name in keys}
 
 

@@ -102,7 +102,8 @@ def mosaic_explorer(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOL
         threshold: where the slider begins, from 0 to 1 in hundredths.
 
     Returns:
-        The page; about 5 MB, most of it plotly.
+        The page; about 5 MB, most of it plotly. It saves what is shown as a picture (PNG), and its scores and counts
+        as JSON, to four decimals, rounded down.
 
     Raises:
         InvalidInput: columns that are missing, rows that are there twice, scores that are not between 0

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -211,37 +211,45 @@ def as_time_series(series: Any) -> TimeSeries:
     return TimeSeries(series)
 
 
+ScaleBy = Literal["context", "all"]
+"""By what a series is scaled: its context alone, as in forecasts, or all of it."""
+
+
 @checked
-def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBatch:
+def series_batch(model: Model, series: Any, *, num_decoder: int = 0, scale_by: ScaleBy = "context") -> SeriesBatch:
     """Tokenize a series with the pipeline's own tokenizer, keeping which token is which time step.
 
     Args:
         series: a `TimeSeries`, or any one series (`interp.inputs.user_series.Series`).
         num_decoder: how many of the last values go to the decoder, after the start token. In a decoder alone
             they follow the context in one row.
+        scale_by: `context` divides all values by the mean absolute value of the context, as a forecast does. `all`
+            divides by that of the whole series, as the published notebook does: the context's tokens then depend on
+            the values that go to the decoder. Without these the two are the same.
 
     Returns:
         The batch of one row; an encoder's tokens end with EOS where the tokenizer puts one.
 
     Raises:
         InvalidInput: a series that is constant or has missing values, a context longer than the
-            model's, or nothing left for the context.
+            model's, nothing left for the context, or another `scale_by`.
         UnsupportedModel: a model without a tokenizer for series.
     """
     timed, num_decoder = as_time_series(series), whole("num_decoder", num_decoder, 0)
     model.require("tokens")
-    check_series(model, timed.values[None], num_decoder)
+    if scale_by not in get_args(ScaleBy):
+        raise InvalidInput(f"scale_by={scale_by!r}: choose 'context' or 'all'.")
+    check_series(model, timed.values[None], num_decoder, scale_by)
     batch = Batch.from_series(model, timed, num_decoder=num_decoder)
     n = len(timed) - num_decoder
     context, rest, special = torch.arange(n), torch.arange(n, len(timed)), torch.tensor([-1])
     encoder_steps = torch.cat([context, special])[: batch.input_ids.shape[1]]  # with EOS, or none, or no encoder
     decoder_steps = torch.cat([special if batch.has_encoder else context, rest])
-    tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
-    scale = tokenizer.context_input_transform(as_series(timed.values[:n]))[2]
+    tokens, scale = _tokens(model, timed.values[None], num_decoder, scale_by)
     return SeriesBatch(
-        input_ids=batch.input_ids,
+        input_ids=torch.where(encoder_steps < 0, batch.input_ids, tokens[:, encoder_steps]),
         attention_mask=batch.attention_mask,
-        decoder_input_ids=batch.decoder_input_ids,
+        decoder_input_ids=torch.where(decoder_steps < 0, batch.decoder_input_ids, tokens[:, decoder_steps]),
         vocabulary=batch.vocabulary,
         series=timed,
         encoder_steps=encoder_steps,
@@ -250,7 +258,15 @@ def series_batch(model: Model, series: Any, *, num_decoder: int = 0) -> SeriesBa
     )
 
 
-def check_series(model: Model, values: Floats, num_decoder: int) -> None:
+def _tokens(model: Model, values: Floats, num_decoder: int, scale_by: ScaleBy) -> tuple[Tensor, Tensor]:
+    """Tokenize all values of series `[series, step]`, and return by what each series was divided."""
+    tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
+    steps = values.shape[1] - (num_decoder if scale_by == "context" else 0)
+    scale = tokenizer._input_transform(context=as_series(values[:, :steps]))[2]
+    return tokenizer._input_transform(context=as_series(values), scale=scale)[0], scale
+
+
+def check_series(model: Model, values: Floats, num_decoder: int, scale_by: ScaleBy = "context") -> None:
     """Check that series `[series, step]` have a spectrum over a model's context.
 
     Raises:
@@ -281,8 +297,7 @@ def check_series(model: Model, values: Floats, num_decoder: int) -> None:
         if bool((values == values[:, :1]).all(1).any()):
             raise InvalidInput("a constant series has no spectrum: all its values are the same.")
         return
-    tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
-    ids = tokenizer.context_input_transform(as_series(values[:, :steps]))[0][:, :steps]
+    ids = _tokens(model, values, num_decoder, scale_by)[0][:, :steps]
     if (ids == ids[:, :1]).all(1).any():
         raise InvalidInput(
             "a constant series has no spectrum: all its values fall into one token. If its level is much larger than "

@@ -1,5 +1,9 @@
 """Attention patterns of chosen heads, and attention against value difference and lag."""
 
+import gc
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +80,56 @@ def test_what_is_refused(model: Model, batch: Batch) -> None:
         attention_patterns(model, batch, "decoder.cross.0.0", row=4)
     with pytest.raises(interp.errors.InvalidInput, match="no query is a value"):
         attention_by_value(model, Batch.from_series(model, [1.0, 2.0]), "decoder.cross.0.0")
+
+
+def test_a_data_set_is_averaged_as_one_batch_of_all_its_rows(model: Model, batch: Batch) -> None:
+    """Batches are run one at a time, whether they stand in a list or are made while they are read."""
+    heads = model.heads("decoder.cross")
+    parts = [_rows(batch, slice(0, 1)), _rows(batch, slice(1, 4))]
+    whole, several = attention_patterns(model, batch, heads), attention_patterns(model, parts, heads)
+    close(several.values, whole.values, terms=FORWARD)
+    assert several.provenance["stimulus"] == {"name": "attention_patterns", "rows": 4, "batches": 2}
+    streamed = attention_patterns(model, (part for part in parts), heads, progress=False)
+    np.testing.assert_array_equal(streamed.values, several.values)
+    assert (several.key_tokens, several.query_tokens) == (None, None)
+    same = attention_patterns(model, [parts[0]] * 3, heads)
+    row = attention_patterns(model, batch, heads, row=0)
+    close(same.values, row.values, terms=3)
+    assert (same.key_tokens, same.query_tokens) == (row.key_tokens, row.query_tokens)
+    np.testing.assert_array_equal(same.key_values, row.key_values)
+
+
+def test_no_more_than_one_batch_of_a_data_set_is_held(model: Model, batch: Batch) -> None:
+    alive: list[weakref.ref[Batch]] = []
+
+    def batches() -> Iterator[Batch]:
+        for at in range(4):
+            gc.collect()  # nnsight leaves circles behind
+            assert sum(reference() is not None for reference in alive) <= 1
+            one = _rows(batch, slice(at, at + 1))
+            alive.append(weakref.ref(one))
+            yield one
+            del one
+
+    attention_patterns(model, batches(), "encoder.self.0.0", progress=False)
+    assert len(alive) == 4
+
+
+def test_batches_that_cannot_be_averaged(model: Model, batch: Batch) -> None:
+    longer = Batch.from_series(model, np.sin(np.arange(12.0)), num_decoder=1)
+    with pytest.raises(interp.errors.InvalidInput, match=r"batches of 5 queries on .* one length"):
+        attention_patterns(model, [batch, longer], "decoder.cross.0.0")
+    with pytest.raises(interp.errors.InvalidInput, match="row=0 of several batches"):
+        attention_patterns(model, [batch], "decoder.cross.0.0", row=0)
+    with pytest.raises(interp.errors.InvalidInput, match="no batch"):
+        attention_patterns(model, [], "decoder.cross.0.0")
+    with pytest.raises(interp.errors.InvalidInput, match="str"):
+        attention_patterns(model, iter(["a"]), "decoder.cross.0.0")  # pyright: ignore[reportArgumentType]
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    return Batch(
+        input_ids=batch.input_ids[rows],
+        attention_mask=batch.attention_mask[rows],
+        decoder_input_ids=batch.decoder_input_ids[rows],
+    )

@@ -26,6 +26,19 @@ def test_there_are_eight_runs_close_to_the_published_table() -> None:
             assert abs(getattr(run.counts(), kind) - table.loc[run.name, kind]) <= 2
 
 
+def test_each_run_says_whether_it_has_the_counts_of_the_published_table() -> None:
+    """The table's runs of small and large are not among those whose scores were published."""
+    right = {size: [run.counts().token_to_right for run in probes.published(f"chronos-t5-{size}")] for size in MODELS}
+    assert right == {"mini": [0, 0], "small": [9], "base": [15, 16], "large": [31, 32, 31]}
+    table = probes.published_table().set_index("model")["token_to_right"].to_dict()
+    assert [table[f"amazon/chronos-t5-{size}"] for size in MODELS] == [0, 8, 15, 33]
+    agrees = {s: [r.provenance["agrees_with_table"] for r in probes.published(f"chronos-t5-{s}")] for s in MODELS}
+    assert agrees == {"mini": [True, True], "small": [False], "base": [True, False], "large": [False] * 3}
+    first = probes.published("chronos-t5-small")[0]
+    assert first.provenance["table_counts"] == {"current_token": 3, "token_to_right": 8}
+    assert first.provenance["source"] == "variables/mosaic_scores.pkl"
+
+
 def test_most_heads_of_the_large_model_do_more_than_match() -> None:
     """7 of 15 current and 17 of 31 right heads are over .5, the most that plain matching gives at R = 2."""
     large = probes.published("chronos-t5-large")[0]

@@ -1,5 +1,6 @@
 """The mosaic explorer in a real browser: what it shows is what Python counts."""
 
+import json
 import re
 import struct
 from pathlib import Path
@@ -187,6 +188,29 @@ def test_save_downloads_the_mosaic_as_a_png(browser_page: Any, page_path: Path, 
     box = browser_page.locator("#mosaic").bounding_box()
     width, height = struct.unpack(">II", content[16:24])
     assert (width, height) == pytest.approx((2 * box["width"], 2 * box["height"]), abs=4)
+
+
+def test_save_downloads_the_numbers_as_json(browser_page: Any, page_path: Path, sweep: pd.DataFrame) -> None:
+    browser_page.goto(page_path.as_uri())
+    choose(browser_page, model="pico-t5-induction", repetitions="3", sequence_length="4", seed="1")
+    with browser_page.expect_download() as started:
+        browser_page.get_by_role("button", name="Save JSON").click()
+    saved = started.value
+    name = "mosaic-pico-t5-induction-repetitions-3-sequence-length-4-seed-1-threshold-0.30"
+    assert saved.suggested_filename == f"{name}.json"
+    contents = json.loads(Path(saved.path()).read_text())
+    part = part_of(sweep, model="pico-t5-induction", repetitions=3, sequence_length=4, seed=1)
+    place = {name: contents[name] for name in ("model", "repetitions", "sequence_length", "seed", "threshold")}
+    assert place == {
+        "model": "pico-t5-induction", "repetitions": 3, "sequence_length": 4, "seed": 1, "threshold": 0.3,
+    }  # fmt: skip
+    for kind in KINDS:
+        scores = part.set_index(["layer", "index"])[kind].unstack().to_numpy()
+        np.testing.assert_allclose(np.array(contents[kind]), scores, atol=1.01e-4, rtol=0)
+        assert contents["counts"][kind] == int((part[kind] >= 0.3).sum())
+    assert contents["heads"] == list(part[part[list(KINDS)].max(axis=1) >= 0.3]["head"])
+    choose(browser_page, model="pico-t5")
+    assert browser_page.get_by_role("button", name="Save JSON").is_disabled()
 
 
 def test_the_keyboard_is_enough(browser_page: Any, page_path: Path) -> None:

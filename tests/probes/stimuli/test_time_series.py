@@ -244,6 +244,48 @@ def test_each_token_is_the_bin_of_the_value_at_its_step(model: interp.Model, num
     assert batch.decoder_input_ids.shape == (1, num_decoder + 1)
 
 
+def by_hand(model: interp.Model, values: Any, num_decoder: int) -> tuple[list[int], list[int], float]:
+    """The published notebook's tokens: the whole series through Chronos' tokenizer, and then cut in two."""
+    ids, _, scale = model.pipeline.tokenizer.context_input_transform(torch.tensor(values[None]).float())
+    tokens, eos = ids[0, : len(values)].tolist(), ids[0, len(values) :].tolist()
+    n = len(values) - num_decoder
+    return [*tokens[:n], *eos], [0, *tokens[n:]], float(scale)
+
+
+@pytest.mark.parametrize("num_decoder", [0, 1, 5])
+def test_a_series_scaled_by_all_of_it_has_the_tokens_of_the_whole(model: interp.Model, num_decoder: int) -> None:
+    rising = 0.2 + np.linspace(0, 3, 40) ** 2
+    batch = series_batch(model, rising, num_decoder=num_decoder, scale_by="all")
+    context, rest, scale = by_hand(model, rising, num_decoder)
+    assert (batch.input_ids[0].tolist(), batch.decoder_input_ids[0].tolist()) == (context, rest)
+    close(batch.scale, scale)
+    default = series_batch(model, rising, num_decoder=num_decoder)
+    if num_decoder:
+        assert batch.scale > default.scale
+        assert batch.input_ids.tolist() != default.input_ids.tolist()
+    else:
+        assert batch.input_ids.tolist() == default.input_ids.tolist()
+
+
+def test_by_default_the_context_knows_nothing_of_what_follows(model: interp.Model) -> None:
+    series = 2 + np.sin(np.arange(40.0))
+    other = np.where(np.arange(40) < 35, series, 9.0)
+    one, two = (series_batch(model, values, num_decoder=5) for values in (series, other))
+    assert one.input_ids.tolist() == two.input_ids.tolist()
+    one, two = (series_batch(model, values, num_decoder=5, scale_by="all") for values in (series, other))
+    assert one.input_ids.tolist() != two.input_ids.tolist()
+
+
+def test_scales_that_are_refused(model: interp.Model) -> None:
+    with pytest.raises(interp.errors.InvalidInput, match=r"scale_by='series': choose 'context' or 'all'"):
+        series_batch(model, np.arange(20.0), scale_by="series")  # pyright: ignore[reportArgumentType]
+    # Against the last value the others are alike.
+    flat = np.append(np.sin(np.arange(30.0)), 1e6)
+    series_batch(model, flat, num_decoder=1)
+    with pytest.raises(interp.errors.InvalidInput, match="one token"):
+        series_batch(model, flat, num_decoder=1, scale_by="all")
+
+
 @pytest.mark.parametrize(
     ("values", "num_decoder", "message"),
     [
