@@ -126,6 +126,17 @@ def tiny_bolt(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any)
     return ChronosBoltPipeline(cast(ChronosBoltModelForForecasting, cast(torch.nn.Module, module).to(dtype)))
 
 
+def bolt_without_heads(*heads: str) -> ChronosBoltPipeline:
+    """A plain Chronos-Bolt with the weights of `tiny_bolt` in which heads' columns of W_O are zero."""
+    pipeline = tiny_bolt()
+    for head in map(interp.Head.parse, heads):
+        layer, name = (1, "EncDecAttention") if head.kind == "cross" else (0, "SelfAttention")
+        projection: Any = pipeline.model.get_submodule(f"{head.stack}.block.{head.layer}.layer.{layer}.{name}.o")
+        with torch.no_grad():
+            projection.weight[:, head.head * 8 : head.head * 8 + 8] = 0
+    return pipeline
+
+
 def values_with_gaps(rows: int = 4, steps: int = 45, seed: int = 0) -> torch.Tensor:
     """Series of 45 steps, which 8 do not divide; two are shorter, one lacks a patch inside and one single steps."""
     values = torch.randn(rows, steps, generator=torch.Generator().manual_seed(seed)).cumsum(1) + 5

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from circuits.ablation.forecast_effects import ForecastEffects, controlled_forecasts
+from circuits.ablation.forecast_effects import ForecastEffects, check_forecasts, controlled_forecasts
 from circuits.ablation.head_sets import set_outcomes
 from circuits.controls import Controls, columns_of_controls, random_controls, strongest
 from circuits.measurement import Stimulus, described, stimulus_for, stimulus_source
@@ -187,7 +187,7 @@ def ablation_curve(
     threshold: float = THRESHOLD,
     series: Series | None = None,
     prediction_length: int = 24,
-    num_samples: int = 20,
+    num_samples: int | None = None,
     season: int = 1,
     progress: bool = True,
 ) -> AblationCurve:
@@ -207,7 +207,7 @@ def ablation_curve(
             scores, the heads of the largest count never are.
         series: series to forecast under the same ablations and controls.
         prediction_length: the series' last steps, which are forecast.
-        num_samples: sample paths for each series, ablation and control.
+        num_samples: sample paths for each series, ablation and control, as `forecast_effects` says.
         season: steps of a season, by which forecast errors are scaled.
 
     Returns:
@@ -218,7 +218,7 @@ def ablation_curve(
     Raises:
         InvalidInput: more heads than there are, scores of another model or from the same tokens,
             controls that cannot be drawn for any k, edits in force.
-        MissingCapability: series for a model without a tokenizer for them.
+        MissingCapability: series for a model that reads none, or samples of a model of quantiles.
 
     Source: Crosbie & Shutova 2024.
     """
@@ -226,8 +226,7 @@ def ablation_curve(
     if series is not None and method == "resample":
         raise InvalidInput("forecasts take method='zero' or 'mean': leave series out, or choose one of these.")
     if series is not None:
-        model.require("series")
-        model.require("tokens")
+        check_forecasts(model, method, num_samples)
         read_series(series)
     whole("controls", controls, 0)
     whole("seed", seed, 0)

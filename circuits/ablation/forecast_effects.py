@@ -1,9 +1,11 @@
 """Do heads cause the forecast? Forecasts with and without them, against the truth and controls.
 
-1. Without sampling, the model reads the truth step by step: the likelihood of each next token, and
-   the CRPS of its distribution over bins.
-2. Sampled, with common random numbers: MASE and weighted quantile loss, and the distance to the unedited forecast.
-3. Beside them stand naive, seasonal naive and parroted forecasts, and how close each forecast is to parroting.
+1. A model of tokens reads the truth step by step, without sampling: the likelihood of each next token, and the CRPS of
+   its distribution over bins. Its forecasts are sampled, with common random numbers.
+2. A model of quantiles draws nothing: its forecasts are what its pipeline's `predict_quantiles` gives. They have a
+   pinball loss, a coverage and crossing quantiles.
+3. Of both: MASE and weighted quantile loss, and the distance to the unedited forecast.
+4. Beside them stand naive, seasonal naive and parroted forecasts, and how close each forecast is to parroting.
 
 Source: Zhang & Gilpin 2025, "Context parroting"; Bao et al. 2026 (forecast error against the truth
 and against the unablated forecast); Crosbie & Shutova 2024 (random heads of the same layers).
@@ -11,40 +13,42 @@ and against the unablated forecast); Crosbie & Shutova 2024 (random heads of the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from circuits.ablation.baselines import naive, parrot, seasonal_naive
-from circuits.ablation.edited_forecasts import check_edits
 from circuits.ablation.forecast_runs import forecast_runs, split_series
-from circuits.ablation.forecast_scores import QUANTILES, forecast_errors, quantiles, seasonal_scale
+from circuits.ablation.forecast_scores import (
+    QUANTILES,
+    at,
+    forecast_errors,
+    quantile_scores,
+    quantiles,
+    seasonal_scale,
+)
+from circuits.ablation.forecast_variants import Change, Members, drawn_controls, targets_of, variants_of
 from circuits.ablation.head_effects import MEMORY
-from circuits.ablation.sampling import Ablated
-from circuits.controls import Controls, columns_of_controls, random_controls
+from circuits.ablation.quantile_forecasts import quantile_forecasts
+from circuits.controls import Controls, columns_of_controls
 from interp import Model
 from interp.arguments import checked
 from interp.editing.context import check_unhooked
-from interp.editing.edit import Address, Edit, Target, addresses_of, locate
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations, method_source
-from interp.errors import InvalidInput
+from interp.errors import InvalidInput, MissingCapability
 from interp.inputs.dates import own_index
 from interp.inputs.user_series import Series, read_series
 from interp.models.model import as_model
-from interp.names import Head
-from interp.results.by_head import Heads, as_heads, provenance
+from interp.results.by_head import Heads, provenance
 from interp.results.frame import Frame
 from interp.results.result import Floats, Result
 from interp.results.statistics import interval
 from interp.validate import whole
 
-Change = Target | Edit
-"""What an ablation's name stands for: a head, layer or site that is ablated, or an edit."""
-
-UNEDITED = "unedited"
-BASELINES = ("naive", "seasonal_naive", "parroting")
+SAMPLES = 20
+"""Sample paths of a model of tokens for each series and ablation, by default."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,19 +60,22 @@ class ForecastEffects(Result):
         sets: by variant, what it ablates.
         controls: by ablation, the names of its controls.
         reasons: by ablation, why it has no controls or fewer than asked; otherwise empty.
-        outcomes: by name, `[variant, series]`: `nll` (nats per step over the value tokens, the truth read step by
-            step), `crps` (of the distribution over bins, likewise), `mase`, `wql`, `distance` (of the median
-            to the unedited one), `to_parroting` (of the median to the parroted forecast),
-            `parroting` (correlation of the two over steps). CRPS and distances are in units of the
-            context's mean absolute seasonal difference, as MASE is.
+        outcomes: by name, `[variant, series]`. Of all models: `mase` (of the median), `wql`, `distance` (of the median
+            to the unedited one), `to_parroting` (of the median to the parroted forecast), `parroting` (correlation of
+            the two over steps). Of models of tokens: `nll` (nats per step over the value tokens, the truth read step by
+            step), `crps` (of the distribution over bins, likewise). Of models of quantiles: `pinball` (averaged over
+            levels and steps), `coverage` (share of steps between the lowest and the highest quantile, of which 80 % are
+            right between .1 and .9), `crossing` (share of neighbouring quantiles that cross). CRPS, pinball and
+            distances are in units of the context's mean absolute seasonal difference, as MASE is.
         baselines: `mase` and `wql` `[series]` of `naive`, `seasonal_naive`, `parroting`.
         contexts: `[series, step]`.
         truth: `[series, step]`.
-        fans: quantile forecasts 0.1 to 0.9, `[variant, series, quantile, step]`.
+        fans: quantile forecasts at `levels`, `[variant, series, quantile, step]`.
         points: the baselines' forecasts, `[series, step]`.
         series_names: the name of each series; None where it has none.
         indexes: the dates (or periods, or numbers) of each series' own steps, context and truth together; None where it
             has none.
+        levels: of the quantiles: the model's own, or 0.1 to 0.9 of samples.
     """
 
     KIND = "forecast-effects"
@@ -87,12 +94,19 @@ class ForecastEffects(Result):
     provenance: dict[str, Any]
     series_names: tuple[str | None, ...]
     indexes: tuple[pd.Index | None, ...]
+    levels: tuple[float, ...]
 
     @classmethod
     def _of_contents(cls, values: dict[str, Any]) -> Self:
-        # Files of version 1 hold neither names nor dates.
+        # Files of version 1 hold neither names nor dates nor levels.
         unknown = (None,) * len(values["truth"])
-        return super()._of_contents({"series_names": unknown, "indexes": unknown, **values})
+        before = {"series_names": unknown, "indexes": unknown, "levels": QUANTILES}
+        return super()._of_contents(before | values)
+
+    @property
+    def medians(self) -> Floats:
+        """The medians of the forecasts, `[variant, series, step]`; interpolated where no level is 0.5."""
+        return at(self.fans, self.levels, 0.5)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per variant, series and outcome; the baselines are variants too.
@@ -121,7 +135,8 @@ class ForecastEffects(Result):
 
         Returns:
             `variant, series, name, time` (the date where it is known, otherwise the step from the start of the longest
-            context), `truth`, and the quantiles `0.1` to `0.9`. `name` is left out where no series has one.
+            context), `truth`, and the quantiles by level, as `0.1` to `0.9`. `name` is left out where no series has
+            one.
         """
         start, steps = self.contexts.shape[1], self.truth.shape[1]
         times = [pd.RangeIndex(start, start + steps) if i is None else i[-steps:] for i in self.indexes]
@@ -129,8 +144,24 @@ class ForecastEffects(Result):
         for variant, fans in zip(self.names, self.fans, strict=True):
             for row, (name, time, fan) in enumerate(zip(self.series_names, times, fans, strict=True)):
                 about = {"variant": variant, "series": row, "name": name, "time": time, "truth": self.truth[row]}
-                parts.append(Frame(about | dict(zip(map(str, QUANTILES), fan, strict=True))))
+                parts.append(Frame(about | dict(zip(map(str, self.levels), fan, strict=True))))
         return self._named(pd.concat(parts, ignore_index=True))
+
+    def calibration(self) -> pd.DataFrame:
+        """Return how often the truth lies at or below each quantile, which a good forecast does as often as it says.
+
+        Returns:
+            One row per variant, series and level: `variant, series, name, level, coverage` (a share of steps). `name`
+            is left out where no series has one.
+        """
+        below = (self.truth[:, None] <= self.fans).mean(-1)
+        rows = [
+            {"variant": variant, "series": row, "name": self.series_names[row], "level": level, "coverage": share}
+            for variant, by_series in zip(self.names, below, strict=True)
+            for row, shares in enumerate(by_series)
+            for level, share in zip(self.levels, shares.tolist(), strict=True)
+        ]
+        return self._named(Frame(rows))
 
     def _named(self, frame: pd.DataFrame) -> pd.DataFrame:
         return frame if any(self.series_names) else frame.drop(columns="name")
@@ -182,7 +213,7 @@ def forecast_effects(
     ablations: Mapping[str, Change | Sequence[Change]],
     *,
     prediction_length: int = 24,
-    num_samples: int = 20,
+    num_samples: int | None = None,
     season: int = 1,
     seed: int = 0,
     method: Method = "zero",
@@ -200,8 +231,11 @@ def forecast_effects(
         ablations: by name, what is done together: heads, attention layers or sites, which are ablated by `method`, and
             edits, such as `[interp.Add(site, value), "decoder.cross.1.2"]`. All forecasts share the random numbers.
             Several ablations run side by side; edits take a run of the whole model for each name.
-        prediction_length: steps to forecast, at most the model's own prediction length.
-        num_samples: sample paths for each series and ablation.
+        prediction_length: steps to forecast. A model of tokens forecasts at most its own prediction length. A model of
+            quantiles forecasts `model.horizon` steps in one pass. Beyond it this is a heuristic of Chronos, which goes
+            on from each quantile path and takes quantiles of all that come out; edits are in force in all these runs.
+        num_samples: sample paths for each series and ablation, by default as the model does: 20 of a model of tokens,
+            and none of a model of quantiles, which has no others.
         season: steps of a season, by which errors are scaled; 1 scales by single steps.
         method: `zero`, or `mean` over the rows and positions of the reference.
         reference: a batch, or several, for means.
@@ -209,37 +243,29 @@ def forecast_effects(
         exclude: heads that are never drawn, such as all induction heads. Ablated heads never are.
 
     Returns:
-        Likelihood over the value tokens, CRPS, MASE, weighted quantile loss and distances for each series, unedited,
-        ablated and under every control, with the baselines.
+        The outcomes that `ForecastEffects` lists for each series, unedited, ablated and under every control, with the
+        baselines.
 
     Raises:
         UnknownHead, UnknownSite: an address that this model does not have.
-        InvalidInput: no ablations, one without a target or with one twice, or under a reserved name;
-            sites that the folded decoder does not pass; edits that take another input row by row; series that are too
-            short for the prediction or the season, without a finite truth, or whose context does
+        InvalidInput: no ablations, one without a target or with one twice, or under a reserved name; of a model of
+            tokens, sites that the folded decoder does not pass, and edits that take another input row by row; series
+            that are too short for the prediction or the season, without a finite truth, or whose context does
             not vary from season to season, for which a scaled error is undefined; series and forecast together
-            longer than the model's positions; edits in force.
+            longer than the model's positions; quantiles without a median among or between them; edits in force.
         UnsupportedModel: a model without a tokenizer for series.
+        MissingCapability: samples of a model of quantiles.
         InertEdit: an edit that reaches nothing in a forecast.
     """
-    as_model(model).require("tokens")
-    targets = _targets(model, ablations, method, reference)
+    check_forecasts(model, method, num_samples)
+    targets = targets_of(model, ablations, method, reference)
     whole("seed", seed, 0)
     whole("controls", controls, 0)
-    ablated_heads = {m for members in targets.values() for m in members if isinstance(m, Head)}
-    never = sorted(ablated_heads | set(as_heads(model, exclude)))
-    drawn: dict[str, Controls] = {}
-    for name, members in targets.items():
-        heads = [m for m in members if isinstance(m, Head)]
-        if len(heads) < len(members):
-            drawn[name] = Controls((), "no control: they are drawn for sets of ablated heads only")
-        else:
-            drawn[name] = random_controls(model, heads, exclude=never, draws=controls, seed=seed)
     return controlled_forecasts(
         model,
         series,
         targets,
-        drawn,
+        drawn_controls(model, targets, exclude=exclude, draws=controls, seed=seed),
         prediction_length=prediction_length,
         num_samples=num_samples,
         season=season,
@@ -251,14 +277,43 @@ def forecast_effects(
     )
 
 
+def check_forecasts(model: Model, method: Method, num_samples: int | None) -> None:
+    """Check that a model forecasts series, by such a method, with as many samples.
+
+    Raises:
+        MissingCapability: it forecasts nothing, or draws no samples.
+        InvalidInput: resamples, another number of samples, or quantiles that have no median.
+    """
+    as_model(model).require("series")
+    if method == "resample":
+        why = "sampled tokens part ways from a resample's."
+        if model.gives_quantiles:
+            why = "give a resample as an edit, [interp.Resample(address, batch)], with a row for each series."
+        raise InvalidInput(f"forecasts take method='zero' or 'mean': {why}")
+    if num_samples is not None:
+        whole("num_samples", num_samples, 1)
+    if not model.gives_quantiles:
+        return
+    if num_samples is not None:
+        raise MissingCapability(
+            f"{model.name} draws no samples: its forecasts are quantiles, and the same at each call. Leave num_samples "
+            "out."
+        )
+    if not model.levels[0] <= 0.5 <= model.levels[-1]:
+        raise InvalidInput(
+            f"{model.name} forecasts quantiles from {model.levels[0]:g} to {model.levels[-1]:g}: there is no median "
+            "among or between them, and MASE and distances are of medians."
+        )
+
+
 def controlled_forecasts(
     model: Model,
     series: Series,
-    targets: Mapping[str, Sequence[Address] | Sequence[Edit]],
+    targets: Mapping[str, Members],
     drawn: Mapping[str, Controls],
     *,
     prediction_length: int,
-    num_samples: int,
+    num_samples: int | None,
     season: int,
     seed: int,
     method: Method,
@@ -273,120 +328,60 @@ def controlled_forecasts(
         drawn: by name of the ablation, its controls.
     """
     check_unhooked(model, "a forecast of several ablations")
-    if method == "resample":
-        raise InvalidInput("forecasts take method='zero' or 'mean': sampled tokens part ways from a resample's.")
+    check_forecasts(model, method, num_samples)
     ablations([], method, reference)
     user_series = read_series(series)
     contexts, truth = split_series(model, user_series.values, prediction_length, season)
-    whole("num_samples", num_samples, 1)
     whole("seed", seed, 0)
     controls = {name: [f"{name}, control {i + 1}" for i in range(len(drawn[name].sets))] for name in targets}
-    sets = _variants(targets, drawn, controls)
-    under = {name: cast(Sequence[Edit], members) for name, members in sets.items() if _are_edits(members)}
-    without = {name: cast(Sequence[Address], members) for name, members in sets.items() if name not in under}
-    outputs = forecast_runs(
-        Ablated(model, list(without.values()), method, reference),
-        list(under.values()),
-        contexts,
-        truth,
-        num_samples=num_samples,
-        seed=seed,
-        memory=memory,
-        progress=progress,
-    )
-    order = [[*without, *under].index(name) for name in sets]
-    nll, crps, samples = (values[order] for values in outputs)
+    variants = variants_of(targets, drawn, controls)
+    run: dict[str, Any] = {"method": method, "reference": reference, "memory": memory, "progress": progress}
     scale = seasonal_scale(contexts, season)
+    if model.gives_quantiles:
+        levels = model.levels
+        fans = quantile_forecasts(model, list(variants.values()), contexts, prediction_length, **run)
+        own = quantile_scores(fans, levels, truth)
+        own["pinball"] = own["pinball"] / scale
+        settings = {"horizon": model.horizon}
+    else:
+        levels = QUANTILES
+        settings = {"num_samples": SAMPLES if num_samples is None else num_samples}
+        nll, crps, samples = forecast_runs(
+            model, list(variants.values()), contexts, truth, seed=seed, **settings, **run
+        )
+        fans, own = quantiles(samples), {"nll": nll, "crps": crps / scale}
     points = {
         "naive": np.stack([naive(context, prediction_length) for context in contexts]),
         "seasonal_naive": np.stack([seasonal_naive(context, prediction_length, season) for context in contexts]),
         "parroting": np.stack([parrot(context, prediction_length) for context in contexts]),
     }
-    fans = dict(zip(sets, quantiles(samples), strict=True))
-    flat = {name: np.repeat(point[:, None], len(QUANTILES), axis=1) for name, point in points.items()}
-    errors = forecast_errors(contexts, truth, fans | flat, season)
-    medians = np.stack([fan[:, QUANTILES.index(0.5)] for fan in fans.values()])
-    outcomes = {
-        "nll": nll,
-        "crps": crps / scale,
-        **{outcome: np.stack([by_name[name] for name in sets]) for outcome, by_name in errors.items()},
+    flat = {name: np.repeat(point[:, None], len(levels), axis=1) for name, point in points.items()}
+    errors = forecast_errors(contexts, truth, dict(zip(variants, fans, strict=True)) | flat, season, levels)
+    medians = at(fans, levels, 0.5)
+    outcomes = own | {
+        **{outcome: np.stack([by_name[name] for name in variants]) for outcome, by_name in errors.items()},
         "distance": np.abs(medians - medians[:1]).mean(-1) / scale,
         "to_parroting": np.abs(medians - points["parroting"]).mean(-1) / scale,
         "parroting": np.stack([_correlation(median, points["parroting"]) for median in medians]),
     }
     source = provenance(model, name="series", n_series=len(truth), context=contexts.shape[1], season=season)
-    source |= method_source(method, reference, seed=seed, num_samples=num_samples, prediction_length=prediction_length)
+    source |= method_source(method, reference, seed=seed, prediction_length=prediction_length, **settings)
     return ForecastEffects(
-        names=tuple(sets),
-        sets={name: tuple(map(str, members)) for name, members in sets.items()},
+        names=tuple(variants),
+        sets={name: tuple(map(str, members)) for name, members in variants.items()},
         controls={name: tuple(titles) for name, titles in controls.items()},
         reasons={name: drawn[name].reason for name in targets},
         outcomes=outcomes,
         baselines={name: {outcome: by_name[name] for outcome, by_name in errors.items()} for name in points},
         contexts=contexts,
         truth=truth,
-        fans=np.stack(list(fans.values())),
+        fans=fans,
         points=points,
         provenance=source,
         series_names=user_series.names,
         indexes=tuple(own_index(index) for index in user_series.indexes),
+        levels=levels,
     )
-
-
-def _are_edits(members: Sequence[Address] | Sequence[Edit]) -> bool:
-    return bool(members) and isinstance(members[0], Edit)
-
-
-def _variants(
-    targets: Mapping[str, Sequence[Address] | Sequence[Edit]],
-    drawn: Mapping[str, Controls],
-    controls: Mapping[str, Sequence[str]],
-) -> dict[str, Sequence[Address] | Sequence[Edit]]:
-    """Return what each variant ablates or edits: nothing, then what was asked for, then its controls.
-
-    Raises:
-        InvalidInput: an ablation has the name of a baseline, a control or the unedited forecast.
-    """
-    if reserved := sorted({UNEDITED, *BASELINES} & set(targets)):
-        raise InvalidInput(f"an ablation cannot be called {', '.join(reserved)}: another forecast has that name.")
-    sets: dict[str, Sequence[Address] | Sequence[Edit]] = {UNEDITED: [], **targets}
-    for name, titles in controls.items():
-        if reserved := sorted(set(titles) & set(sets)):
-            raise InvalidInput(
-                f"an ablation cannot be called {', '.join(reserved)}: {name!r} has controls of that name."
-            )
-        sets |= dict(zip(titles, drawn[name].sets, strict=True))
-    return sets
-
-
-def _targets(
-    model: Model, named: Mapping[str, Change | Sequence[Change]], method: Method, reference: Reference | None
-) -> dict[str, list[Address] | list[Edit]]:
-    """Return by name the addresses that are ablated, or the edits if there is an edit among them."""
-    if not isinstance(cast(Any, named), Mapping) or not named:
-        raise InvalidInput("no ablations: give a dictionary, as {'induction': mosaic.heads()}.")
-    targets: dict[str, list[Address] | list[Edit]] = {}
-    for name, changes in named.items():
-        several = isinstance(cast(Any, changes), Sequence) and not isinstance(changes, str)
-        items = list(cast(Sequence[Change], changes)) if several else [cast(Change, changes)]
-        if not isinstance(cast(Any, name), str) or not items:
-            raise InvalidInput(f"the ablation {name!r} has no heads, or no name: give both, as text.")
-        edits = [item for item in items if isinstance(item, Edit)]
-        others = addresses_of(model, [item for item in items if not isinstance(item, Edit)])
-        ablated = ablations(others)
-        if edits:
-            check_edits(name, edits)
-            targets[name] = [*(ablations(others, method, reference) if others else ablated), *edits]
-            continue
-        targets[name] = list(others)
-        for address in others:
-            [(site, _)] = locate(model, address)
-            if site.stack == "decoder" and site.name in ("resid_pre", "resid_post"):
-                raise InvalidInput(
-                    f"{address}: forecasts of several ablations run the decoder's layers one by one, past this site. "
-                    f"Give it as an edit: [interp.Zero({str(address)!r})]."
-                )
-    return targets
 
 
 def _correlation(a: Floats, b: Floats) -> Floats:

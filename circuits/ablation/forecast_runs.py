@@ -15,9 +15,12 @@ from tqdm.auto import tqdm
 
 from circuits.ablation.edited_forecasts import edited_run
 from circuits.ablation.forecast_scores import bin_crps, seasonal_scale
+from circuits.ablation.forecast_variants import Members, are_edits
 from circuits.ablation.sampling import Ablated, reading, sampling, split, uniforms
 from interp import Batch, Model
-from interp.editing.edit import Edit
+from interp.editing.edit import Address, Edit
+from interp.editing.edits import Reference
+from interp.editing.methods import Method
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
 from interp.results.result import Floats
@@ -28,12 +31,12 @@ def split_series(model: Model, series: Series, prediction_length: int, season: i
     """Split series into contexts and the truth that is forecast, `[series, step]` each.
 
     Raises:
-        InvalidInput: a horizon beyond the model's own; series that are too short, have missing values in the truth,
-            or do not vary from season to season in their context.
+        InvalidInput: a horizon beyond that of a model that samples; series that are too short, have missing values in
+            the truth, or do not vary from season to season in their context.
     """
     whole("season", season, 1)
     longest = model.chronos_config.prediction_length
-    if whole("prediction_length", prediction_length, 1) > longest:
+    if whole("prediction_length", prediction_length, 1) > longest and not model.gives_quantiles:
         raise InvalidInput(
             f"prediction_length={prediction_length}: {model.name} forecasts {longest} steps at once; beyond, Chronos "
             "feeds medians back, in which an ablation and its effect cannot be told apart."
@@ -64,23 +67,31 @@ def split_series(model: Model, series: Series, prediction_length: int, season: i
 
 
 def forecast_runs(
-    ablated: Ablated,
-    edits: Sequence[Sequence[Edit]],
+    model: Model,
+    variants: Sequence[Members],
     contexts: Floats,
     truth: Floats,
     *,
     num_samples: int,
     seed: int,
+    method: Method,
+    reference: Reference | None,
     memory: int,
     progress: bool,
 ) -> tuple[Floats, Floats, Floats]:
-    """Read the truth step by step, and sample forecasts, with every set of heads ablated and under every set of edits.
+    """Read the truth step by step, and sample forecasts, in several variants.
+
+    Args:
+        variants: what each ablates, or the edits that it is under.
 
     Returns:
         Negative log-likelihood in nats per step and CRPS, `[variant, series]`, and samples
-        `[variant, series, sample, step]`, the ablated variants first. CRPS and samples are in the series' units.
+        `[variant, series, sample, step]`. CRPS and samples are in the series' units.
     """
-    model, steps, sets = ablated.model, truth.shape[1], len(ablated.sets)
+    under = {i: cast(Sequence[Edit], members) for i, members in enumerate(variants) if are_edits(members)}
+    without = {i: cast(Sequence[Address], members) for i, members in enumerate(variants) if i not in under}
+    ablated, edits = Ablated(model, list(without.values()), method, reference), list(under.values())
+    steps, sets = truth.shape[1], len(without)
     uniform = uniforms(seed, len(truth), num_samples, steps)
     tokenizer = cast(MeanScaleUniformBins, model.pipeline.tokenizer)
     vocabulary = model.vocabulary
@@ -121,7 +132,8 @@ def forecast_runs(
         samples.append(vocabulary.values_of(tokens).double().numpy() * scale.numpy()[:, None, None])
         bar.update(len(scale))
     bar.close()
-    return np.concatenate(nll, 1), np.concatenate(crps, 1), np.concatenate(samples, 1)
+    order = [[*without, *under].index(i) for i in range(len(variants))]
+    return np.concatenate(nll, 1)[order], np.concatenate(crps, 1)[order], np.concatenate(samples, 1)[order]
 
 
 def _sizes(model: Model, prompt: Batch, sets: int, num_samples: int, steps: int, memory: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from interp.editing.methods import Method, ablated_z, ablations
 from interp.editing.running import Run
 from interp.editing.variants import clean_run, decode, variant_heads
 from interp.models.weights.layers import decoder_ids
-from interp.names import AttentionLayer, Head
+from interp.names import AttentionLayer, Head, Stack
 from interp.results.result import Floats
 
 Set = Sequence[Address]
@@ -98,13 +98,13 @@ def in_decoder_attention(address: Address) -> bool:
     return isinstance(address, Head | AttentionLayer) and address.stack == "decoder"
 
 
-def layers_of(sets: Sequence[Set]) -> list[AttentionLayer]:
-    """Return the decoder's attention layers that contain these heads, in forward order."""
+def layers_of(sets: Sequence[Set], stack: Stack = "decoder") -> list[AttentionLayer]:
+    """Return the attention layers of a stack that contain these heads, in forward order."""
     layers = {
         member if isinstance(member, AttentionLayer) else member.attention
         for members in sets
         for member in members
-        if isinstance(member, Head | AttentionLayer) and member.stack == "decoder"
+        if isinstance(member, Head | AttentionLayer) and member.stack == stack
     }
     return sorted(layers, key=lambda at: (at.layer, at.kind != "self"))
 
@@ -119,3 +119,14 @@ def kept_heads(model: Model, sets: Sequence[Set], touched: Sequence[AttentionLay
             elif isinstance(member, Head) and member.attention in keep:
                 keep[member.attention][row, model.head(member).head] = 0
     return keep
+
+
+def ablated_values(
+    model: Model, touched: Sequence[AttentionLayer], method: Method, reference: Reference | None
+) -> dict[AttentionLayer, Tensor]:
+    """Return the value that replaces ablated heads in any run, `[1, 1, 1, head, d_head]`; empty where it is zero."""
+    if method == "zero" or not touched:
+        return {}
+    blank = torch.zeros(1, 1, model.n_heads, model.d_head, device=model.device)
+    z = dict.fromkeys(touched, blank.to(model.dtype))
+    return {at: value[:, None] for at, value in ablated_z(model, z, Run(), method, reference).items()}

@@ -21,13 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from circuits.ablation.head_sets import Set, in_decoder_attention, kept_heads, layers_of
+from circuits.ablation.head_sets import Set, ablated_values, in_decoder_attention, kept_heads, layers_of
 from interp import Batch, Model
 from interp.editing.context import edited
 from interp.editing.edit import Address
 from interp.editing.edits import Reference
-from interp.editing.methods import Method, ablated_z, ablations
-from interp.editing.running import Run
+from interp.editing.methods import Method, ablations
 from interp.editing.variants import Context, decode, encode, read, repeated, variant_heads
 from interp.errors import InvalidInput
 from interp.inputs.vocabulary import PUBLISHED
@@ -193,7 +192,8 @@ class Ablated:
         outputs: list[dict[int, Tensor]] = [{} for _ in jobs]
         for outside, indices in self.groups().items():
             elsewhere = ablations(list(outside), self.method, self.reference) if outside else []
-            fill = self._fill(layers_of([self.sets[i] for i in indices]))
+            touched = layers_of([self.sets[i] for i in indices])
+            fill = ablated_values(self.model, touched, self.method, self.reference)
             with edited(self.model, elsewhere):
                 context = encode(self.model, prompt)
                 step = at_once or len(indices)
@@ -226,15 +226,6 @@ class Ablated:
             token = last.expand(-1, len(sets) * job.copies, -1).to(self.model.device)
             with ablated(job.copies):
                 yield job.act(Started(context, token, past, job.copies)).unflatten(1, (len(sets), job.copies))
-
-    def _fill(self, touched: Sequence[AttentionLayer]) -> dict[AttentionLayer, Tensor]:
-        """Return the value that replaces ablated heads, by attention layer; empty where it is zero."""
-        if self.method == "zero" or not touched:
-            return {}
-        blank = torch.zeros(1, 1, self.model.n_heads, self.model.d_head, device=self.model.device)
-        z = dict.fromkeys(touched, blank.to(self.model.dtype))
-        values = ablated_z(self.model, z, Run(), self.method, self.reference)
-        return {at: value[:, None] for at, value in values.items()}
 
 
 def sampling(model: Model, uniform: Float[Tensor, "series sample step"]) -> Job:

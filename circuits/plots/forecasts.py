@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.ablation.forecast_effects import ForecastEffects
-from circuits.ablation.forecast_scores import QUANTILES
 from circuits.plots.ablation import CONTROL, HEADS
 from interp.arguments import checked
 from interp.errors import InvalidInput
@@ -29,9 +28,14 @@ TITLES = {
     "crps": "CRPS of the bins",
     "mase": "MASE",
     "wql": "weighted quantile loss",
+    "pinball": "pinball loss, scaled as MASE",
+    "coverage": "share of steps inside the band",
+    "crossing": "share of quantiles that cross",
     "distance": "distance to the unedited",
+    "to_parroting": "distance to parroting",
     "parroting": "correlation with parroting",
 }
+"""What is drawn of those outcomes that there are."""
 
 
 @checked
@@ -44,8 +48,9 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
         names: of the ablations (or controls) to show; all ablations by default.
 
     Returns:
-        The median and the 10-90 % band, unedited and ablated, with the context and the truth, over the series' dates
-        where it has them. All begin at the context's last known value, which belongs to the context alone.
+        The median and the band between the lowest and the highest quantile, unedited and ablated, with the context and
+        the truth, over the series' dates where it has them. All begin at the context's last known value, which belongs
+        to the context alone.
 
     Raises:
         InvalidInput: no such series or variant.
@@ -57,6 +62,7 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
         raise InvalidInput(f"no variants called {unknown}: there are {', '.join(effects.names)}.")
     context, truth, index = effects.contexts[series], effects.truth[series], effects.indexes[series]
     start, end = len(context), len(context) + len(truth)
+    medians = effects.medians
     # A shorter series is padded on the left, and its own steps are the last ones.
     first = 0 if index is None else end - len(index)
     # The point at the context's end joins lines, over values that are missing there; hovering leaves it out.
@@ -79,8 +85,9 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
         )  # fmt: skip
         traces = [past, came]
         for variant, color, title in (("unedited", UNEDITED, "unedited"), (name, HEADS, "ablated")):
-            fan = effects.fans[effects.names.index(variant), series]
-            low, middle, high = ([context[joint], *level] for level in (fan[0], fan[QUANTILES.index(0.5)], fan[-1]))
+            place = effects.names.index(variant)
+            fan, median = effects.fans[place, series], medians[place, series]
+            low, middle, high = ([context[joint], *level] for level in (fan[0], median, fan[-1]))
             traces.append(
                 go.Scatter(
                     x=[*ahead, *ahead[::-1]], y=[*high, *low[::-1]], fill="toself", mode="lines", line_width=0,
@@ -106,13 +113,23 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
     return styled(
         figure,
         f"Forecasts before and after, {f'series {series}' if name is None else escape(name)}",
-        f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, "
-        f"{effects.provenance.get('num_samples')} samples with common random numbers; bands: 10-90 %",
+        f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, {_how(effects)}; "
+        f"bands: {100 * effects.levels[0]:g}-{100 * effects.levels[-1]:g} %",
         width=900,
         height=215 + panels,
         # Under the two lines that dates may take, and the axis' title.
         legend={"orientation": "h", "y": -66 / panels, "yanchor": "top", "x": 0},
     ).update_layout(margin_b=97)
+
+
+def _how(effects: ForecastEffects) -> str:
+    """Say in a few words what quantiles are of."""
+    horizon = effects.provenance.get("horizon")
+    if horizon is None:
+        return f"{effects.provenance.get('num_samples')} samples with common random numbers"
+    if effects.truth.shape[1] <= horizon:
+        return "the model's own quantiles"
+    return f"the model's own quantiles for {horizon} steps, then Chronos' heuristic"
 
 
 def _times(index: pd.Index | None, steps: Sequence[int], first: int) -> list[str] | Floats:
@@ -147,8 +164,14 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
         95 % intervals of the ablation's change over series, and the range of the control sets (95 % of 39 or more).
     """
     frame = effects.summary()
-    figure = make_subplots(rows=2, cols=3, subplot_titles=list(TITLES.values()), vertical_spacing=0.24)
-    for index, outcome in enumerate(TITLES):
+    shown = [outcome for outcome in TITLES if outcome in effects.outcomes]
+    if "nll" in shown:
+        shown.remove("to_parroting")
+    columns = len(shown) // 2
+    figure = make_subplots(
+        rows=2, cols=columns, subplot_titles=[TITLES[outcome] for outcome in shown], vertical_spacing=0.24
+    )
+    for index, outcome in enumerate(shown):
         rows = frame.loc[frame["outcome"] == outcome]
         base = rows["unedited"].to_numpy()
         bars = (
@@ -165,7 +188,7 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
                     x=rows["ablation"], y=values, name=name, marker_color=color, error_y=error, legendgroup=name,
                     showlegend=index == 0,
                 ),
-                row=index // 3 + 1, col=index % 3 + 1,
+                row=index // columns + 1, col=index % columns + 1,
             )  # fmt: skip
     sets = band_words((len(names) for names in effects.controls.values()), "control sets")
     return styled(
@@ -174,7 +197,7 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
         f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, means over "
         f"{len(effects.truth)} series; bars: 95 % over series, and {sets}",
         barmode="group",
-        width=1080,
+        width=360 * columns,
         height=680,
         legend={"orientation": "h", "y": -0.12, "x": 0},
     )

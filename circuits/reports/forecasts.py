@@ -91,10 +91,15 @@ def forecasts(
             model, example.series, ablations, prediction_length=example.horizon, season=example.season,
             method=method,  # type: ignore[arg-type]
             # The contexts alone, the decoder reading their last steps: nothing of what is scored.
-            reference=Batch.from_series(model, past, num_decoder=example.horizon) if method == "mean" else None,
+            reference=_contexts(model, past, example.horizon) if method == "mean" else None,
             seed=seed, controls=controls, exclude=exclude, progress=progress,
         )  # fmt: skip
     return effects
+
+
+def _contexts(model: Model, past: Sequence[Any], horizon: int) -> Batch:
+    """Return contexts as a batch; of tokens with as many in the decoder as are forecast."""
+    return Batch.from_series(model, past, num_decoder=horizon if model.reads_tokens else 0)
 
 
 def forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
@@ -106,8 +111,10 @@ def forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
     unablated = [*effects.baselines, "unedited", *effects.controls]
     table: Any = effects.forecasts()
     last = len(effects.truth) - 1
-    medians = table[(table["series"] == last) & table["variant"].isin(["unedited", *effects.controls])]
-    medians = medians.pivot_table("0.5", ["time", "truth"], "variant", sort=False).reset_index()
+    medians = table[(table["series"] == last) & (table["variant"] == "unedited")][["time", "truth"]]
+    shown = ["unedited", *effects.controls]
+    by_variant = {name: effects.medians[effects.names.index(name), last] for name in shown}
+    medians = medians.reset_index(drop=True).assign(**by_variant)
     many = f"{len(effects.truth)} series" if len(effects.truth) > 1 else "one series, so without intervals"
     steps = effects.truth.shape[1]
     return [
@@ -126,7 +133,7 @@ def forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
             figure=plots.forecast_fan(effects, last),
             table=table,
             note="Medians of the forecasts, and what came.",
-            shown=medians.rename_axis(columns=None),
+            shown=medians,
         ),
         Section(
             f"forecast_baselines_{tail}",

@@ -9,7 +9,7 @@
 Nothing is computed here that the modules do not compute but sums of the residual stream, shapes, masks and caches.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -240,13 +240,50 @@ def variant_heads(
         fill: by attention layer, what stands for heads that are not kept; zero where none is given.
     """
 
+    def rows(at: AttentionLayer, z: Tensor, variants: int) -> tuple[int, int]:
+        return (len(z) if at.kind == "cross" else len(z) // variants), variants
+
+    with _replaced(model, keep, fill, rows, 1):
+        yield
+
+
+@contextmanager
+def variant_rows(
+    model: Model,
+    keep: Mapping[AttentionLayer, Float[Tensor, "variant head"]],
+    fill: Mapping[AttentionLayer, Float[Tensor, "1 1 1 head d_head"]],
+) -> Generator[None]:
+    """Replace heads of any stack in runs whose rows are all those of the first variant, then of the second, and so on.
+
+    Args:
+        keep: by attention layer, which heads each variant keeps.
+        fill: by attention layer, what stands for heads that are not kept; zero where none is given.
+    """
+
+    def rows(_: AttentionLayer, z: Tensor, variants: int) -> tuple[int, int]:
+        return variants, len(z) // variants
+
+    with _replaced(model, keep, fill, rows, 0):
+        yield
+
+
+@contextmanager
+def _replaced(
+    model: Model,
+    keep: Mapping[AttentionLayer, Tensor],
+    fill: Mapping[AttentionLayer, Tensor],
+    rows: Callable[[AttentionLayer, Tensor, int], tuple[int, int]],
+    axis: int,
+) -> Generator[None]:
+    """Replace heads in z, whose first axis is split in two as `rows` says; variants are the axis of that number."""
+
     def hook(at: AttentionLayer, mask: Tensor) -> Any:
-        factor = mask[:, None, :, None]
+        factor = mask[:, None, :, None] if axis == 1 else mask[:, None, None, :, None]
         added = None if at not in fill else fill[at] * (1 - factor)
 
         def act(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-            rows = len(args[0]) if at.kind == "cross" else len(args[0]) // len(mask)
-            z = args[0].reshape(rows, len(mask), -1, model.n_heads, model.d_head) * factor
+            split = rows(at, args[0], len(mask))
+            z = args[0].reshape(*split, -1, model.n_heads, model.d_head) * factor
             return ((z if added is None else z + added).reshape(args[0].shape),)
 
         return act

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from chronos import ChronosBoltPipeline
 from torch import Tensor
 
 import interp
 from interp import Add, Batch, FreezePatterns, Knockout, Mean, Resample, Scale, Zero, capture, edited
 from interp.errors import InertEdit, InvalidInput
-from tests.conftest import tiny_bolt, values_with_gaps
+from tests.conftest import bolt_without_heads, tiny_bolt, values_with_gaps
 from tests.tolerance import FORWARD, close
 
 pytestmark = [pytest.mark.versions, pytest.mark.filterwarnings("ignore:We recommend keeping prediction length")]
@@ -34,24 +33,12 @@ def quantiles(model: interp.Model, batch: Batch) -> Tensor:
     return capture(model, batch, "decoder.quantiles")["decoder.quantiles"]
 
 
-def without(*heads: str) -> ChronosBoltPipeline:
-    """A plain pipeline in which heads' columns of W_O are zero."""
-    pipeline = tiny_bolt()
-    for head in map(interp.Head.parse, heads):
-        layer = 1 if head.kind == "cross" else 0
-        name = "EncDecAttention" if head.kind == "cross" else "SelfAttention"
-        path = f"{head.stack}.block.{head.layer}.layer.{layer}.{name}.o"
-        with torch.no_grad():
-            pipeline.model.get_submodule(path).weight[:, head.head * 8 : head.head * 8 + 8] = 0  # type: ignore[index]
-    return pipeline
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "heads", [["encoder.self.1.2"], ["decoder.self.0.1"], ["decoder.cross.1.0", "encoder.self.0.0"]], ids=str
 )
 def test_ablated_heads_are_weights_cut_by_hand(heads: list[str], dtype: torch.dtype) -> None:
-    model, cut = interp.wrap(tiny_bolt(dtype=dtype)), without(*heads)
+    model, cut = interp.wrap(tiny_bolt(dtype=dtype)), bolt_without_heads(*heads)
     cut.model.to(dtype)  # type: ignore[arg-type]
     values = values_with_gaps()
     plain = tiny_bolt(dtype=dtype)
