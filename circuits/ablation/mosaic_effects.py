@@ -5,7 +5,7 @@ induction heads); the mosaic's scores are those of "Hunting for Induction Heads 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from circuits.controls import random_controls
+from circuits.measurement import stimulus_source
 from interp import Batch, Model, capture
 from interp.arguments import checked
 from interp.editing.context import check_unhooked, edited
@@ -25,14 +26,19 @@ from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import Test, interval, p_values, q_values
 from interp.validate import whole
+from probes.stimuli.repeated_patches import RepeatedPatches
 from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
+
+Query = Literal["decoder", "reg", "last_patch"]
+"""Where heads are scored on repeated random patches."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MosaicEffects(Result):
     """The change of the mosaic's scores when earlier heads are ablated, `[ablated, layer, head, row]`.
 
-    The controls are mean changes over other heads of the ablated head's layer.
+    The controls are mean changes over other heads of the ablated head's layer. On repeated patches a token is a patch,
+    and the provenance names the `query`.
     """
 
     KIND = "mosaic-effects"
@@ -100,6 +106,7 @@ def mosaic_effects(
     batch: Batch,
     heads: Heads,
     *,
+    query: Query | None = None,
     method: Method = "zero",
     reference: Reference | None = None,
     controls: int = 3,
@@ -108,11 +115,14 @@ def mosaic_effects(
 ) -> MosaicEffects:
     """Measure how the mosaic's scores change when each earlier head is ablated.
 
-    The scores are of the heads that read the past: cross heads, or without an encoder the decoder's own.
+    The scores are of the heads that read the past: cross heads, or without an encoder the decoder's own. Of patches
+    they are of the heads at one query.
 
     Args:
-        batch: repeated random tokens.
+        batch: repeated random tokens or patches.
         heads: the heads to ablate, one at a time, of any stack and kind.
+        query: of patches, where heads are scored: `decoder` (cross heads), `reg` or `last_patch` (encoder heads); by
+            default [REG], or the last patch in a model without it.
         method: `zero`, `mean` or `resample`.
         reference: the batches from which means and resamples are taken.
         controls: number of other heads of the same layer, drawn for each head, whose mean change is the control.
@@ -122,10 +132,9 @@ def mosaic_effects(
 
     Raises:
         UnknownHead: a head that this model does not have.
-        InvalidInput: no heads, one twice; and as `head_effects`.
+        InvalidInput: no heads, one twice; a query that there is not; and as `head_effects`.
     """
-    tokens = stimulus_of(batch, "mosaic_effects")
-    tokens.check_occurrences()
+    tokens, site, place, position = _scored(model, batch, query)
     check_unhooked(model, "mosaic_effects")
     chosen = as_heads(model, heads)
     whole("controls", controls, 0)
@@ -133,14 +142,12 @@ def mosaic_effects(
         raise InvalidInput("no heads to ablate: name at least one.")
     drawn = [random_controls(model, [head], exclude=chosen, draws=controls, seed=seed).sets for head in chosen]
     needed = list(dict.fromkeys([*chosen, *(head for sets in drawn for members in sets for head in members)]))
-    clean = _scores(model, tokens)
+    clean = _scores(model, tokens, site, position)
     changes: dict[Head, Floats] = {}
     for head in tqdm(needed, disable=not progress, desc="ablate, read the mosaic", unit="head", leave=False):
         with edited(model, ablations(head, method, reference)):
-            change = _scores(model, tokens) - clean
-        # A head of the very same attention layer reads the stream before this one writes to it.
-        first = 0 if head.stack == "encoder" else head.layer + ((head.stack, head.kind) == model.family.context)
-        change[:, :first] = np.nan
+            change = _scores(model, tokens, site, position) - clean
+        change[:, : _first_later(head, site)] = np.nan
         changes[head] = change
     effects = np.stack([changes[head] for head in chosen])
     controls_effects = np.stack(
@@ -149,18 +156,49 @@ def mosaic_effects(
             for sets in drawn
         ]
     )
-    source = provenance(model, name="repeated_random_tokens", **tokens.parameters)
-    source |= method_source(method, reference, seed=seed, site=".".join(model.family.context))
+    source = provenance(model, **stimulus_source(tokens))
+    source |= method_source(method, reference, seed=seed, site=site) | place
     return MosaicEffects(
         tuple(chosen), effects[:, 0], effects[:, 1], controls_effects[:, 0], controls_effects[:, 1], source
     )
 
 
-def _scores(model: Model, tokens: RepeatedTokens) -> Floats:
+def _scored(
+    model: Model, batch: Batch, query: Query | None
+) -> tuple[RepeatedTokens | RepeatedPatches, str, dict[str, str], int]:
+    """Return the stimulus, the kind of heads that are scored on it, and where: in words for results, and a position."""
+    if model.reads_tokens:
+        tokens = stimulus_of(batch, "mosaic_effects")
+        tokens.check_occurrences()
+        if query is not None:
+            raise InvalidInput(f"query={query!r} is of patches: {model.name} reads tokens, and has one query.")
+        return tokens, ".".join(model.family.context), {}, tokens.query
+    model.check(batch)
+    if not isinstance(batch, RepeatedPatches):
+        raise InvalidInput(
+            "mosaic_effects needs a batch that knows where its patches repeat: make it with "
+            "probes.repeated_random_patches(model, ...)."
+        )
+    places = {"decoder": 0, "last_patch": batch.last} | ({} if batch.reg is None else {"reg": batch.reg})
+    chosen = query or ("reg" if "reg" in places else "last_patch")
+    if chosen not in places:
+        raise InvalidInput(f"query={query!r}: {model.name} has {', '.join(places)}.")
+    return batch, "decoder.cross" if chosen == "decoder" else "encoder.self", {"query": chosen}, places[chosen]
+
+
+def _first_later(head: Head, site: str) -> int | None:
+    """Return the first layer of a kind that comes after a head; None where none does."""
+    stack, kind = parse_kind(site)
+    if head.stack != stack:
+        return 0 if head.stack == "encoder" else None
+    # A head of the very same attention layer reads the stream before this one writes to it.
+    return head.layer + (head.kind == kind)
+
+
+def _scores(model: Model, tokens: RepeatedTokens | RepeatedPatches, site: str, position: int) -> Floats:
     """Return current-token and token-to-right scores by row, `[kind, layer, head, row]`."""
     # The last norm is read so that the run goes on to the end, through every head that is ablated.
-    site = ".".join(model.family.context)
     cache = capture(model, tokens, [f"{site}.*.pattern", "decoder.ln_final"])
-    paid = torch.stack([cache[f"{at}.pattern"][:, :, tokens.query] for at in model.layers(site)]).double().cpu().numpy()
+    paid = torch.stack([cache[f"{at}.pattern"][:, :, position] for at in model.layers(site)]).double().cpu().numpy()
     last = tokens.occurrences[-1]
     return np.stack([paid[..., last], paid[..., last + 1]]).swapaxes(-1, -2)

@@ -132,6 +132,47 @@ def test_a_curve(model: interp.Model, patches: RepeatedPatches) -> None:
         circuits.ablation_curve(model, mosaic["reg"], patches, counts=(1,), progress=False)
 
 
+@pytest.mark.parametrize("reg", [True, False])
+def test_what_is_rewired(reg: bool) -> None:
+    """Each query has its own heads; what does not come after the ablated head is NaN."""
+    model = interp.wrap(tiny_bolt(use_reg_token=reg), name="tiny-bolt")
+    patches = probes.repeated_random_patches(model, batch_size=5, patches=4)
+    heads = ["encoder.self.0.1", "encoder.self.2.0", "decoder.cross.0.2", "decoder.self.1.0"]
+    first = {"encoder.self": (1, 3, 3, 3), "decoder.cross": (0, 0, 1, 1)}
+    clean = probes.induction_mosaic(model, patches)
+    queries = ("decoder", "reg", "last_patch") if reg else ("decoder", "last_patch")
+    for query in queries:
+        effects = circuits.mosaic_effects(model, patches, heads, query=query, controls=2, progress=False)
+        assert effects.site == clean[query].site
+        assert effects.provenance["query"] == query
+        assert effects.provenance["stimulus"]["name"] == "repeated_random_patches"
+        for index, (head, later) in enumerate(zip(heads, first[effects.site], strict=True)):
+            with interp.ablate(model, head):
+                ablated = probes.induction_mosaic(model, patches)[query]
+            for kind in ("current_token", "token_to_right"):
+                change = getattr(ablated, kind).values - getattr(clean[query], kind).values
+                assert not change[:later].any()
+                rows = getattr(effects, kind)[index]
+                assert np.isnan(rows[:later]).all()
+                close(rows[later:].mean(-1), change[later:], of=1, terms=FORWARD)
+        assert len(effects.to_frame()) == 2 * 3 * ((2 + 0) if query != "decoder" else (2 + 2 + 1 + 1))
+    default = circuits.mosaic_effects(model, patches, heads[0], controls=0, progress=False)
+    assert default.provenance["query"] == ("reg" if reg else "last_patch")
+    if not reg:
+        with pytest.raises(InvalidInput, match=r"query='reg': tiny-bolt has decoder, last_patch"):
+            circuits.mosaic_effects(model, patches, heads, query="reg", progress=False)
+
+
+def test_what_cannot_be_rewired(model: interp.Model, patches: RepeatedPatches, pipeline: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"knows where its patches repeat.*repeated_random_patches"):
+        circuits.mosaic_effects(model, Batch.from_series(model, values_with_gaps()), "encoder.self.0.0")
+    with pytest.raises(InvalidInput, match="tiny-bolt has decoder, last_patch, reg"):
+        circuits.mosaic_effects(model, patches, "encoder.self.0.0", query="eos")  # type: ignore[arg-type]
+    t5, tokens = interp.wrap(pipeline), probes.repeated_random_tokens(batch_size=2)
+    with pytest.raises(InvalidInput, match="is of patches"):
+        circuits.mosaic_effects(t5, tokens, "encoder.self.0.0", query="decoder")
+
+
 def test_values_for_a_model_of_tokens(pipeline: Any, patches: RepeatedPatches) -> None:
     with pytest.raises(InvalidInput, match="reads tokens, and the batch is of values"):
         circuits.head_effects(interp.wrap(pipeline), patches, progress=False)
