@@ -84,6 +84,12 @@ WORK: dict[str, Call] = {
     "circuits.ablation_curve": lambda model, batch: circuits.ablation_curve(
         model, scores(), patches(batch), counts=(1,), controls=1, progress=False
     ),
+    "circuits.mosaic_effects": lambda model, batch: circuits.mosaic_effects(
+        model, patches(batch), "encoder.self.0.1", progress=False
+    ),
+    "circuits.forecast_effects": lambda model, batch: circuits.forecast_effects(
+        model, SERIES, {"one": heads()}, progress=False
+    ),
     "circuits.composition_scores": lambda model, batch: circuits.composition_scores(model, progress=False),
     "circuits.largest_by_chance": lambda model, batch: circuits.largest_by_chance(model, draws=1, progress=False),
     "circuits.qk_circuit": lambda model, batch: circuits.qk_circuit(model, "encoder.self.1.0"),
@@ -125,13 +131,9 @@ NEED_TOKENS: dict[str, Call] = {
         model, circuits.Circuit([EDGE]), batch, batch, METRIC, progress=False
     ),
     "circuits.expected_value": lambda model, batch: circuits.expected_value(model),
-    "circuits.forecast_effects": lambda model, batch: circuits.forecast_effects(
-        model, SERIES, {"one": heads()}, progress=False
-    ),
     "circuits.gradients": lambda model, batch: circuits.gradients(model, batch, METRIC, "decoder.cross.*.z"),
     "circuits.head_summary": lambda model, batch: circuits.head_summary(model),
     "circuits.logit_lens": lambda model, batch: circuits.logit_lens(model, batch),
-    "circuits.mosaic_effects": lambda model, batch: circuits.mosaic_effects(model, batch, heads(), progress=False),
     "circuits.patch_edges": lambda model, batch: circuits.patch_edges(
         model, batch, batch, METRIC, EDGE, progress=False
     ),
@@ -194,7 +196,7 @@ def test_what_works(name: str) -> None:
 
 WITHOUT_A_BATCH = (
     *("attention_spectrum", "context_attention", "head_scores", "prefix_matching", "position_bias", "composition"),
-    *("largest", "_circuit", "repeated_random", "random_controls"),
+    *("largest", "_circuit", "repeated_random", "random_controls", "forecast_effects"),
 )
 
 

@@ -194,7 +194,7 @@ def test_nothing_is_left(model: interp.Model) -> None:
 # Scores
 
 
-def by_utilsforecast(result: ForecastEffects, variant: int) -> dict[str, Any]:
+def by_utilsforecast(result: ForecastEffects, variant: int) -> dict[str | float, Any]:
     """The scores of a variant by the library, each series a group."""
     series, steps = result.truth.shape
     start = result.contexts.shape[1]
@@ -217,17 +217,13 @@ def by_utilsforecast(result: ForecastEffects, variant: int) -> dict[str, Any]:
     several: Any = {"models": {"m": names}, "quantiles": np.array(result.levels)}
     scaled: Any = {"seasonality": 3, "train_df": past}
     middle = names[result.levels.index(0.5)]
+    table["q-lo-80"], table["q-hi-80"] = table[names[0]], table[names[-1]]
     return {
         "wql": scaled_crps(table, **several)["m"],
         "pinball": scaled_mqloss(table, **several, **scaled)["m"],
         "mase": mase(table, models=[middle], **scaled)[middle],
-        "coverage": coverage(table, models=["q"], level=80, **_named(table, names))["q"],
+        "coverage": coverage(table, models=["q"], level=80)["q"],
     } | {level: calibration(table, models={"m": name})["m"] for level, name in zip(result.levels, names, strict=True)}
-
-
-def _named(table: pd.DataFrame, names: list[str]) -> dict[str, Any]:
-    table["q-lo-80"], table["q-hi-80"] = table[names[0]], table[names[-1]]
-    return {}
 
 
 @pytest.mark.parametrize("steps", [12, 30])
