@@ -11,7 +11,6 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import variant_bytes
 from circuits.measurement import check_moves, check_pair, measured, to_numpy
@@ -23,6 +22,7 @@ from interp.editing.variants import Context, clean_run, decode_each, resume, res
 from interp.models.hooks import hooked_attention
 from interp.models.weights.layers import causal, distance_bias, padding
 from interp.names import Site
+from interp.output.progress import late_bar
 from interp.results.result import Floats
 from probes.stimuli.pairs import stacks_of
 
@@ -50,7 +50,7 @@ def patched_cells(
 
     cells: list[Floats] = []
     total = sum(cache[site].shape[axis] for site, axis in axes.items())
-    with tqdm(total=total, disable=not bar, desc=f"patch {bar}", unit=bar[:-1], leave=False) as shown:
+    with late_bar(total=total, progress=bool(bar), desc=f"patch {bar}", unit=bar[:-1]) as shown:
         for site, axis in axes.items():
             count, size = cache[site].shape[axis], max(1, memory // _bytes(model, clean, site))
             values: list[Floats] = []

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.arguments import checked
 from interp.cache import capture
@@ -20,6 +19,7 @@ from interp.errors import InvalidInput
 from interp.inputs.batch import Batch
 from interp.models.model import Model, as_model
 from interp.names import ATTENTION_SITES, AttentionLayer
+from interp.output.progress import late_bar
 from interp.results.by_head import HeadScores, over_rows, provenance
 from interp.validate import as_tensor
 
@@ -118,7 +118,7 @@ def each_batch(batch: Batch | Iterable[Batch], progress: bool, what: str) -> Ite
     if not isinstance(cast(Any, batch), Iterable) and not isinstance(batch, Batch):
         raise InvalidInput(f"batch={batch!r}: give a Batch, or several.")
     batches: Iterable[Batch] = [batch] if isinstance(batch, Batch) else batch
-    bar = tqdm(batches, disable=not progress or isinstance(batch, Batch), desc=what, unit="batch", leave=False)
+    bar = late_bar(batches, progress=progress and not isinstance(batch, Batch), desc=what, unit="batch")
     empty = True
     for one in bar:
         if not isinstance(cast(Any, one), Batch):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from chronos import MeanScaleUniformBins
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from circuits.ablation.edited_forecasts import edited_run
 from circuits.ablation.forecast_scores import bin_crps, seasonal_scale
@@ -23,6 +22,7 @@ from interp.editing.edits import Reference
 from interp.editing.methods import Method
 from interp.errors import InvalidInput
 from interp.inputs.user_series import Series, as_series
+from interp.output.progress import late_bar
 from interp.results.result import Floats
 from interp.validate import whole
 
@@ -102,13 +102,7 @@ def forecast_runs(
     model.check(Batch(batch.input_ids, decoder_input_ids=batch.decoder_input_ids[:, :-1]))
     size, at_once = _sizes(model, prompt, sets, num_samples, steps, memory)
     nll, crps, samples = [], [], []
-    bar = tqdm(
-        total=len(truth),
-        disable=not progress,
-        desc=f"forecast, {sets + len(edits)} variants",
-        unit="series",
-        leave=False,
-    )
+    bar = late_bar(total=len(truth), progress=progress, desc=f"forecast, {sets + len(edits)} variants", unit="series")
     for rows in _slices(len(truth), size):
         _, _, scale = tokenizer.context_input_transform(torch.from_numpy(contexts[rows]))
         scaled_truth = (torch.from_numpy(truth[rows]) / scale[:, None]).to(model.device)

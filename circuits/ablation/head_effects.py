@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from circuits.measurement import at_query, described, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
@@ -33,6 +32,7 @@ from interp.editing.variants import check_dtype, clean_run, decode_each, resume,
 from interp.errors import InvalidInput
 from interp.models.weights.head_weights import head_outputs
 from interp.names import Site, Stack
+from interp.output.progress import late_bar
 from interp.results.by_head import HeadScores, ScoredHead, provenance
 from interp.results.result import Floats, frozen
 from interp.results.statistics import (
@@ -205,7 +205,7 @@ def head_effects(
 
     size = max(1, memory // variant_bytes(model, tokens, stack))
     rows = [np.full((len(layers), model.n_heads, len(tokens)), np.nan) for _ in range(2)]
-    bar = tqdm(total=len(layers) * model.n_heads, disable=not progress, desc=f"ablate {kind}", unit="head", leave=False)
+    bar = late_bar(total=len(layers) * model.n_heads, progress=progress, desc=f"ablate {kind}", unit="head")
     for at in layers:
         changes = head_outputs(model, at, replaced[at] - z[at]).transpose(1, 2)
         stream = cache[str(Site(stack, None, at.layer, middle))]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import MEMORY, variant_bytes
 from circuits.measurement import at_query, stimulus_for
@@ -23,6 +22,7 @@ from interp.editing.running import Run
 from interp.editing.variants import clean_run, decode, variant_heads
 from interp.models.weights.layers import decoder_ids
 from interp.names import AttentionLayer, Head, Stack
+from interp.output.progress import late_bar
 from interp.results.result import Floats
 
 Set = Sequence[Address]
@@ -68,7 +68,7 @@ def set_outcomes(
 
     folded = [i for i, members in enumerate(sets) if all(in_decoder_attention(m) for m in members)]
     others = [i for i in range(len(sets)) if i not in folded]
-    bar = tqdm(total=len(sets), disable=not progress, desc="ablate sets", unit="set", leave=False)
+    bar = late_bar(total=len(sets), progress=progress, desc="ablate sets", unit="set")
     if folded:
         touched = layers_of([sets[i] for i in folded])
         cache, context = clean_run(model, tokens, [*(f"{at}.z" for at in touched), "decoder.ln_final"])

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from circuits.controls import random_controls
 from circuits.measurement import stimulus_source
@@ -21,6 +20,7 @@ from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablations, method_source
 from interp.errors import InvalidInput
 from interp.names import Head, parse_kind
+from interp.output.progress import late_bar
 from interp.results.by_head import Heads, as_heads, provenance
 from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
@@ -144,7 +144,7 @@ def mosaic_effects(
     needed = list(dict.fromkeys([*chosen, *(head for sets in drawn for members in sets for head in members)]))
     clean = _scores(model, tokens, site, position)
     changes: dict[Head, Floats] = {}
-    for head in tqdm(needed, disable=not progress, desc="ablate, read the mosaic", unit="head", leave=False):
+    for head in late_bar(needed, progress=progress, desc="ablate, read the mosaic", unit="head"):
         with edited(model, ablations(head, method, reference)):
             change = _scores(model, tokens, site, position) - clean
         change[:, : _first_later(head, site)] = np.nan

@@ -15,7 +15,6 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import variant_bytes
 from circuits.ablation.head_sets import Set, ablated_values, kept_heads, layers_of
@@ -38,6 +37,7 @@ from interp.inputs.batch import ValueBatch
 from interp.models.checks.states import evaluated
 from interp.models.weights.layers import decoder_ids
 from interp.names import STACKS, AttentionLayer, Head
+from interp.output.progress import late_bar
 from interp.results.result import Floats
 
 
@@ -80,7 +80,7 @@ def quantile_forecasts(
     fill = ablated_values(model, _layers(list(sets.values())), method, reference)
     fans = np.full((len(variants), len(contexts), len(model.levels), steps), np.nan)
     total = fans.shape[0] * fans.shape[1]
-    bar = tqdm(total=total, disable=not progress, desc="forecast", unit="forecast", leave=False)
+    bar = late_bar(total=total, progress=progress, desc="forecast", unit="forecast")
     for rows in _slices(len(contexts), memory // (size * max(1, wide))):
         chunk = batch.rows(torch.arange(len(contexts))[rows])
         runs = _further(model, chunk, sets, steps, fill, memory // (size * len(chunk)))

@@ -11,7 +11,6 @@ with integrated gradients for the candidates).
 """
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import MEMORY
 from circuits.graph.attribution_patching import edge_attributions
@@ -22,6 +21,7 @@ from circuits.metrics import Metric
 from interp import Batch, Model
 from interp.arguments import checked
 from interp.errors import InvalidInput
+from interp.output.progress import late_bar
 from interp.results.result import Floats
 from interp.validate import whole
 
@@ -119,7 +119,7 @@ def _connected(subject: Subject, mask: Mask) -> Mask:
 
 def _pruned(subject: Subject, remaining: Mask, edges: int, memory: int, progress: bool) -> Circuit:
     start = int(remaining.sum())
-    bar = tqdm(total=max(start - edges, 0), disable=not progress, desc="prune", unit="edge", leave=False)
+    bar = late_bar(total=max(start - edges, 0), progress=progress, desc="prune", unit="edge")
     while (count := int(remaining.sum())) > edges:
         cells = np.argwhere(remaining)
         without = np.repeat(remaining[None], len(cells), 0)

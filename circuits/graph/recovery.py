@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from tqdm.auto import tqdm
 
 from circuits.ablation.head_effects import head_effects
 from circuits.attribution.direct import direct_attribution
@@ -27,6 +26,7 @@ from circuits.patching import patch_heads
 from circuits.weights.composition import composition_scores
 from interp import Model, zoo
 from interp.errors import InvalidInput
+from interp.output.progress import late_bar
 from interp.results.by_head import HeadScores
 from interp.results.frame import Frame
 from interp.validate import whole
@@ -159,9 +159,7 @@ def recovery_benchmark(
     inputs = {name: _pair(plant.model, batch_size, seed) for name, plant in models_with_circuits.items()}
     reading = " or ".join(sorted({plant.model.family.context[1] for plant in models_with_circuits.values()}))
     rows: list[dict[str, Any]] = []
-    bar = tqdm(
-        total=len(METHODS) * len(models_with_circuits), disable=not progress, desc="recover", unit="run", leave=False
-    )
+    bar = late_bar(total=len(METHODS) * len(models_with_circuits), progress=progress, desc="recover", unit="run")
     for method, (over, score) in METHODS.items():
         row: dict[str, Any] = {"method": method, "over": over.format(reading=reading)}
         for name, plant in models_with_circuits.items():

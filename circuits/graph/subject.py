@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from circuits.edges import LOGITS
 from circuits.graph.edge_matrix import Graph, Mask
@@ -17,6 +16,7 @@ from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked
 from interp.editing.variants import check_dtype
 from interp.names import STACKS
+from interp.output.progress import late_bar
 from interp.results.by_head import provenance
 from interp.results.result import Floats
 from interp.validate import whole
@@ -60,7 +60,7 @@ class Subject:
         """Measure the metric with some edges cut, `[variant, row]`; `off` is `[variant, reader, writer]`."""
         whole("memory", memory, 1)
         values: list[Floats] = []
-        bar = tqdm(total=len(off), disable=not progress, desc=what, unit="run", leave=False)
+        bar = late_bar(total=len(off), progress=progress, desc=what, unit="run")
         for part in chunks(self.model, self.clean, len(off), memory):
             logits = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
             values += [to_numpy(measured(self.model, self.metric, variant, self.clean)) for variant in logits]

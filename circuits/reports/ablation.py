@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from textwrap import fill
 from typing import Annotated, Any
 
 from circuits import plots
@@ -14,7 +15,7 @@ from circuits.reports.forecasts import forecast_sections, forecasts, why_no_fore
 from interp import Head, Model
 from interp.errors import InvalidInput
 from interp.output.command import addresses
-from interp.output.report import Report, Section, as_text
+from interp.output.report import WIDTH, Report, Section, as_text
 from interp.results.by_head import as_heads
 from interp.validate import whole
 from probes import induction_mosaic, repeated_random_tokens
@@ -22,6 +23,9 @@ from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.reports.own_series import own_series
 from probes.stimuli.repeated_tokens import RepeatedTokens
 from probes.stimuli.time_series import as_time_series
+
+SHOWN = 6
+"""How many heads the command names over its table."""
 
 TOP = 3
 """How many of the mosaic's strongest heads are ablated by default."""
@@ -121,7 +125,7 @@ def _curve_section(curve: AblationCurve, note: str) -> Section:
         figure=plots.ablation_curve(curve),
         table=frame,
         shown=frame.drop(columns=["reason"]),
-        brief=as_text(frame[_COLUMNS]) + (f"\n\n{note}" if note else ""),
+        brief="\n\n".join([as_text(frame[_COLUMNS], _heading(curve, "strongest first")), *filter(None, [note])]),
     )
 
 
@@ -139,12 +143,20 @@ def _chosen_section(curve: AblationCurve, note: str) -> Section:
         f"{words.rstrip('. ')}. {note}".strip(),
         table=frame,
         shown=frame.drop(columns=["reason", "heads"]).dropna(axis=1, how="all"),
-        brief="\n\n".join([as_text(frame[_COLUMNS]), *filter(None, (point.reason, note))]),
+        brief="\n\n".join([as_text(frame[_COLUMNS], _heading(curve)), *filter(None, (point.reason, note))]),
     )
 
 
-_COLUMNS = ["count", "outcome", "clean", "value", "low", "high", "control", "draws", "heads"]
+_COLUMNS = ["count", "outcome", "clean", "value", "low", "high", "control", "draws"]
 """The columns of a curve's table that the command prints."""
+
+
+def _heading(curve: AblationCurve, order: str = "") -> str:
+    """Return the line over a curve's table that says which heads are ablated."""
+    point = max(curve.points, key=lambda point: point.count)
+    names = ", ".join(map(str, point.heads[:SHOWN])) + (", ..." if len(point.heads) > SHOWN else "")
+    words = f"{point.count} heads ablated{f', {order}' if order else ''}: {names}"
+    return fill(words, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _by_part(

@@ -106,7 +106,7 @@ def forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
     """Return the sections on forecasts of one kind of series: their errors, the last one drawn, and the baselines."""
     tail = file_name(name).replace("-", "_")
     summary: Any = effects.summary()
-    columns = ["ablation", "outcome", "unedited", "ablated", "change", "low", "high", "control"]
+    columns = ["outcome", "unedited", "ablated", "change", "low", "high", "control"]
     rows = effects.to_frame().pivot_table("value", "variant", "outcome", sort=False)
     unablated = [*effects.baselines, "unedited", *effects.controls]
     table: Any = effects.forecasts()
@@ -125,7 +125,10 @@ def forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
             f"context's mean change over {effects.provenance['stimulus']['season']} steps.",
             figure=plots.forecast_effects(effects),
             table=summary,
-            brief=as_text(summary[columns], f"{name}, {len(effects.truth)} series"),
+            brief="\n\n".join(
+                as_text(part[columns], f"{name}, {len(effects.truth)} series, without {ablation}")
+                for ablation, part in summary.groupby("ablation", sort=False)
+            ),
         ),
         Section(
             f"forecast_fan_{tail}",

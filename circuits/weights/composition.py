@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from circuits.edges import PAIRS, Composition, Order, Pair
 from circuits.weights.composition_scores import CompositionScores, wires_of
@@ -31,6 +30,7 @@ from interp import Model
 from interp.arguments import checked
 from interp.models.model import as_model
 from interp.models.weights.head_weights import Projection, projection
+from interp.output.progress import late_bar
 from interp.results.by_head import provenance
 from interp.results.result import Floats
 from interp.validate import whole
@@ -117,11 +117,11 @@ def composition_scores(
     d_model = model.d_model
     raw: dict[Pair, Floats] = {}
     z: dict[Pair, Floats] = {}
-    with tqdm(total=len(wires), disable=not progress, desc="composition", unit="pair of kinds", leave=False) as bar:
+    with late_bar(total=len(wires), progress=progress, desc="composition", unit="pair of kinds") as bar:
         for writer in dict.fromkeys(pair[0] for pair in wires):
             A = _factor(model, writer, None, fold_norm)
             for pair in [pair for pair in wires if pair[0] == writer]:
-                bar.set_postfix_str(f"{writer} -> {pair[1]}, {pair[2]}")
+                bar.set_postfix_str(f"{writer} -> {pair[1]}, {pair[2]}", refresh=False)
                 B = _factor(model, pair[1], pair[2], fold_norm)
                 raw[pair] = _table(A, B, PAIRS[writer, pair[1]][1], memory)
                 z[pair] = _standardised(raw[pair], A, B, d_model)
@@ -166,7 +166,7 @@ def largest_by_chance(
     writers = {writer: _factor(model, writer, None, fold_norm) for writer in dict.fromkeys(pair[0] for pair in wires)}
     readers = {pair[1:]: _factor(model, pair[1], pair[2], fold_norm) for pair in wires}
     largest = np.full(draws, -np.inf)
-    for draw in tqdm(range(draws), disable=not progress, desc="random wiring", unit="model", leave=False):
+    for draw in late_bar(range(draws), progress=progress, desc="random wiring", unit="model"):
         turned = {writer: _turned(factor, random) for writer, factor in writers.items()}
         for writer, reader, kind in wires:
             A, B = turned[writer], readers[reader, kind]

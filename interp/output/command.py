@@ -21,12 +21,11 @@ from typing import Annotated, Any, ParamSpec, get_args, get_origin
 
 import torch
 import typer
-from tqdm.auto import tqdm
 
 from interp.errors import InterpError, InvalidInput, MissingBrowser
 from interp.models.model import Model
 from interp.models.opening import load
-from interp.output.progress import DELAY
+from interp.output.progress import late_bar
 from interp.output.report import Report, check_out, is_page, joined
 from interp.output.style import unique
 
@@ -53,7 +52,7 @@ class Models:
     device: str = "cpu"
 
     def __iter__(self) -> Iterator[Model]:
-        for name in tqdm(self.names, desc="models", disable=len(self.names) < 2, delay=DELAY):
+        for name in late_bar(self.names, desc="models", progress=len(self.names) > 1):
             yield load(name, dtype=self.dtype, device=self.device)
 
     def __len__(self) -> int:
@@ -149,7 +148,8 @@ def _finish(report: Report, out: Path, images: bool) -> None:
             written += report.draw(out)
         except MissingBrowser as error:
             typer.echo(f"note: {error}", err=True)
-    others = f" and {len(written) - 1} files beside it" if len(written) > 1 else ""
+    beside = len(written) - 1
+    others = f" and {beside} file{'s' if beside > 1 else ''} beside it" if beside else ""
     typer.echo(f"{report.brief}\n\nwritten: {written[0]}{others}")
 
 

@@ -19,10 +19,10 @@ import joblib
 import pyarrow as pa
 import torch
 from joblib.parallel import get_active_backend
-from tqdm.auto import tqdm
 
 from interp.errors import CannotWrite, DamagedFile, InvalidInput, LostWorker
 from interp.models.model import Model
+from interp.output.progress import late_bar
 from interp.sweeps import opened_models as models
 from interp.sweeps import store as files
 from interp.sweeps.grid import (
@@ -101,7 +101,7 @@ def sweep(
             files.open_store(job.store, {**source, "fixed": constants, "axes": named})
             files.tidy(job.store)
         tables = {} if job.store is None else files.read_shards(job.store, points)
-        with tqdm(total=len(points), initial=len(tables), disable=not progress, unit="run") as bar:
+        with late_bar(total=len(points), initial=len(tables), progress=progress, unit="run", leave=True) as bar:
             _run_all(job, {key: point for key, point in points.items() if key not in tables}, n_jobs, tables, bar)
     finally:
         models.close()

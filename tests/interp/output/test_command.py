@@ -111,7 +111,7 @@ def test_options_are_parsed_before_models_are_opened(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "rows.csv")
     assert table.values.tolist() == [["pico-t5", "torch.bfloat16", 32.0]]
-    assert f"written: {tmp_path / 'small.html'}, {tmp_path / 'rows.csv'}" in result.output
+    assert f"written: {tmp_path / 'small.html'} and 1 file beside it" in result.output
 
 
 def test_models_are_opened_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

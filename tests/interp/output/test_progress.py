@@ -1,11 +1,13 @@
-"""Bars of loading appear where loading takes long, and the bars of others are left as they are."""
+"""Bars appear where something takes long, and the bars of others are left as they are."""
 
 from typing import Any
 
 import pytest
 from transformers.utils.logging import set_tqdm_hook, tqdm
 
+import circuits
 import interp
+import probes
 from interp.output import progress
 
 
@@ -37,3 +39,17 @@ def test_bars_of_others_are_as_before(capsys: pytest.CaptureFixture[str]) -> Non
         assert set_tqdm_hook(hook) is hook
     finally:
         set_tqdm_hook(before)
+
+
+def test_bars_of_short_runs_do_not_appear(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = interp.load("pico-t5")
+    batch = probes.repeated_random_tokens(batch_size=2)
+    monkeypatch.setattr(progress, "DELAY", 3600)
+    circuits.composition_scores(model)
+    circuits.head_effects(model, batch)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "DELAY", 0)
+    circuits.head_effects(model, batch)
+    assert "ablate decoder.cross" in capsys.readouterr().err
+    circuits.head_effects(model, batch, progress=False)
+    assert capsys.readouterr().err == ""

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 import interp
 import interp.sweeps.opened_models
 import probes
+from interp.output import progress
 from interp.sweeps import Sweep, read, sweep
 from interp.sweeps import store as files
 from interp.sweeps.grid import by_model, configurations, key_of
@@ -334,7 +335,10 @@ def test_weights_that_changed_are_seen(folders: list[str], n_jobs: int, tmp_path
 # Progress
 
 
-def test_the_bar_counts_configurations_and_names_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_bar_counts_configurations_and_names_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "DELAY", 0)
     grid = {
         "models": ["pico-t5"],
         "repetitions": [2],
