@@ -137,8 +137,10 @@ def head_effects(effects: HeadEffects, mosaic: Mosaic | None = None, *, threshol
         figure.add_trace(rings(mosaic.either, threshold).update(marker_color="black"))
         ring_words = "ringed: induction heads" if mosaic.heads(threshold) else "no induction heads"
         ringed = f"; {ring_words}, at least {threshold:g}"
+    largest = float(np.nanmax(np.abs(effects.values))) or 1.0
     return figure.update_layout(
         title_subtitle_text=f"{_source(effects.provenance)}{ringed}",
+        coloraxis={"colorscale": "RdBu" if effects.sign < 0 else "RdBu_r", "cmin": -largest, "cmax": largest},
         coloraxis_colorbar_title=_change(effects.provenance).split(", ")[-1],
         width=700,
     )
@@ -194,9 +196,9 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
                 hovertemplate="%{text}<br>score %{x:.3f}<br>effect %{y:.3f}<extra></extra>",
             )
         )
-    placed = frame.assign(x=scores["either"])
+    placed = frame.assign(x=scores["either"], helps=effects.helpful.values.ravel())
     for side in (placed["x"] < THRESHOLD, placed["x"] >= THRESHOLD):
-        for row in placed.loc[side].sort_values("score").head(1).to_dict("records"):
+        for row in placed.loc[side].sort_values("helps").tail(1).to_dict("records"):
             away = 75 if row["x"] < placed["x"].max() / 2 else -75
             figure.add_annotation(
                 x=row["x"],
@@ -229,10 +231,12 @@ def score_against_effect(mosaic: Mosaic, effects: HeadEffects) -> go.Figure:
 def layer_effects(effects: LayerEffects) -> go.Figure:
     """Draw effects of whole layers as bars with intervals; beside each the change of the row's other tokens."""
     frame = effects.to_frame()
+    stimulus = effects.provenance.get("stimulus", {}).get("name")
+    others = "patches" if stimulus in ("values", "repeated_random_patches") else "tokens"
     figure = go.Figure()
     for name, low, high, title, color in (
         ("effect", "low", "high", "the continuation", HEADS),
-        ("control", "control_low", "control_high", "the row's other tokens (control)", CONTROL),
+        ("control", "control_low", "control_high", f"the row's other {others} (control)", CONTROL),
     ):
         figure.add_trace(
             go.Bar(

@@ -11,6 +11,7 @@ from circuits.ablation.head_effects import head_effects
 from circuits.ablation.layer_effects import layer_effects
 from circuits.ablation.self_repair import self_repair
 from circuits.controls import random_controls, strongest
+from circuits.measurement import Stimulus
 from circuits.reports.forecasts import forecast_sections, forecasts, why_no_forecasts
 from interp import Head, Model
 from interp.errors import InvalidInput
@@ -18,10 +19,10 @@ from interp.output.command import addresses
 from interp.output.report import WIDTH, Report, Section, as_text
 from interp.results.by_head import as_heads
 from interp.validate import whole
-from probes import induction_mosaic, repeated_random_tokens
+from probes import induction_mosaic, repeated_random_patches, repeated_random_tokens
 from probes.induction.mosaic import THRESHOLD, Mosaic
+from probes.induction.patch_mosaic import REPEATED, PatchMosaic
 from probes.reports.own_series import own_series
-from probes.stimuli.repeated_tokens import RepeatedTokens
 from probes.stimuli.time_series import as_time_series
 
 SHOWN = 6
@@ -46,13 +47,15 @@ def ablate(
     method: AblationMethod = AblationMethod.zero,
     controls: int = 20,
     series: Annotated[Any, own_series] = None,
+    coefficients: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
-    """Ablate the mosaic's strongest heads, or heads of your choice, on random tokens and in forecasts.
+    """Ablate the mosaic's strongest heads, or heads of your choice, on random tokens or patches and in forecasts.
 
     Random heads of the same layers stand beside as controls. The strongest heads are chosen on one stimulus and ablated
-    on another. A model without a tokenizer for series, such as plain GPT-2, is read on tokens alone.
+    on another. Of a model that reads patches they are those of the query whose strongest head has the highest score. A
+    model without a tokenizer for series, such as plain GPT-2, is read on tokens alone.
 
     Args:
         model: the model to run.
@@ -63,12 +66,14 @@ def ablate(
         controls: Random sets of heads of the same layers; a quarter as many in forecasts, which cost more.
         series: A series to forecast instead of the examples: a CSV file, whose dates are read too, or a bundled one:
             air_passengers, el_nino, mauna_loa_co2, sunspots.
+        coefficients: Of how many numbers a random patch is made, such as 3: its level, slope and curvature. By default
+            its values are independent.
         seed: Heads are chosen on this seed and measured on the next; the one after gives the means.
 
     Raises:
         InvalidInput: more heads than there are, a number of heads beside heads by address, or another method.
         UnknownHead, UnknownSite: heads that the model does not have.
-        MissingCapability: a series for a model that reads none.
+        MissingCapability: a series for a model that reads none, or coefficients for one that reads tokens.
     """
     if method not in ("zero", "mean"):
         raise InvalidInput(f"method={method!r}: the report takes 'zero' or 'mean'.")
@@ -77,8 +82,8 @@ def ablate(
         raise InvalidInput(f"--top {top} beside --heads: give the number of the strongest heads, or heads by address.")
     if series is not None:
         model.require("series")
-    tokens, fresh, other = (repeated_random_tokens(model=model, seed=seed + i) for i in range(3))
-    mosaic = induction_mosaic(model, tokens)
+    first_stimulus, fresh, other = (_stimulus(model, seed + i, coefficients) for i in range(3))
+    mosaic = _mosaic(model, first_stimulus)
     run: dict[str, Any] = {"method": str(method), "reference": other if method == "mean" else None}
     run |= {"progress": progress}
     ranked, induction = ([head.address for head in scores.heads()] for scores in (mosaic.either, mosaic))
@@ -102,8 +107,23 @@ def ablate(
     return Report("ablation", "Head ablation", [first, *sections], {f"{first.name}.json": curve, **results})
 
 
+def _stimulus(model: Model, seed: int, coefficients: int | None) -> Stimulus:
+    """Make repeated random tokens or, for a model that reads them, patches."""
+    if model.reads_tokens and coefficients is None:
+        return repeated_random_tokens(model=model, seed=seed)
+    return repeated_random_patches(model, coefficients=coefficients, seed=seed)
+
+
+def _mosaic(model: Model, stimulus: Stimulus) -> Mosaic:
+    """Return the mosaic of a stimulus; of patches that of the query whose strongest head has the highest score."""
+    mosaic: Any = induction_mosaic(model, stimulus)
+    if not isinstance(mosaic, PatchMosaic):
+        return mosaic
+    return max((mosaic[query] for query in mosaic.mosaics[REPEATED]), key=lambda of: of.either.values.max())
+
+
 def _curve(
-    model: Model, mosaic: Mosaic, tokens: RepeatedTokens, counts: list[int], *, controls: int, **run: Any
+    model: Model, mosaic: Mosaic, tokens: Stimulus, counts: list[int], *, controls: int, **run: Any
 ) -> AblationCurve:
     """Ablate the strongest heads, with controls where any can be drawn: a small model may have no other heads."""
     sets = strongest(mosaic.either, counts).values()
@@ -115,8 +135,8 @@ def _curve(
 def _curve_section(curve: AblationCurve, note: str) -> Section:
     frame: Any = curve.to_frame()
     words = (
-        "The strongest heads, chosen on other tokens than these, against random heads of the same layers that are not "
-        f"induction heads (score of at least {THRESHOLD:g}), where any can be drawn."
+        "The strongest heads, chosen on another stimulus than this, against random heads of the same layers that are "
+        f"not induction heads (score of at least {THRESHOLD:g}), where any can be drawn."
     )
     return Section(
         "ablation_curve",
@@ -160,18 +180,19 @@ def _heading(curve: AblationCurve, order: str = "") -> str:
 
 
 def _by_part(
-    model: Model, mosaic: Mosaic, tokens: RepeatedTokens, together: list[Head], run: dict[str, Any]
+    model: Model, mosaic: Mosaic, tokens: Stimulus, together: list[Head], run: dict[str, Any]
 ) -> tuple[list[Section], dict[str, Any]]:
     """Return the sections on single heads, layers and self-repair, and their results by file."""
-    effects, layers = head_effects(model, tokens, **run), layer_effects(model, tokens, **run)
+    effects, layers = head_effects(model, tokens, mosaic.site, **run), layer_effects(model, tokens, **run)
     results: dict[str, Any] = {"mosaic.json": mosaic, "head_effects.json": effects, "layer_effects.json": layers}
     sections = [
         Section(
             "head_effects",
             "Head effects",
-            "Each head ablated alone, and the change of the continuation's log-probability.",
+            "Each head ablated alone, and the change of the continuation's "
+            + ("log-probability." if model.reads_tokens else "pinball loss."),
             figure=plots.head_effects(effects, mosaic),
-            table=effects.to_frame().sort_values("score"),
+            table=effects.to_frame().sort_values("score", ascending=effects.sign < 0),
         ),
         Section(
             "score_against_effect",
@@ -182,7 +203,7 @@ def _by_part(
         Section(
             "layer_effects",
             "Layer effects",
-            "Whole attention layers and MLPs, ablated one at a time. The row's other tokens stand beside.",
+            "Whole attention layers and MLPs, ablated one at a time. The row's other continuations stand beside.",
             figure=plots.layer_effects(layers),
             table=layers.to_frame(),
         ),
@@ -196,7 +217,7 @@ def _by_part(
             Section(
                 "self_repair",
                 "Self-repair",
-                "A head's total effect, the part that goes straight to the logits, and the change when the head is "
+                "A head's total effect, the part that goes straight to the output, and the change when the head is "
                 "given back while all chosen heads are ablated. Where the total is smaller than the direct effect, "
                 "later layers make up for the head.",
                 figure=plots.self_repair(repair),

@@ -258,3 +258,17 @@ def test_mistakes_in_the_ablate_command(arguments: list[str], says: str, tmp_pat
     assert result.exit_code == 2
     assert says in result.output
     assert not (tmp_path / "o").exists() or not list((tmp_path / "o").iterdir())
+
+
+def test_ablation_of_a_model_that_reads_patches(tmp_path: Path) -> None:
+    """The same command: heads of the query at which the strongest one looks, on patches, and in forecasts."""
+    few = ("--coefficients", "3", "--top", "2", "--controls", "2", "--no-images")
+    run = runner.invoke(circuits_command.app, ["ablate", "--model", "pico-bolt", *few, "--out", str(tmp_path)])
+    assert run.exit_code == 0, run.output
+    assert "decoder.cross.1.6" in run.output
+    tables = [line for line in run.output.splitlines() if "%|" not in line and not line.startswith("written")]
+    assert max(map(len, tables)) <= 79
+    assert pd.read_csv(tmp_path / "head_effects.csv")["score"].is_monotonic_decreasing
+    refused = runner.invoke(circuits_command.app, ["ablate", "--model", "pico-t5", "--coefficients", "3"])
+    assert refused.exit_code != 0
+    assert "no patches" in refused.output

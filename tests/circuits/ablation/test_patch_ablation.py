@@ -176,3 +176,22 @@ def test_what_cannot_be_rewired(model: interp.Model, patches: RepeatedPatches, p
 def test_values_for_a_model_of_tokens(pipeline: Any, patches: RepeatedPatches) -> None:
     with pytest.raises(InvalidInput, match="reads tokens, and the batch is of values"):
         circuits.head_effects(interp.wrap(pipeline), patches, progress=False)
+
+
+def test_figures_and_tables_put_first_what_helps(model: interp.Model, patches: RepeatedPatches) -> None:
+    """Where low is better a positive effect helps: it is red, labelled and first, as a negative one is on tokens."""
+    effects = circuits.head_effects(model, patches, "encoder.self", progress=False)
+    figure = circuits.plots.head_effects(effects)
+    low, *_, high = (color for _, color in figure.layout.coloraxis.colorscale)
+    assert high == "rgb(103,0,31)", "the dark red end of RdBu is at the top"
+    assert low == "rgb(5,48,97)"
+    mosaic = probes.induction_mosaic(model, patches)["reg"]
+    drawn = circuits.plots.score_against_effect(mosaic, effects)
+    labels = {annotation.text for annotation in drawn.layout.annotations if annotation.text}
+    frame = effects.to_frame()
+    either = mosaic.either.values.ravel()
+    sides = [frame[either < 0.3], frame[either >= 0.3]]
+    expected = {part.sort_values("score")["head"].iloc[-1] for part in sides if len(part)}
+    assert labels == expected
+    layers = circuits.plots.layer_effects(circuits.layer_effects(model, patches, progress=False))
+    assert layers.data[1].name == "the row's other patches (control)"
