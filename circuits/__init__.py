@@ -30,13 +30,14 @@ from circuits.graph.evaluation import evaluate
 from circuits.graph.faithfulness_by_size import faithfulness_by_size
 from circuits.graph.path_patching import patch_edges
 from circuits.graph.recovery import recovery_benchmark
-from circuits.metrics import accuracy, expected_value, log_prob, logit_difference
+from circuits.metrics import expected_value, log_prob, logit_difference
 from circuits.patching import patch_heads, patch_positions, patch_sites
 from circuits.weights.composition import composition_scores, largest_by_chance
 from circuits.weights.copying import copying_scores
 from circuits.weights.head_circuit import ov_circuit, qk_circuit
 from circuits.weights.head_summary import head_summary
 from circuits.weights.induction_candidates import induction_candidates
+from circuits.weights.patch_circuit import patch_circuit
 from circuits.weights.position_circuit import position_circuit
 from circuits.weights.token_circuit import encoder_output_by_token, token_circuit, token_composition
 from interp.renamed import renamed
@@ -45,7 +46,6 @@ __all__ = [
     "Circuit",
     "Edge",
     "ablation_curve",
-    "accuracy",
     "attribution_by_position",
     "attribution_patching",
     "circuit_summary",
@@ -69,6 +69,7 @@ __all__ = [
     "logit_lens",
     "mosaic_effects",
     "ov_circuit",
+    "patch_circuit",
     "patch_edges",
     "patch_heads",
     "patch_positions",
@@ -112,6 +113,7 @@ RENAMED = {
     "SizeCurve": "circuits.graph.faithfulness_by_size:SizeCurve",
     "TokenCircuit": "circuits.weights.token_circuit:TokenCircuit",
     "TokenMeans": "circuits.weights.token_circuit:TokenMeans",
+    "accuracy": "circuits.metrics:accuracy",
     "direct_value_attribution": "circuits.attribution.direct:direct_attribution",
     "past_attribution": "circuits.attribution.by_position:attribution_by_position",
     "past_value_attribution": "circuits.attribution.by_position:attribution_by_position",

@@ -6,9 +6,9 @@ from typing import Any, Literal, Self, cast, get_args, overload
 
 import pandas as pd
 
-from interp import Head, Site
+from interp import Head, Model, Site
 from interp.errors import InvalidInput
-from interp.names import STACKS, Stack, as_head, parse_address, parse_kind
+from interp.names import STACKS, AttentionLayer, Stack, as_head, parse_address, parse_kind
 from interp.results.frame import Frame
 from interp.results.result import Result
 
@@ -90,6 +90,16 @@ def title(node: Node) -> str:
     if node in EMBEDDINGS.values():
         return f"{node.stack} embedding"
     return f"{node.stack} MLP {node.layer}"
+
+
+def is_fixed(model: Model, at: AttentionLayer, kind: Composition) -> bool:
+    """Tell whether an attention layer takes nothing of the input by its queries, keys or values.
+
+    They are the same for every input, or queries and keys make no difference, as where a position looks at itself
+    alone. Nothing that is written is on the way to the output through them.
+    """
+    unread = kind != "V" and model.is_constant(Site(at.stack, at.kind, at.layer, "pattern"))
+    return unread or model.is_constant(Site(at.stack, at.kind, at.layer, kind.lower()))
 
 
 def check_pair(writer: str, reader: str, kind: str) -> Pair:

@@ -94,6 +94,12 @@ WORK: dict[str, Call] = {
     "circuits.largest_by_chance": lambda model, batch: circuits.largest_by_chance(model, draws=1, progress=False),
     "circuits.qk_circuit": lambda model, batch: circuits.qk_circuit(model, "encoder.self.1.0"),
     "circuits.ov_circuit": lambda model, batch: circuits.ov_circuit(model, "decoder.cross.1.0"),
+    "circuits.patch_circuit": lambda model, batch: circuits.patch_circuit(model, "encoder.self.1.0", patches=4),
+    "circuits.head_summary": lambda model, batch: circuits.head_summary(model),
+    "circuits.circuit_summary": lambda model, batch: circuits.circuit_summary(model, circuits.Circuit([EDGE])),
+    "circuits.induction_candidates": lambda model, batch: circuits.induction_candidates(
+        model, probes.induction_mosaic(model, patches=4, batch_size=2), progress=False
+    ),
     "circuits.random_controls": lambda model, batch: circuits.random_controls(model, heads(), draws=2),
 }
 """What works on a model of values."""
@@ -121,7 +127,6 @@ NEED_TOKENS: dict[str, Call] = {
     "circuits.attribution_patching": lambda model, batch: circuits.attribution_patching(
         model, batch, batch, METRIC, progress=False
     ),
-    "circuits.circuit_summary": lambda model, batch: circuits.circuit_summary(model, circuits.Circuit([EDGE])),
     "circuits.copying_scores": lambda model, batch: circuits.copying_scores(model),
     "circuits.direct_attribution": lambda model, batch: circuits.direct_attribution(model, batch),
     "circuits.direct_attribution, target": lambda model, batch: circuits.direct_attribution(model, batch, target=5),
@@ -132,7 +137,6 @@ NEED_TOKENS: dict[str, Call] = {
     ),
     "circuits.expected_value": lambda model, batch: circuits.expected_value(model),
     "circuits.gradients": lambda model, batch: circuits.gradients(model, batch, METRIC, "decoder.cross.*.z"),
-    "circuits.head_summary": lambda model, batch: circuits.head_summary(model),
     "circuits.logit_lens": lambda model, batch: circuits.logit_lens(model, batch),
     "circuits.patch_edges": lambda model, batch: circuits.patch_edges(
         model, batch, batch, METRIC, EDGE, progress=False
@@ -161,7 +165,6 @@ OF_A_BATCH = ("another_sequence", "shifted_values", "shuffled_occurrences", "swa
 
 OTHERWISE = {
     "circuits.faithfulness_by_size": "takes scores of the model's edges, which there are none of",
-    "circuits.induction_candidates": "takes a mosaic of the model, which there is none of",
     "circuits.position_circuit": "takes a circuit of a model that embeds positions",
 }
 
@@ -196,7 +199,7 @@ def test_what_works(name: str) -> None:
 
 WITHOUT_A_BATCH = (
     *("attention_spectrum", "context_attention", "head_scores", "prefix_matching", "position_bias", "composition"),
-    *("largest", "_circuit", "repeated_random", "random_controls", "forecast_effects"),
+    *("largest", "_circuit", "repeated_random", "random_controls", "forecast_effects", "_summary", "candidates"),
 )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuits.edges import PAIRS, Composition, Order, Pair
+from circuits.edges import PAIRS, Composition, Pair, is_fixed
 from circuits.weights.composition_scores import CompositionScores, wires_of
 from interp import Model
 from interp.arguments import checked
@@ -103,7 +103,8 @@ def composition_scores(
         memory: bytes that the block of one product may take, beside two stacks of factors; one head's at least.
 
     Returns:
-        Raw scores, z-scores and the baseline, for the kinds of heads that the model has. With `fold_norm=False` the Q
+        Raw scores, z-scores and the baseline, for the kinds of heads that the model has. Readers that take nothing of
+        the input that way, as a query that is the same for every input, have none (NaN). With `fold_norm=False` the Q
         scores are those of the cursive-transformer notebook, on correctly cut heads; of GPT-2 the raw scores are
         TransformerLens' with `fold_ln=True, center_writing_weights=False`.
 
@@ -112,7 +113,7 @@ def composition_scores(
 
     Source: Elhage et al. 2021.
     """
-    wires = wires_of([f"{stack}.{kind}" for stack, kind in as_model(model).family.kinds])
+    wires = wires_in(as_model(model))
     whole("memory", memory, 1)
     d_model = model.d_model
     raw: dict[Pair, Floats] = {}
@@ -123,7 +124,7 @@ def composition_scores(
             for pair in [pair for pair in wires if pair[0] == writer]:
                 bar.set_postfix_str(f"{writer} -> {pair[1]}, {pair[2]}", refresh=False)
                 B = _factor(model, pair[1], pair[2], fold_norm)
-                raw[pair] = _table(A, B, PAIRS[writer, pair[1]][1], memory)
+                raw[pair] = _table(model, pair, A, B, memory)
                 z[pair] = _standardised(raw[pair], A, B, d_model)
                 bar.update()
     source = provenance(model, name="composition_scores", fold_norm=fold_norm)
@@ -159,7 +160,7 @@ def largest_by_chance(
     Raises:
         UnsupportedModel, InvalidInput: as `composition_scores`.
     """
-    wires = wires_of([f"{stack}.{kind}" for stack, kind in as_model(model).family.kinds])
+    wires = wires_in(as_model(model))
     whole("draws", draws, 1)
     whole("memory", memory, 1)
     random = torch.Generator().manual_seed(whole("seed", seed, 0))
@@ -170,7 +171,7 @@ def largest_by_chance(
         turned = {writer: _turned(factor, random) for writer, factor in writers.items()}
         for writer, reader, kind in wires:
             A, B = turned[writer], readers[reader, kind]
-            raw = _table(A, B, PAIRS[writer, reader][1], memory)
+            raw = _table(model, (writer, reader, kind), A, B, memory)
             largest[draw] = np.fmax(largest[draw], np.nanmax(_standardised(raw, A, B, model.d_model), initial=-np.inf))
     return largest
 
@@ -182,7 +183,14 @@ def _turned(factor: _Factor, random: torch.Generator) -> _Factor:
     return _Factor((triangle @ frame.mT.to(triangle.device)).to(factor.rows.dtype), factor.spread)
 
 
-def _table(A: _Factor, B: _Factor, order: Order, memory: int) -> Floats:
+def wires_in(model: Model) -> list[Pair]:
+    """Return the pairs of kinds, with the reader's input, of a model's heads that take something of the input so."""
+    wires = wires_of([f"{stack}.{kind}" for stack, kind in model.family.kinds])
+    return [wire for wire in wires if not all(is_fixed(model, at, wire[2]) for at in model.layers(wire[1]))]
+
+
+def _table(model: Model, pair: Pair, A: _Factor, B: _Factor, memory: int) -> Floats:
+    order = PAIRS[pair[:2]][1]
     (layers, heads, rank, _), (later, readers, width, d_model) = A.rows.shape, B.rows.shape
     table = torch.full((layers, heads, later, readers), torch.nan, dtype=torch.float64)
     for layer in range(layers):
@@ -198,6 +206,7 @@ def _table(A: _Factor, B: _Factor, order: Order, memory: int) -> Floats:
             block = torch.mm(writing, reading, out=buffer[: len(writing)])
             squares = block.square_().view(len(writing), -1, width).sum(2).view(-1, rank, later - first, readers).sum(1)
             table[layer, start : start + chunk, first:] = squares.double().sqrt().cpu()
+    table[:, :, [is_fixed(model, at, pair[2]) for at in model.layers(pair[1])]] = torch.nan
     return table.numpy()
 
 

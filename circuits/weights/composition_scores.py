@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from circuits.edges import WIRES, Edge, Edges, Pair, ScoredEdge, check_pair
+from circuits.edges import INPUT, WIRES, Edge, Edges, Pair, ScoredEdge, check_pair
 from interp import Head
 from interp.errors import InvalidInput
 from interp.names import as_head, parse_kind
@@ -29,8 +29,8 @@ class CompositionScores(Result):
     """The composition scores of all pairs of heads that share a stream.
 
     `raw`, `excess` (over `baseline`) and `z` hold `[layer, head, layer, head]`, writer first, by
-    `(writer, reader, kind)`; NaN where the reader's layer comes before the writer has written, and for heads that
-    write or read nothing.
+    `(writer, reader, kind)`; NaN where the reader's layer comes before the writer has written, for heads that
+    write or read nothing, and where what they read is the same for every input.
     """
 
     KIND = "composition-scores"
@@ -79,6 +79,11 @@ class CompositionScores(Result):
         pair = check_pair(writer, reader, kind)
         if pair not in self.raw:
             there = ", ".join(dict.fromkeys(f"{first} -> {second}" for first, second, _ in self.raw))
+            if kinds := [known for *ends, known in self.raw if ends == [*pair[:2]]]:
+                raise InvalidInput(
+                    f"{writer} -> {reader}, {pair[2]}: the {INPUT[pair[2]]} of {reader} take nothing of the input in "
+                    f"{self.provenance['model']}. There is {', '.join(kinds)}."
+                )
             raise InvalidInput(f"{writer} -> {reader}: {self.provenance['model']} has no such heads, only {there}.")
         return pair
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from circuits.ablation.curve import check_digest
-from circuits.weights.token_circuit import Tokens, token_factors, tokens_or_narrow
+from circuits.edges import is_fixed
+from circuits.weights.token_circuit import Tokens, items_of, token_factors
 from interp import Head, Model
 from interp.arguments import checked
 from interp.errors import InvalidInput
@@ -38,14 +39,16 @@ def head_summary(
     """Summarize the weights of every head, norms folded: one row per head, in forward order.
 
     Args:
-        tokens: which tokens the scores in token space are over; by default the values within +-1.01.
+        tokens: which tokens the scores in token space are over; by default the values within +-1.01. Of a model of
+            patches they are over random patches instead.
         mosaic: adds `current_token, token_to_right, either` (the larger), missing outside its kind of head.
         scores: further scores, such as `probes.head_scores(model)` or `[circuits.head_effects(model, batch)]`, each a
             column by its name (`previous_token`, `effect`); several of one name fill it for their own kinds of heads.
 
     Returns:
         `head, stack, kind, layer, index`; `copying` (eigenvalue score of the OV circuit in token space, from -1 to
-        1), `matching` (the same of QK); `qk_stable_rank, ov_stable_rank`; `qk_norm, ov_norm` (Frobenius);
+        1), `matching` (the same of QK; missing where a query takes nothing of the input);
+        `qk_stable_rank, ov_stable_rank`; `qk_norm, ov_norm` (Frobenius);
         `preferred_distance` (the key's position minus the query's, of the largest position bias; missing where there
         is none); and what was joined. All are of the linear part of the circuits: biases have no part in it.
 
@@ -65,7 +68,7 @@ def summary_of(
 ) -> pd.DataFrame:
     """Return the rows of `head_summary` for some layers, with its arguments; `name` is that of the scores."""
     joined = _to_join(model, mosaic, scores, name)
-    ids = tokens_or_narrow(model, tokens)
+    items = items_of(model, tokens)
     biases = {
         f"{stack}.{kind}": position_bias(model, f"{stack}.{kind}").preferred
         for stack, kind in dict.fromkeys((at.stack, at.kind) for at in layers)
@@ -73,7 +76,7 @@ def summary_of(
     }
     rows: list[dict[str, object]] = []
     for at in layers:
-        of_layer = _of_layer(model, at, ids)
+        of_layer = _of_layer(model, at, items)
         distances = biases.get(f"{at.stack}.{at.kind}")
         for index in range(model.n_heads):
             rows.append(
@@ -98,14 +101,16 @@ COLUMNS = ("copying", "matching", "qk_stable_rank", "ov_stable_rank", "qk_norm",
 ADDRESS = ("head", "stack", "kind", "layer", "index", "preferred_distance")
 
 
-def _of_layer(model: Model, at: AttentionLayer, ids: Tensor) -> dict[str, Floats]:
+def _of_layer(model: Model, at: AttentionLayer, items: Tensor) -> dict[str, Floats]:
     """Compute the columns that come from the weights, `[head]`, for all heads of a layer at once."""
     weights = layer_weights(model, at)
     columns: dict[str, Floats] = {}
     for name, score in CIRCUITS.items():
         circuit: FactoredMatrix = getattr(weights, name)
-        between = token_factors(model, Head(at.stack, at.kind, at.layer, 0), name, circuit, ids, True)
+        between = token_factors(model, Head(at.stack, at.kind, at.layer, 0), name, circuit, items, True)
         columns[score] = between.less_row_means().eigenvalue_score()[0].cpu().numpy()
+        if name == "QK" and is_fixed(model, at, "Q"):
+            columns[score] = np.full(model.n_heads, np.nan)
         squares = circuit.singular_values()[0].square().cpu().numpy()
         with np.errstate(invalid="ignore"):
             columns[f"{name.lower()}_stable_rank"] = squares.sum(-1) / squares.max(-1)

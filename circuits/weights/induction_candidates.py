@@ -9,21 +9,25 @@ induction in an encoder-decoder, both through the encoder's output:
 * *current*: an encoder head that looks one token ahead (possible in a bidirectional encoder only) feeds the values
   of a cross head that attends to the earlier occurrence itself.
 
+In a model that reads patches a token is a patch, and the induction head may be one of the encoder's too, which looks
+back from [REG] or from the last patch: both routes then stay in the encoder.
+
 Source: Elhage et al. 2021, Olsson et al. 2022 (previous-token head and K-composition); the routes across the stacks
 are this project's reading of "Hunting for Induction Heads in Amazon's Chronos", part 2.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, Self, cast
 
 import pandas as pd
 
 from circuits.ablation.curve import check_digest
-from circuits.edges import Edges, Pair, ScoredEdge
+from circuits.edges import Edge, Edges, Pair, ScoredEdge
 from circuits.weights.composition import composition_scores
 from circuits.weights.composition_scores import CompositionScores
-from circuits.weights.token_circuit import token_composition
+from circuits.weights.token_circuit import composed, items_of
 from interp import Head, Model
 from interp.arguments import checked
 from interp.errors import InvalidInput
@@ -33,6 +37,7 @@ from interp.results.by_head import HeadScores, provenance
 from interp.results.result import Result
 from probes import head_scores
 from probes.induction.mosaic import THRESHOLD, Mosaic
+from probes.induction.patch_mosaic import REPEATED, PatchMosaic
 
 Route = Literal["token_to_right", "current_token"]
 
@@ -42,8 +47,12 @@ ROUTES: dict[str, dict[Route, tuple[str, Pair]]] = {
         "current_token": ("next_token", ("encoder.self", "decoder.cross", "V")),
     },
     "decoder.self": {"token_to_right": ("previous_token", ("decoder.self", "decoder.self", "K"))},
+    "encoder.self": {
+        "token_to_right": ("previous_token", ("encoder.self", "encoder.self", "K")),
+        "current_token": ("next_token", ("encoder.self", "encoder.self", "V")),
+    },
 }
-"""By the attention that reads the past and the mosaic's kind: the first head's score, and what it feeds."""
+"""By the mosaic's heads and kind: the first head's score, and what it feeds."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,9 @@ class InductionCandidate:
     """A head that feeds an induction head, and what speaks for it.
 
     `writer_score` is the first head's attention one token back (or ahead), of the encoder where there is one;
-    `mosaic_score` the induction head's, `token_score` the eigenvalue score of the two composed in token space (1: the
-    wire carries the token itself), `strength` the product of the excess over chance and the two attentions.
+    `mosaic_score` the induction head's, `token_score` the eigenvalue score of the two composed in token space, or
+    between random patches (1: the wire carries the token itself), `strength` the product of the excess over chance and
+    the two attentions.
     """
 
     route: Route
@@ -131,8 +141,8 @@ class InductionCandidates(Result):
 
 def fitting_scores(model: Model, seed: int = 0) -> dict[str, HeadScores]:
     """Run `probes.head_scores` as by default, with shorter sequences where the model has too few positions."""
-    length, repetitions = 25, 4
-    if model.max_positions is not None:
+    length, repetitions = (25 if model.reads_tokens else None), 4
+    if length is not None and model.max_positions is not None:
         length = min(length, model.max_positions // repetitions)
     return head_scores(model, sequence_length=length, repetitions=repetitions, seed=seed)
 
@@ -140,7 +150,7 @@ def fitting_scores(model: Model, seed: int = 0) -> dict[str, HeadScores]:
 @checked
 def induction_candidates(
     model: Model,
-    mosaic: Mosaic,
+    mosaic: Mosaic | PatchMosaic,
     *,
     composition: CompositionScores | None = None,
     scores: Mapping[str, HeadScores] | None = None,
@@ -151,7 +161,8 @@ def induction_candidates(
     """Find pairs of a head and an induction head that could be its circuit, by the architecture's routes.
 
     Args:
-        mosaic: the induction mosaic of this model.
+        mosaic: the induction mosaic of this model; of a model of patches all its queries, or one of them, such as
+            `mosaic["reg"]`.
         composition: what `composition_scores(model)` gave; computed when not given.
         scores: what `probes.head_scores(model)` gave; run when not given, on what fits into the model.
         threshold: from which attention on a head counts as a previous-token or next-token head, and as an induction
@@ -166,9 +177,11 @@ def induction_candidates(
     Raises:
         InvalidInput: a mosaic, composition or scores of other weights.
     """
-    if not isinstance(cast(object, mosaic), Mosaic):
+    if not isinstance(cast(object, mosaic), Mosaic | PatchMosaic):
         raise InvalidInput(f"mosaic= takes what probes.induction_mosaic gave; found {type(mosaic).__name__}.")
-    check_digest(as_model(model), mosaic)
+    mosaics = [mosaic] if isinstance(mosaic, Mosaic) else list(mosaic.mosaics[REPEATED].values())
+    for each in mosaics:
+        check_digest(as_model(model), each)
     wires = composition_scores(model, progress=progress) if composition is None else composition
     behaviour = fitting_scores(model) if scores is None else scores
     if not isinstance(cast(object, behaviour), Mapping):
@@ -180,22 +193,29 @@ def induction_candidates(
             raise InvalidInput(f"{name}={value!r} must be a number.")
     if wires.provenance["digest"] != model.digest:
         raise InvalidInput(f"the composition scores are of other weights than {model.name}: make them with this model.")
-    candidates: list[InductionCandidate] = []
-    for route, (name, pair) in ROUTES[".".join(model.family.context)].items():
-        writers = behaviour.get(f"{pair[0]}.{name}")
-        if writers is None:
-            raise InvalidInput(f"scores have no '{pair[0]}.{name}': give what probes.head_scores(model) gave.")
-        check_digest(model, writers)
-        readers: HeadScores = getattr(mosaic, route)
-        for writer in writers.heads(threshold):
-            for reader in readers.heads(threshold):
+    items = items_of(model, None)
+    strongest: dict[tuple[Route, Edge], InductionCandidate] = {}
+    for each in mosaics:
+        for route, (name, pair) in ROUTES[each.site].items():
+            writers = behaviour.get(f"{pair[0]}.{name}")
+            if writers is None:
+                raise InvalidInput(f"scores have no '{pair[0]}.{name}': give what probes.head_scores(model) gave.")
+            check_digest(model, writers)
+            readers: HeadScores = getattr(each, route)
+            for writer, reader in product(writers.heads(threshold), readers.heads(threshold)):
                 first, second = writer.address, reader.address
                 # NaN where the reader runs before the writer has written.
-                if wires.z[pair][first.layer, first.head, second.layer, second.head] >= least_z:
-                    edge = wires.edge(first, second, pair[2])
-                    tokens = float(token_composition(model, edge).centred.eigenvalue_score())
-                    candidates.append(InductionCandidate(route, edge, writer.score, reader.score, tokens))
-    candidates.sort(key=lambda candidate: -candidate.strength)
+                if not wires.z[pair][first.layer, first.head, second.layer, second.head] >= least_z:
+                    continue
+                edge = wires.edge(first, second, pair[2])
+                between, _ = composed(model, edge.edge, items)
+                tokens = float(between.less_row_means().eigenvalue_score())
+                candidate = InductionCandidate(route, edge, writer.score, reader.score, tokens)
+                # A head that looks back from two places counts with the stronger score.
+                best = strongest.setdefault((route, edge.edge), candidate)
+                if best.mosaic_score < candidate.mosaic_score:
+                    strongest[route, edge.edge] = candidate
+    candidates = sorted(strongest.values(), key=lambda candidate: -candidate.strength)
     settings = {"threshold": threshold, "least_z": least_z, "mosaic": mosaic.provenance.get("stimulus")}
     source = provenance(model, name="induction_candidates", **settings)
     return InductionCandidates(tuple(candidates), threshold, source)

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.edges import Edge, ScoredEdge, as_edge
+from circuits.weights.embedded_patches import embedded_patches
 from circuits.weights.head_circuit import HeadCircuit
 from interp import Batch, Head, Model, capture
 from interp.arguments import checked
@@ -111,6 +112,20 @@ def tokens_or_narrow(model: Model, tokens: Tokens | None) -> Tensor:
     return as_tokens(model, token_range(None, tokens_for(model, None)[0]) if tokens is None else tokens)
 
 
+def items_of(model: Model, tokens: Tokens | None) -> Tensor:
+    """Return what circuits are held against: token ids `[token]`, or embedded random patches `[patch, d_model]`.
+
+    Raises:
+        InvalidInput: tokens that the model does not have.
+        MissingCapability: tokens for a model of values.
+    """
+    if model.reads_tokens:
+        return tokens_or_narrow(model, tokens)
+    if tokens is not None:
+        model.require("tokens")
+    return embedded_patches(model)
+
+
 def _is_range(tokens: Tokens) -> bool:
     return isinstance(tokens, tuple) and len(tokens) == 2
 
@@ -128,17 +143,17 @@ def tokens_as_values(model: Model, ids: Int[Tensor, "token"]) -> Float[Tensor, "
     return torch.full(ids.shape, torch.nan)
 
 
-def _embedded(model: Model, stack: Stack, ids: Tensor, folded: bool, dtype: torch.dtype) -> Tensor:
+def _embedded(model: Model, stack: Stack, items: Tensor, folded: bool, dtype: torch.dtype) -> Tensor:
     """Return embeddings as a head with or without folded norms reads them, `[token, d_model]`."""
-    rows = embedding(model, stack)[ids.to(model.device)].to(dtype)
+    rows = (embedding(model, stack)[items.to(model.device)] if model.reads_tokens else items).to(dtype)
     return normed(model, rows) if folded else rows
 
 
-def _read_out(model: Model, stack: Stack, ids: Tensor, folded: bool, dtype: torch.dtype) -> Tensor:
+def _read_out(model: Model, stack: Stack, items: Tensor, folded: bool, dtype: torch.dtype) -> Tensor:
     """Return the directions with which the stream that a head writes to is compared, `[d_model, token]`."""
-    if stack == "encoder":
-        return embedding(model, "encoder")[ids.to(model.device)].to(dtype).T
-    return unembedding(model, fold_norm=folded)[:, ids.to(model.device)].to(dtype)
+    if stack == "encoder" or not model.reads_tokens:
+        return _embedded(model, "encoder", items, False, dtype).T
+    return unembedding(model, fold_norm=folded)[:, items.to(model.device)].to(dtype)
 
 
 def _source(head: Head) -> Stack:
@@ -193,18 +208,18 @@ def token_factors(
     head: Head,
     name: Literal["QK", "OV"],
     circuit: FactoredMatrix,
-    ids: Int[Tensor, "token"],
+    items: Tensor,
     folded: bool,
     keys: TokenMeans | None = None,
     biases: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> FactoredMatrix:
-    """Compute QK or OV circuits of one head, or of several of its kind, between tokens: see `token_circuit`.
+    """Compute QK or OV circuits of one head, or of several of its kind, between tokens or patches: see `token_circuit`.
 
     Args:
         head: any of the heads.
         name: which circuit it is.
         circuit: `[..., d_model, d_model]`.
-        ids: of `as_tokens`.
+        items: of `items_of`; what heads write of patches is compared with patches in either stack.
         folded: whether the circuit has the norms' scales folded in.
         keys: what stands for the encoder's output.
         biases: as a circuit has them; without, it is the linear part, whose centred eigenvalues are the same.
@@ -218,11 +233,12 @@ def token_factors(
     """
     dtype = torch.promote_types(circuit.A.dtype, torch.float32)
     left, right = circuit.A.to(dtype), circuit.B.to(dtype)
-    read = _embedded(model, _source(head), ids, folded, dtype) if keys is None else _means(model, keys, ids).to(right)
+    source = _source(head)
+    read = _embedded(model, source, items, folded, dtype) if keys is None else _means(model, keys, items).to(right)
     if name == "QK":
-        queries = biased(_embedded(model, head.stack, ids, folded, dtype) @ left, biases[0])
+        queries = biased(_embedded(model, head.stack, items, folded, dtype) @ left, biases[0])
         return FactoredMatrix(queries, biased((right @ read.T).mT, biases[1]).mT)
-    return FactoredMatrix(biased(read @ left, biases[0]), right @ _read_out(model, head.stack, ids, folded, dtype))
+    return FactoredMatrix(biased(read @ left, biases[0]), right @ _read_out(model, head.stack, items, folded, dtype))
 
 
 def biased(rows: Float[Tensor, "*head row d_head"], bias: Tensor | None) -> Float[Tensor, "*head row d_head"]:
@@ -253,26 +269,39 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
 
     Source: Elhage et al. 2021.
     """
-    as_model(model)
-    wire = as_edge(edge)
+    as_model(model).require("tokens")
+    wire, ids = as_edge(edge), tokens_or_narrow(model, tokens)
+    factors, axes = composed(model, wire, ids)
+    source = provenance(model, name="token_composition", folded=True)
+    name = f"{wire.kind}-composition"
+    return TokenCircuit(factors.A, factors.B, name, wire, *axes, ids, tokens_as_values(model, ids), source)
+
+
+def composed(model: Model, wire: Edge, items: Tensor) -> tuple[FactoredMatrix, tuple[str, str]]:
+    """Compose two heads between tokens or patches, `[token, token]`: see `token_composition`.
+
+    Args:
+        wire: between heads, norms folded.
+        items: of `items_of`.
+
+    Returns:
+        The map, and what its rows and columns are.
+
+    Raises:
+        UnknownHead: the model has no such head.
+    """
     writer, reader = (model.head(head) for head in wire.heads)
     first, second = model.weights(writer), model.weights(reader)
-    ids, dtype = tokens_or_narrow(model, tokens), first.W_V.dtype
-    written = biased(_embedded(model, _source(writer), ids, True, dtype) @ first.W_V, first.b_V)
+    dtype = first.W_V.dtype
+    written = biased(_embedded(model, _source(writer), items, True, dtype) @ first.W_V, first.b_V)
     if wire.kind == "K":
-        queries = biased(_embedded(model, reader.stack, ids, True, dtype) @ second.W_Q, second.b_Q)
-        factors = (queries, (second.W_K.mT @ first.W_O.mT) @ written.T)
-        axes = ("query", "writer's key")
-    elif wire.kind == "Q":
-        keys = biased(_embedded(model, _source(reader), ids, True, dtype) @ second.W_K, second.b_K)
-        factors = (written, first.W_O @ second.W_Q @ keys.T)
-        axes = ("writer's key", "key")
-    else:
-        out = _read_out(model, reader.stack, ids, True, dtype)
-        factors = (written, (first.W_O @ second.W_V) @ (second.W_O @ out))
-        axes = ("writer's key", "output")
-    source = provenance(model, name="token_composition", folded=True)
-    return TokenCircuit(*factors, f"{wire.kind}-composition", wire, *axes, ids, tokens_as_values(model, ids), source)
+        queries = biased(_embedded(model, reader.stack, items, True, dtype) @ second.W_Q, second.b_Q)
+        return FactoredMatrix(queries, (second.W_K.mT @ first.W_O.mT) @ written.T), ("query", "writer's key")
+    if wire.kind == "Q":
+        keys = biased(_embedded(model, _source(reader), items, True, dtype) @ second.W_K, second.b_K)
+        return FactoredMatrix(written, first.W_O @ second.W_Q @ keys.T), ("writer's key", "key")
+    out = _read_out(model, reader.stack, items, True, dtype)
+    return FactoredMatrix(written, (first.W_O @ second.W_V) @ (second.W_O @ out)), ("writer's key", "output")
 
 
 def _means(model: Model, keys: TokenMeans, ids: Tensor) -> Tensor:

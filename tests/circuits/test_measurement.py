@@ -41,7 +41,7 @@ def named(name: str, tokens: RepeatedTokens) -> Metric:
     both = torch.tensor([[TOKEN, OTHER]]).expand(len(tokens), -1)
     return {
         "log_prob": circuits.log_prob(tokens.continuation),
-        "accuracy": circuits.accuracy(tokens.continuation),
+        "accuracy": circuits.metrics.accuracy(tokens.continuation),
         "logit_difference": circuits.logit_difference(TOKEN, OTHER),
         "mean_log_prob": mean_log_prob(both),
     }[name]

@@ -18,6 +18,7 @@ from probes.questions.agreement import Agreement, multisine_scores
 from probes.questions.comb_origin import comb_origin
 from probes.questions.length_effect import LengthEffect
 from probes.questions.repetition_effect import RepetitionEffect
+from tests.conftest import tiny_bolt
 
 SERIES = np.sin(np.arange(80) / 3)[None] + np.linspace(0, 1, 80)
 
@@ -32,6 +33,7 @@ def classes(base: type[Result]) -> list[type[Result]]:
 def examples() -> dict[str, Result]:
     """One result of every class, by the class's name."""
     model, quiet = interp.load("pico-t5-induction"), {"progress": False}
+    bolt = interp.wrap(tiny_bolt())
     tokens = probes.repeated_random_tokens(batch_size=4, unique=True, model=model, seed=1)
     sequences = probes.repeated_sequences(batch_size=4, sequence_length=8, repetitions=2, model=model, seed=1)
     fresh = probes.repeated_random_tokens(batch_size=4, model=model, seed=2)
@@ -85,6 +87,8 @@ def examples() -> dict[str, Result]:
         circuits.patch_edges(model, *pair, metric, list(circuit)[:3], **quiet),
         circuits.evaluate(model, circuit, *pair, metric, controls=2, parts=2, **quiet),
         circuits.faithfulness_by_size(model, scores, *pair, metric, draws=2, **quiet),
+        circuits.patch_circuit(bolt, "encoder.self.1.0", patches=5),
+        probes.induction_mosaic(bolt, patches=4, batch_size=3),
     ]
     return {type(result).__name__: result for result in results}
 
