@@ -21,7 +21,7 @@ from interp.results.by_head import as_heads
 from interp.validate import whole
 from probes import induction_mosaic, repeated_random_patches, repeated_random_tokens
 from probes.induction.mosaic import THRESHOLD, Mosaic
-from probes.induction.patch_mosaic import REPEATED, PatchMosaic
+from probes.induction.patch_mosaic import PatchMosaic, strongest_query
 from probes.reports.own_series import own_series
 from probes.stimuli.time_series import as_time_series
 
@@ -117,9 +117,7 @@ def _stimulus(model: Model, seed: int, coefficients: int | None) -> Stimulus:
 def _mosaic(model: Model, stimulus: Stimulus) -> Mosaic:
     """Return the mosaic of a stimulus; of patches that of the query whose strongest head has the highest score."""
     mosaic: Any = induction_mosaic(model, stimulus)
-    if not isinstance(mosaic, PatchMosaic):
-        return mosaic
-    return max((mosaic[query] for query in mosaic.mosaics[REPEATED]), key=lambda of: of.either.values.max())
+    return strongest_query(mosaic) if isinstance(mosaic, PatchMosaic) else mosaic
 
 
 def _curve(

@@ -1,8 +1,10 @@
 """The composition report: what `python -m circuits composition` runs, prints and writes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from circuits import plots
+from circuits.reports.patch_weights import patch_weights
 from circuits.weights.composition import composition_scores, largest_by_chance
 from circuits.weights.composition_scores import CompositionScores
 from circuits.weights.head_circuit import ov_circuit, qk_circuit
@@ -10,11 +12,12 @@ from circuits.weights.head_summary import head_summary
 from circuits.weights.induction_candidates import ROUTES, InductionCandidates, fitting_scores, induction_candidates
 from circuits.weights.position_circuit import position_circuit
 from circuits.weights.token_circuit import token_circuit, token_composition
-from interp import Model
+from interp import Head, Model
 from interp.output.report import Report, Section, as_text
 from interp.results.result import Floats
 from interp.validate import whole
 from probes import induction_mosaic
+from probes.induction.patch_mosaic import PatchMosaic, strongest_query
 
 SHOWN = 4
 """How many of the mosaic's strongest heads have their circuits drawn."""
@@ -41,14 +44,14 @@ def composition(model: Model, *, top: int = 20, seed: int = 0, progress: bool = 
         InvalidInput: fewer than one edge, or weights that cannot be read.
     """
     whole("top", top, 1)
-    mosaic = induction_mosaic(model, seed=seed)
+    measured = induction_mosaic(model, seed=seed)
+    # Of a model that reads patches there is one for each query: heads are coloured by the one with the strongest head.
+    mosaic = strongest_query(measured) if isinstance(measured, PatchMosaic) else measured
     behaviour = fitting_scores(model, seed)
     scores = composition_scores(model, progress=progress)
-    candidates = induction_candidates(model, mosaic, composition=scores, scores=behaviour, progress=progress)
+    candidates = induction_candidates(model, measured, composition=scores, scores=behaviour, progress=progress)
     summary = head_summary(model, mosaic=mosaic, scores=[behaviour[name] for name in JOINED if name in behaviour])
     strongest = [head.address for head in mosaic.either.heads()[:SHOWN]]
-    ov = [token_circuit(ov_circuit(model, head)) for head in strongest]
-    qk = [token_circuit(qk_circuit(model, head)) for head in strongest]
     edges = scores.top(top)
     chance = _chance(scores, largest_by_chance(model, draws=WIRINGS, seed=seed, progress=progress))
     encoder = model.has_encoder
@@ -68,7 +71,7 @@ def composition(model: Model, *, top: int = 20, seed: int = 0, progress: bool = 
         ),
         _candidates(model, scores, candidates, top, mosaic),
     ]
-    if candidates.candidates:
+    if candidates.candidates and model.reads_tokens:
         unit = "values" if encoder else "tokens"
         sections.append(
             Section(
@@ -103,6 +106,24 @@ def composition(model: Model, *, top: int = 20, seed: int = 0, progress: bool = 
             figure=plots.composition_explorer(scores),
             picture=plots.composition(scores, *wire, score="z"),
         ),
+        *(_in_tokens(model, strongest) if model.reads_tokens else patch_weights(model, strongest)),
+        Section(
+            "head_summary",
+            "Heads",
+            _summary_words(model),
+            table=summary,
+        ),
+    ]
+    results = {"mosaic.json": measured, "composition.safetensors": scores}
+    return Report("composition", f"Weights and wiring of {mosaic.name}", sections, results)
+
+
+def _in_tokens(model: Model, heads: Sequence[Head]) -> list[Section]:
+    """Make the sections of heads' circuits in token space."""
+    encoder = model.has_encoder
+    ov = [token_circuit(ov_circuit(model, head)) for head in heads]
+    qk = [token_circuit(qk_circuit(model, head)) for head in heads]
+    return [
         Section(
             "eigenvalues",
             "OV eigenvalues",
@@ -130,18 +151,19 @@ def composition(model: Model, *, top: int = 20, seed: int = 0, progress: bool = 
             "out.",
             figure=plots.token_circuit(qk[0]),
         ),
-        Section(
-            "head_summary",
-            "Heads",
-            "Copying and matching are eigenvalue scores in token space over the values within +-1.01: 1 where all "
-            "eigenvalues are positive. What encoder heads write is compared with the embeddings instead of logits."
-            if encoder
-            else "Copying and matching are eigenvalue scores in token space: 1 where all eigenvalues are positive.",
-            table=summary,
-        ),
     ]
-    results = {"mosaic.json": mosaic, "composition.safetensors": scores}
-    return Report("composition", f"Weights and wiring of {mosaic.name}", sections, results)
+
+
+def _summary_words(model: Model) -> str:
+    """Say what copying and matching mean in the table of heads."""
+    if not model.reads_tokens:
+        return "Copying and matching are eigenvalue scores over random patches: 1 where all eigenvalues are positive."
+    if not model.has_encoder:
+        return "Copying and matching are eigenvalue scores in token space: 1 where all eigenvalues are positive."
+    return (
+        "Copying and matching are eigenvalue scores in token space over the values within +-1.01: 1 where all "
+        "eigenvalues are positive. What encoder heads write is compared with the embeddings instead of logits."
+    )
 
 
 def _candidates(
@@ -157,7 +179,7 @@ def _candidates(
     if table.empty:
         brief = f"no induction candidates: no pair of heads at {candidates.threshold:g} with a wire between them"
     else:
-        brief = as_text(table.drop(columns=["writer", "reader", "kind", "raw"]).head(top))
+        brief = as_text(table[["edge", "excess", "z", "mosaic_score", "strength"]].head(top))
         if len(candidates) > top:
             brief += f"\n... and {len(candidates) - top} more candidates, in the table"
     return Section(

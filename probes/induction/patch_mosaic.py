@@ -116,6 +116,11 @@ class PatchMosaic(Result):
         return self.to_frame().sort_values("either", ascending=False)
 
 
+def strongest_query(mosaic: PatchMosaic) -> Mosaic:
+    """Return the mosaic, on repeated patches, of the query whose strongest head has the highest score."""
+    return max(mosaic.mosaics[REPEATED].values(), key=lambda of: float(of.either.values.max()))
+
+
 def patch_mosaic(model: Model, batch: RepeatedPatches) -> PatchMosaic:
     """Score all cross heads and encoder heads on repeated random patches and on their controls.
 

@@ -272,3 +272,16 @@ def test_ablation_of_a_model_that_reads_patches(tmp_path: Path) -> None:
     refused = runner.invoke(circuits_command.app, ["ablate", "--model", "pico-t5", "--coefficients", "3"])
     assert refused.exit_code != 0
     assert "no patches" in refused.output
+
+
+def test_composition_of_a_model_that_reads_patches(tmp_path: Path) -> None:
+    """Wires, candidates from all queries, and single heads on random patches instead of token maps."""
+    arguments = ["composition", "--model", "pico-bolt", "--top", "5", "--no-images", "--out", str(tmp_path)]
+    run = runner.invoke(circuits_command.app, arguments)
+    assert run.exit_code == 0, run.output
+    files = {path.name for path in tmp_path.iterdir()}
+    assert {"edges.csv", "induction_candidates.csv", "patch_circuits.csv", "head_summary.csv", "mosaic.json"} <= files
+    table = pd.read_csv(tmp_path / "patch_circuits.csv")
+    assert set(table["circuit"]) == {"matching", "copying"}
+    assert table["chance"].eq(1 / 200).all()
+    assert "decoder.cross.0.0:q" not in (tmp_path / "edges.csv").read_text()
