@@ -344,7 +344,9 @@ def _taken(values: Tensor, steps: list[int] | slice) -> Tensor:
     """
     count = values.shape[-1]
     chosen = [*range(count)][steps] if isinstance(steps, slice) else steps
-    if not chosen or not all(-count <= step < count for step in chosen):
+    # Python leaves out in silence what a slice has beyond the end.
+    beyond = isinstance(steps, slice) and (steps.stop or 0) > count
+    if beyond or not chosen or not all(-count <= step < count for step in chosen):
         raise InvalidInput(
             f"steps={steps}: one forward pass forecasts the steps 0-{count - 1}. Metrics are of one pass: beyond it "
             "Chronos feeds quantiles back."

@@ -1,7 +1,7 @@
 """The sections of the composition report about single heads of a model that reads patches."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ def patch_weights(model: Model, heads: Sequence[Head]) -> list[Section]:
     """
     parts = [patch_circuit(model, head).summary().assign(head=str(head)) for head in heads]
     rows = pd.concat(parts, ignore_index=True)
-    table: Any = Frame(rows, columns=["head", *rows.columns.drop("head")])
+    table = cast(pd.DataFrame, Frame(rows, columns=["head", *rows.columns.drop("head")]))
     columns = ["head", "circuit", "first", "chance", "control_high", "z", "p"]
     short: Any = table[columns]
     sections = [

@@ -52,7 +52,7 @@ def induction_mosaic(model: Model, batch: Batch | None = None, **stimulus: Any) 
     has_encoder = model.has_encoder
     tokens = repeated_random_tokens(model=model, **stimulus) if batch is None else batch
     if not isinstance(tokens, RepeatedTokens):
-        tokens.require_tokens()
+        model.check(tokens)
         raise InvalidInput(
             "this batch does not know where its tokens repeat: make it with probes.repeated_random_tokens(...)."
         )

@@ -116,7 +116,7 @@ def sequences_for(model: Model, batch: Batch | None, stimulus: dict[str, Any], l
     if batch is not None and stimulus:
         raise InvalidInput(f"give a batch or its parameters ({', '.join(stimulus)}), not both.")
     if batch is not None:
-        batch.require_tokens()
+        model.check(batch)
     if batch is None:
         whole("repetitions", stimulus.get("repetitions", least), least)
         return repeated_sequences(model=model, **stimulus)

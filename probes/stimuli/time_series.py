@@ -294,6 +294,11 @@ def check_series(model: Model, values: Floats, num_decoder: int, scale_by: Scale
             "spectrum needs an even axis without gaps. Fill them, or take a part without."
         )
     if not model.reads_tokens:
+        if steps < 2 * model.patching.size:
+            raise InvalidInput(
+                f"a series of {steps} steps is less than two patches of {model.patching.size} steps, which is what "
+                f"{model.name} attends to. Take a longer one."
+            )
         if bool((values == values[:, :1]).all(1).any()):
             raise InvalidInput("a constant series has no spectrum: all its values are the same.")
         return

@@ -115,6 +115,7 @@ def test_what_is_refused(model: interp.Model, batch: Batch, quantiles: Tensor) -
         (quantile(0.95), "nothing is known outside"),
         (median(12), r"one forward pass forecasts the steps 0-11\. Metrics are of one pass"),
         (median(slice(20, 30)), "the steps 0-11"),
+        (median(slice(0, 13)), "the steps 0-11"),
         (pinball(torch.zeros(4, 13)), r"the series has 13 steps, and one forward pass forecasts 12"),
         (distance_to(torch.zeros(3, 5)), "3 series for 4 rows"),
         (torch.abs, "must give one number per row"),

@@ -125,6 +125,8 @@ def test_what_cannot_be_asked(bolt: interp.Model, model: interp.Model) -> None:
         attention_spectrum(bolt, SLOW, num_decoder=1)
     with pytest.raises(InvalidInput, match="longer than tiny-bolt's"):
         attention_spectrum(bolt, multisine([0.5], steps=LENGTH + 2 * SIZE, duration=10))
+    with pytest.raises(InvalidInput, match="less than two patches of 8 steps"):
+        attention_spectrum(bolt, np.arange(15.0))
     with pytest.raises(InvalidInput, match="a constant series has no spectrum"):
         attention_spectrum(bolt, np.ones(40))
     with pytest.raises(InvalidInput, match="missing values at steps 3"):
