@@ -29,7 +29,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } h3 { fo
 p { color: #444; max-width: 46rem; } .figure { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; } td, th { padding: .25rem .8rem; text-align: right; }
 th { border-bottom: 1px solid #888; } td { border-bottom: 1px solid #eee; }
-td:first-child, th:first-child { text-align: left; }
+td:first-child, th:first-child, .words { text-align: left; } .name { white-space: nowrap; }
 """
 
 
@@ -88,8 +88,7 @@ class Section:
         table = self.table if self.shown is None else self.shown
         if table is not None and len(table.columns):
             heading = "" if self.figure is None else "<h3>The numbers</h3>"
-            html = _cells(table).to_html(index=False, border=0, float_format="{:.3f}".format)
-            parts += [heading, _paragraph(self.note), f'<div class="figure">{html}</div>']
+            parts += [heading, _paragraph(self.note), f'<div class="figure">{_as_html(table)}</div>']
         return "".join(parts)
 
 
@@ -208,6 +207,25 @@ def as_text(table: pd.DataFrame, heading: str = "") -> str:
 
 def _is_text(column: Any) -> bool:
     return len(column) > 0 and all(isinstance(cell, str) for cell in column)
+
+
+def _as_html(table: pd.DataFrame) -> str:
+    """Return a table as HTML: numbers on the right, words on the left, and names in one line."""
+    cells = _cells(table)
+    kinds = {name: ' class="words"' if _is_text(cells[name][cells[name] != ""]) else "" for name in cells}
+
+    def one(name: Any, cell: Any) -> str:
+        if isinstance(cell, str) and cell and " " not in cell:
+            return f'<td class="words name">{escape(cell)}</td>'
+        return f"<td{kinds[name]}>{escape(f'{cell:.3f}' if isinstance(cell, float) else str(cell))}</td>"
+
+    head = "".join(f"<th{kinds[name]}>{escape(str(name))}</th>" for name in cells)
+    lines = (
+        "".join(one(name, cell) for name, cell in zip(cells, row, strict=True))
+        for row in cells.itertuples(index=False, name=None)
+    )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _cells(table: pd.DataFrame) -> pd.DataFrame:

@@ -121,10 +121,10 @@
 
   function drawMosaic({ run, threshold, model, rest }) {
     const [layers, heads] = [run.current_token.length, run.current_token[0].length];
-    const height = Math.max(330, 160 + (layers > 12 ? 22 : 30) * layers);
+    const height = Math.max(343, 173 + (layers > 12 ? 22 : 30) * layers);
     const width = byId("mosaic").clientWidth;
     // The plot's width less margins and the gap, by columns; its height less margins, by rows.
-    const size = Math.max(5, Math.min(18, 0.5 * Math.min((0.45 * (width - 165)) / heads, (height - 155) / layers)));
+    const size = Math.max(5, Math.min(18, 0.5 * Math.min((0.45 * (width - 165)) / heads, (height - 168) / layers)));
     const counts = countsOf(run, threshold);
     const traces = KINDS.flatMap((kind, panel) => {
       const scores = run[kind].map((row) => row.map((score) => (score === null ? null : score / data.unit)));
@@ -144,12 +144,19 @@
     const subtitle = `${rest.join(", ")}; ringed: at least ${(threshold / 100).toFixed(2)}`;
     const x = { title: { text: "head" }, range: [-0.5, heads - 0.5], ...ticks(heads) };
     const y = { title: { text: "layer" }, range: [layers - 0.5, -0.5], ...ticks(layers) };
+    // Where no head reaches the threshold: which one comes closest.
+    const note = (kind) => {
+      const strongest = headsOf(run).filter((h) => h[kind] !== null).sort((a, b) => b[kind] - a[kind])[0];
+      if (counts[kind] || !strongest) return "";
+      const which = `${run.site}.${strongest.layer}.${strongest.head}, ${(strongest[kind] / data.unit).toFixed(2)}`;
+      return `<br><span style="font-size: 12px; color: #666">no head reaches ${(threshold / 100).toFixed(2)}; the strongest is ${which}</span>`;
+    };
     const panelTitle = (kind, at) => ({
-      text: `${LABELS[kind]}: ${counts[kind]} of ${counts.all} heads`,
+      text: `${LABELS[kind]}: ${counts[kind]} of ${counts.all} heads${note(kind)}`,
       x: at, y: 1, xref: "paper", yref: "paper", xanchor: "center", yanchor: "bottom", showarrow: false, font: { ...FONT, size: 15 },
     });
     const layout = {
-      font: FONT, height, autosize: true, margin: { l: 60, r: 105, t: 105, b: 50 }, plot_bgcolor: "#f0f0f0",
+      font: FONT, height, autosize: true, margin: { l: 60, r: 105, t: 118, b: 50 }, plot_bgcolor: "#f0f0f0",
       title: { text: plain(title), subtitle: { text: plain(subtitle), font: { size: 13, color: "#666" } }, ...TITLE },
       xaxis: { ...x, domain: [0, 0.46] }, xaxis2: { ...x, domain: [0.54, 1], anchor: "y2" },
       yaxis: y, yaxis2: { ...y, anchor: "x2" },

@@ -147,7 +147,7 @@ def mosaic_explorer(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOL
         "runs": runs,
     }
     layers = int(frame["layer"].to_numpy().max()) + 1
-    mosaic = max(330, 160 + (22 if layers > 12 else 30) * layers)
+    mosaic = max(343, 173 + (22 if layers > 12 else 30) * layers)
     return Explorer(_script_safe(content), height=mosaic + 760)
 
 

@@ -30,6 +30,15 @@ def ticks(n: int) -> dict[str, Any]:
     return {"tick0": 0, "dtick": 1 if n <= 12 else 2}
 
 
+def strongest(scores: HeadScores, threshold: float) -> str:
+    """Say which head has the highest score, as a second line of a panel's title, where none reaches a threshold."""
+    heads = [head for head in scores.heads() if np.isfinite(head.score)]
+    if not heads or heads[0].score >= threshold:
+        return ""
+    words = f"no head reaches {threshold:g}; the strongest is {heads[0].address}, {heads[0].score:.2f}"
+    return f'<br><span style="font-size: 12px; color: #666">{words}</span>'
+
+
 def rings(scores: HeadScores, threshold: float) -> go.Scatter:
     """Draw rings around the heads whose score reaches a threshold."""
     cells = np.argwhere(scores.values >= threshold)

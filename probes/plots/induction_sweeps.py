@@ -140,7 +140,8 @@ def sweep_heatmap(sweep: Framed | pd.DataFrame, *, threshold: float = THRESHOLD)
                 hovertemplate="length %{y}, %{x} repetitions<br>%{z:.4g} heads<extra></extra>",
             )
             figure.add_trace(cells, row=row, col=column)
-    figure.update_xaxes(title="repetitions", showgrid=False, zeroline=False, **_values(repetitions))
+    figure.update_xaxes(showgrid=False, zeroline=False, **_values(repetitions))
+    figure.update_xaxes(title="repetitions", row=len(models))
     figure.update_yaxes(showgrid=False, zeroline=False, **_values(lengths))
     figure.update_yaxes(title="sequence length", col=1)
     return styled(

@@ -13,7 +13,7 @@ from interp.output.style import COLORS, SCALE, heads_of, label, short, styled, u
 from interp.results.by_head import HeadScores
 from probes.induction.mosaic import KINDS, THRESHOLD, Mosaic
 from probes.induction.patch_mosaic import PatchMosaic
-from probes.plots.heatmaps import heatmap, rings, ticks
+from probes.plots.heatmaps import heatmap, rings, strongest, ticks
 from probes.plots.patch_mosaics import patch_mosaic
 
 
@@ -34,8 +34,11 @@ def mosaic(result: Mosaic | PatchMosaic, *, threshold: float = THRESHOLD) -> go.
     if isinstance(result, PatchMosaic):
         return patch_mosaic(result, threshold)
     counts = result.counts(threshold)
+    notes = [strongest(getattr(result, kind), threshold) for kind in KINDS]
     titles = [f"{label(kind)}: {getattr(counts, kind)} of {counts.n_heads} heads" for kind in KINDS]
-    figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.1)
+    figure = make_subplots(
+        cols=2, subplot_titles=[title + note for title, note in zip(titles, notes, strict=True)], horizontal_spacing=0.1
+    )
     layers, heads = result.current_token.values.shape
     for column, kind in enumerate(KINDS, start=1):
         figure.add_trace(heatmap(getattr(result, kind), "coloraxis"), row=1, col=column)
@@ -54,8 +57,8 @@ def mosaic(result: Mosaic | PatchMosaic, *, threshold: float = THRESHOLD) -> go.
         subtitle,
         coloraxis={"colorscale": SCALE, "cmin": 0, "cmax": 1, "colorbar": {"title": "attention"}},
         width=1060,
-        height=max(400, 215 + 34 * layers),
-    )
+        height=max(400, 215 + 34 * layers) + (30 if any(notes) else 0),
+    ).update_layout(margin_t=148 if any(notes) else 118)
 
 
 @checked

@@ -120,7 +120,7 @@ def repetition_effect(result: RepetitionEffect, *, sequence_length: int | None =
         "Attention of induction heads over repetitions",
         f"sequence length {length}; heads chosen on another seed at {counts[0]} repetitions by a score of at least "
         f"{result.threshold:g}",
-        width=170 + max(560, 350 * columns),
+        width=150 + max(560, 320 * columns),
         height=178 + 2 * blocks * 320,
         legend={"title": {"text": "repetitions R"}, "traceorder": "normal", "y": 1},
         legend2={"x": 1.02, "xanchor": "left", "y": second, "yanchor": "top"},
@@ -190,14 +190,15 @@ def length_effect(result: LengthEffect) -> go.Figure:
         "Induction heads by sequence length, and why",
         f"{result.repetitions} repetitions; slopes are per doubling of the length with 95 % intervals over seeds; "
         "dotted: controls",
-        width=1180,
+        width=1110,
         height=195 + panel * len(models),
         legend={"title": {"text": "condition"}, "traceorder": "normal"},
     ).update_layout(margin_t=155)
 
 
 def _slope(row: Table) -> str:
-    return f"{row['slope']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}): {row['verdict']}"
+    interval = f"{row['low']:+.3f} to {row['high']:+.3f}" if np.isfinite(row["low"]) else "no interval"
+    return f"{row['slope']:+.3f} ({interval}): {row['verdict']}"
 
 
 def _bars(part: Table, middle: str, low: str, high: str) -> dict[str, Any]:

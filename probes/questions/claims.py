@@ -105,7 +105,7 @@ def check_claims(results: Any, *, threshold: float = THRESHOLD, seed: int = 0) -
     for claim, (needed, test) in CLAIMS.items():
         evidence = [{"claim": claim, **vars(one)} for one in test(material)]
         rows += evidence or [{"claim": claim, "verdict": f"needs {needed}"}]
-    return Frame(rows, columns=list(COLUMNS))
+    return Frame(rows, columns=list(COLUMNS)).astype({"n": "Int64"})
 
 
 def _on_published_stimulus(

@@ -95,6 +95,9 @@ def test_heatmaps_are_of_each_kind_blank_where_nothing_was_run(counted: pd.DataF
     np.testing.assert_array_equal(right.z, [[2, np.nan], [2, 1.5]])
     np.testing.assert_array_equal(either.z, [[2, np.nan], [2, 3]])
     np.testing.assert_array_equal(b[2].z, [[7, np.nan], [np.nan, np.nan]])
+    # Titles of the second row stand where labels of the first would.
+    layout = figure.layout
+    assert [layout[f"xaxis{at}"].title.text for at in ("", 2, 3, 4, 5, 6)] == [None] * 3 + ["repetitions"] * 3
     # Each model's colours end at the largest mean that is drawn of it.
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 3)
     assert (figure.layout.coloraxis2.cmin, figure.layout.coloraxis2.cmax) == (0, 7)

@@ -47,6 +47,21 @@ def test_the_mosaic_is_two_panels_on_one_scale(small: Mosaic) -> None:
     assert [len(ring.x) for ring in rings] == [3, 9]
 
 
+def test_a_panel_without_induction_heads_names_the_strongest(small: Mosaic) -> None:
+    mini = probes.published("chronos-t5-mini")[0]
+    current, right = (note.text for note in plots.mosaic(mini).layout.annotations)
+    assert current == "current token: 2 of 32 heads"
+    assert right.startswith("token to right: 0 of 32 heads<br>")
+    assert "no head reaches 0.3; the strongest is decoder.cross.1.4, 0.19" in right
+    strict = plots.mosaic(mini, threshold=0.99)
+    assert all("no head reaches 0.99" in note.text for note in strict.layout.annotations)
+    # The second line has its place, and all panels keep the height that they had.
+    for figure, usual in ((strict, plots.mosaic(mini, threshold=0.01)), (plots.mosaic(mini), plots.mosaic(small))):
+        assert figure.layout.margin.t > usual.layout.margin.t
+    panel = [figure.layout.height - figure.layout.margin.t for figure in (strict, plots.mosaic(mini, threshold=0.01))]
+    assert panel[0] == panel[1]
+
+
 def test_counts_by_model_are_stacked_as_published(small: Mosaic) -> None:
     mini = probes.published("chronos-t5-mini")[0]
     figure = plots.head_counts([mini, small])

@@ -18,6 +18,9 @@ from probes.questions.length_effect import CONDITIONS, LengthEffect
 from probes.questions.repetition_effect import RepetitionEffect
 from tests.tolerance import close
 
+PAGE = 1120
+"""Width of a report's page: of a wider figure the end is hidden."""
+
 
 @pytest.fixture
 def repetitions() -> RepetitionEffect:
@@ -132,6 +135,12 @@ def test_lengths_by_condition_and_outcome(lengths: LengthEffect) -> None:
     assert texts[3] == "<b>two</b>, last<br>no heads were chosen"
     assert [t.name for t in figure.data if t.showlegend] == list(CONDITIONS)
     assert figure.layout.xaxis.type == "log"
+    assert figure.layout.width <= PAGE
+
+
+def test_a_slope_without_an_interval_says_so(lengths: LengthEffect) -> None:
+    figure = plots.length_effect(replace(lengths, verdicts=lengths.verdicts.assign(low=np.nan, high=np.nan)))
+    assert figure.layout.annotations[0].text == "<b>one</b>, last<br>+0.500 (no interval): collisions"
 
 
 @pytest.fixture(scope="module")
