@@ -161,7 +161,8 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
 
     Returns:
         Means over series of the unedited and the ablated forecasts and of the controls, with Student's
-        95 % intervals of the ablation's change over series, and the range of the control sets (95 % of 39 or more).
+        95 % intervals of the ablation's change over series, and the range of the control sets (95 % of 39 or more). The
+        dotted line is the share of steps that a band should hold.
     """
     frame = effects.summary()
     shown = [outcome for outcome in TITLES if outcome in effects.outcomes]
@@ -190,6 +191,12 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
                 ),
                 row=index // columns + 1, col=index % columns + 1,
             )  # fmt: skip
+    for outcome in {"coverage", "crossing"} & set(shown):
+        place: dict[str, Any] = {"row": shown.index(outcome) // columns + 1, "col": shown.index(outcome) % columns + 1}
+        figure.update_yaxes(tickformat=".1%", rangemode="nonnegative", **place)
+        if outcome == "coverage":
+            figure.update_yaxes(tickformat=".0%", range=[0, 1], **place)
+            figure.add_hline(y=effects.levels[-1] - effects.levels[0], line_dash="dot", line_color="#555", **place)
     sets = band_words((len(names) for names in effects.controls.values()), "control sets")
     return styled(
         figure,

@@ -22,6 +22,7 @@ from interp.validate import whole
 from probes import induction_mosaic, repeated_random_patches, repeated_random_tokens
 from probes.induction.mosaic import THRESHOLD, Mosaic
 from probes.induction.patch_mosaic import PatchMosaic, strongest_query
+from probes.plots.patch_mosaics import QUERY_NAMES
 from probes.reports.own_series import own_series
 from probes.stimuli.time_series import as_time_series
 
@@ -54,8 +55,9 @@ def ablate(
     """Ablate the mosaic's strongest heads, or heads of your choice, on random tokens or patches and in forecasts.
 
     Random heads of the same layers stand beside as controls. The strongest heads are chosen on one stimulus and ablated
-    on another. Of a model that reads patches they are those of the query whose strongest head has the highest score. A
-    model without a tokenizer for series, such as plain GPT-2, is read on tokens alone.
+    on another. Of a model that reads patches they are those of the query (decoder, [REG] or last patch) at which a head
+    tells repeated patches best from unrepeated ones. A model without a tokenizer for series, such as plain GPT-2, is
+    read on tokens alone.
 
     Args:
         model: the model to run.
@@ -103,7 +105,7 @@ def ablate(
         of_forecasts = forecast_sections(name, result)
         sections += of_forecasts
         results[f"{of_forecasts[0].name}.json"] = result
-    first = _chosen_section(curve, note) if chosen else _curve_section(curve, note)
+    first = _chosen_section(curve, mosaic, note) if chosen else _curve_section(curve, mosaic, note)
     return Report("ablation", "Head ablation", [first, *sections], {f"{first.name}.json": curve, **results})
 
 
@@ -115,9 +117,15 @@ def _stimulus(model: Model, seed: int, coefficients: int | None) -> Stimulus:
 
 
 def _mosaic(model: Model, stimulus: Stimulus) -> Mosaic:
-    """Return the mosaic of a stimulus; of patches that of the query whose strongest head has the highest score."""
+    """Return the mosaic of a stimulus; of patches that of the query at which a head tells repeated ones best."""
     mosaic: Any = induction_mosaic(model, stimulus)
     return strongest_query(mosaic) if isinstance(mosaic, PatchMosaic) else mosaic
+
+
+def _where(mosaic: Mosaic) -> str:
+    """Say from which query heads of patches are scored; nothing of tokens."""
+    query = mosaic.provenance.get("query")
+    return "" if query is None else f" from the query {QUERY_NAMES[query]}"
 
 
 def _curve(
@@ -130,11 +138,11 @@ def _curve(
     return ablation_curve(model, mosaic, tokens, counts=counts, controls=controls if drawable else 0, **run)
 
 
-def _curve_section(curve: AblationCurve, note: str) -> Section:
+def _curve_section(curve: AblationCurve, mosaic: Mosaic, note: str) -> Section:
     frame: Any = curve.to_frame()
     words = (
-        "The strongest heads, chosen on another stimulus than this, against random heads of the same layers that are "
-        f"not induction heads (score of at least {THRESHOLD:g}), where any can be drawn."
+        f"The strongest heads{_where(mosaic)}, chosen on another stimulus than this, against random heads of the same "
+        f"layers that are not induction heads (score of at least {THRESHOLD:g}), where any can be drawn."
     )
     return Section(
         "ablation_curve",
@@ -147,13 +155,13 @@ def _curve_section(curve: AblationCurve, note: str) -> Section:
     )
 
 
-def _chosen_section(curve: AblationCurve, note: str) -> Section:
+def _chosen_section(curve: AblationCurve, mosaic: Mosaic, note: str) -> Section:
     frame: Any = curve.to_frame()
     point = curve.points[0]
     heads = ", ".join(map(str, point.heads))
     words = (
         f"{heads}, ablated together, against random heads of the same layers that are not induction heads (score of at "
-        f"least {THRESHOLD:g}). {point.reason.capitalize()}"
+        f"least {THRESHOLD:g}{_where(mosaic)}). {point.reason.capitalize()}"
     )
     return Section(
         "chosen_heads",

@@ -117,8 +117,13 @@ class PatchMosaic(Result):
 
 
 def strongest_query(mosaic: PatchMosaic) -> Mosaic:
-    """Return the mosaic, on repeated patches, of the query whose strongest head has the highest score."""
-    return max(mosaic.mosaics[REPEATED].values(), key=lambda of: float(of.either.values.max()))
+    """Return the mosaic, on repeated patches, of the query at which a head tells them best from unrepeated ones."""
+
+    def gain(query: str) -> float:
+        repeated, control = (mosaic.mosaics[name][query].either.values for name in (REPEATED, "unrepeated"))
+        return float((repeated - control).max())
+
+    return mosaic[max(mosaic.mosaics[REPEATED], key=gain)]
 
 
 def patch_mosaic(model: Model, batch: RepeatedPatches) -> PatchMosaic:

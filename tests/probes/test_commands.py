@@ -5,21 +5,25 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import circuits
 import circuits.__main__ as circuits_command
 import interp
 import interp.__main__ as interp_command
+import probes
 import probes.__main__ as probes_command
 from probes import induction_mosaic
 from probes.induction.mosaic import Mosaic
-from tests.conftest import tiny_causal_pipeline, tiny_gpt2
+from tests.conftest import tiny_bolt, tiny_causal_pipeline, tiny_gpt2
 from tests.probes.plots.test_mosaics import BROWSERS, needs_browser
+from tests.tolerance import FORWARD, close
 
 runner = CliRunner()
 
@@ -223,6 +227,46 @@ def test_the_ablate_command_on_a_decoder_alone(tmp_path: Path) -> None:
     effects = circuits.ForecastEffects.load(out / "forecast_effects_synthetic.json")
     assert effects.truth.shape == (9, 6)
     assert all(head.startswith("decoder.self.") for head in effects.sets["top 2"])
+
+
+def test_the_ablate_command_on_a_model_of_patches(tmp_path: Path) -> None:
+    """Heads are ranked where they tell repeated patches from others, and measured by the loss on what follows."""
+    tiny_bolt().model.save_pretrained(tmp_path / "bolt")
+    model = interp.load(str(tmp_path / "bolt"))
+    days = pd.date_range("2024-01-01", periods=90, freq="D")
+    pd.DataFrame({"day": days, "sales": 20 + 5 * np.sin(np.arange(90) * 0.9)}).to_csv(tmp_path / "own.csv", index=False)
+    options = ["--series", str(tmp_path / "own.csv"), "--controls", "2", "--top", "2", "--no-images"]
+    out = tmp_path / "report"
+    result = ablate("--model", str(tmp_path / "bolt"), *options, "--method", "mean", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    mosaics = probes.induction_mosaic(model, probes.repeated_random_patches(model)).mosaics
+    gains = {
+        query: (mosaic.either.values - mosaics["unrepeated"][query].either.values).max()
+        for query, mosaic in mosaics["repeated"].items()
+    }
+    query = max(gains, key=lambda name: gains[name])
+    curve = circuits.AblationCurve.load(out / "ablation_curve.json")
+    strongest = tuple(head.address for head in mosaics["repeated"][query].either.heads()[:2])
+    assert curve.points[1].heads == strongest
+    assert curve.provenance["metric"] == "pinball"
+    words = {"decoder": "decoder", "reg": "[REG]", "last_patch": "last patch"}
+    assert f"from the query {words[query]}" in (out / "ablation.html").read_text()
+    effects = circuits.ForecastEffects.load(out / "forecast_effects_sales.json")
+    assert effects.sets["top 2"] == tuple(map(str, strongest))
+    assert effects.truth.shape == (5, 12)  # as far as one pass
+    past = interp.Batch.from_series(model, [values.iloc[:-12] for values in _origins(tmp_path / "own.csv", effects)])
+    with interp.ablate(model, strongest, method="mean", reference=past):
+        own = model.pipeline.predict(torch.tensor(effects.contexts, dtype=torch.float32), 12)
+    close(effects.fans[effects.names.index("top 2")], own.double().numpy(), terms=FORWARD)
+    assert pd.read_csv(out / "head_effects.csv")["score"].is_monotonic_decreasing
+    assert "coverage" in result.output
+
+
+def _origins(path: Path, effects: Any) -> list[pd.Series]:
+    """The series of a file up to the end of each forecast."""
+    whole = pd.read_csv(path)["sales"]
+    ends = [len(index) for index in effects.indexes]
+    return [whole.iloc[:end] for end in ends]
 
 
 def test_the_ablate_command_on_a_text_model(tmp_path: Path) -> None:
