@@ -210,12 +210,16 @@ def _is_text(column: Any) -> bool:
 
 
 def _as_html(table: pd.DataFrame) -> str:
-    """Return a table as HTML: numbers on the right, words on the left, and names in one line."""
+    """Return a table as HTML: numbers on the right, words on the left, names and short words in one line.
+
+    Columns without values are left out.
+    """
     cells = _cells(table)
+    cells = cells.loc[:, (cells != "").any()] if len(cells) else cells
     kinds = {name: ' class="words"' if _is_text(cells[name][cells[name] != ""]) else "" for name in cells}
 
     def one(name: Any, cell: Any) -> str:
-        if isinstance(cell, str) and cell and " " not in cell:
+        if isinstance(cell, str) and cell and (" " not in cell or len(cell) <= SHORTEST):
             return f'<td class="words name">{escape(cell)}</td>'
         return f"<td{kinds[name]}>{escape(f'{cell:.3f}' if isinstance(cell, float) else str(cell))}</td>"
 

@@ -261,7 +261,8 @@ def band_words(draws: Iterable[int], what: str = "random sets") -> str:
     if not counts:
         return f"no {what}"
     some = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{'95 %' if counts[0] >= LEAST_DRAWS else 'range'} of {some} {what}"
+    one = what.removesuffix("s") if counts == [1] else what
+    return f"{'95 %' if counts[0] >= LEAST_DRAWS else 'range'} of {some} {one}"
 
 
 def rank_correlation(a: Floats, b: Floats, *, draws: int = 2000, seed: int = 0) -> dict[str, float]:

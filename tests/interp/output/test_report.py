@@ -47,10 +47,16 @@ def test_words_figure_and_table_stand_together() -> None:
     assert order == sorted(order)
     assert first.count("<tr") == 2, "the heading and the one row that is shown"
     assert "<td></td>" in parts[2][1], "a missing value is a blank cell"
-    words = Section("w", "W", table=pd.DataFrame({"on": ["pico-t5", "two words", ""], "n": [1.0, 0.25, 3.0]})).to_html()
+    words = Section(
+        "w",
+        "W",
+        table=pd.DataFrame(
+            {"on": ["pico-t5", "a few words, as a statistic has", ""], "n": [1.0, 0.25, 3.0], "no": None}
+        ),
+    ).to_html()
     assert '<th class="words">on</th><th>n</th>' in words
     assert '<td class="words name">pico-t5</td><td>1.000</td>' in words
-    assert '<td class="words">two words</td><td>0.250</td>' in words
+    assert '<td class="words">a few words, as a statistic has</td><td>0.250</td>' in words
     assert 'src="http' not in page
 
 

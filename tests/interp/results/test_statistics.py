@@ -148,6 +148,7 @@ def test_bands_are_draws_and_say_what_they_are() -> None:
     assert [float(x) for x in band(np.arange(99.0))] == [1, 97]
     assert np.isnan(band(np.empty(0))).all()
     assert band_words([20]) == "range of 20 random sets"
+    assert band_words([1, 1]) == "range of 1 random set"
     assert band_words([39], "circuits") == "95 % of 39 circuits"
     assert band_words([3, 20, 0]) == "range of 3 to 20 random sets"
     assert band_words([]) == band_words([0]) == "no random sets"
