@@ -40,7 +40,9 @@ Node = Head | Site
 EMBEDDINGS: dict[Stack, Site] = {stack: Site(stack, None, 0, "resid_pre") for stack in STACKS}
 
 
-LOGITS = Site("decoder", None, None, "logits")
+LOGITS, QUANTILES = (Site("decoder", None, None, name) for name in ("logits", "quantiles"))
+OUTPUTS = (LOGITS, QUANTILES)
+"""What a model puts out: one of these, as `model.output` says."""
 
 
 _RANK = {"self": 0, "cross": 1, "mlp_out": 2}
@@ -57,18 +59,19 @@ def as_node(node: object) -> Node:
     address = parse_address(str(node).strip()) if address is None else address
     if isinstance(address, Head):
         return as_head(address)
-    if isinstance(address, Site) and (address in (*EMBEDDINGS.values(), LOGITS) or address.name == "mlp_out"):
+    if isinstance(address, Site) and (address in (*EMBEDDINGS.values(), *OUTPUTS) or address.name == "mlp_out"):
         return address
     raise InvalidInput(
         f"{address} is no part that an edge can join: give a head ('decoder.cross.1.2'), an MLP ('decoder.1.mlp_out'), "
-        "the embeddings ('encoder.0.resid_pre', 'decoder.0.resid_pre') or the output ('decoder.logits')."
+        "the embeddings ('encoder.0.resid_pre', 'decoder.0.resid_pre') or the output ('decoder.logits', or "
+        "'decoder.quantiles')."
     )
 
 
 def depth(node: Node) -> tuple[int, int, int]:
-    """Return when a part runs: stack, layer and sublayer. Embeddings come before all layers, the logits after."""
+    """Return when a part runs: stack, layer and sublayer. Embeddings come before all layers, the output after."""
     stack = STACKS.index(node.stack)
-    if node == LOGITS:
+    if node in OUTPUTS:
         return stack, 1_000_000, 0
     if node in EMBEDDINGS.values():
         return stack, -1, 0
@@ -85,8 +88,8 @@ def title(node: Node) -> str:
     """Name a part in words, for figures."""
     if isinstance(node, Head):
         return str(node)
-    if node == LOGITS:
-        return "logits"
+    if node in OUTPUTS:
+        return node.name
     if node in EMBEDDINGS.values():
         return f"{node.stack} embedding"
     return f"{node.stack} MLP {node.layer}"
@@ -100,6 +103,11 @@ def is_fixed(model: Model, at: AttentionLayer, kind: Composition) -> bool:
     """
     unread = kind != "V" and model.is_constant(Site(at.stack, at.kind, at.layer, "pattern"))
     return unread or model.is_constant(Site(at.stack, at.kind, at.layer, kind.lower()))
+
+
+def fixed_inputs(model: Model) -> tuple[str, ...]:
+    """Return all inputs of attention layers that take nothing of the input, such as `decoder.cross.0.q`."""
+    return tuple(f"{at}.{kind.lower()}" for at in model.layers() for kind in INPUT if is_fixed(model, at, kind))
 
 
 def check_pair(writer: str, reader: str, kind: str) -> Pair:
@@ -145,8 +153,9 @@ def _there_are() -> str:
 class Edge:
     """One wire: `encoder.self.0.2 -> decoder.cross.1.3:k`, `decoder.1.mlp_out -> decoder.logits`.
 
-    Parts are heads, MLPs, embeddings and the logits, given by value, by address or as scored. Heads read by their
-    queries `Q`, keys `K` or values `V`; the others have one input, and `kind` is None.
+    Parts are heads, MLPs, embeddings and the output (`decoder.logits` or `decoder.quantiles`), given by value, by
+    address or as scored. Heads read by their queries `Q`, keys `K` or values `V`; the others have one input, and `kind`
+    is None.
     """
 
     writer: Node
@@ -172,8 +181,8 @@ class Edge:
 
     def _check(self) -> None:
         writer, reader, kind = self.writer, self.reader, self.kind
-        if writer == LOGITS or reader in EMBEDDINGS.values():
-            raise InvalidInput(f"{self}: the logits write to no stream, and embeddings read none.")
+        if writer in OUTPUTS or reader in EMBEDDINGS.values():
+            raise InvalidInput(f"{self}: the output writes to no stream, and embeddings read none.")
         if isinstance(reader, Head) != (kind in get_args(Composition)):
             how = (
                 f"by {_inputs(writer, reader)}" if isinstance(reader, Head) else "by nothing after it: it has one input"

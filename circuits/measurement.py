@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.metrics import Metric, NamedMetric, QuantileMetric
-from interp import Batch, Model
+from interp import Batch, Model, Site
 from interp.errors import InvalidInput, UnclearGap
 from interp.inputs.batch import ValueBatch
 from interp.inputs.masks import row_positions
@@ -69,6 +70,28 @@ def read_out(model: Model, ln_final: Float[Tensor, "row *variant pos d_model"], 
     flat = ln_final.reshape(-1, *ln_final.shape[-2:])
     context = batch.values.repeat_interleave(len(flat) // rows, 0)
     return model.quantiles(flat, context).unflatten(0, (rows, *variants))
+
+
+def end_site(model: Model) -> Site:
+    """Return the site from which outputs of one input are measured for another: see `outputs_in`."""
+    return model.output if model.reads_tokens else Site("decoder", None, None, "ln_final")
+
+
+def outputs_in(model: Model, end: Tensor, batch: Batch) -> Tensor:
+    """Return what a model puts out where it is at `end_site`, in the units of a batch.
+
+    A model of values gives quantiles in units of its context's deviation from its mean. Those of another input are
+    read out with the mean and deviation of this batch, so that the two differ by what the model computes alone.
+
+    Returns:
+        Logits `[row, pos, token]`, or quantiles `[row, quantile, step]`.
+    """
+    return end if model.reads_tokens else read_out(model, end, batch)
+
+
+def output_size(model: Model, queries: int = 1) -> int:
+    """Return how many numbers a model puts out for a row: logits at so many positions, or quantiles of all steps."""
+    return prod(model.shape_at("quantiles")) if model.gives_quantiles else queries * model.d_vocab
 
 
 def measured(model: Model, metric: Metric, outputs: Tensor, batch: Batch) -> Float[Tensor, " row"]:

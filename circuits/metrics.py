@@ -317,6 +317,36 @@ def distance_to(series: Any, *, level: float = 0.5, scaled: bool = True) -> Quan
     return QuantileMetric("distance", of, scaled, False, _unit(scaled))
 
 
+def towards(target: Any, against: Any) -> QuantileMetric:
+    """Measure how far the median lies on the way from one series to another: 0 at `against`, 1 at `target`.
+
+    It is linear in the quantiles, so that direct effects on them add up, as `logit_difference` is in logits. Of a pair
+    of `probes` it is 1 where the forecast is what is right on clean, and 0 where it is what is right on corrupt.
+
+    Args:
+        target: `[row, step]`, or one for all rows, from the first step of the forecast on; missing steps do not count.
+        against: the other one, of as many steps.
+
+    Raises:
+        InvalidInput: no series, of other shapes, or a row in which the two are the same.
+    """
+    ends = as_series(target), as_series(against)
+    if ends[0].shape != ends[1].shape:
+        raise InvalidInput(f"target is {list(ends[0].shape)} and against {list(ends[1].shape)}: give two of one shape.")
+    if bool((same := ((ends[0] - ends[1]).nan_to_num() == 0).all(1)).any()):
+        raise InvalidInput(
+            f"target and against are the same in rows {same.nonzero()[:6, 0].tolist()}: nothing lies between."
+        )
+
+    def of(quantiles: Tensor, levels: Levels) -> Tensor:
+        own = at_level(quantiles, levels, 0.5)
+        one, other = (_targets("towards", series, own) for series in ends)
+        way = (one - other).nan_to_num()
+        return ((own[:, : way.shape[-1]] - other.nan_to_num()) * way).sum(1) / way.square().sum(1)
+
+    return QuantileMetric("towards", of, False, True, "share of the way")
+
+
 def crossing() -> QuantileMetric:
     """Measure the share of neighbouring quantiles, over steps, of which the lower level lies above the higher one."""
 

@@ -9,11 +9,19 @@
 import numpy as np
 import torch
 from einops import einsum
-from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablation.head_effects import variant_bytes
-from circuits.measurement import check_moves, check_pair, measured, to_numpy
+from circuits.measurement import (
+    check_moves,
+    check_pair,
+    end_site,
+    measured,
+    output_size,
+    outputs_in,
+    read_out,
+    to_numpy,
+)
 from circuits.metrics import Metric
 from interp import Batch, Model
 from interp.cache import Cache, capture
@@ -43,9 +51,12 @@ def patched_cells(
     check_pair(model, clean, corrupt)
     check_unhooked(model, "patching")
     sites = {str(site) for at in axes for site in (at, *needs(model, at))}
-    other = capture(model, corrupt, [*map(str, axes), "decoder.logits"])
-    cache, context = clean_run(model, clean, [*sites, "decoder.logits"])
-    before, after = (measured(model, metric, run["decoder.logits"], clean).detach() for run in (cache, other))
+    end = end_site(model)
+    other = capture(model, corrupt, [*map(str, axes), str(end)])
+    cache, context = clean_run(model, clean, [*sites, str(end)])
+    before, after = (
+        measured(model, metric, outputs_in(model, run[end], clean), clean).detach() for run in (cache, other)
+    )
     check_moves(metric, before, after)
 
     cells: list[Floats] = []
@@ -56,11 +67,9 @@ def patched_cells(
             values: list[Floats] = []
             for start in range(0, count, size):
                 value = _exchanged(cache[site], other[site], axis, range(start, min(start + size, count)))
-                logits = logits_after(model, clean, cache, context, site, value)
-                values += [
-                    to_numpy(measured(model, metric, logits[:, variant], clean)) for variant in range(logits.shape[1])
-                ]
-                shown.update(logits.shape[1])
+                outputs = outputs_after(model, clean, cache, context, site, value)
+                values += [to_numpy(measured(model, metric, variant, clean)) for variant in outputs.unbind(1)]
+                shown.update(outputs.shape[1])
             cells.append(np.stack(values))
     return cells, to_numpy(before), to_numpy(after)
 
@@ -72,23 +81,24 @@ def needs(model: Model, site: Site) -> list[Site]:
     return [*([] if before is None else [before]), *(Site(site.stack, site.kind, site.layer, name) for name in read)]
 
 
-def logits_after(
-    model: Model, batch: Batch, clean: Cache, context: Context, site: Site, value: Tensor
-) -> Float[Tensor, "row variant pos token"]:
-    """Compute the logits that follow from variants of one site's value, all else below being as on the batch.
+def outputs_after(model: Model, batch: Batch, clean: Cache, context: Context, site: Site, value: Tensor) -> Tensor:
+    """Compute what a model puts out from variants of one site's value, all else below being as on the batch.
 
     Args:
         clean: the sites that `needs` names, on the batch.
         context: that of the same run: `clean_run` gives both.
         site: any site but scores and `head_out`.
         value: the site's value as `capture` lays it out, with an axis of variants after the rows.
+
+    Returns:
+        Logits `[row, variant, pos, token]`, or quantiles `[row, variant, quantile, step]` in the batch's units.
     """
     if site.name == "logits":
         return value
     out = value if site.name == "ln_final" else _through_stack(model, batch, clean, context, site, value)
     if site.stack == "encoder":
         out = decode_each(model, batch, out)
-    return model.unembed(out)
+    return read_out(model, out, batch)
 
 
 def _stream_before(model: Model, site: Site) -> Site | None:
@@ -159,8 +169,8 @@ def _exchanged(clean: Tensor, corrupt: Tensor, axis: int, cells: range) -> Tenso
 
 
 def _bytes(model: Model, batch: Batch, site: Site) -> int:
-    """Estimate the bytes of one variant: logits at all positions, and its own keys and values if it has any."""
-    (rows, queries), keys = batch.decoder_input_ids.shape, batch.ids(stacks_of(batch)[0]).shape[1]
+    """Estimate the bytes of one variant: what it puts out, and its own keys and values if it has any."""
+    rows, queries, keys = len(batch), batch.length("decoder"), batch.length(stacks_of(batch)[0])
     layers = model.n_layers["decoder"] if site.stack == "encoder" else int(site.name in ("q", "k", "v"))
-    own = 2 * queries * model.d_vocab + 2 * layers * keys * model.n_heads * model.d_head
+    own = 2 * output_size(model, queries) + 2 * layers * keys * model.n_heads * model.d_head
     return variant_bytes(model, batch, site.stack) + rows * own * torch.finfo(model.dtype).bits // 8

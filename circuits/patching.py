@@ -22,7 +22,15 @@ import pandas as pd
 import torch
 
 from circuits.ablation.head_effects import MEMORY
-from circuits.measurement import check_pair, measured, metric_name, to_numpy, warn_of_gap
+from circuits.measurement import (
+    check_pair,
+    end_site,
+    measured,
+    metric_name,
+    outputs_in,
+    to_numpy,
+    warn_of_gap,
+)
 from circuits.metrics import Metric
 from circuits.patched_runs import patched_cells
 from interp import Batch, Model
@@ -32,8 +40,9 @@ from interp.editing.context import check_unhooked, edited
 from interp.editing.edit import Target, addresses_of
 from interp.editing.edits import Resample
 from interp.errors import InvalidInput, UnknownSite
+from interp.inputs.batch import ValueBatch
 from interp.models.model import as_model
-from interp.names import LAYER_SITES, STACK_SITES, Site, Stack, parse_kind
+from interp.names import LAYER_SITES, Site, Stack, parse_kind
 from interp.results.by_head import HeadScores, provenance, row_mean
 from interp.results.frame import Frame
 from interp.results.result import Floats, Result, frozen, strongest_first
@@ -41,7 +50,7 @@ from interp.results.statistics import Test, interval, p_values, q_values
 from probes.stimuli.pairs import stacks_of
 
 BY_HEAD = ("q", "k", "v", "pattern", "z")
-BY_POSITION = (*LAYER_SITES, "q", "k", "v", "z", "attn_out", *STACK_SITES)
+BY_POSITION = (*LAYER_SITES, "q", "k", "v", "z", "attn_out", "ln_final", "logits")
 
 Sites = str | Site | Sequence[str | Site]
 """One site or several, by value, address or pattern."""
@@ -208,7 +217,8 @@ class PatchedPositions(Patched):
 
     Attributes:
         lengths: the number of positions of each site.
-        tokens: token ids by stack, `[input, row, pos]`: inputs are clean and corrupt; NaN at padding.
+        tokens: token ids by stack, `[input, row, pos]`: inputs are clean and corrupt; NaN at padding. Of patches
+            numbers, the same where the values are, -1 at [REG] and at the decoder's start token.
     """
 
     KIND = "patched-positions"
@@ -336,13 +346,10 @@ def patch_positions(
     for padded, by_position, site in zip(values, cells, chosen, strict=True):
         hidden = clean.mask(site.position_stack).T.cpu().numpy() == 0
         padded[: len(by_position)] = np.where(hidden, np.nan, by_position)
-    tokens = {
-        stack: [batch.ids(stack).double().masked_fill(batch.mask(stack) == 0, torch.nan) for batch in (clean, corrupt)]
-        for stack in stacks_of(clean)
-    }
+    tokens = {stack: _content(clean, corrupt, stack) for stack in stacks_of(clean)}
     warn_of_gap(after - before, "the corrupt and the clean input")
     source = provenance(model, clean=clean.description, corrupt=corrupt.description)
-    source |= {"special": _special(model, stacks_of(clean))}
+    source |= {"special": _special(model, stacks_of(clean)), "positions": "tokens" if clean.has_tokens else "patches"}
     return PatchedPositions(
         metric_name(metric),
         tuple(map(str, chosen)),
@@ -351,12 +358,26 @@ def patch_positions(
         after,
         source,
         lengths=tuple(map(len, cells)),
-        tokens={stack: frozen(torch.stack(ids).cpu().numpy()) for stack, ids in tokens.items()},
+        tokens=tokens,
     )
+
+
+def _content(clean: Batch, corrupt: Batch, stack: Stack) -> Floats:
+    """Return what stands at each position of both inputs, `[input, row, pos]`: see `PatchedPositions.tokens`."""
+    both = torch.stack([batch.content(stack) for batch in (clean, corrupt)])
+    if isinstance(clean, ValueBatch):
+        _, numbers = both.flatten(0, 2).unique(dim=0, return_inverse=True)
+        both = numbers.reshape(both.shape[:3])
+        if stack == "decoder" or clean.reg is not None:
+            both[..., -1] = -1
+    hidden = torch.stack([batch.mask(stack) == 0 for batch in (clean, corrupt)])
+    return frozen(both.double().masked_fill(hidden, torch.nan).cpu().numpy())
 
 
 def _special(model: Model, stacks: Sequence[Stack]) -> dict[str, dict[str, str]]:
     """Return the names of special tokens by stack and id; tokens that are words have no other names."""
+    if not model.reads_tokens:
+        return {"encoder": {"-1": "[REG]"}, "decoder": {"-1": "start"}}
     names = {stack: model.vocabulary.names(stack) if model.tokens_are_values else {} for stack in stacks}
     return {stack: {str(token): name for token, name in by_token.items()} for stack, by_token in names.items()}
 
@@ -369,7 +390,7 @@ def patch_sites(
     """Run `clean` once with several parts as they are on `corrupt`, at all positions, and measure it.
 
     Without sites this is the clean run. With all embeddings (`decoder.0.resid_pre`, and `encoder.0.resid_pre` if
-    there is an encoder) it is the corrupt run.
+    there is an encoder) it is the corrupt run. Quantiles are in the units of the clean row's context.
 
     Args:
         sites: heads, attention layers and sites, by address or pattern.
@@ -380,15 +401,19 @@ def patch_sites(
     Raises:
         UnknownSite, UnknownHead: an address that this model does not have.
         InvalidInput: one value named twice, as `z` and `attn_out` of a layer; inputs of different
-            shapes or masks; a metric that is not one number per row; edits in force.
+            shapes or masks; a metric that is not one number per row; edits in force; or quantiles, which are in the
+            units of their own input.
     """
     check_pair(model, clean, corrupt)
     check_unhooked(model, "patch_sites")
-    addresses = dict.fromkeys(addresses_of(model, sites))
-    with edited(model, [Resample(address, corrupt) for address in addresses]):
-        return frozen(
-            to_numpy(measured(model, metric, capture(model, clean, "decoder.logits")["decoder.logits"], clean))
+    addresses, end = dict.fromkeys(addresses_of(model, sites)), end_site(model)
+    if end != model.output and model.output in addresses:
+        raise InvalidInput(
+            f"patch_sites: {model.output} is in the units of its own input. Patch {end}, which makes it."
         )
+    with edited(model, [Resample(address, corrupt) for address in addresses]):
+        outputs = outputs_in(model, capture(model, clean, end)[end], clean)
+        return frozen(to_numpy(measured(model, metric, outputs, clean)))
 
 
 def _listed(sites: Any) -> list[Any]:

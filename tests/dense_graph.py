@@ -3,6 +3,7 @@
 The independent number for edge patching: it shares no code with the toolkit but the weights and the order of edges.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 import interp
 from circuits import Circuit
+
+FIXED = (r"decoder\.self\.0\.\d+:[qkv]", r"decoder\.self\.\d+\.\d+:[qk]", r"decoder\.cross\.0\.\d+:q")
+"""What heads of Chronos-Bolt read that is the same for every input, or makes no difference: on no edge."""
 
 Written = dict[str, Tensor]
 Read = Callable[[str, list[str]], Tensor]
@@ -33,12 +37,13 @@ def forward(
 
     def read(reader: str, writers: list[str]) -> Tensor:
         total: Any = 0
+        fixed = not model.reads_tokens and any(re.fullmatch(form, reader) for form in FIXED)
         for writer in writers:
-            kept = inside is None or f"{writer} -> {reader}" in inside
+            kept = inside is None or f"{writer} -> {reader}" in inside or fixed
             total = total + (now[writer] if kept else other[writer])  # type: ignore[index]
         return total
 
-    write = _t5 if model.has_encoder else _gpt2
+    write = _t5 if model.has_encoder else _gpt2  # Chronos-Bolt is a T5 between its patches and its quantiles
     return write(model, batch, now, read, embedded), now
 
 
@@ -102,13 +107,13 @@ def _t5(model: interp.Model, batch: interp.Batch, now: Written, read: Read, embe
     hidden = torch.zeros(batch.attention_mask.shape, dtype=model.dtype)
     hidden = hidden.masked_fill(batch.attention_mask == 0, lowest)[:, None, None]
     writers: list[str] = []
-    for stack, ids in (("encoder", batch.input_ids), ("decoder", batch.decoder_input_ids)):
+    for stack in ("encoder", "decoder"):
         part = getattr(module, stack)
-        length = ids.shape[1]
+        length = batch.length(stack)  # type: ignore[arg-type]
         if stack == "decoder":
             encoder, writers = writers, []
         start = f"{stack}.0.resid_pre"
-        now[start] = module.shared.weight[ids] if embedded is None else embedded[start]
+        now[start] = _start(module, batch, stack) if embedded is None else embedded[start]
         writers.append(f"{stack}.0.resid_pre")
         first = part.block[0].layer[0].SelfAttention
         bias = position(first, length, stack == "encoder")
@@ -128,8 +133,43 @@ def _t5(model: interp.Model, batch: interp.Batch, now: Written, read: Read, embe
             x = norm(read(f"{stack}.{i}.mlp_out", writers), mlp.layer_norm)
             now[f"{stack}.{i}.mlp_out"] = _mlp(x, mlp.DenseReluDense)
             writers = [*writers, f"{stack}.{i}.mlp_out"]
-    last = norm(read("decoder.logits", writers), module.decoder.final_layer_norm)
-    return model.unembed(last)
+    last = norm(read(f"decoder.{model.output.name}", writers), module.decoder.final_layer_norm)
+    return model.unembed(last) if model.reads_tokens else _quantiles(module, batch, last)
+
+
+def _start(module: Any, batch: Any, stack: str) -> Tensor:
+    """What a stack begins with: embedded tokens, or embedded patches with [REG], and the decoder's start token."""
+    if batch.has_tokens:
+        return module.shared.weight[batch.input_ids if stack == "encoder" else batch.decoder_input_ids]
+    rows, shared = len(batch.values), module.shared.weight
+    if stack == "decoder":
+        return shared[:1].expand(rows, 1, -1)
+    size = module.chronos_config.input_patch_size
+    mean, deviation = _scale(batch.values)
+    scaled = ((batch.values - mean) / deviation).to(shared.dtype)
+    patches = torch.nn.functional.pad(scaled, (-scaled.shape[1] % size, 0), value=torch.nan).unflatten(1, (-1, size))
+    x = torch.cat([patches.nan_to_num(), (~patches.isnan()).to(patches)], -1)
+    return torch.cat([_residual(x, module.input_patch_embedding), shared[1:].expand(rows, 1, -1)], 1)
+
+
+def _quantiles(module: Any, batch: Any, last: Tensor) -> Tensor:
+    mean, deviation = _scale(batch.values)
+    read = _residual(last[:, 0], module.output_patch_embedding)
+    return (read * deviation + mean).unflatten(1, (len(module.chronos_config.quantiles), -1))
+
+
+def _scale(values: Tensor) -> tuple[Tensor, Tensor]:
+    """In float32, as Chronos has it whatever the model's weights are in."""
+    mean = values.nanmean(1, keepdim=True)
+    return mean, (values - mean).square().nanmean(1, keepdim=True).sqrt()
+
+
+def _residual(x: Tensor, mlp: Any) -> Tensor:
+    """A patch embedding: an MLP, and a straight way around it."""
+    u = x @ mlp.hidden_layer.weight.T + mlp.hidden_layer.bias
+    hidden = u.relu() if isinstance(mlp.act, torch.nn.ReLU) else _gelu(u)
+    straight = x @ mlp.residual_layer.weight.T + mlp.residual_layer.bias
+    return hidden @ mlp.output_layer.weight.T + mlp.output_layer.bias + straight
 
 
 def _mlp(x: Tensor, mlp: Any) -> Tensor:

@@ -12,7 +12,6 @@ Source: total effects, as Heimersheim & Nanda 2024; Benjamini & Hochberg 1995.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.measurement import at_query, described, stimulus_for, stimulus_source
+from circuits.measurement import at_query, described, output_size, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
 from interp.arguments import checked
@@ -231,8 +230,7 @@ def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:
     rows, queries = batch.mask(stack).shape
     keys = batch.length("encoder") or queries
     width = max(model.d_mlp, 4 * model.d_model, model.n_heads * model.d_head) + model.n_heads * keys
-    outputs = prod(model.shape_at("quantiles" if model.gives_quantiles else "tokens"))
-    return rows * (2 * queries * width + 2 * outputs) * torch.finfo(model.dtype).bits // 8
+    return rows * (2 * queries * width + 2 * output_size(model)) * torch.finfo(model.dtype).bits // 8
 
 
 def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from circuits.attribution.direct import head_directions
 from circuits.attribution.readout import asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens
+from circuits.measurement import end_site
+from circuits.metrics import Metric, Tokens
 from interp import Batch, Model, capture
 from interp.arguments import checked
 from interp.cache import Cache
@@ -48,12 +49,12 @@ class AttributionByPosition(Result):
 
     `site` is the heads' kind: `decoder.cross`, whose keys are the encoder's positions, or `decoder.self` without an
     encoder, whose keys are the decoder's own, the query's the last. `total` `[row]` is the number as the model's own
-    logits give it at the decoder position `position`, of `name` and `unit` as in `DirectAttribution`; a negative
+    output gives it at the decoder position `position`, of `name` and `unit` as in `DirectAttribution`; a negative
     position, kept where padding puts it into other columns in other rows, counts over a row's own tokens. `tokens`
-    `[row, key]` are those at the keys, and `token_values` the scaled values they stand for, NaN at special ones; None
-    where a model's tokens are no values. Keys that are padding or come after the row's query add 0, have no token (NaN)
-    and do not count in means over rows. Rows that are padded at `position` are NaN. `times` are the dates or times of
-    the keys where the batch knows them, missing at special tokens.
+    `[row, key]` are those at the keys (of patches their numbers, [REG] the last), and `token_values` the scaled values
+    they stand for, NaN at special ones; None where a model's tokens are no values. Keys that are padding or come after
+    the row's query add 0, have no token (NaN) and do not count in means over rows. Rows that are padded at `position`
+    are NaN. `times` are the dates or times of the keys where the batch knows them, missing at special tokens.
     """
 
     KIND = "past-attribution"
@@ -154,7 +155,13 @@ class AttributionByPosition(Result):
 @checked
 @torch.no_grad()
 def attribution_by_position(
-    model: Model, batch: Batch, *, target: Tokens | None = None, against: Tokens | None = None, position: int = -1
+    model: Model,
+    batch: Batch,
+    *,
+    target: Tokens | None = None,
+    against: Tokens | None = None,
+    metric: Metric | None = None,
+    position: int = -1,
 ) -> AttributionByPosition:
     """Split what each head that reads the past adds to the output into what each past position adds through it.
 
@@ -165,6 +172,7 @@ def attribution_by_position(
             its pattern and values.
         target: the token, as in `direct_attribution`; without one the expected value of the forecast is split.
         against: another token, whose logit is taken off.
+        metric: of quantiles, as in `direct_attribution`.
         position: of the decoder; from the end over a row's own tokens: the last that is no padding by default.
 
     Returns:
@@ -179,29 +187,30 @@ def attribution_by_position(
     through the heads' sums over positions.
     """
     check_run(model, batch)
-    explained = asked_of(model, batch, target, against)
+    explained = asked_of(model, batch, target, against, metric)
     columns, rows = batch.position(position).to(model.device), torch.arange(len(batch), device=model.device)
     one, last = explained.at(columns), last_stream(model)
     looking = batch.decoder_attention_mask.to(model.device).bool()[rows, columns]
     site, past = ".".join(model.family.context), stacks_of(batch)[0]
-    width = batch.ids(past).shape[1] if past == "encoder" else int(columns.max()) + 1
+    width = batch.length(past) if past == "encoder" else int(columns.max()) + 1
     there = batch.mask(past)[:, :width].to(model.device).bool() & looking[:, None]
     if past == "decoder":
         # What comes after the query cannot be read, and is not past.
         there &= torch.arange(width, device=model.device) <= columns[:, None]
     layers, terms = model.layers(site), list[Tensor]()
     size = max(1, MEMORY // _layer_bytes(model, batch))
-    ends, vectors, total = [last, "decoder.logits"], None, None
+    ends, vectors, total = [last, str(end_site(model))], None, None
     for start in range(0, len(layers), size):
         group = layers[start : start + size]
         cache = capture(model, batch, [f"{layer}.{name}" for layer in group for name in ("v", "pattern", "z")] + ends)
         if vectors is None:
-            stream, logits = (cache[name][rows, columns][:, None] for name in ends)
-            vectors, _, total = direction(model, one, stream, logits, looking[:, None])
+            stream, end = (cache[name][rows, columns][:, None] for name in ends)
+            vectors, _, total = direction(model, batch, one, stream, end, looking[:, None])
             ends = []
         terms += [_terms(model, layer, cache, columns, vectors)[..., :width] for layer in group]
     assert total is not None
-    ids, hidden = batch.ids(past)[:, :width].cpu(), ~there.cpu()
+    hidden = ~there.cpu()
+    ids = batch.ids(past)[:, :width].cpu() if batch.has_tokens else torch.arange(width).expand(len(batch), -1)
     shown = None
     if model.tokens_are_values:
         shown = batch_values(model, batch, past)[:, :width].double().masked_fill(hidden, torch.nan).numpy()
@@ -243,6 +252,6 @@ def _terms(model: Model, layer: AttentionLayer, cache: Cache, columns: Tensor, v
 
 def _layer_bytes(model: Model, batch: Batch) -> int:
     """Estimate the bytes of the values and the pattern of one layer."""
-    rows, keys = batch.ids(stacks_of(batch)[0]).shape
-    width = model.n_heads * (model.d_head + batch.decoder_input_ids.shape[1])
+    rows, keys = batch.mask(stacks_of(batch)[0]).shape
+    width = model.n_heads * (model.d_head + batch.length("decoder"))
     return rows * keys * width * torch.finfo(model.dtype).bits // 8

@@ -5,6 +5,8 @@
    held at its actual scale. So each part's own product with the direction is its share, and they sum to the number.
 3. Where a model has biases that no part writes, GPT-2's beside its heads and in its final norm, what they add is one
    more share, `biases`: it is the same whatever a row holds, but for the norm's scale.
+4. Quantiles are read from the norm by an MLP. What parts add to a metric of them is exact up to the norm, and to first
+   order from there on. What the metric is beside that is one more share, `readout`.
 
 A share is not what taking the part away would change. Later layers react to it, which `head_effects` and patching
 measure; and the norm does: without the part's write w the stream x gets shorter, and the logit becomes (logit - share)
@@ -25,7 +27,8 @@ from torch import Tensor
 
 from circuits.attribution.constants import constants
 from circuits.attribution.readout import asked_of, check_run, direction, last_stream, stimulus_parameters
-from circuits.metrics import Tokens
+from circuits.measurement import end_site
+from circuits.metrics import Metric, Tokens
 from interp import Batch, Model, capture
 from interp.arguments import checked
 from interp.errors import InvalidInput, UnknownSite
@@ -37,7 +40,7 @@ from interp.results.frame import Frame
 from interp.results.result import Floats, Result, strongest_first
 from interp.results.statistics import interval
 
-EMBEDDING, BIASES = "decoder.0.resid_pre", "biases"
+EMBEDDING, BIASES, READOUT = "decoder.0.resid_pre", "biases", "readout"
 ATTENTION: tuple[Kind, ...] = ("self", "cross")
 KIND_NAMES = [f"decoder.{kind}" for kind in ATTENTION]
 
@@ -46,11 +49,12 @@ KIND_NAMES = [f"decoder.{kind}" for kind in ATTENTION]
 class DirectAttribution(Result):
     """What each part of the decoder adds to a number, `values` `[part, row, pos]`, by the parts' addresses.
 
-    The last part is `biases` where the model has any that no part writes: what they add together. All is NaN where a
+    The last part is `biases` where the model has any that no part writes: what they add together; or `readout` where
+    the number is a metric of quantiles: what it is beside the sum of all others, its first order. All is NaN where a
     row is padded.
-    `total` `[row, pos]` is the number as the model's own logits give it, of `name` and `unit`: a logit, a logit
-    difference, or the expected value minus the mean of all bins. `target` and `against` are the tokens asked for,
-    `[row, pos]`, where there are.
+    `total` `[row, pos]` is the number as the model itself gives it, of `name` and `unit`: a logit, a logit
+    difference, the expected value minus the mean of all bins, or a metric of quantiles. `target` and `against` are the
+    tokens asked for, `[row, pos]`, where there are.
     """
 
     KIND = "direct-attribution"
@@ -149,40 +153,49 @@ class DirectAttribution(Result):
 @checked
 @torch.no_grad()
 def direct_attribution(
-    model: Model, batch: Batch, *, target: Tokens | None = None, against: Tokens | None = None
+    model: Model,
+    batch: Batch,
+    *,
+    target: Tokens | None = None,
+    against: Tokens | None = None,
+    metric: Metric | None = None,
 ) -> DirectAttribution:
     """Split a number that the decoder puts out into what each of its parts adds to it.
 
     The number is the logit of a token, the difference of two tokens' logits or, where no token is given, the expected
-    value of the forecast.
+    value of the forecast. Of quantiles it is a metric.
 
     Args:
         model: the model; edits in force are seen. In bfloat16 the parts sum up to its rounding.
         target: the token of each row, such as `batch.continuation`; one for all; or one for each row and decoder
             position, `[row, pos]`.
         against: another token, likewise, whose logit is taken off.
+        metric: of quantiles, such as `circuits.metrics.towards(pair.target, pair.against)`; by default the median's
+            mean over all steps.
 
     Returns:
         The parts at every decoder position, in units of logits, or of the series' scale for the expected value. The
         parts of the expected value sum to it minus the mean of all bins, which is what no logits at all would give.
+        Of a metric of quantiles a part is its first-order share, and `readout` what is left of the metric.
 
     Raises:
         InvalidInput: tokens of another shape or outside the vocabulary, `against` without a target, no batch, or a
             model in float16.
         UnsupportedModel: weights that cannot be read, or no target for a model whose tokens are not values.
+        MissingCapability: tokens for a model that puts out quantiles.
 
     Source: logit_t = sum over parts c of c . W_U[:, t] / deviation(stream) + b_U[t], with folded W_U; Elhage et al.
     2021. For the expected value: Aumann-Shapley along the straight path of the logits (integrated gradients),
     Sundararajan et al. 2017.
     """
     check_run(model, batch)
-    explained = asked_of(model, batch, target, against)
+    explained, end = asked_of(model, batch, target, against, metric), str(end_site(model))
     last = last_stream(model)
     kinds: list[Kind] = [kind for stack, kind in model.family.kinds if stack == "decoder"]
     attention = [f"decoder.{kind}.*.z" for kind in kinds]
-    cache = capture(model, batch, [EMBEDDING, *attention, "decoder.*.mlp_out", last, "decoder.logits"])
+    cache = capture(model, batch, [EMBEDDING, *attention, "decoder.*.mlp_out", last, end])
     shown = batch.decoder_attention_mask.to(model.device).bool()
-    vectors, shift, total = direction(model, explained, cache[last], cache["decoder.logits"], shown)
+    vectors, shift, total = direction(model, batch, explained, cache[last], cache[end], shown)
     terms = {EMBEDDING: along(cache[EMBEDDING], vectors)}
     for layer in range(model.n_layers["decoder"]):
         for kind in kinds:
@@ -194,6 +207,8 @@ def direct_attribution(
     fixed = constants(model, [Site.parse(last)])
     if fixed or bool(shift.any()):
         terms[BIASES] = shift + sum(along(value, vectors) for value in fixed.values())
+    if explained.metric is not None:
+        terms[READOUT] = torch.from_numpy(total).to(shift) - torch.stack(list(terms.values())).sum(0)
     return DirectAttribution(
         name=explained.name,
         unit=explained.unit,
@@ -219,8 +234,8 @@ def along(values: Tensor, vectors: Tensor) -> Tensor:
 
 def _place(part: str) -> tuple[str, int | None, int | None]:
     """Return kind, layer and head of a part."""
-    if part == BIASES:
-        return BIASES, None, None
+    if part in (BIASES, READOUT):
+        return part, None, None
     address = parse_address(part)
     if isinstance(address, Head):
         return address.kind, address.layer, address.head

@@ -40,7 +40,7 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
 
     Args:
         model: the model; edits that are in force are seen.
-        metric: from logits `[row, pos, token]` to `[row]`, by operations of torch.
+        metric: from logits `[row, pos, token]`, or quantiles, to `[row]`, by operations of torch.
         sites: addresses or patterns, such as `["decoder.cross.*.z", "encoder.*.mlp_out"]`.
 
     Returns:
@@ -50,35 +50,34 @@ def gradients(model: Model, batch: Batch, metric: Metric, sites: str | Site | Se
 
     Raises:
         UnknownSite: a name or pattern that matches no site of this model.
-        InvalidInput: no sites, or patterns of `head_out` or the logits, which the forward pass does not go on from; a
-            metric that is not one number per row, or is not differentiable by the logits.
+        InvalidInput: no sites, or patterns of `head_out` or the output, which the forward pass does not go on from; a
+            metric that is not one number per row, or is not differentiable by the output.
     """
     if not isinstance(cast(object, sites), Iterable | Site):
         raise InvalidInput(f"sites={sites!r:.80}: give an address or a pattern, or several of them.")
     addresses = [sites] if isinstance(sites, str | Site) else list(sites)
     wanted = as_model(model).sites(*addresses) if addresses else []
-    if not wanted or any(site.name in ("head_out", "logits") for site in wanted):
+    if not wanted or any(site.name == "head_out" or site == model.output for site in wanted):
         raise InvalidInput(
-            f"sites={[str(site) for site in addresses]}: name at least one on the way to the logits, such as "
-            "'decoder.cross.*.z'; head_out is made from z."
+            f"sites={[str(site) for site in addresses]}: name at least one on the way to the {model.output.name}, such "
+            "as 'decoder.cross.*.z'; head_out is made from z."
         )
-    model.require("tokens")
-    (logits,) = model.sites("decoder.logits")
-    points = {site: model.family.point(site) for site in [*wanted, logits]}
+    points = {site: model.family.point(site) for site in [*wanted, model.output]}
     with torch.inference_mode(False), torch.enable_grad():
-        # Ids from inference mode could not be saved for the backward pass.
+        # Inputs from inference mode could not be saved for the backward pass.
         arguments: dict[str, Any] = model.inputs(batch)
         inputs = {name: x.clone() if isinstance(x, Tensor) else x for name, x in arguments.items()}
         read = trace(model, inputs, list(dict.fromkeys(map(_whole, points.values()))), _followed)
-        raw, end = [read[_whole(points[site])] for site in wanted], read[points[logits]]
+        raw, end = [read[_whole(points[site])] for site in wanted], read[points[model.output]]
         values = measured(model, metric, end, batch)
         derivatives: tuple[Tensor | None, ...] = (None,)
         if values.requires_grad:
             derivatives = cast(Any, torch.autograd.grad(values.sum(), [end, *raw], allow_unused=True))
         if derivatives[0] is None:
             raise InvalidInput(
-                f"the metric {metric_name(metric)} is not differentiable: it must be computed from the logits, "
-                "by torch operations. What generate and predict return, an argmax or a NumPy array has no gradient."
+                f"the metric {metric_name(metric)} is not differentiable: it must be computed from the "
+                f"{model.output.name}, by torch operations. What generate and predict return, an argmax or a NumPy "
+                "array has no gradient."
             )
         slopes = [
             torch.zeros_like(value) if slope is None else slope

@@ -10,6 +10,10 @@ For the expected value E of the distribution over value tokens, with logits alph
 dE / d alpha = sum_t l_t p_t (c_t - E), c_t being the bins' centres. The weights are w_t = integral of p_t (c_t - E)
 over alpha from 0 to 1: then sum_t l_t w_t is E minus the mean of the bins, exactly.
 
+A model of values reads its last norm through an MLP, which is not linear: there the direction is the gradient of a
+metric of its quantiles, at the norm as it is. The product is the metric to first order, and what is left of it, the
+constants and the bend of the readout, is reported beside.
+
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (direct logit attribution); Sundararajan
 et al. 2017, "Axiomatic Attribution for Deep Networks" (the straight path: integrated gradients, Aumann-Shapley).
 """
@@ -22,7 +26,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.metrics import Tokens, bin_centers, token_ids
+from circuits.measurement import described, measured, metric_name, read_out, stimulus_source, to_numpy
+from circuits.metrics import Metric, Tokens, bin_centers, median, token_ids
 from interp import Batch, Model
 from interp.editing.variants import check_dtype
 from interp.errors import InvalidInput
@@ -43,32 +48,49 @@ NODES, MOST_NODES, CLOSED = 32, 512, 1e-10
 class Asked:
     """The number to explain: a token's logit, minus another's if there is one; without a token, the expected value.
 
-    `target` and `against` are token ids `[row, pos]`.
+    `target` and `against` are token ids `[row, pos]`. Of quantiles it is a `metric`.
     """
 
     name: str
     unit: str
     target: Tensor | None = None
     against: Tensor | None = None
+    metric: Metric | None = None
 
     def at(self, columns: Int[Tensor, " row"]) -> "Asked":
         """Return the same number at one decoder position of each row alone, `[row, 1]`."""
         rows = torch.arange(len(columns))
         cut = [None if ids is None else ids[rows, columns.cpu(), None] for ids in (self.target, self.against)]
-        return Asked(self.name, self.unit, *cut)
+        return Asked(self.name, self.unit, *cut, self.metric)
 
 
 VALUE = Asked("expected value", "scaled value")
 """The expected value of the forecast, over the mean of the bins."""
 
 
-def asked_of(model: Model, batch: Batch, target: Tokens | None, against: Tokens | None) -> Asked:
+def asked_of(
+    model: Model, batch: Batch, target: Tokens | None, against: Tokens | None, metric: Metric | None = None
+) -> Asked:
     """Return the number to explain: of tokens, held against the batch and the vocabulary, or the expected value.
+
+    Of quantiles it is a metric, the mean of the median over all steps by default.
 
     Raises:
         InvalidInput: ids of another shape, not whole numbers, or outside the vocabulary; or `against` alone.
-        UnsupportedModel: no target for a model whose tokens are not values.
+        UnsupportedModel: no target for a model whose tokens are not values, tokens for a model of quantiles, or a
+            metric for one of logits.
     """
+    if model.gives_quantiles:
+        if target is not None or against is not None:
+            model.require("tokens")
+        chosen = median() if metric is None else metric
+        about = described(chosen)
+        return Asked(about["metric"], about["unit"], metric=chosen)
+    if metric is not None:
+        raise InvalidInput(
+            f"metric={metric_name(metric)}: of logits a token's is explained, or the expected value. Give target, or "
+            "target and against, and leave metric out."
+        )
     if target is None:
         if against is not None:
             raise InvalidInput("against is a second token: give target, the token whose logit it is taken off, too.")
@@ -117,6 +139,8 @@ def stimulus_parameters(batch: Batch) -> dict[str, Any]:
     """Describe a batch, for a result's provenance."""
     if isinstance(batch, RepeatedTokens):
         return {"name": "repeated_random_tokens", **batch.parameters}
+    if not batch.has_tokens:
+        return stimulus_source(batch)
     keys = batch.ids(stacks_of(batch)[0]).shape[1]
     shape = {"rows": len(batch), "keys": keys, "queries": batch.decoder_input_ids.shape[1]}
     return {"name": "series", "series": batch.series.name, **shape} if isinstance(batch, SeriesBatch) else shape
@@ -129,26 +153,32 @@ def last_stream(model: Model) -> str:
 
 def direction(
     model: Model,
+    batch: Batch,
     explained: Asked,
     stream: Float[Tensor, "row pos d_model"],
-    logits: Float[Tensor, "row pos token"],
+    end: Float[Tensor, "row pos *any"],
     shown: Bool[Tensor, "row pos"],
 ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos"], Floats]:
     """Return the direction in the stream whose product with it is the explained number, but for a constant.
 
     Args:
+        batch: what was run.
         explained: the number to explain.
         stream: the decoder's last residual stream.
-        logits: the model's own.
+        end: the model's own logits; of a model of values its last norm.
         shown: which positions are no padding.
 
     Returns:
         The direction, with the final norm's scale in it, in float32 at least; what the final norm's shift adds, 0 where
-        it has none; and the number `[row, pos]` as the model's own logits give it, NaN at padding.
+        it has none; and the number `[row, pos]` as the model itself gives it, NaN at padding.
 
     Raises:
-        InvalidInput: logits so far apart that the expected value's path cannot be followed.
+        InvalidInput: logits so far apart that the expected value's path cannot be followed, or a metric that is not
+            differentiable.
     """
+    if explained.metric is not None:
+        return _of_metric(model, batch, explained.metric, stream, end)
+    logits = end
     W_U, b_U = unembedding(model), unembedding_bias(model)
     # What padding would be continued by must not decide anything, not even whether a path can be followed.
     exact = logits.double().masked_fill(~shown[..., None], 0.0).cpu()
@@ -168,6 +198,26 @@ def direction(
         shift,
         total.masked_fill(~shown.cpu(), torch.nan).numpy(),
     )
+
+
+def _of_metric(
+    model: Model, batch: Batch, metric: Metric, stream: Tensor, ln_final: Tensor
+) -> tuple[Tensor, Tensor, Floats]:
+    """Return the gradient of a metric of quantiles by the last stream, its norm's deviation held, as `direction`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = ln_final.detach().clone().requires_grad_()
+        values = measured(model, metric, read_out(model, at, batch), batch)
+        slope = None
+        if values.requires_grad:
+            (slope,) = torch.autograd.grad(values.sum(), at, allow_unused=True)
+    if slope is None:
+        raise InvalidInput(
+            f"the metric {metric_name(metric)} is not differentiable: it must be computed from the quantiles, by torch "
+            "operations."
+        )
+    slope = slope.to(torch.promote_types(slope.dtype, torch.float32))
+    vectors = slope * final_norm(model).scale.to(slope) * inverse_deviation(model, stream).to(slope)
+    return vectors, vectors.new_zeros(vectors.shape[:2]), to_numpy(values)[:, None]
 
 
 def inverse_deviation(model: Model, stream: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:

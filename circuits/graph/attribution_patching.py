@@ -22,7 +22,7 @@ from torch import Tensor
 
 from circuits.ablation.head_effects import MEMORY
 from circuits.attribution.gradients import Gradients, gradients, replaced_embeddings
-from circuits.edges import EMBEDDINGS, LOGITS, Composition
+from circuits.edges import EMBEDDINGS, OUTPUTS, Composition
 from circuits.graph.edge_matrix import Graph, Port
 from circuits.graph.edge_scores import EdgeScores
 from circuits.graph.mixed_run import normed
@@ -85,6 +85,8 @@ def attribution_patching(
     return EdgeScores(
         layers={stack: subject.graph.layers(stack) for stack in STACKS},
         n_heads=subject.graph.heads,
+        output=str(subject.graph.output),
+        fixed=subject.graph.fixed,
         values=values,
         stderr=stderr,
         sampled=tuple(str(subject.graph.edge(int(row), int(column))) for row, column in cells),
@@ -117,6 +119,8 @@ def edge_attributions(subject: Subject, integrated: int = 0) -> Floats:
         with replaced_embeddings(model, _embeddings(subject, share) if integrated else {}):
             at = gradients(model, subject.clean, subject.metric, _sites(graph))
         for port in graph.ports:
+            if graph.is_fixed(port):
+                continue
             first = 0 if port.stream.stack == "encoder" else graph.encoder_columns.stop
             part = differences[port.stream.stack][:, port.columns.start - first : port.columns.stop - first]
             slope = _by_row(_at_port(model, port, at))
@@ -141,9 +145,10 @@ def _embeddings(subject: Subject, share: float) -> dict[Stack, Tensor]:
 
 def _sites(graph: Graph) -> list[Site]:
     """Return the sites whose gradients are needed: what readers compute from their streams, and the streams."""
-    projections = [_output_site(port) for port in graph.ports if port.at != LOGITS]
+    ports = [port for port in graph.ports if not graph.is_fixed(port)]
+    projections = [_output_site(port) for port in ports if port.at != graph.output]
     begins = [EMBEDDINGS[stack] for stack in graph.stacks]
-    return list(dict.fromkeys([*projections, *(port.stream for port in graph.ports), *begins]))
+    return list(dict.fromkeys([*projections, *(port.stream for port in ports), *begins]))
 
 
 def _output_site(port: Port) -> Site:
@@ -155,7 +160,7 @@ def _output_site(port: Port) -> Site:
 def _at_port(model: Model, port: Port, at: Gradients) -> Tensor:
     """Compute the gradient by what each reader of a port reads, back through its norm and weights."""
     x = at.values[port.stream]
-    if port.at == LOGITS:
+    if port.at in OUTPUTS:
         return at.gradients[port.stream][None]
     slope = at.gradients[_output_site(port)]
     with torch.inference_mode(False), torch.enable_grad(), evaluated(model):

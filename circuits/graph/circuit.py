@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 import pandas as pd
 
-from circuits.edges import EMBEDDINGS, INPUT, LOGITS, Edge, Node, as_edge, as_node, forward_order
+from circuits.edges import EMBEDDINGS, INPUT, OUTPUTS, Edge, Node, as_edge, as_node, forward_order
 from circuits.graph.edge_matrix import Graph
 from interp import Head, Model
 from interp.errors import InvalidInput
@@ -71,7 +71,7 @@ class Circuit(Result):
 
     @classmethod
     def among(cls, model: Model, nodes: Iterable[object]) -> Self:
-        """Return all edges between some parts, the embeddings and the logits: a circuit given by its heads.
+        """Return all edges between some parts, the embeddings and the output: a circuit given by its heads.
 
         Args:
             nodes: heads or MLPs, by value, by address or as scored.
@@ -88,7 +88,7 @@ class Circuit(Result):
             raise InvalidInput(
                 f"nodes={nodes!r}: give several parts, such as ['encoder.self.0.1', 'decoder.cross.1.2']."
             )
-        chosen = {*(graph.node(node) for node in nodes), *EMBEDDINGS.values(), LOGITS}
+        chosen = {*(graph.node(node) for node in nodes), *EMBEDDINGS.values(), graph.output}
         columns = [node in chosen for node in graph.writers]
         rows = [node in chosen for node, _ in graph.readers]
         return cls(graph.edges(graph.exists & graph.outer(rows, columns)), model.digest)
@@ -156,9 +156,9 @@ class Circuit(Result):
         return tuple(node for node in self.nodes if not isinstance(node, Head) and node.name == "mlp_out")
 
     def connected(self) -> "Circuit":
-        """Return the edges on a path from an embedding to the logits: the others carry nothing."""
+        """Return the edges on a path from an embedding to the output: the others carry nothing."""
         reached = _reached(self.edges, set(EMBEDDINGS.values()), forwards=True)
-        arriving = _reached(self.edges, {LOGITS}, forwards=False)
+        arriving = _reached(self.edges, set(OUTPUTS), forwards=False)
         return Circuit((e for e in self.edges if e.writer in reached and e.reader in arriving), self.digest)
 
     def to(self, model: Model) -> "Circuit":
@@ -172,9 +172,10 @@ class Circuit(Result):
     def problems(self, model: Model) -> tuple[str, ...]:
         """Return why parts of the circuit may not carry what they are meant to.
 
-        Edges carry something if they lie on a path from an embedding to the logits. A head reads queries, keys and
+        Edges carry something if they lie on a path from an embedding to the output. A head reads queries, keys and
         values, and what no edge of the circuit brings comes from outside it, as `evaluate` and `discover` run circuits.
-        That is as it should be where a head looks by position alone, and so needs no queries and keys.
+        That is as it should be where a head looks by position alone, and so needs no queries and keys. What is the same
+        for every input is no problem.
 
         Args:
             model: whose circuit it is.
@@ -188,26 +189,35 @@ class Circuit(Result):
             InvalidInput: a circuit of other weights.
         """
         check_circuit(model, self)
+        graph = Graph.of(model)
+        output = graph.output
         if not self.edges:
             return ("the circuit has no edges, so nothing in it carries anything.",)
-        problems = [] if LOGITS in self.nodes else ["no edge leads to the logits, so nothing in it reaches them."]
+        lacks = f"no edge leads to the {output.name}, so nothing in it reaches them."
+        problems = [] if output in self.nodes else [lacks]
         if not set(self.nodes) & set(EMBEDDINGS.values()):
             problems.append("no edge comes from an embedding, so nothing of the input comes in.")
         reached = _reached(self.edges, set(EMBEDDINGS.values()), forwards=True)
-        arriving = _reached(self.edges, {LOGITS}, forwards=False)
+        arriving = _reached(self.edges, set(OUTPUTS), forwards=False)
         fed: dict[Node, set[str]] = {node: set() for node in self.nodes}
         for edge in self.edges:
             fed[edge.reader].add(str(edge.kind))
         for node in self.nodes:
-            if node not in reached:
+            if isinstance(node, Head) and model.is_constant(node.site("z")):
+                pass
+            elif node not in reached:
                 problems.append(f"{node} has no path from an embedding: it writes what it writes outside the circuit.")
             elif isinstance(node, Head) and (
-                missing := [words for kind, words in INPUT.items() if kind not in fed[node]]
+                missing := [
+                    words
+                    for kind, words in INPUT.items()
+                    if kind not in fed[node] and f"{node.attention}.{kind.lower()}" not in graph.fixed
+                ]
             ):
                 inputs = " or ".join(missing)
                 problems.append(f"{node} reads no {inputs} in the circuit: it takes them from outside.")
             if node not in arriving:
-                problems.append(f"{node} has no path to the logits: what it writes is lost.")
+                problems.append(f"{node} has no path to the {output.name}: what it writes is lost.")
         return tuple(problems)
 
     def to_frame(self) -> pd.DataFrame:
@@ -247,7 +257,7 @@ def check_circuit(model: Model, circuit: Any, what: str = "circuit") -> Circuit:
     """Check that a value is a circuit of this model.
 
     Raises:
-        InvalidInput: something else, or a circuit of other weights.
+        InvalidInput: something else, a circuit of other weights, or an edge into what takes nothing of the input.
         UnknownHead, UnknownSite: an edge of a part that this model does not have.
     """
     graph = Graph.of(model)
@@ -258,6 +268,5 @@ def check_circuit(model: Model, circuit: Any, what: str = "circuit") -> Circuit:
             f"{what} is of other weights ({circuit.digest:.12}) than {model.name} ({model.digest:.12}): find it in "
             "this model, or move it: circuit.to(model)."
         )
-    for node in circuit.nodes:
-        graph.node(node)
+    graph.mask(circuit)
     return circuit

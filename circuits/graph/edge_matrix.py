@@ -5,6 +5,9 @@ MLP, or the logits. What a port can read is one stretch of writers: all those th
 
 A decoder alone has no encoder layers: its graph has one stack, which starts at `decoder.0.resid_pre`, tokens and
 positions embedded, and self-attention only.
+
+What is the same for every input is on no edge. In a decoder of one position nothing depends on the queries and keys of
+its own attention, and its first layers read the start token alone: no edges lead into these.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +17,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.edges import EMBEDDINGS, LOGITS, Composition, Edge, Node, as_node
+from circuits.edges import EMBEDDINGS, INPUT, LOGITS, OUTPUTS, Composition, Edge, Node, as_node, fixed_inputs
 from interp import Head, Model, Site
-from interp.errors import UnknownHead, UnknownSite
+from interp.errors import InvalidInput, UnknownHead, UnknownSite
 from interp.models.model import as_model
 from interp.names import KINDS, STACKS, AttentionLayer, Kind, Stack
 
@@ -36,17 +39,24 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """The edges of a model of some size; `encoder` and `decoder` are numbers of layers, 0 where there is no encoder."""
+    """The edges of a model of some size; `encoder` and `decoder` are numbers of layers, 0 where there is no encoder.
+
+    `output` is what the model puts out, and `fixed` are the inputs of attention layers into which no edges lead, such
+    as `decoder.cross.0.q`.
+    """
 
     encoder: int
     decoder: int
     heads: int
+    output: Site = LOGITS
+    fixed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Model) -> "Graph":
         """Return the graph of a model; models of one size share it."""
         as_model(model)
-        return _graph(model.n_layers["encoder"], model.n_layers["decoder"], model.n_heads)
+        layers = model.n_layers
+        return _graph(layers["encoder"], layers["decoder"], model.n_heads, model.output, fixed_inputs(model))
 
     def layers(self, stack: Stack) -> int:
         """Return the number of layers of a stack."""
@@ -112,7 +122,9 @@ class Graph:
                 )
                 row, end = row + 1, end + 1
         last = Site("decoder", None, self.decoder - 1, "resid_post")
-        ports_so_far.append(Port(LOGITS, None, last, _one(row), slice(self.encoder_columns.stop, len(self.writers))))
+        ports_so_far.append(
+            Port(self.output, None, last, _one(row), slice(self.encoder_columns.stop, len(self.writers)))
+        )
         return ports_so_far
 
     @cached_property
@@ -129,9 +141,13 @@ class Graph:
         """Which edges there are, `[reader, writer]`."""
         mask = np.zeros((len(self.readers), len(self.writers)), dtype=bool)
         for port in self.ports:
-            mask[port.rows, port.columns] = True
+            mask[port.rows, port.columns] = not self.is_fixed(port)
         mask.setflags(write=False)
         return mask
+
+    def is_fixed(self, port: Port) -> bool:
+        """Tell whether no edges lead into a port, since it takes nothing of the input."""
+        return port.kind is not None and f"{port.at}.{port.kind.lower()}" in self.fixed
 
     @cached_property
     def _rows(self) -> dict[tuple[Node, Composition | None], int]:
@@ -141,13 +157,15 @@ class Graph:
         return [Head(at.stack, at.kind, at.layer, head) for head in range(self.heads)]
 
     def node(self, node: object) -> Node:
-        """Return a chosen of this model.
+        """Return a part of this model.
 
         Raises:
             UnknownHead, UnknownSite: this model does not have it.
         """
         chosen = as_node(node)
-        if chosen not in self.columns and chosen != LOGITS:
+        if chosen in OUTPUTS and chosen != self.output:
+            raise UnknownSite(f"{chosen}: the model puts out {self.output}.")
+        if chosen not in self.columns and chosen != self.output:
             error = UnknownHead if isinstance(chosen, Head) else UnknownSite
             there = f"decoder layers 0-{self.decoder - 1} and heads 0-{self.heads - 1}"
             if not self.encoder and (chosen.stack == "encoder" or chosen.kind == "cross"):
@@ -161,8 +179,16 @@ class Graph:
 
         Raises:
             UnknownHead, UnknownSite: this model does not have one of its parts.
+            InvalidInput: an edge into what takes nothing of the input.
         """
-        return self._rows[self.node(edge.reader), edge.kind], self.columns[self.node(edge.writer)]
+        row, column = self._rows[self.node(edge.reader), edge.kind], self.columns[self.node(edge.writer)]
+        if not self.exists[row, column]:
+            assert edge.kind is not None
+            raise InvalidInput(
+                f"{edge}: the {INPUT[edge.kind]} of {edge.reader} take nothing of the input in this model: they are "
+                "the same for every input, or make no difference. Leave the edge out."
+            )
+        return row, column
 
     def edge(self, row: int, column: int) -> Edge:
         """Return the edge of a cell."""
@@ -187,8 +213,8 @@ class Graph:
 
 
 @lru_cache(maxsize=16)
-def _graph(encoder: int, decoder: int, heads: int) -> Graph:
-    return Graph(encoder, decoder, heads)
+def _graph(encoder: int, decoder: int, heads: int, output: Site, fixed: tuple[str, ...]) -> Graph:
+    return Graph(encoder, decoder, heads, output, fixed)
 
 
 def _one(row: int) -> slice:

@@ -1,16 +1,16 @@
 """Scores of all edges of a model, and how far a sample of them was held against patching."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from circuits.edges import Edge, Node, as_edge
+from circuits.edges import LOGITS, Edge, Node, as_edge
 from circuits.graph.circuit import Circuit
 from circuits.graph.edge_matrix import Graph
-from interp import Head
+from interp import Head, Site
 from interp.errors import InvalidInput, UnknownSite
 from interp.names import Stack, parse_kind
 from interp.results.by_head import HeadScores
@@ -23,7 +23,8 @@ from interp.validate import whole
 class EdgeScores(Result):
     """What patching each edge would do, `[reader, writer]`, NaN where there is no edge; and what it did for a sample.
 
-    `clean` and `corrupt` are the metric's means; an edge's score is an estimate of patched minus clean.
+    `clean` and `corrupt` are the metric's means; an edge's score is an estimate of patched minus clean. `output` and
+    `fixed` are those of the model's graph.
     """
 
     KIND = "edge-scores"
@@ -37,6 +38,13 @@ class EdgeScores(Result):
     clean: float
     corrupt: float
     provenance: dict[str, Any]
+    output: str = str(LOGITS)
+    fixed: tuple[str, ...] = ()
+
+    @classmethod
+    def _of_contents(cls, values: dict[str, Any]) -> Self:
+        # Files of before there were models of values do not name what a model puts out.
+        return super()._of_contents({"output": str(LOGITS), "fixed": (), **values})
 
     def __repr__(self) -> str:
         agreement = ", ".join(f"{name} {value:.2f}" for name, value in self.agreement.items())
@@ -46,7 +54,8 @@ class EdgeScores(Result):
     @property
     def graph(self) -> Graph:
         """The rows and columns of `values`."""
-        return Graph(self.layers["encoder"], self.layers["decoder"], self.n_heads)
+        size = self.layers["encoder"], self.layers["decoder"], self.n_heads
+        return Graph(*size, Site.parse(self.output), self.fixed)
 
     @property
     def estimated(self) -> Floats:

@@ -20,16 +20,17 @@ import torch
 from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
 
-from circuits.edges import LOGITS, Composition
+from circuits.edges import OUTPUTS, Composition
 from circuits.graph.edge_matrix import Graph, Port
 from circuits.graph.node_outputs import Outputs
+from circuits.measurement import output_size
 from interp import Batch, Model
 from interp.editing.scopes import Scope, entered
 from interp.models.checks.states import evaluating
 from interp.models.families.family import Point, part_of
 from interp.models.weights.head_weights import Projection, projection, projection_bias
+from interp.models.weights.layers import run_encoder, run_rest
 from interp.names import AttentionLayer, Site, Stack
 
 Off = Bool[Tensor, "variant reader writer"]
@@ -38,7 +39,7 @@ Off = Bool[Tensor, "variant reader writer"]
 def norm_path(model: Model, port: Port) -> str:
     """Return the path of the norm through which a port reads its stream."""
     family = model.family
-    if port.at == LOGITS:
+    if port.at in OUTPUTS:
         return family.stack_points["decoder", "ln_final"][0]
     if isinstance(port.at, AttentionLayer):
         norms = family.query_norms if port.kind == "Q" else family.key_norms
@@ -128,7 +129,7 @@ class _Mixing:
 
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
             x = self.mixed(port, touched.new_zeros(1, dtype=torch.long))[:, 0]
-            x = x if port.at == LOGITS else normed(self.model, port, x)
+            x = x if port.at in OUTPUTS else normed(self.model, port, x)
             stream = torch.where(touched, x, self.by_variant(args[0]))
             return (stream.reshape(args[0].shape),)
 
@@ -166,7 +167,7 @@ class _Mixing:
                 path = made_at(model, port).path
                 scope.on_output(module(path), self.read_by_heads(port), hooks)
             else:
-                path = norm_path(model, port) if port.at == LOGITS else model.family.point(port.at).path
+                path = norm_path(model, port) if port.at in OUTPUTS else model.family.point(port.at).path
                 scope.on_input(module(path), self.read_by_one(port), hooks)
 
     def _watch(self, site: Site, keep: Callable[[Tensor], None], scope: Scope, hooks: ExitStack) -> None:
@@ -187,31 +188,26 @@ class _Mixing:
 
 @torch.no_grad()
 @evaluating
-def run(
-    model: Model, batch: Batch, other: Outputs, off: Bool[Tensor, "variant reader writer"]
-) -> Float[Tensor, "variant row pos token"]:
-    """Compute the logits when some edges carry something else, for several choices of edges.
+def run(model: Model, batch: Batch, other: Outputs, off: Bool[Tensor, "variant reader writer"]) -> Tensor:
+    """Compute what a model puts out when some edges carry something else, for several choices of edges.
 
     Args:
         other: what edges that are cut carry.
         off: which those are.
 
     Returns:
-        Logits `[variant, row, pos, token]`.
+        Logits `[variant, row, pos, token]`, or quantiles `[variant, row, quantile, step]` in the batch's units.
     """
     rows, inputs = len(batch), model.inputs(batch)
     off = off.to(model.device)
     state = _Mixing(model, off, other, rows)
-    read: dict[str, Any] = {}
-    if state.graph.encoder:
-        read["encoder_outputs"] = BaseModelOutput(last_hidden_state=_encoded(state, inputs))  # type: ignore[arg-type]
-        del inputs["input_ids"]
+    hidden = _encoded(state, inputs) if state.graph.encoder else None
     with ExitStack() as hooks, entered(model.module) as scope:
         state.off = off
         state.start("decoder")
         state.place("decoder", scope, hooks)
-        logits = model.module(**read, **_repeated(inputs, len(off))).logits
-    return logits.unflatten(0, (len(off), rows))
+        outputs = run_rest(model, _repeated(inputs, len(off)), hidden)
+    return outputs.unflatten(0, (len(off), rows))
 
 
 def _encoded(state: _Mixing, inputs: dict[str, Tensor]) -> Tensor:
@@ -223,8 +219,7 @@ def _encoded(state: _Mixing, inputs: dict[str, Tensor]) -> Tensor:
         state.off = torch.cat([distinct, distinct.new_zeros(len(distinct), *off[0, upper:].shape)], 1)
         state.start("encoder")
         state.place("encoder", scope, hooks)
-        read = _repeated({name: inputs[name] for name in ("input_ids", "attention_mask")}, len(distinct))
-        hidden = state.model.module.encoder(**read)[0]
+        hidden = run_encoder(state.model, _repeated(inputs, len(distinct)))
     for table in (state.streams, state.differences):
         _spread(cast(dict[Any, Tensor], table), which, len(distinct))
     return _chosen(hidden, which, len(distinct))
@@ -250,11 +245,10 @@ def _chosen(value: Tensor, which: Tensor, count: int) -> Tensor:
 def chunks(model: Model, batch: Batch, count: int, memory: int) -> Iterator[slice]:
     """Yield slices of variants whose runs stay near the memory limit."""
     graph = Graph.of(model)
-    rows, queries = batch.decoder_input_ids.shape
-    keys = batch.ids(graph.stacks[0]).shape[1]
+    rows, queries, keys = len(batch), batch.length("decoder"), batch.length(graph.stacks[0])
     first = graph.encoder_columns.stop
     held = (first * keys + (len(graph.writers) - first) * queries) * model.d_model
-    read = 4 * model.n_heads * keys * (model.d_model + keys) + queries * model.d_vocab
+    read = 4 * model.n_heads * keys * (model.d_model + keys) + output_size(model, queries)
     size = max(1, memory // (rows * (held + read) * torch.finfo(model.dtype).bits // 8))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

@@ -11,7 +11,7 @@ alone. Connected ones are drawn path by path:
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.edges import EMBEDDINGS, LOGITS
+from circuits.edges import EMBEDDINGS, OUTPUTS
 from circuits.graph.edge_matrix import Graph, Mask
 
 TRIES = 50
@@ -46,8 +46,8 @@ class _Draw:
         self.graph, self.rng = graph, rng
         self.chosen = np.zeros_like(graph.exists)
         self.count = 0
-        # The column of each row's part; the logits write nowhere.
-        self.column = np.array([-1 if node == LOGITS else graph.columns[node] for node, _ in graph.readers])
+        # The column of each row's part; the output writes nowhere.
+        self.column = np.array([-1 if node in OUTPUTS else graph.columns[node] for node, _ in graph.readers])
         self.starts = np.isin(
             np.arange(len(graph.writers)), [graph.columns[e] for e in EMBEDDINGS.values() if e in graph.columns]
         )

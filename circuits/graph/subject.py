@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuits.edges import LOGITS
 from circuits.graph.edge_matrix import Graph, Mask
 from circuits.graph.mixed_run import chunks, run
 from circuits.graph.node_outputs import Outputs, Outside, check_outside, gathered, sites
-from circuits.measurement import check_moves, check_pair, measured, metric_name, to_numpy
+from circuits.measurement import check_moves, check_pair, end_site, measured, metric_name, outputs_in, to_numpy
 from circuits.metrics import Metric
 from interp import Batch, Model, capture
 from interp.editing.context import check_unhooked
@@ -50,8 +49,9 @@ class Subject:
         how = check_outside(outside)
         with torch.no_grad():
             graph = Graph.of(model)
-            here, there = (capture(model, batch, [*sites(graph), LOGITS]) for batch in (clean, corrupt))
-            values = [measured(model, metric, cache[LOGITS], clean) for cache in (here, there)]
+            end = end_site(model)
+            here, there = (capture(model, batch, [*sites(graph), end]) for batch in (clean, corrupt))
+            values = [measured(model, metric, outputs_in(model, cache[end], clean), clean) for cache in (here, there)]
             check_moves(metric, *values)
             other = gathered(model, there).standing_in(corrupt, how)
             return cls(model, graph, clean, corrupt, metric, how, gathered(model, here), other, *map(to_numpy, values))
@@ -62,9 +62,9 @@ class Subject:
         values: list[Floats] = []
         bar = late_bar(total=len(off), progress=progress, desc=what, unit="run")
         for part in chunks(self.model, self.clean, len(off), memory):
-            logits = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
-            values += [to_numpy(measured(self.model, self.metric, variant, self.clean)) for variant in logits]
-            bar.update(len(logits))
+            outputs = run(self.model, self.clean, self.other, torch.from_numpy(off[part]))
+            values += [to_numpy(measured(self.model, self.metric, variant, self.clean)) for variant in outputs]
+            bar.update(len(outputs))
         bar.close()
         return np.stack(values)
 
@@ -72,5 +72,6 @@ class Subject:
         """Return the provenance of a result."""
         pair = {"clean": self.clean.description, "corrupt": self.corrupt.description}
         settings |= {"metric": metric_name(self.metric), "outside": self.outside}
-        size = {"n_layers": {stack: self.graph.layers(stack) for stack in STACKS}, "n_heads": self.graph.heads}
+        size: dict[str, Any] = {"n_layers": {stack: self.graph.layers(stack) for stack in STACKS}}
+        size |= {"n_heads": self.graph.heads, "output": str(self.graph.output)}
         return provenance(self.model, name=name, **pair, **settings) | size

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from circuits.attribution.by_position import AttributionByPosition
-from circuits.attribution.direct import BIASES, EMBEDDING, DirectAttribution
+from circuits.attribution.direct import BIASES, EMBEDDING, READOUT, DirectAttribution
 from interp.arguments import checked
 from interp.errors import InvalidInput
 from interp.inputs.masks import position_words
@@ -47,7 +47,7 @@ def attribution(result: DirectAttribution, *, position: int = -1, row: int | Non
     place = position_words(~np.isnan(result.total), position)
     rows, totals, who = _rows(values, numbers, row)
     largest = np.argsort(-np.abs(rows.mean(-1)), kind="stable")[: whole("named", named, 1)]
-    always = [i for i, part in enumerate(result.parts) if part in (EMBEDDING, BIASES)]
+    always = [i for i, part in enumerate(result.parts) if part in (EMBEDDING, BIASES, READOUT)]
     shown = sorted({*largest.tolist(), *always})
     rest = [i for i in range(len(rows)) if i not in shown]
     bars = [(result.parts[i] if i else "embedding", rows[i]) for i in shown]

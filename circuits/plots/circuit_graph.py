@@ -6,7 +6,7 @@ from typing import Any, cast
 import pandas as pd
 import plotly.graph_objects as go
 
-from circuits.edges import EMBEDDINGS, INPUT, LOGITS, Edge, Node
+from circuits.edges import EMBEDDINGS, INPUT, LOGITS, OUTPUTS, QUANTILES, Edge, Node
 from circuits.graph.circuit import Circuit, check_circuit
 from circuits.graph.edge_matrix import Graph
 from circuits.graph.evaluation import CONTROLS, CircuitReport
@@ -34,7 +34,7 @@ from probes.induction.mosaic import THRESHOLD, Mosaic
 FEEDS: dict[str, tuple[str, str]] = {
     **{kind: (f"feeds {INPUT[kind]}", color) for kind, color in WIRE.items()},
     "mlp_out": ("feeds an MLP", "#b3912c"),
-    "logits": ("feeds the logits", "#6f6f6f"),
+    **{output.name: (f"feeds the {output.name}", "#6f6f6f") for output in OUTPUTS},
 }
 """Name and colour of an edge, by the input of a head that it feeds, or by the part."""
 
@@ -52,7 +52,7 @@ def circuit(
     threshold: float = THRESHOLD,
     title: str | None = None,
 ) -> go.Figure:
-    """Draw a circuit on its stacks: layers upwards from the embeddings to the logits, an encoder to the left.
+    """Draw a circuit on its stacks: layers upwards from the embeddings to the output, an encoder to the left.
 
     Args:
         circuit: what to draw.
@@ -80,7 +80,7 @@ def circuit(
         check_circuit(model, circuit)
     _check(circuit, report, mosaic, summary, plane.graph)
     edges = _edges(circuit, report)
-    parts = [*plane.graph.writers, LOGITS]
+    parts = [*plane.graph.writers, plane.graph.output]
     words = {node: node_words(node, edges, mosaic, summary) for node in parts}
     used = set(circuit.nodes)
     figure = go.Figure()
@@ -92,7 +92,7 @@ def circuit(
     add_heads(figure, spots, words, ours, mosaic, threshold, named="heads of the circuit", large=ours)
     name_rows(figure, spots, plane.graph.heads, right=plane.right)
     above = 2.0 * plane.graph.encoder + 0.2 if plane.graph.encoder else None
-    name_stacks(figure, plane.graph.heads, above, plane.spot(LOGITS)[1] + 0.75)
+    name_stacks(figure, plane.graph.heads, above, plane.spot(plane.graph.output)[1] + 0.75)
     across, up = plane.ranges
     figure.update_xaxes(visible=False, range=across)
     figure.update_yaxes(visible=False, range=up)
@@ -110,28 +110,27 @@ def circuit(
 
 def _size(circuit: Circuit, report: CircuitReport | None, mosaic: Mosaic | None) -> Graph:
     """Return how many layers and heads there are, as far as it is known."""
-    kinds = {node.kind for node in circuit.nodes} | ({_kind(mosaic)} if mosaic is not None else set())
-    encoded = "cross" in kinds or any(node.stack == "encoder" for node in circuit.nodes)
+    seen = {(node.stack, node.kind) for node in circuit.nodes}
+    seen |= set() if mosaic is None else {parse_kind(mosaic.site)}
+    encoded = any("cross" in place or "encoder" in place for place in seen)
     layers: dict[Stack, int] = {"encoder": int(encoded), "decoder": 1}
     heads = 1
     for node in circuit.nodes:
-        if node not in (LOGITS, *EMBEDDINGS.values()):
+        if node not in (*OUTPUTS, *EMBEDDINGS.values()):
             layers[node.stack] = max(layers[node.stack], cast(int, node.layer) + 1)
             heads = max(heads, node.head + 1 if isinstance(node, Head) else 1)
     if mosaic is not None:
-        there = mosaic.current_token.values.shape
-        if layers["decoder"] > there[0] or heads > there[1]:
+        there, (stack, _) = mosaic.current_token.values.shape, parse_kind(mosaic.site)
+        if layers[stack] > there[0] or heads > there[1]:
             raise InvalidInput(f"the mosaic is of {there[0]} layers of {there[1]} heads, and the circuit has others.")
-        layers["decoder"], heads = there
+        layers[stack], heads = there
     if report is not None:
         layers |= report.provenance.get("n_layers", {})
         heads = report.provenance.get("n_heads", heads)
-    return Graph(layers["encoder"], layers["decoder"], heads)
-
-
-def _kind(mosaic: Mosaic) -> str:
-    """Tell whether a mosaic is of `cross` heads or of `self` heads."""
-    return parse_kind(mosaic.current_token.site)[1]
+    output = QUANTILES if QUANTILES in circuit.nodes else LOGITS
+    if report is not None:
+        output = Site.parse(report.provenance.get("output", str(output)))
+    return Graph(layers["encoder"], layers["decoder"], heads, output)
 
 
 def _check(
@@ -205,7 +204,7 @@ def _lines(figure: go.Figure, plane: Plane, edges: dict[Edge, tuple[float, str]]
 
 
 def _boxes(figure: go.Figure, plane: Plane, words: dict[Node, str], used: set[Node]) -> None:
-    for node in (*(EMBEDDINGS[stack] for stack in plane.graph.stacks), LOGITS):
+    for node in (*(EMBEDDINGS[stack] for stack in plane.graph.stacks), plane.graph.output):
         x, y = plane.spot(node)
         color = USED if node in used else UNUSED
         figure.add_shape(
@@ -221,7 +220,7 @@ def _boxes(figure: go.Figure, plane: Plane, words: dict[Node, str], used: set[No
                 x=[x],
                 y=[y],
                 mode="text",
-                text=["logits" if node == LOGITS else "embedding"],
+                text=[node.name if node in OUTPUTS else "embedding"],
                 textfont={"size": 11, "color": "#333" if node in used else "#999"},
                 customdata=[words[node]],
                 hovertemplate="%{customdata}<extra></extra>",

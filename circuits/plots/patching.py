@@ -87,7 +87,7 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
 
     Returns:
         The figure; red is towards the corrupt input's value, on one scale with white at nothing.
-        Ticks are positions, with the token where all rows share it; bold where the inputs differ.
+        Ticks are positions, with the token where all rows share it, or [REG]; bold where the inputs differ.
 
     Raises:
         InvalidInput: another result, or another thing to show.
@@ -112,11 +112,11 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
     for column, (stack, width) in enumerate(zip(stacks, widths, strict=True), start=1):
         names, length = [patched.sites[i] for i in of[stack]], lengths[stack]
         tokens, differs = _tokens(patched, stack), patched.differs(stack)
-        special = _special(patched, stack)
+        special, things = _special(patched, stack), str(patched.provenance.get("positions", "tokens"))
         hover = np.array(
             [
                 [
-                    f"{patched.sites[i]}, position {at}<br>{_tokens_told(*words)}<br>{texts[i][at]}"
+                    f"{patched.sites[i]}, position {at}<br>{_tokens_told(*words, things)}<br>{texts[i][at]}"
                     for at, words in enumerate(zip(*tokens, differs, strict=True))
                 ]
                 for i in of[stack]
@@ -216,8 +216,11 @@ def _tokens(patched: PatchedPositions, stack: str) -> list[list[int | None]]:
 
     def shared(ids: Floats) -> int | None:
         known = ids[~np.isnan(ids)]
-        return int(known[0]) if known.size and (known == known[0]).all() else None
+        same = known.size and (known == known[0]).all()
+        # The number of a patch says nothing.
+        return int(known[0]) if same and (of_tokens or known[0] < 0) else None
 
+    of_tokens = patched.provenance.get("positions", "tokens") == "tokens"
     return [[shared(ids[:, at]) for at in range(ids.shape[1])] for ids in patched.tokens[stack]]
 
 
@@ -230,11 +233,11 @@ def _special(patched: PatchedPositions, stack: str) -> dict[str, str]:
     return {str(token): name for token, name in names.items()}
 
 
-def _tokens_told(clean: int | None, corrupt: int | None, differs: float) -> str:
+def _tokens_told(clean: int | None, corrupt: int | None, differs: float, things: str) -> str:
     if np.isnan(differs):
         return "padding in all rows"
     if clean is None or corrupt is None:
-        return f"tokens differ in {differs:.0%} of rows"
+        return f"{things} differ in {differs:.0%} of rows"
     return f"token {clean} in both" if clean == corrupt else f"token {clean} in clean, {corrupt} in corrupt"
 
 

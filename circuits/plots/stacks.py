@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import plotly.graph_objects as go
 
-from circuits.edges import EMBEDDINGS, LOGITS, Composition, Edge, Node
+from circuits.edges import EMBEDDINGS, OUTPUTS, Composition, Edge, Node
 from circuits.graph.edge_matrix import Graph
 from interp import Head, Site
 from interp.output.style import COLORS, label
@@ -22,7 +22,7 @@ USED, UNUSED = "#333333", "#d9d9d9"
 ATTENDED = ("current_token", "token_to_right")
 
 BOX = 0.25
-"""Half the height of the boxes of embeddings and logits."""
+"""Half the height of the boxes of embeddings and of the output."""
 
 DOT, MLP = 15, 25
 """Pixels across a head that edges join, and across an MLP."""
@@ -138,10 +138,10 @@ def is_mlp(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where the parts of a whole model are, from embeddings to logits, on a figure of some size.
+    """Where the parts of a whole model are, from embeddings to the output, on a figure of some size.
 
-    An MLP ends its layer's row, a little above the heads, which it reads; embeddings and logits are boxes as wide as
-    their stack, under and over all rows.
+    An MLP ends its layer's row, a little above the heads, which it reads; embeddings and the output are boxes as wide
+    as their stack, under and over all rows.
     """
 
     graph: Graph
@@ -159,7 +159,7 @@ class Plane:
     @property
     def top(self) -> float:
         """The height of what is highest."""
-        return max(self.spot(LOGITS)[1], 2.0 * self.graph.encoder)
+        return max(self.spot(self.graph.output)[1], 2.0 * self.graph.encoder)
 
     @property
     def half(self) -> float:
@@ -189,7 +189,7 @@ class Plane:
             return spot(node, self.graph.heads, self.graph.encoder > 0)
         first = 0 if node.stack == "encoder" else self.first
         middle = first + (self.graph.heads - 1) / 2
-        if node == LOGITS:
+        if node in OUTPUTS:
             return middle, 2.0 * self.graph.decoder + 0.4
         if node in EMBEDDINGS.values():
             return middle, -1.2
@@ -202,15 +202,15 @@ class Plane:
         (x0, y0), (x1, y1) = self.spot(edge.writer), self.spot(edge.reader)
         x, y = x1, y1
         x1 += ASIDE.get(edge.kind or "", 0) / self.pixels[0]
-        if edge.writer in EMBEDDINGS.values() and edge.reader == LOGITS:
+        if edge.writer in EMBEDDINGS.values() and edge.reader in OUTPUTS:
             # Between two columns of heads.
             x0 = x1 = self.first + max(self.graph.heads // 2 - 0.5, -0.4)
         elif edge.writer in EMBEDDINGS.values():
             x0 = min(max(x1, x0 - self.half), x0 + self.half)
-        elif edge.reader == LOGITS:
+        elif edge.reader in OUTPUTS:
             x1 = min(max(x0, x1 - self.half), x1 + self.half)
         y0 += BOX if edge.writer in EMBEDDINGS.values() else 0
-        if edge.reader == LOGITS:
+        if edge.reader in OUTPUTS:
             return curve(x0, y0, x1, y1 - BOX)
         xs, ys = curve(x0, y0, x1, y1)
         across, up = self.pixels

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from chronos import MeanScaleUniformBins
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.errors import InvalidInput, no_tokens
 from interp.inputs.masks import row_positions
@@ -124,6 +124,10 @@ class Batch:
     def ids(self, stack: Stack) -> Int[Tensor, "batch pos"]:
         """Return the tokens of a stack."""
         return self.input_ids if stack == "encoder" else self.decoder_input_ids
+
+    def content(self, stack: Stack) -> Tensor:
+        """Return what stands at each position of a stack, `[batch, pos, ...]`, to be compared: tokens, or values."""
+        return self.ids(stack)
 
     def mask(self, stack: Stack) -> Int[Tensor, "batch pos"]:
         """Return 1 where a token of a stack is seen, 0 at padding."""
@@ -298,6 +302,12 @@ class ValueBatch(Batch):
         return centred.square().nanmean(1).sqrt()
 
     @property
+    def standardised(self) -> Float[Tensor, "batch step"]:
+        """The values less each series' mean, in parts of its deviation, as the model reads them."""
+        centred = self.values - self.values.nanmean(1, keepdim=True)
+        return centred / self.deviation.clamp(min=1e-30)[:, None]
+
+    @property
     def n_patches(self) -> int:
         """How many patches there are, [REG] not counted."""
         return self.patching.count(self.values.shape[1])
@@ -306,6 +316,13 @@ class ValueBatch(Batch):
     def reg(self) -> int | None:
         """The position of [REG] in the encoder; None without it."""
         return self.n_patches if self.patching.has_reg else None
+
+    def content(self, stack: Stack) -> Float[Tensor, "batch pos step"]:
+        """Return the values of each patch, infinite where one is missing; zeros at [REG] and in the decoder."""
+        if stack == "decoder":
+            return self.values.new_zeros(len(self), 1, 1)
+        patches = self.patching.cut(self.values).nan_to_num(torch.inf)
+        return nn.functional.pad(patches, (0, 0, 0, int(self.patching.has_reg)))
 
     def steps(self, patch: int) -> range:
         """Return the steps of a patch: columns of `values`, from which `dropped` steps were cut off the front.

@@ -96,6 +96,11 @@ class Handle(ABC):
         return self.family.puts_out == "quantiles"
 
     @property
+    def output(self) -> Site:
+        """The site that the model puts out: `decoder.logits`, or `decoder.quantiles`."""
+        return Site("decoder", None, None, self.family.puts_out)
+
+    @property
     def tokens_are_values(self) -> bool:
         """Whether tokens stand for values, as in the Chronos T5 models, and not for words."""
         return self.reads_series and self.reads_tokens

@@ -1,7 +1,8 @@
 """Pairs for patching: a clean and a corrupt input that differ in one thing, aligned position by position.
 
 `clean, corrupt = pair`; the right token is `pair.target` on clean and `pair.against` on corrupt. The sequences are in
-the encoder's tokens or, without an encoder, in the decoder's own.
+the encoder's tokens or, without an encoder, in the decoder's own. Of repeated random patches they are in the patches,
+and target and against are the values that follow.
 
 Source: Zhang & Nanda 2024, "Towards Best Practices of Activation Patching" (a symmetric token replacement keeps the
 input in distribution, unlike noise); Wang et al. 2022.
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,12 +22,19 @@ from torch import Tensor
 from interp import Batch
 from interp.arguments import checked
 from interp.errors import InvalidInput
+from interp.inputs.batch import ValueBatch
+from interp.inputs.user_series import as_series
 from interp.inputs.vocabulary import published
 from interp.names import STACKS, Stack
-from interp.validate import as_tensor, whole
+from interp.validate import as_tensor, number, whole
+from probes.stimuli.counterfactual_patches import cycle_of, laid_out, raised
+from probes.stimuli.repeated_patches import RepeatedPatches
 from probes.stimuli.repeated_tokens import RepeatedTokens, stimulus_of
 
 Ids = NDArray[np.int64]
+
+Repeated = RepeatedTokens | RepeatedPatches
+"""What knows its sequences: tokens or patches."""
 
 MAKE = "probes.repeated_random_tokens(unique=True, ...)"
 
@@ -36,18 +44,18 @@ class Pair:
     """Two batches, `clean` and `corrupt`, that have the same shapes and masks and differ in one thing.
 
     Attributes:
-        target: the token that is right on clean, `[batch]`.
-        against: the token that is right on corrupt instead, `[batch]`, or None where there is none.
+        target: the token that is right on clean, `[batch]`; of patches the steps that follow, `[batch, step]`.
+        against: what is right on corrupt instead, or None where there is nothing.
         parameters: what differs, and what both were made with.
 
     Raises:
-        InvalidInput: batches that are not aligned, or targets that are not one token a row.
+        InvalidInput: batches that are not aligned, or targets that are not one token, or one series, a row.
     """
 
     clean: Batch
     corrupt: Batch
-    target: Int[Tensor, " batch"]
-    against: Int[Tensor, " batch"] | None = None
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch step"]
+    against: Int[Tensor, " batch"] | Float[Tensor, "batch step"] | None = None
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
@@ -55,10 +63,11 @@ class Pair:
         for name in ("target", "against"):
             if (tokens := getattr(self, name)) is None and name == "against":
                 continue
-            ids = token_ids(name, tokens)
+            ids = token_ids(name, tokens) if self.clean.has_tokens else as_series(tokens)
             if len(ids) != len(self.clean):
+                what = "tokens" if self.clean.has_tokens else "series"
                 raise InvalidInput(
-                    f"{name} has {len(ids)} tokens and the batches {len(self.clean)} rows: give one a row."
+                    f"{name} has {len(ids)} {what} and the batches {len(self.clean)} rows: give one a row."
                 )
             object.__setattr__(self, name, ids)
 
@@ -78,7 +87,11 @@ class Pair:
     def changed(self) -> dict[str, tuple[int, ...]]:
         """The positions at which the two differ in any row, by stack."""
         clean, corrupt = self.clean, self.corrupt
-        differ = {s: (clean.ids(s) != corrupt.ids(s)) & (clean.mask(s) == 1) for s in stacks_of(clean)}
+        differ: dict[Stack, Tensor] = {}
+        for stack in stacks_of(clean):
+            shown = clean.mask(stack)
+            other = clean.content(stack) != corrupt.content(stack)
+            differ[stack] = other.reshape(*shown.shape, -1).any(-1) & (shown == 1)
         return {stack: tuple(map(int, where.any(0).nonzero()[:, 0])) for stack, where in differ.items()}
 
 
@@ -88,7 +101,7 @@ def stacks_of(batch: Batch) -> tuple[Stack, ...]:
 
 
 @checked
-def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
+def shuffled_occurrences(batch: Repeated, *, seed: int = 0) -> Pair:
     """Shuffle the tokens after the query's within the sequences, so that another one follows it.
 
     Each row has one random order for all its repetitions, so the corrupt batch is repeated random tokens too, with a
@@ -100,7 +113,8 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     shows what a circuit carries, not how it finds the place: for its queries and keys take `another_sequence`.
 
     Args:
-        batch: the clean batch, from `repeated_random_tokens(unique=True, ...)`.
+        batch: the clean batch, from `repeated_random_tokens(unique=True, ...)` or `repeated_random_patches`, whose
+            patches change places as tokens do; what a patch holds stays.
 
     Returns:
         The pair; `target` is the continuation, `against` the token that then follows, never the same.
@@ -117,7 +131,7 @@ def shuffled_occurrences(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
 
 
 @checked
-def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
+def swapped_continuation(batch: Repeated, *, seed: int = 0) -> Pair:
     """Exchange the token after the query's with a later one of its sequences, in every repetition alike.
 
     This is the least change that makes another token right: two positions a repetition. The corrupt batch is repeated
@@ -142,20 +156,36 @@ def swapped_continuation(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
 
 
 @checked
-def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
+def shifted_values(batch: Repeated, by: float, *, occurrence: int | None = None) -> Pair:
     """Move every token that is not special by some bins, in all stacks: the structure stays, no value does.
 
+    Of patches one repetition alone is moved. A shift of the whole context is invisible to a model that standardises it.
+
     Args:
-        batch: the clean batch, from `repeated_random_tokens(...)`.
-        by: how many bins up, or down if negative; in the published models a bin is 30 / 4092 of the series' scale.
+        batch: the clean batch, from `repeated_random_tokens(...)` or `repeated_random_patches(...)`.
+        by: how many bins up, or down if negative; in the published models a bin is 30 / 4092 of the series' scale. Of
+            patches, how many deviations of each row's context; then the row is brought to its mean and deviation again.
+        occurrence: of patches, the repetition of which earlier occurrence of the last patch is moved, the latest by
+            default.
 
     Returns:
         The pair; `target` is the continuation, `against` the continuation moved likewise.
 
     Raises:
-        InvalidInput: a batch that does not know its continuation, a shift of 0, or one that moves a token out of the
-            value tokens.
+        InvalidInput: a batch that does not know its continuation, a shift of 0, one that moves a token out of the
+            value tokens, or an occurrence that is not there.
     """
+    if isinstance(batch, RepeatedPatches):
+        _check_own(batch, "shifted_values")
+        if not number("by", by):
+            raise InvalidInput("by=0 moves nothing: give deviations of the context, such as 1.0 or -0.5.")
+        count, chosen = len(batch.occurrences), -1 if occurrence is None else occurrence
+        if whole("occurrence", chosen, -count) >= count:
+            raise InvalidInput(f"occurrence={occurrence}: the last patch came {count} times before: 0 to {count - 1}.")
+        how = {"name": "shifted_values", "by": float(by), "occurrence": int(chosen)}
+        return _pair_of_patches(batch, raised(batch, by, chosen, how), how)
+    if occurrence is not None:
+        raise InvalidInput(f"occurrence={occurrence} is of patches: tokens are all moved. Leave occurrence out.")
     tokens = stimulus_of(batch, "shifted_values")
     known = tokens.vocabulary or published(tokens.has_encoder)
     first, last = known.value_range
@@ -174,7 +204,7 @@ def shifted_values(batch: RepeatedTokens, by: int) -> Pair:
 
 
 @checked
-def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
+def another_sequence(batch: Repeated, *, seed: int = 0) -> Pair:
     """Replace all tokens by others that a row does not hold, and put the query's at another place of the sequence.
 
     Nothing of the clean input is right on the corrupt one: neither the tokens nor the place where the query's token
@@ -193,6 +223,10 @@ def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
         InvalidInput: as `shuffled_occurrences`; or a vocabulary range without as many other tokens.
     """
     after, rng = _after(batch, "another_sequence"), np.random.default_rng(whole("seed", seed, 0))
+    moved = (after.shape[1] + 1) // 2
+    if isinstance(batch, RepeatedPatches):
+        how = {"name": "another_sequence", "seed": int(seed)}
+        return _pair_of_patches(batch, laid_out(batch, batch.drawn(seed), how, moved), how)
     known = batch.parameters
     low, high = known["vocab_range"]
     size, start = known["sequence_length"] * known["num_unique_sequences"], known["prefix"]
@@ -208,7 +242,6 @@ def another_sequence(batch: RepeatedTokens, *, seed: int = 0) -> Pair:
     # The sequences end a whole round after the last earlier occurrence.
     motif, length = drawn[:, start:], batch.occurrences[-1] + size - start
     repeated = motif.repeat(1, -(-length // size))[:, :length]
-    moved = (after.shape[1] + 1) // 2
     query = motif[:, int(after[0, 0]) - 1 - start + moved, None]
     # An encoder's row ends with EOS, if the model has one, and the decoder has the query; a decoder alone has it there.
     last = ids[:, start + length :] if batch.has_encoder else query
@@ -224,7 +257,16 @@ def _sequences(batch: RepeatedTokens) -> Tensor:
 
 
 def _after(batch: Any, what: str) -> Ids:
-    """Return the positions after the query's token in each repetition, `[repetition, pos]`."""
+    """Return the positions after the query's token, or the last patch, in each repetition, `[repetition, pos]`."""
+    if isinstance(batch, RepeatedPatches):
+        _check_own(batch, what)
+        count = batch.sequence_length - 1 - batch.occurrences[0]
+        if count < 2:
+            raise InvalidInput(
+                f"{what}: {count} patches come after the last one's in a repetition, and at least two must change "
+                "places: choose a smaller extension, from 1 on, or more patches."
+            )
+        return np.array(batch.occurrences)[:, None] + 1 + np.arange(count)
     tokens = stimulus_of(batch, what)
     known = tokens.parameters
     if not all(bool(tokens.mask(stack).all()) for stack in stacks_of(tokens)):
@@ -255,8 +297,12 @@ def _others(rng: Generator, rows: int, after: Ids) -> Ids:
     return rng.integers(1, after.shape[1], (rows, 1))
 
 
-def _reordered(name: str, batch: RepeatedTokens, after: Ids, order: Ids, seed: int) -> Pair:
-    """Put the tokens at `after` into another order `[row, pos]`, the same in each repetition."""
+def _reordered(name: str, batch: Repeated, after: Ids, order: Ids, seed: int) -> Pair:
+    """Put the tokens or patches at `after` into another order `[row, pos]`, the same in each repetition."""
+    if isinstance(batch, RepeatedPatches):
+        cycle, how = cycle_of(batch), {"name": name, "seed": int(seed)}
+        cycle[:, after[0]] = np.take_along_axis(cycle[:, after[0]], order[..., None], 1)
+        return _pair_of_patches(batch, laid_out(batch, cycle, how), how)
     ids = _sequences(batch).clone()
     ids[:, torch.from_numpy(after)] = ids[:, after[0]].gather(1, torch.from_numpy(order))[:, None]
     return _pair(name, batch, {stacks_of(batch)[0]: ids}, {"seed": int(seed)})
@@ -283,6 +329,20 @@ def _pair(
     return Pair(clean, corrupt, clean.continuation, corrupt.continuation, parameters)
 
 
+def _check_own(batch: RepeatedPatches, what: str) -> None:
+    """Check that patches repeat as the stimulus has them.
+
+    Raises:
+        InvalidInput: one of its controls.
+    """
+    if (control := batch.parameters["control"]) is not None:
+        raise InvalidInput(f"{what}: the batch is the control {control!r}: give what repeated_random_patches made.")
+
+
+def _pair_of_patches(clean: RepeatedPatches, corrupt: RepeatedPatches, how: dict[str, Any]) -> Pair:
+    return Pair(clean, corrupt, clean.continuation, corrupt.continuation, {**how, "clean": clean.parameters})
+
+
 def check_aligned(clean: Any, corrupt: Any) -> None:
     """Check that two inputs are aligned position by position.
 
@@ -292,15 +352,36 @@ def check_aligned(clean: Any, corrupt: Any) -> None:
     for name, batch in (("clean", clean), ("corrupt", corrupt)):
         if not isinstance(batch, Batch):
             raise InvalidInput(f"{name} must be a Batch; found {type(batch).__name__}.")
-    for name in ("input_ids", "decoder_input_ids"):
-        one, other = getattr(clean, name), getattr(corrupt, name)
-        if one.shape != other.shape:
+    if clean.has_tokens != corrupt.has_tokens:
+        raise InvalidInput("one of clean and corrupt is of tokens and the other of values: give two of a kind.")
+    names = ("input_ids", "decoder_input_ids") if clean.has_tokens else ("the series in patches", "the decoder")
+    for name, stack in zip(names, STACKS, strict=True):
+        one, other = clean.mask(stack).shape, corrupt.mask(stack).shape
+        if one != other:
             raise InvalidInput(
-                f"{name} is {list(one.shape)} in clean and {list(other.shape)} in corrupt: the two must be aligned "
-                "position by position."
+                f"{name} is {list(one)} in clean and {list(other)} in corrupt: the two must be aligned position by "
+                "position."
             )
     if not all(torch.equal(clean.mask(stack), corrupt.mask(stack)) for stack in STACKS):
         raise InvalidInput("clean and corrupt mask different positions: the two must be aligned position by position.")
+    if isinstance(clean, ValueBatch) and isinstance(corrupt, ValueBatch):
+        _check_visible(clean, corrupt)
+
+
+def _check_visible(clean: ValueBatch, corrupt: ValueBatch) -> None:
+    """Check that a model can tell two batches of values apart, if they are not the same.
+
+    Raises:
+        InvalidInput: the one is the other, shifted or scaled as a whole.
+    """
+    one, other = clean.standardised, corrupt.standardised
+    alike = one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-4, equal_nan=True)
+    if alike and not torch.equal(clean.values.nan_to_num(), corrupt.values.nan_to_num()):
+        raise InvalidInput(
+            "corrupt is clean, shifted or scaled as a whole: the model standardises each context by its own mean and "
+            "deviation, so that it cannot tell the two apart. Change a part of the context, as "
+            "probes.shifted_values(batch, by) does with one repetition."
+        )
 
 
 def token_ids(name: str, tokens: Any) -> Tensor:

@@ -84,10 +84,23 @@ class RepeatedPatches(ValueBatch):
     @property
     def alternatives(self) -> Float[Tensor, "batch patch step"]:
         """The patches that could follow, as they came last: the one that does, then the row's other ones."""
-        count, size = self.parameters["patches"], self.patching.size
-        cycle = self.patching.cut(self.values)[:, self.last - count + 1 :]
-        follows = self.continuation[:, None, :size]
-        return torch.cat([follows, cycle[:, 1:, : follows.shape[-1]]], 1)
+        count, last = self.sequence_length, self.last
+        follows = self.continuation[:, None, : self.patching.size]
+        came = {place % count: place for place in range(last - count, last)} | {self.occurrences[-1] % count: last}
+        others = [came[(self.occurrences[-1] + 1 + after) % count] for after in range(1, count)]
+        return torch.cat([follows, self.patching.cut(self.values)[:, others, : follows.shape[-1]]], 1)
+
+    @property
+    def _sequence(self) -> "_Sequence":
+        parameters = {name: self.parameters[name] for name in _Sequence.PARAMETERS}
+        return _Sequence(patching=self.patching, steps=self.continuation.shape[1], **parameters)
+
+    def drawn(self, seed: int) -> Floats:
+        """Draw as many other patches as are repeated, as these were drawn: `[row, patch, step]`."""
+        own = self._sequence
+        # The batch's own seed must not give its own patches again.
+        rng = np.random.default_rng((seed, own.seed, len(self.parameters.get("corrupted", [])), 1))
+        return own.drawn(rng, own.patches).reshape(len(self), own.patches, -1)
 
     def controls(self) -> "dict[str, RepeatedPatches]":
         """Make the controls of this batch, of the same shape, with the same positions.
@@ -98,8 +111,7 @@ class RepeatedPatches(ValueBatch):
             the one before; `shuffled`, in which the values of every patch that came before are in another order. The
             continuation of each is what follows by its own rule.
         """
-        parameters = {name: self.parameters[name] for name in _Sequence.PARAMETERS}
-        own = _Sequence(patching=self.patching, steps=self.continuation.shape[1], **parameters)
+        own = self._sequence
         return {
             "unrepeated": own.batch("unrepeated"),
             "off_patch": own.batch("off_patch"),
@@ -206,13 +218,13 @@ class _Sequence:
     def batch(self, control: str | None = None) -> RepeatedPatches:
         """Make the batch, or one of its controls."""
         rng, size, total = np.random.default_rng(self.seed), self.patching.size, self.context + self.steps
-        own = self._drawn(rng, self.patches)
+        own = self.drawn(rng, self.patches)
         if control == "unrepeated":
-            values = self._drawn(rng, -(-total // size))[:, :total]
+            values = self.drawn(rng, -(-total // size))[:, :total]
         else:
             if control == "off_patch":
                 # Half a patch would make patches come again after two periods; so it takes eight.
-                own = np.concatenate([own, self._drawn(rng, 1)[:, : max(3 * size // 8, 1)]], axis=1)
+                own = np.concatenate([own, self.drawn(rng, 1)[:, : max(3 * size // 8, 1)]], axis=1)
             place = np.arange(total)
             values = own[:, place % own.shape[1]] + self.shift * (place // own.shape[1])
         context = values[:, : self.context]
@@ -222,7 +234,7 @@ class _Sequence:
         parameters = named | {name: getattr(self, name) for name in self.PARAMETERS}
         return RepeatedPatches(context, self.patching, self.occurrences, values[:, self.context :], parameters)
 
-    def _drawn(self, rng: Generator, count: int) -> Floats:
+    def drawn(self, rng: Generator, count: int) -> Floats:
         """Draw random patches side by side, `[row, step]`, of mean 0 and variance 1."""
         size = self.patching.size
         if self.coefficients is None:

@@ -15,7 +15,7 @@ import circuits
 import interp
 import probes
 from circuits.metrics import Metric, expected_value, log_prob, logit_difference
-from circuits.patched_runs import logits_after, needs
+from circuits.patched_runs import needs, outputs_after
 from circuits.patching import PatchedHeads
 from interp import Batch
 from interp.editing.variants import clean_run
@@ -643,5 +643,5 @@ def test_what_onward_needs_is_what_it_reads(either: interp.Model) -> None:
         if name.name in ("scores", "head_out"):
             continue
         cache, context = clean_run(model, clean, list({str(site) for site in (name, *needs(model, name))}))
-        found = logits_after(model, clean, cache, context, name, cache[name][:, None])
+        found = outputs_after(model, clean, cache, context, name, cache[name][:, None])
         close(found[:, 0], logits(model, clean), terms=FORWARD)

@@ -70,6 +70,18 @@ def quantiles(module: ChronosBoltModelForForecasting, ln_final: Tensor, context:
     return module.instance_norm.inverse(read, scale).unflatten(-1, (len(levels(module)), horizon(module)))
 
 
+def encode(module: ChronosBoltModelForForecasting, context: Tensor) -> Tensor:
+    """Run the encoder, and return its output."""
+    return module.encode(context)[0]
+
+
+def decode(module: ChronosBoltModelForForecasting, hidden: Tensor, context: Tensor) -> Tensor:
+    """Run the decoder on the encoder's output, and return its last norm."""
+    shown = patching(module).shown(context)
+    # As the model's own mask is; of the embedded patches only their number is read.
+    return module.decode(hidden, shown.to(hidden.dtype) if module.chronos_config.use_reg_token else shown, hidden)
+
+
 CHRONOS_BOLT = replace(
     T5,
     name="Chronos-Bolt",
@@ -84,7 +96,7 @@ CHRONOS_BOLT = replace(
     returns="quantile_preds",
     arguments={},
     read_config=read_config,
-    patches=PatchReader("instance_norm", patching, levels, horizon, quantiles),
+    patches=PatchReader("instance_norm", patching, levels, horizon, quantiles, encode, decode),
     stack_points={
         ("encoder", "ln_final"): ("encoder.final_layer_norm", "stream", None),
         ("decoder", "ln_final"): ("decoder.final_layer_norm", "stream", None),

@@ -80,6 +80,8 @@ class PatchReader:
         horizon: returns how many steps one forward pass forecasts.
         quantiles: returns the quantiles `[row, quantile, step]` in the series' units, from the model, its last norm
             `[row, pos, d_model]` and the context `[row, step]`.
+        encode: runs the encoder: from the model and the context to `[row, pos, d_model]`.
+        decode: runs the decoder to its last norm: from the model, the encoder's output and the context.
     """
 
     values: str
@@ -87,6 +89,8 @@ class PatchReader:
     levels: Callable[[Any], tuple[float, ...]]
     horizon: Callable[[Any], int]
     quantiles: Callable[[Any, Tensor, Tensor], Tensor]
+    encode: Callable[[Any, Tensor], Tensor]
+    decode: Callable[[Any, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

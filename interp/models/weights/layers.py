@@ -1,4 +1,4 @@
-"""The layers of a stack one by one, through Hugging Face's own modules, with the masks and biases that they are given.
+"""The stacks of a model, and their layers one by one, through Hugging Face's own modules, masks and biases as given.
 
 Source: the arithmetic of `transformers.models.t5.modeling_t5.T5Stack` and `transformers.models.gpt2.modeling_gpt2`.
 """
@@ -8,12 +8,35 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
 from interp.inputs.batch import Batch
 from interp.inputs.forward_arguments import cache_name
 from interp.inputs.masks import positions_of
 from interp.models.model import Model
 from interp.names import AttentionLayer, Kind, Site, Stack
+
+
+def run_encoder(model: Model, inputs: dict[str, Tensor]) -> Float[Tensor, "row pos d_model"]:
+    """Run the encoder on a model's inputs, to its last norm."""
+    if (patches := model.family.patches) is not None:
+        return patches.encode(model.module, **inputs)
+    return model.module.encoder(**{name: inputs[name] for name in ("input_ids", "attention_mask")})[0]
+
+
+def run_rest(model: Model, inputs: dict[str, Tensor], hidden: Float[Tensor, "row pos d_model"] | None) -> Tensor:
+    """Run a model on its inputs, with the encoder's output where there is an encoder, which does not run then.
+
+    Returns:
+        Logits `[row, pos, token]`, or quantiles `[row, quantile, step]` in the units of each row's context.
+    """
+    if hidden is None:
+        return model.module(**inputs).logits
+    if (patches := model.family.patches) is not None:
+        return patches.quantiles(model.module, patches.decode(model.module, hidden, **inputs), **inputs)
+    encoded: Any = BaseModelOutput(last_hidden_state=hidden)  # type: ignore[arg-type]
+    rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+    return model.module(encoder_outputs=encoded, **rest).logits
 
 
 def padding(attention_mask: Tensor, like: Tensor) -> Tensor | None:
