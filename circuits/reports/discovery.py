@@ -18,6 +18,7 @@ from interp.output.report import Report, Section, as_text
 from interp.results.frame import Frame
 from interp.validate import whole
 from probes import induction_mosaic
+from probes.induction.patch_mosaic import PatchMosaic, strongest_query
 
 OUTSIDE: tuple[Outside, ...] = get_args(Outside)
 
@@ -37,6 +38,7 @@ def discover(
     edges: int = 40,
     controls: int = 20,
     batch_size: int = 30,
+    coefficients: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -49,14 +51,18 @@ def discover(
         edges: Number of edges to find.
         controls: Random circuits of each kind.
         batch_size: Rows to find the circuit on; as many others test it.
+        coefficients: Of how many numbers a random patch is made, such as 3: its level, slope and curvature. By default
+            its values are independent.
         seed: The circuit is found on this seed and tested on the next.
 
     Raises:
         InvalidInput: another pair; sizes that are too small; more edges than the model has; a model in float16; or a
             pair that this model answers alike, so that there is nothing to explain.
+        MissingCapability: coefficients for a model that reads tokens.
     """
     whole("controls", controls, 0)
-    found_on, tested_on = (pair_of(pair, batch_size=batch_size, seed=seed + i, model=model) for i in range(2))
+    shared: dict[str, Any] = {"batch_size": batch_size, "model": model, "coefficients": coefficients}
+    found_on, tested_on = (pair_of(pair, seed=seed + i, **shared) for i in range(2))
     (clean, corrupt), metric = found_on
     circuit = find_circuit(model, clean, corrupt, metric, edges=edges, progress=progress)
     scores = attribution_patching(model, clean, corrupt, metric, integrated=INTEGRATED, seed=seed, progress=progress)
@@ -67,7 +73,8 @@ def discover(
         )
         for outside in OUTSIDE
     }
-    mosaic = induction_mosaic(model, clean)
+    mosaic: Any = induction_mosaic(model, clean)
+    mosaic = strongest_query(mosaic) if isinstance(mosaic, PatchMosaic) else mosaic
     sizes = faithfulness_by_size(model, scores, clean, corrupt, metric, seed=seed, progress=progress)
     summary = circuit_summary(model, circuit, mosaic=mosaic)
     resampled = evaluations["resample"]
@@ -90,9 +97,9 @@ def discover(
         Section(
             "circuit_heads",
             "Its heads",
-            "The heads of the circuit in forward order: eigenvalue scores of copying and matching in token space, the "
-            "attention of the heads that read the past on these rows, and how many of the circuit's edges arrive and "
-            "leave.",
+            "The heads of the circuit in forward order: eigenvalue scores of copying and matching "
+            f"{'in token space' if model.reads_tokens else 'over random patches'}, the attention of the heads that "
+            "read the past on these rows, and how many of the circuit's edges arrive and leave.",
             table=summary,
             shown=heads.dropna(axis=1, how="all"),
             brief=as_text(heads, "its heads"),
@@ -105,7 +112,7 @@ def discover(
             "(zero), not even a position where positions are embedded. The circuit's value is its faithfulness. "
             "'model without it' is what is left when the circuit is cut, 0 for a complete one. The controls are "
             "circuits of the same size: the same wiring of other heads of the same layers, edges drawn at random, and "
-            "random edges that all lie on a path from the input to the logits. |F(C-K) - F(M-K)| is how differently "
+            "random edges that all lie on a path from the input to the output. |F(C-K) - F(M-K)| is how differently "
             "circuit and model break when random halves K of the circuit are cut, also 0 for a complete one. 'bounds' "
             "says what low and high are. 'model minus nothing', in the metric's unit, is what all others are relative "
             "to; where its interval holds 0, they mean nothing.",

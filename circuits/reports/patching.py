@@ -7,10 +7,11 @@ import plotly.graph_objects as go
 
 from circuits import plots
 from circuits.patching import patch_heads, patch_positions
-from circuits.reports.pair_names import PAIRS, check_pair_name, pair_of
+from circuits.reports.pair_names import check_pair_name, pair_of, pair_words
 from interp import Model
 from interp.names import Stack
 from interp.output.report import Report, Section, as_text
+from interp.output.style import label
 from probes.stimuli.pairs import stacks_of
 
 WIDTH = 1080
@@ -21,7 +22,7 @@ SHOWN = 15
 
 _NUMBERS = ["effect", "low", "high", "share", "stderr", "q"]
 _COLUMNS = (
-    "The largest shares. effect: patched minus unpatched logit difference, with its 95 % interval over rows; stderr is "
+    "The largest shares. effect: patched minus unpatched metric, with its 95 % interval over rows; stderr is "
     "the share's standard error; q is the p-value of no effect, adjusted over the full table."
 )
 
@@ -31,6 +32,7 @@ def patch(
     *,
     pair: Annotated[str, check_pair_name] = "another_sequence",
     batch_size: int = 100,
+    coefficients: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
@@ -40,14 +42,17 @@ def patch(
         model: the model to run.
         pair: How the corrupt input differs: another_sequence, swapped_continuation, shuffled_occurrences or
             shifted_values.
-        batch_size: Rows of repeated random tokens.
+        batch_size: Rows of repeated random tokens or patches.
+        coefficients: Of how many numbers a random patch is made, such as 3: its level, slope and curvature. By default
+            its values are independent.
         seed: Seed of the tokens and of the corruption.
 
     Raises:
         InvalidInput: another pair, no rows, a negative seed, a model in float16; or a pair that this model answers
             alike, so that there is nothing to explain.
+        MissingCapability: coefficients for a model that reads tokens.
     """
-    (clean, corrupt), metric = pair_of(pair, batch_size=batch_size, seed=seed, model=model)
+    (clean, corrupt), metric = pair_of(pair, batch_size=batch_size, seed=seed, model=model, coefficients=coefficients)
     context, kind = ".".join(model.family.context), model.family.context[1]
     streams = {
         stack: patch_positions(model, clean, corrupt, metric, _stream(stack), progress=progress)
@@ -61,7 +66,7 @@ def patch(
     needed: Any = _strongest(outputs.to_frame().assign(restores=restored.share.ravel()))
     read: Any = _strongest(inputs.to_frame())
     heading = (
-        f"logit difference: {outputs.clean.mean():.2f} on clean, {outputs.corrupt.mean():.2f} on corrupt, "
+        f"{label(outputs.metric)}: {outputs.clean.mean():.2f} on clean, {outputs.corrupt.mean():.2f} on corrupt, "
         f"{len(outputs.clean)} rows\noutputs of heads"
     )
     brief = as_text(needed[["head", "effect", "low", "high", "share", "q", "restores"]].head(8), heading)
@@ -71,7 +76,7 @@ def patch(
             "Which heads are needed: outputs taken from the corrupt input",
             "The model runs on the clean input, and the output (z) of one head is taken from the corrupt input. The "
             "share is the change relative to the change that the whole corruption makes: 1 where this head alone does "
-            f"as much. Here: {PAIRS[pair]}.",
+            f"as much. Here: {pair_words(pair, model)}.",
             plots.patched_heads(outputs),
             needed,
             ["head", *_NUMBERS, "restores"],
@@ -105,8 +110,8 @@ def patch(
     words = {
         "encoder": f"{whole_stream} What is red in low layers and pale in high ones has been moved to other positions "
         "in between.",
-        "decoder": f"{whole_stream} After the last layer everything is at the last position, whose logits are read: "
-        "the share is 1.",
+        "decoder": f"{whole_stream} After the last layer everything is at the last position, from which the output is "
+        "read: the share is 1.",
     }
     for stack, positions in streams.items():
         figure = plots.patched_positions(positions)

@@ -217,3 +217,14 @@ def test_a_model_that_answers_alike_is_an_error(model: interp.Model) -> None:
         parameter.data.zero_()
     with pytest.raises(InvalidInput, match="nothing to explain"):
         discover(model, batch_size=2, progress=False)
+
+
+def test_the_planted_circuit_of_patches_is_found() -> None:
+    """Six edges were written by hand, and six are found: the head that looks back, the match, the reader."""
+    plant = zoo.planted_patches()
+    report = discover(plant.model, edges=6, controls=2, batch_size=12, progress=False)
+    circuit: Any = report.results["circuit.json"]
+    assert set(map(str, circuit)) == set(plant.circuit)
+    evaluation: Any = report.results["evaluation_resample.json"]
+    assert evaluation.faithfulness > 0.9
+    assert "over random patches" in next(one.words for one in report.sections if one.name == "circuit_heads")

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 import interp
 from circuits.__main__ import app
 from circuits.patching import Patched, PatchedHeads, PatchedPositions
-from circuits.reports.pair_names import PAIRS, SHIFT, check_pair_name, pair_of
+from circuits.reports.pair_names import OF_PATCHES, PAIRS, SHIFT, check_pair_name, pair_of, pair_words
 from circuits.reports.patching import SHOWN, patch
 from interp import Resample, edited, zoo
-from interp.errors import InvalidInput
+from interp.errors import InvalidInput, MissingCapability
 from interp.output.report import Report
-from tests.tolerance import FORWARD, close
+from tests.conftest import tiny_bolt, tiny_pipeline
+from tests.tolerance import FORWARD, LAYER, close
 
 ROWS = 5
 
@@ -168,3 +169,28 @@ def test_mistakes(arguments: list[str], says: str, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert says in done.output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_of_patches(name: str) -> None:
+    """The same corruptions of what a model of values reads; the metric is 1 at what is right on clean, 0 on corrupt."""
+    bolt = interp.wrap(tiny_bolt(), name="tiny-bolt")
+    pair, metric = pair_of(name, batch_size=ROWS, seed=1, model=bolt, coefficients=3)
+    assert pair.clean.description["coefficients"] == 3
+    assert pair.against is not None
+    for series, expected in ((pair.target, 1), (pair.against, 0)):
+        steps = torch.as_tensor(series)[:, None].expand(-1, len(bolt.levels), -1)
+        close(metric(steps, bolt.levels), torch.full((ROWS,), float(expected)), of=1, terms=LAYER)
+    assert pair_words(name, bolt) == OF_PATCHES[name]
+    assert set(OF_PATCHES) == set(PAIRS)
+
+
+def test_the_report_on_a_model_that_reads_patches() -> None:
+    bolt = interp.wrap(tiny_bolt(), name="tiny-bolt")
+    report = patch(bolt, batch_size=ROWS, coefficients=3, progress=False)
+    outputs: Any = report.results["outputs.json"]
+    assert outputs.metric == "towards"
+    assert {"encoder_positions.json", "decoder_positions.json", "inputs.json", "restored.json"} <= set(report.results)
+    assert report.sections[0].brief.startswith("towards: ")
+    with pytest.raises(MissingCapability, match="no patches"):
+        patch(interp.wrap(tiny_pipeline(), name="tiny"), batch_size=ROWS, coefficients=3, progress=False)
