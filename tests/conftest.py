@@ -16,6 +16,7 @@ from chronos import ChronosBoltPipeline, ChronosConfig, ChronosPipeline
 from chronos.chronos import ChronosModel
 from chronos.chronos_bolt import ChronosBoltModelForForecasting
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5Attention
 
 import interp
 from interp.zoo.recipe import chronos_config
@@ -134,6 +135,22 @@ def bolt_without_heads(*heads: str) -> ChronosBoltPipeline:
         projection: Any = pipeline.model.get_submodule(f"{head.stack}.block.{head.layer}.layer.{layer}.{name}.o")
         with torch.no_grad():
             projection.weight[:, head.head * 8 : head.head * 8 + 8] = 0
+    return pipeline
+
+
+def bolt_with_permuted_heads(order: list[int]) -> ChronosBoltPipeline:
+    """A plain Chronos-Bolt with the weights of `tiny_bolt` whose heads stand in another order, in every layer."""
+    pipeline = tiny_bolt()
+    with torch.no_grad():
+        for stack in (pipeline.model.encoder, pipeline.model.decoder):
+            for attention in (module for module in stack.modules() if isinstance(module, T5Attention)):
+                for name in ("q", "k", "v"):
+                    weight = getattr(attention, name).weight
+                    weight.copy_(weight.clone().unflatten(0, (3, 8))[order].flatten(0, 1))
+                attention.o.weight.copy_(attention.o.weight.clone().unflatten(1, (3, 8))[:, order].flatten(1, 2))
+                if attention.has_relative_attention_bias:
+                    bias = attention.relative_attention_bias.weight
+                    bias.copy_(bias.clone()[:, order])
     return pipeline
 
 

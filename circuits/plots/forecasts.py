@@ -73,6 +73,7 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
         rows=len(shown), subplot_titles=[_title(effects, name) for name in shown], shared_xaxes=True,
         vertical_spacing=min(0.09, 0.3 / len(shown)),
     )  # fmt: skip
+    what = _what(effects, shown)
     for row, name in enumerate(shown, start=1):
         # Of a few points plotly would draw markers too.
         past = go.Scatter(
@@ -84,7 +85,7 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
             legendgroup="truth", hoverinfo=after,
         )  # fmt: skip
         traces = [past, came]
-        for variant, color, title in (("unedited", UNEDITED, "unedited"), (name, HEADS, "ablated")):
+        for variant, color, title in (("unedited", UNEDITED, "unedited"), (name, HEADS, what[0])):
             place = effects.names.index(variant)
             fan, median = effects.fans[place, series], medians[place, series]
             low, middle, high = ([context[joint], *level] for level in (fan[0], median, fan[-1]))
@@ -113,13 +114,20 @@ def forecast_fan(effects: ForecastEffects, series: int = 0, names: list[str] | N
     return styled(
         figure,
         f"Forecasts before and after, {f'series {series}' if name is None else escape(name)}",
-        f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, {_how(effects)}; "
+        f"{short(str(effects.provenance.get('model')))}{what[1]}, {_how(effects)}; "
         f"bands: {100 * effects.levels[0]:g}-{100 * effects.levels[-1]:g} %",
         width=900,
         height=215 + panels,
         # Under the two lines that dates may take, and the axis' title.
         legend={"orientation": "h", "y": -66 / panels, "yanchor": "top", "x": 0},
     ).update_layout(margin_b=97)
+
+
+def _what(effects: ForecastEffects, names: Sequence[str]) -> tuple[str, str]:
+    """Name forecasts that are not unedited, and say how heads are ablated, where they are."""
+    # An edit is written as a call, a head as its address.
+    edits = ["(" in member for name in names for member in effects.sets[name]]
+    return "edited" if any(edits) else "ablated", "" if all(edits) else f", {effects.provenance.get('method')} ablation"
 
 
 def _how(effects: ForecastEffects) -> str:
@@ -168,6 +176,7 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
     shown = [outcome for outcome in TITLES if outcome in effects.outcomes]
     if "nll" in shown:
         shown.remove("to_parroting")
+    what = _what(effects, list(effects.controls))
     columns = len(shown) // 2
     figure = make_subplots(
         rows=2, cols=columns, subplot_titles=[TITLES[outcome] for outcome in shown], vertical_spacing=0.24
@@ -177,7 +186,7 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
         base = rows["unedited"].to_numpy()
         bars = (
             ("unedited", base, None, None, UNEDITED),
-            ("ablated", rows["ablated"], base + rows["low"], base + rows["high"], HEADS),
+            (what[0], rows["ablated"], base + rows["low"], base + rows["high"], HEADS),
             ("control heads", base + rows["control"], base + rows["control_low"], base + rows["control_high"], CONTROL),
         )
         for name, values, low, high, color in bars:
@@ -201,7 +210,7 @@ def forecast_effects(effects: ForecastEffects) -> go.Figure:
     return styled(
         figure,
         "Do the heads cause the forecast?",
-        f"{short(str(effects.provenance.get('model')))}, {effects.provenance.get('method')} ablation, means over "
+        f"{short(str(effects.provenance.get('model')))}{what[1]}, means over "
         f"{len(effects.truth)} series; bars: 95 % over series, and {sets}",
         barmode="group",
         width=360 * columns,

@@ -115,6 +115,7 @@ def forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
     shown = ["unedited", *effects.controls]
     by_variant = {name: effects.medians[effects.names.index(name), last] for name in shown}
     medians = medians.reset_index(drop=True).assign(**by_variant)
+    parts: Any = summary.groupby("ablation", sort=False)
     many = f"{len(effects.truth)} series" if len(effects.truth) > 1 else "one series, so without intervals"
     steps = effects.truth.shape[1]
     return [
@@ -127,7 +128,7 @@ def forecast_sections(name: str, effects: ForecastEffects) -> list[Section]:
             table=summary,
             brief="\n\n".join(
                 as_text(part[columns], f"{name}, {len(effects.truth)} series, without {ablation}")
-                for ablation, part in summary.groupby("ablation", sort=False)
+                for ablation, part in parts
             ),
         ),
         Section(

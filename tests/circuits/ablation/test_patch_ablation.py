@@ -14,7 +14,7 @@ from circuits.metrics import distance_to, median, pinball
 from interp import Batch, capture
 from interp.errors import InvalidInput
 from probes.stimuli.repeated_patches import RepeatedPatches
-from tests.conftest import tiny_bolt, values_with_gaps
+from tests.conftest import bolt_with_permuted_heads, tiny_bolt, values_with_gaps
 from tests.tolerance import FORWARD, close
 
 
@@ -55,6 +55,63 @@ def test_effects_are_those_of_edited_forwards(
     assert effects.sign == 1  # a loss: a head that helps raises it when it is gone
     if kind == "decoder.self" and how:
         assert float(np.abs(effects.values[0]).max()) == 0.0  # the same for every input
+
+
+@pytest.mark.parametrize("kind", ["encoder.self", "decoder.cross"])
+def test_effects_in_bfloat16_are_those_of_edited_forwards(patches: RepeatedPatches, kind: str) -> None:
+    model = interp.wrap(tiny_bolt(dtype=torch.bfloat16))
+    effects = circuits.head_effects(model, patches, kind, progress=False)
+    metric = pinball(patches.continuation)
+    clean = measured(model, metric, quantiles(model, patches), patches)
+    for head in model.heads(kind):
+        with interp.ablate(model, head):
+            after = measured(model, metric, quantiles(model, patches), patches)
+        own = effects.rows[head.layer, head.head]
+        close(own, (after - clean).double().numpy(), of=float(clean.max()), terms=64, dtype=torch.bfloat16)
+
+
+def test_permuting_heads_permutes_their_effects(model: interp.Model, patches: RepeatedPatches) -> None:
+    """Weights permuted by hand: what is read, what each head does, and what forecasts are without it."""
+    order = [2, 0, 1]
+    other = interp.wrap(bolt_with_permuted_heads(order))
+    assert other.digest != model.digest
+    close(quantiles(other, patches), quantiles(model, patches), terms=FORWARD)
+    sites = [str(site) for site in model.sites("*.*.*.pattern", "*.*.*.z", "*.*.*.q")]
+    mine, theirs = (capture(m, patches, sites) for m in (model, other))
+    for site in sites:
+        own = mine[site][:, order] if site.endswith("pattern") else mine[site][:, :, order]
+        close(theirs[site], own, site, of=float(own.abs().max()) + 1, terms=FORWARD)
+    for kind in ("encoder.self", "decoder.self", "decoder.cross"):
+        one, permuted = (circuits.head_effects(m, patches, kind, progress=False) for m in (model, other))
+        close(permuted.rows, one.rows[:, order], of=20.0, terms=4 * FORWARD)
+    series = values_with_gaps()[[0, 3]].numpy()
+    series[:, -5:] = 1.0
+    for head in ("encoder.self.1.{}", "decoder.cross.0.{}"):
+        options: dict[str, Any] = {"prediction_length": 5, "controls": 0, "progress": False}
+        names = {str(place): head.format(number) for place, number in enumerate(order)}
+        one = circuits.forecast_effects(model, series, names, **options)
+        permuted = circuits.forecast_effects(other, series, {name: head.format(name) for name in names}, **options)
+        close(permuted.fans, one.fans, terms=FORWARD)
+
+
+def test_values_at_missing_steps_change_nothing(model: interp.Model) -> None:
+    """Whatever stands under the mask of an array, as in every experiment."""
+    values = values_with_gaps().double().numpy()
+    results: list[Any] = []
+    for fill in (0.0, 1e6):
+        masked = np.ma.masked_array(np.nan_to_num(values, nan=fill), np.isnan(values))
+        batch = Batch.from_series(model, masked)
+        heads = circuits.head_effects(model, batch, "encoder.self", metric=median(), progress=False)
+        layers = circuits.layer_effects(model, batch, metric=median(), progress=False)
+        rows = [
+            np.ma.masked_array([*row.filled(fill), 1.0, 2.0, 4.0], [*row.mask, False, False, False]) for row in masked
+        ]
+        forecasts = circuits.forecast_effects(
+            model, rows, {"a": "encoder.self.1.0"}, prediction_length=3, controls=1, progress=False
+        )
+        results.append([heads.rows, layers.rows, forecasts.fans, *forecasts.outcomes.values()])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_controls_of_patches(model: interp.Model, patches: RepeatedPatches) -> None:

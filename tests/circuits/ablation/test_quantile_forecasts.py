@@ -340,6 +340,16 @@ def test_series_that_are_shorter_than_a_patch(model: interp.Model) -> None:
     assert np.isfinite(result.outcomes["mase"]).all()
 
 
+@pytest.mark.parametrize("steps", HORIZONS)
+def test_a_padded_series_is_forecast_as_it_is_alone(model: interp.Model, steps: int) -> None:
+    series = [SERIES[0, :75], SERIES[1, :58]]
+    together = effects(model, series=series, prediction_length=steps)
+    alone = effects(model, series=[series[1]], prediction_length=steps)
+    close(together.fans[:, 1], alone.fans[:, 0], terms=FORWARD)
+    for outcome in ("mase", "pinball", "to_parroting"):
+        close(together.outcomes[outcome][:, 1], alone.outcomes[outcome][:, 0], terms=FORWARD)
+
+
 def test_missing_steps_and_long_contexts(model: interp.Model) -> None:
     """What lies before the model's context changes nothing but the scale of errors."""
     longer = np.concatenate([RNG.normal(size=(3, 50)), SERIES], axis=1)

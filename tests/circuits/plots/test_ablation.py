@@ -1,5 +1,6 @@
 """Figures of experiments hold the numbers they are made from, and can be drawn."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ def test_fans_before_and_after(results: dict[str, Any]) -> None:
     for bad in ({"series": 99}, {"names": ["nothing"]}, {"names": []}):
         with pytest.raises(interp.errors.InvalidInput):
             plots.forecast_fan(effects, **bad)  # type: ignore[arg-type]
+
+
+def test_forecasts_under_edits_are_not_called_ablated(results: dict[str, Any]) -> None:
+    effects = results["forecast_effects_synthetic"]
+    name = next(iter(effects.controls))
+    steered = replace(effects, sets={**effects.sets, name: ("Add('decoder.0.resid_post')",)})
+    for one, words, subtitle in ((effects, "ablated", True), (steered, "edited", False)):
+        figure = plots.forecast_fan(one, 1, [name])
+        assert words in {trace.name for trace in traces(figure, go.Scatter)}
+        assert ("zero ablation" in figure.layout.title.subtitle.text) is subtitle
+    bars = {trace.name for trace in traces(plots.forecast_effects(steered), go.Bar)}
+    assert bars == {"unedited", "edited", "control heads"}
 
 
 def test_forecast_bars(results: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import interp
 import probes
@@ -12,7 +11,7 @@ from interp.errors import InvalidInput
 from interp.results.quantile_losses import pinball_loss
 from probes.induction.patch_mosaic import PatchMosaic
 from probes.stimuli.repeated_patches import CONTROLS, RepeatedPatches
-from tests.conftest import tiny_bolt, values_with_gaps
+from tests.conftest import bolt_with_permuted_heads, tiny_bolt, values_with_gaps
 from tests.tolerance import close
 
 
@@ -105,22 +104,10 @@ def test_a_model_without_reg() -> None:
 
 
 def test_permuting_heads_permutes_the_scores(model: interp.Model, batch: RepeatedPatches, mosaic: PatchMosaic) -> None:
-    pipeline = tiny_bolt()
-    order = torch.tensor([2, 0, 1])
-    with torch.no_grad():
-        for block in pipeline.model.encoder.block:
-            attention = block.layer[0].SelfAttention
-            for name in ("q", "k", "v"):
-                weight = getattr(attention, name).weight
-                weight.copy_(weight.clone().unflatten(0, (3, 8))[order].flatten(0, 1))
-            weight = attention.o.weight
-            weight.copy_(weight.clone().unflatten(1, (3, 8))[:, order].flatten(1, 2))
-        bias = pipeline.model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-        bias.copy_(bias.clone()[:, order])
-    other = probes.induction_mosaic(interp.wrap(pipeline), batch)
-    for query in ("reg", "last_patch"):
-        close(other[query].either.values, mosaic[query].either.values[:, order.numpy()], of=1.0, terms=500)
-    close(other["decoder"].either.values, mosaic["decoder"].either.values, of=1.0, terms=500)
+    order = [2, 0, 1]
+    other = probes.induction_mosaic(interp.wrap(bolt_with_permuted_heads(order)), batch)
+    for query in ("decoder", "reg", "last_patch"):
+        close(other[query].either.values, mosaic[query].either.values[:, order], of=1.0, terms=500)
 
 
 def test_a_head_that_looks_everywhere_alike_has_a_lift_of_one(model: interp.Model, batch: RepeatedPatches) -> None:

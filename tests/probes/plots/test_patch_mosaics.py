@@ -12,6 +12,7 @@ from probes.induction.patch_mosaic import PatchMosaic
 from probes.plots.patch_mosaics import controls
 from probes.reports.mosaics import mosaic
 from tests.conftest import tiny_bolt
+from tests.tolerance import close
 
 LOW = 0.05
 """A threshold that random weights reach."""
@@ -57,7 +58,7 @@ def test_controls_stand_beside_the_strongest_heads(result: PatchMosaic) -> None:
     repeated, unrepeated = figure.data[0], figure.data[1]
     strongest = result["decoder"].either.heads()[:3]
     assert list(repeated.y) == [str(head.address) for head in strongest]
-    np.testing.assert_allclose(np.asarray(repeated.x), [head.score for head in strongest])
+    close(np.asarray(repeated.x), [head.score for head in strongest])
     # A head's control is of the kind in which it is stronger.
     for at, head in enumerate(strongest):
         layer, index = head.address.layer, head.address.head
