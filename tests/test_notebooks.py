@@ -42,7 +42,11 @@ SMALLER: dict[str, dict[str, str]] = {
         "batch_size=8, progress": "batch_size=4, progress",
     },
     "07_decoder_only": {"batch_size=50": "batch_size=20", "batch_size=15": "batch_size=5", "edges=30": "edges=15"},
-    "08_chronos_bolt": {"coefficients=3, seed=1": "coefficients=3, seed=1, batch_size=20"},
+    "08_chronos_bolt": {
+        "coefficients=3, seed=1)": "coefficients=3, seed=1, batch_size=20)",
+        "batch_size=30": "batch_size=8",
+        "edges=40": "edges=15",
+    },
 }
 """By notebook: what is written there, and what is run instead."""
 
