@@ -4,21 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from circuits import plots
 from circuits.attribution.by_position import attribution_by_position
 from circuits.attribution.direct import direct_attribution
 from circuits.attribution.logit_lens import LogitLens, logit_lens
+from circuits.reports.attribution_tables import section, strongest
+from circuits.reports.patch_attributions import attribute_patches
 from interp import Model
-from interp.output.report import Report, Section, as_text
+from interp.output.report import Report, as_text
 from probes import TimeSeries, repeated_random_tokens, series_batch
 from probes.stimuli import datasets
 from probes.stimuli.pairs import stacks_of, swapped_continuation
 from probes.stimuli.repeated_tokens import RepeatedTokens
-
-SHOWN = 12
-"""How many rows of a table the page shows; the CSV holds all."""
 
 _READ = {
     "cross": {"Attention": "Cross-attention", "position": "encoder position", "Below": "The encoder"},
@@ -27,21 +25,28 @@ _READ = {
 """Words for the attention that reads the past, by its kind."""
 
 
-def attribute(model: Model, *, batch_size: int = 100, seed: int = 0) -> Report:
+def attribute(model: Model, *, batch_size: int = 100, coefficients: int | None = None, seed: int = 0) -> Report:
     """Split the prediction over the decoder's parts and over past steps, and show how it forms.
 
-    It is done on repeated random tokens and on the air passengers. Controls stand beside: another token of each row's
-    sequence, and the series with its past shuffled.
+    It is done on repeated random tokens or patches and on the air passengers. Controls stand beside: another token of
+    each row's sequence, or patches that do not repeat, and the series with its past shuffled.
 
     Args:
         model: the model to read.
-        batch_size: Rows of repeated random tokens.
+        batch_size: Rows of repeated random tokens or patches.
+        coefficients: Of how many numbers a random patch is made, such as 3: its level, slope and curvature. By default
+            its values are independent.
         seed: Seed of the tokens and of the controls.
 
     Raises:
         InvalidInput: no rows, a negative seed, or a model in float16.
         UnsupportedModel: weights that cannot be read, or a model without a tokenizer for series.
+        MissingCapability: coefficients for a model that reads tokens.
     """
+    if not model.reads_tokens:
+        return attribute_patches(model, batch_size=batch_size, coefficients=coefficients, seed=seed)
+    if coefficients is not None:
+        model.require("patches")
     batch = repeated_random_tokens(model=model, batch_size=batch_size, unique=True, seed=seed)
     other_token = swapped_continuation(batch, seed=seed).against
     assert other_token is not None
@@ -62,11 +67,11 @@ def attribute(model: Model, *, batch_size: int = 100, seed: int = 0) -> Report:
     # EOS is no step.
     steps_back = (len(series) - steps["key"]).where(steps["value"].notna())
     steps.insert(1, "steps_back", steps_back.astype("Int64"))
-    parts = _strongest(direct.to_frame().assign(other_token=other.to_frame()["mean"]))
-    positions, steps = _strongest(positions), _strongest(steps)
+    parts = strongest(direct.to_frame().assign(other_token=other.to_frame()["mean"]))
+    positions, steps = strongest(positions), strongest(steps)
     read = _READ[past.kind]
     sections = [
-        _section(
+        section(
             "attribution",
             "What the parts of the decoder add to the continuation's logit",
             "Repeated random tokens, no token twice in a row's sequence. The decoder's last stream is the sum of what "
@@ -81,7 +86,7 @@ def attribute(model: Model, *, batch_size: int = 100, seed: int = 0) -> Report:
                 f"logit of the continuation, {len(batch)} rows",
             ),
         ),
-        _section(
+        section(
             "attribution_by_position",
             "Which past steps the prediction comes from",
             f"{read['Attention']}'s part of the logit, split by the {read['position']} that a head reads. "
@@ -91,7 +96,7 @@ def attribute(model: Model, *, batch_size: int = 100, seed: int = 0) -> Report:
             f"The strongest positions, all {past.kind} heads together; means over rows with 95 % intervals.",
             as_text(positions.head(4), f"by {'encoder ' * model.has_encoder}position"),
         ),
-        _section(
+        section(
             "logit_lens",
             "How the prediction forms",
             "The prediction of the decoder if it ended after each of its sublayers. The last point is the model's "
@@ -100,16 +105,16 @@ def attribute(model: Model, *, batch_size: int = 100, seed: int = 0) -> Report:
             _by_point(lens),
             "Means over rows. agrees: share of rows whose likeliest token is already the model's own.",
         ),
-        _section(
+        section(
             "value_attribution",
             "A real series: what the parts add to the forecast's value",
             "Air passengers, the step after the last. The number is the expected value of the forecast less the mean "
             "of all bins, in units of the series' scale. There is one series, so there are no intervals.",
             plots.attribution(value),
-            _strongest(value.to_frame()),
+            strongest(value.to_frame()),
             "The strongest parts.",
         ),
-        _section(
+        section(
             "value_attribution_by_position",
             "Which past steps the forecast comes from",
             "Where the model goes by the season, the steps one, two and three seasons before the forecast stand out.",
@@ -119,7 +124,7 @@ def attribute(model: Model, *, batch_size: int = 100, seed: int = 0) -> Report:
             "when the series before its last value is shuffled.",
             as_text(steps.head(6), f"forecast of {series.name}, by step"),
         ),
-        _section(
+        section(
             "value_lens",
             "How the forecast forms",
             "The lens on air passengers, in units of the series' scale.",
@@ -156,20 +161,6 @@ def tokens_at(batch: RepeatedTokens) -> list[str]:
     elif batch.vocabulary is not None and batch.vocabulary.eos is not None:
         words[-1] = "EOS"
     return words
-
-
-def _section(
-    name: str, title: str, words: str, figure: go.Figure, table: pd.DataFrame, note: str = "", brief: str = ""
-) -> Section:
-    """Make a section whose page shows the first rows of the table, and all points of a lens."""
-    shown = table if name.endswith("lens") else table.head(SHOWN)
-    shown = shown.drop(columns=["kind", "layer", "head"], errors="ignore").dropna(axis=1, how="all")
-    shown = shown.rename(columns={"mean": "adds"})
-    return Section(name, title, words, figure=figure, table=table, note=note, shown=shown, brief=brief)
-
-
-def _strongest(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.sort_values("mean", key=lambda column: -column.abs(), kind="stable", ignore_index=True)
 
 
 def _by_point(lens: LogitLens) -> pd.DataFrame:

@@ -14,13 +14,16 @@ from circuits.__main__ import app
 from circuits.attribution.by_position import AttributionByPosition
 from circuits.attribution.direct import DirectAttribution
 from circuits.attribution.logit_lens import LogitLens
-from circuits.reports.attributions import SHOWN, attribute
+from circuits.reports.attribution_tables import SHOWN
+from circuits.reports.attributions import attribute
 from interp import zoo
+from interp.errors import MissingCapability
 from interp.output.report import Report
 from probes import repeated_random_tokens
 from probes.stimuli import datasets
 from probes.stimuli.repeated_tokens import RepeatedTokens
-from tests.tolerance import close
+from tests.conftest import tiny_bolt, tiny_pipeline
+from tests.tolerance import FORWARD, close
 
 ROWS = 12
 
@@ -195,3 +198,22 @@ def test_a_folder_that_is_a_file_is_found_before_the_work(command: str, tmp_path
     done = CliRunner().invoke(app, [command, "--model", "no-such-model", "--out", str(tmp_path / "file")])
     assert done.exit_code == 2
     assert "cannot write" in done.output
+
+
+def test_the_report_on_a_model_that_reads_patches() -> None:
+    """Shares sum to the metric, with what is left of it as a part; each patch stands with what it holds."""
+    bolt = interp.wrap(tiny_bolt(), name="tiny-bolt")
+    report = attribute(bolt, batch_size=5, coefficients=3)
+    direct: Any = report.results["attribution.json"]
+    assert "readout" in direct.parts
+    close(direct.values.sum(0), direct.total, terms=FORWARD)
+    table = report.tables["attribution_by_position"].set_index("key")
+    assert table.loc[11, "holds"] == "the last patch"
+    assert table.loc[12, "holds"] == "[REG]"
+    assert table.loc[[1, 6], "holds"].eq("the same patch").all()
+    assert table.loc[[2, 7], "holds"].eq("what followed").all()
+    past = report.tables["value_attribution_by_position"].set_index("key")["holds"]
+    assert past.loc[past.index.max()] == "[REG]"
+    assert past.loc[past.index.max() - 1] == "1960-05 to 1960-12"
+    with pytest.raises(MissingCapability, match="no patches"):
+        attribute(interp.wrap(tiny_pipeline(), name="tiny"), batch_size=5, coefficients=3)
