@@ -208,7 +208,7 @@ def test_the_report_on_a_model_that_reads_patches() -> None:
     assert "readout" in direct.parts
     close(direct.values.sum(0), direct.total, terms=FORWARD)
     table = report.tables["attribution_by_position"].set_index("key")
-    assert table.loc[11, "holds"] == "the last patch"
+    assert table.loc[11, "holds"] == "last patch"
     assert table.loc[12, "holds"] == "[REG]"
     assert table.loc[[1, 6], "holds"].eq("the same patch").all()
     assert table.loc[[2, 7], "holds"].eq("what followed").all()
