@@ -114,6 +114,7 @@ def _held(table: pd.DataFrame, batch: ValueBatch, words: list[str]) -> pd.DataFr
 
 
 def _dates(index: Any, batch: ValueBatch) -> list[str]:
-    """Say which dates each patch holds."""
+    """Say which dates each patch holds, of a series whose first steps may have been cut off."""
+    index = index[batch.dropped :]
     ends = [(batch.steps(patch)[0], batch.steps(patch)[-1]) for patch in range(batch.n_patches)]
     return [f"{index[first]:%Y-%m} to {index[last]:%Y-%m}" for first, last in ends]
