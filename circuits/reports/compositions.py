@@ -175,7 +175,7 @@ def _candidates(
         edges = candidates.edges[:top]
         title = f"Induction candidates ({len(edges)} of {len(candidates)})"
         figure = plots.wiring(scores, edges, mosaic=mosaic, title=title)  # type: ignore[arg-type]
-    table = candidates.to_frame()
+    table: Any = candidates.to_frame()
     if table.empty:
         brief = f"no induction candidates: no pair of heads at {candidates.threshold:g} with a wire between them"
     else:
