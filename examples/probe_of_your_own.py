@@ -18,7 +18,7 @@ import probes
 
 def to_largest(pattern: Tensor, batch: interp.Batch) -> Tensor:
     """Return the attention of the last query to the largest value of each row, `[batch, head]`."""
-    largest = batch.input_ids == batch.input_ids.amax(1, keepdim=True)  # ids rise with the value; EOS has the lowest
+    largest = batch.input_ids == batch.input_ids.amax(1, keepdim=True)  # ids rise with the value; EOS is lowest
     return (pattern[:, :, -1] * largest[:, None]).sum(-1)
 
 
