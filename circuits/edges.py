@@ -182,7 +182,7 @@ class Edge:
     def _check(self) -> None:
         writer, reader, kind = self.writer, self.reader, self.kind
         if writer in OUTPUTS or reader in EMBEDDINGS.values():
-            raise InvalidInput(f"{self}: the output writes to no stream, and embeddings read none.")
+            raise InvalidInput(f"{self}: logits and quantiles write to no stream, and embeddings read none.")
         if isinstance(reader, Head) != (kind in get_args(Composition)):
             how = (
                 f"by {_inputs(writer, reader)}" if isinstance(reader, Head) else "by nothing after it: it has one input"

@@ -224,19 +224,15 @@ class QuantileMetric:
                 does not vary.
         """
         if len(levels) != quantiles.shape[1] or (self.scaled and deviation is None):
-            raise InvalidInput(
-                f"{self.name}: it needs the quantiles' levels and, where it is scaled, the deviation of each row's "
-                "context: metric(quantiles, model.levels, batch.deviation)."
-            )
+            needs = "it needs the quantiles' levels and, where it is scaled, the deviation of each row's context"
+            raise InvalidInput(f"{self.name}: {needs}: metric(quantiles, model.levels, batch.deviation).")
         values = self.of(quantiles, levels)
         if not self.scaled or deviation is None:
             return values
         if bool((constant := deviation == 0).any()):
             rows = constant.nonzero()[:6, 0].tolist()
-            raise InvalidInput(
-                f"{self.name}: the context of rows {rows} has no deviation to scale by: leave them out, or give "
-                "scaled=False."
-            )
+            unscaled = "leave them out, or give scaled=False."
+            raise InvalidInput(f"{self.name}: the context of rows {rows} has no deviation to scale by: {unscaled}")
         return values / deviation.to(values)
 
 
@@ -333,10 +329,8 @@ def towards(target: Any, against: Any) -> QuantileMetric:
     ends = as_series(target), as_series(against)
     if ends[0].shape != ends[1].shape:
         raise InvalidInput(f"target is {list(ends[0].shape)} and against {list(ends[1].shape)}: give two of one shape.")
-    if bool((same := ((ends[0] - ends[1]).nan_to_num() == 0).all(1)).any()):
-        raise InvalidInput(
-            f"target and against are the same in rows {same.nonzero()[:6, 0].tolist()}: nothing lies between."
-        )
+    if len(same := ((ends[0] - ends[1]).nan_to_num() == 0).all(1).nonzero()):
+        raise InvalidInput(f"target and against are the same in rows {same[:6, 0].tolist()}: nothing lies between.")
 
     def of(quantiles: Tensor, levels: Levels) -> Tensor:
         own = at_level(quantiles, levels, 0.5)
@@ -374,7 +368,6 @@ def _taken(values: Tensor, steps: list[int] | slice) -> Tensor:
     """
     count = values.shape[-1]
     chosen = [*range(count)][steps] if isinstance(steps, slice) else steps
-    # Python leaves out in silence what a slice has beyond the end.
     beyond = isinstance(steps, slice) and (steps.stop or 0) > count
     if beyond or not chosen or not all(-count <= step < count for step in chosen):
         raise InvalidInput(

@@ -17,7 +17,7 @@ from probes.stimuli.repeated_patches import RepeatedPatches
 from tests.conftest import tiny_bolt, values_with_gaps
 
 SERIES = np.sin(np.arange(60) / 3.0)
-EDGE = "decoder.cross.1.0 -> decoder.logits"
+EDGE = "decoder.cross.1.0 -> decoder.quantiles"
 METRIC, MEDIAN = circuits.log_prob(5), circuits.metrics.median()
 Call = Callable[[Model, Batch], Any]
 
@@ -44,6 +44,14 @@ def patches(batch: Batch) -> RepeatedPatches:
         if batch.has_tokens
         else probes.repeated_random_patches(bolt(), batch_size=3, patches=4)
     )
+
+
+def pair(batch: Batch) -> tuple[Batch, Batch]:
+    """A batch, and another one beside it: of values, with the same patches missing."""
+    if batch.has_tokens:
+        return batch, batch
+    other = torch.where(values_with_gaps().isnan(), torch.nan, values_with_gaps(seed=1).nan_to_num())
+    return batch, Batch.from_series(bolt(), other)
 
 
 def heads() -> Any:
@@ -100,6 +108,37 @@ WORK: dict[str, Call] = {
     "circuits.induction_candidates": lambda model, batch: circuits.induction_candidates(
         model, probes.induction_mosaic(model, patches=4, batch_size=2), progress=False
     ),
+    "circuits.direct_attribution": lambda model, batch: circuits.direct_attribution(model, batch),
+    "circuits.attribution_by_position": lambda model, batch: circuits.attribution_by_position(model, batch),
+    "circuits.gradients": lambda model, batch: circuits.gradients(model, batch, MEDIAN, "decoder.cross.*.z"),
+    "circuits.patch_heads": lambda model, batch: circuits.patch_heads(model, *pair(batch), MEDIAN, progress=False),
+    "circuits.patch_positions": lambda model, batch: circuits.patch_positions(
+        model, *pair(batch), MEDIAN, progress=False
+    ),
+    "circuits.patch_sites": lambda model, batch: circuits.patch_sites(
+        model, *pair(batch), MEDIAN, ["decoder.0.mlp_out"]
+    ),
+    "circuits.patch_edges": lambda model, batch: circuits.patch_edges(
+        model, *pair(batch), MEDIAN, EDGE, progress=False
+    ),
+    "circuits.attribution_patching": lambda model, batch: circuits.attribution_patching(
+        model, *pair(batch), MEDIAN, sample=4, progress=False
+    ),
+    "circuits.discover": lambda model, batch: circuits.discover(model, *pair(batch), MEDIAN, edges=2, progress=False),
+    "circuits.prune": lambda model, batch: circuits.prune(
+        model, circuits.Circuit([EDGE]), *pair(batch), MEDIAN, edges=1, progress=False
+    ),
+    "circuits.evaluate": lambda model, batch: circuits.evaluate(
+        model, circuits.Circuit([EDGE]), *pair(batch), MEDIAN, controls=1, parts=1, progress=False
+    ),
+    "circuits.faithfulness_by_size": lambda model, batch: circuits.faithfulness_by_size(
+        model,
+        circuits.attribution_patching(model, *pair(values()), MEDIAN, sample=4, progress=False),
+        *pair(batch),
+        MEDIAN,
+        draws=1,
+        progress=False,
+    ),
     "circuits.random_controls": lambda model, batch: circuits.random_controls(model, heads(), draws=2),
 }
 """What works on a model of values."""
@@ -120,37 +159,21 @@ NEED_TOKENS: dict[str, Call] = {
     "probes.repeated_random_tokens": lambda model, batch: probes.repeated_random_tokens(model=model),
     "probes.repeated_sequences": lambda model, batch: probes.repeated_sequences(model=model),
     "probes.series_batch": lambda model, batch: probes.series_batch(model, SERIES),
-    "circuits.attribution_by_position": lambda model, batch: circuits.attribution_by_position(model, batch),
     "circuits.attribution_by_position, target": lambda model, batch: circuits.attribution_by_position(
         model, batch, target=5
     ),
-    "circuits.attribution_patching": lambda model, batch: circuits.attribution_patching(
-        model, batch, batch, METRIC, progress=False
-    ),
     "circuits.copying_scores": lambda model, batch: circuits.copying_scores(model),
-    "circuits.direct_attribution": lambda model, batch: circuits.direct_attribution(model, batch),
     "circuits.direct_attribution, target": lambda model, batch: circuits.direct_attribution(model, batch, target=5),
-    "circuits.discover": lambda model, batch: circuits.discover(model, batch, batch, METRIC, progress=False),
     "circuits.encoder_output_by_token": lambda model, batch: circuits.encoder_output_by_token(model, batch),
-    "circuits.evaluate": lambda model, batch: circuits.evaluate(
-        model, circuits.Circuit([EDGE]), batch, batch, METRIC, progress=False
+    "circuits.gradients, of tokens": lambda model, batch: circuits.gradients(model, batch, METRIC, "decoder.cross.*.z"),
+    "circuits.patch_heads, of tokens": lambda model, batch: circuits.patch_heads(
+        model, *pair(batch), METRIC, progress=False
+    ),
+    "circuits.discover, of tokens": lambda model, batch: circuits.discover(
+        model, *pair(batch), METRIC, progress=False
     ),
     "circuits.expected_value": lambda model, batch: circuits.expected_value(model),
-    "circuits.gradients": lambda model, batch: circuits.gradients(model, batch, METRIC, "decoder.cross.*.z"),
     "circuits.logit_lens": lambda model, batch: circuits.logit_lens(model, batch),
-    "circuits.patch_edges": lambda model, batch: circuits.patch_edges(
-        model, batch, batch, METRIC, EDGE, progress=False
-    ),
-    "circuits.patch_heads": lambda model, batch: circuits.patch_heads(model, batch, batch, METRIC, progress=False),
-    "circuits.patch_positions": lambda model, batch: circuits.patch_positions(
-        model, batch, batch, METRIC, progress=False
-    ),
-    "circuits.patch_sites": lambda model, batch: circuits.patch_sites(
-        model, batch, batch, METRIC, ["decoder.0.mlp_out"]
-    ),
-    "circuits.prune": lambda model, batch: circuits.prune(
-        model, circuits.Circuit([EDGE]), batch, batch, METRIC, edges=1, progress=False
-    ),
     "circuits.token_circuit": lambda model, batch: circuits.token_circuit(
         circuits.qk_circuit(model, "encoder.self.0.0")
     ),
@@ -161,10 +184,9 @@ NEED_TOKENS: dict[str, Call] = {
 """What needs tokens, with a batch of values and with one of tokens."""
 
 OF_A_BATCH = ("another_sequence", "shifted_values", "shuffled_occurrences", "swapped_continuation")
-"""What takes repeated random tokens alone, without a model."""
+"""What takes repeated random tokens or patches, without a model."""
 
 OTHERWISE = {
-    "circuits.faithfulness_by_size": "takes scores of the model's edges, which there are none of",
     "circuits.position_circuit": "takes a circuit of a model that embeds positions",
 }
 

@@ -31,6 +31,7 @@ from circuits.metrics import Metric, Tokens, bin_centers, median, token_ids
 from interp import Batch, Model
 from interp.editing.variants import check_dtype
 from interp.errors import InvalidInput
+from interp.inputs.batch import ValueBatch
 from interp.models.model import as_model
 from interp.models.weights.head_weights import unembedding, unembedding_bias
 from interp.models.weights.norms import final_norm
@@ -60,8 +61,10 @@ class Asked:
     def at(self, columns: Int[Tensor, " row"]) -> "Asked":
         """Return the same number at one decoder position of each row alone, `[row, 1]`."""
         rows = torch.arange(len(columns))
-        cut = [None if ids is None else ids[rows, columns.cpu(), None] for ids in (self.target, self.against)]
-        return Asked(self.name, self.unit, *cut, self.metric)
+        target, against = (
+            None if ids is None else ids[rows, columns.cpu(), None] for ids in (self.target, self.against)
+        )
+        return Asked(self.name, self.unit, target, against, self.metric)
 
 
 VALUE = Asked("expected value", "scaled value")
@@ -139,7 +142,7 @@ def stimulus_parameters(batch: Batch) -> dict[str, Any]:
     """Describe a batch, for a result's provenance."""
     if isinstance(batch, RepeatedTokens):
         return {"name": "repeated_random_tokens", **batch.parameters}
-    if not batch.has_tokens:
+    if isinstance(batch, ValueBatch):
         return stimulus_source(batch)
     keys = batch.ids(stacks_of(batch)[0]).shape[1]
     shape = {"rows": len(batch), "keys": keys, "queries": batch.decoder_input_ids.shape[1]}

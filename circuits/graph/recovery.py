@@ -76,7 +76,7 @@ def _composition(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Sc
 
 
 def _mosaic(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
-    mosaic = induction_mosaic(model, pair.clean)
+    mosaic: Any = induction_mosaic(model, pair.clean)
     if isinstance(mosaic, Mosaic):
         return _by_head(mosaic.either)
     # From whichever place a head is read, its larger score counts.
@@ -89,8 +89,8 @@ def _ablation(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Score
 
 
 def _direct(model: Model, pair: Pair, metric: Metric, truth: Circuit) -> Scores:
-    asked: Any = {"target": pair.target, "against": pair.against} if model.reads_tokens else {"metric": metric}
-    attribution = direct_attribution(model, pair.clean, **asked)
+    number: Any = {"target": pair.target, "against": pair.against} if model.reads_tokens else {"metric": metric}
+    attribution = direct_attribution(model, pair.clean, **number)
     return _by_head(*(attribution.heads(kind) for kind in _kinds(model, "decoder")))
 
 

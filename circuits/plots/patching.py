@@ -116,8 +116,8 @@ def patched_positions(patched: PatchedPositions, *, show: Show = "share") -> go.
         hover = np.array(
             [
                 [
-                    f"{patched.sites[i]}, position {at}<br>{_tokens_told(*words, things)}<br>{texts[i][at]}"
-                    for at, words in enumerate(zip(*tokens, differs, strict=True))
+                    f"{patched.sites[i]}, position {at}<br>{_tokens_told(one, other, differ, things)}<br>{texts[i][at]}"
+                    for at, (one, other, differ) in enumerate(zip(*tokens, differs, strict=True))
                 ]
                 for i in of[stack]
             ],

@@ -25,7 +25,7 @@ from interp.results.result import Floats
 from interp.results.statistics import interval, p_values, q_values
 from interp.zoo.planted_t5 import CROSS_HEADS, ENCODER_HEADS
 from probes.stimuli.repeated_tokens import RepeatedTokens
-from tests.conftest import tiny_causal_pipeline, tiny_pipeline
+from tests.conftest import tiny_bolt, tiny_causal_pipeline, tiny_pipeline, values_with_gaps
 from tests.tolerance import BUNDLED, FORWARD, close, tolerance
 
 CROSS, ENCODER = str(CROSS_HEADS[0]), str(ENCODER_HEADS[0])
@@ -51,9 +51,33 @@ def pair(masked: bool = True, alone: bool = False) -> tuple[Batch, Batch]:
     return made(), made()
 
 
+def contrast(quantiles: Tensor) -> Tensor:
+    """A metric of quantiles, in the series' units."""
+    return quantiles[:, 4, :5].mean(1) - quantiles[:, 1, 3:].mean(1)
+
+
+def metric_of(model: interp.Model) -> Any:
+    return METRIC if model.reads_tokens else contrast
+
+
+def pair_for(model: interp.Model) -> tuple[Batch, Batch]:
+    """As `pair`; of values, series with the same patches missing, and other means and deviations."""
+    if model.reads_tokens:
+        return pair(alone=not model.has_encoder)
+    clean = values_with_gaps(ROWS)
+    other = torch.where(clean.isnan(), torch.nan, 3 * values_with_gaps(ROWS, seed=1).nan_to_num() - 4)
+    return Batch.from_series(model, clean), Batch.from_series(model, other)
+
+
 @pytest.fixture
 def double() -> interp.Model:
     return interp.wrap(tiny_pipeline(dtype=torch.float64))
+
+
+@pytest.fixture(params=["t5", "bolt"])
+def stacked(request: pytest.FixtureRequest) -> interp.Model:
+    """Models with an encoder, in float64."""
+    return interp.wrap((tiny_pipeline if request.param == "t5" else tiny_bolt)(dtype=torch.float64), name="stacked")
 
 
 @pytest.fixture
@@ -63,8 +87,15 @@ def alone() -> interp.Model:
 
 
 @torch.no_grad()
-def logits(model: interp.Model, batch: Batch) -> Tensor:
-    return model.module(**model.inputs(batch)).logits
+def logits(model: interp.Model, batch: Batch, units: Batch | None = None) -> Tensor:
+    """What the plain module puts out; quantiles with another batch's means and deviations, where one is given."""
+    if units is None or model.reads_tokens:
+        return getattr(model.module(**model.inputs(batch)), model.family.returns)
+    module: Any = model.module
+    hidden, _, embedded, mask = module.encode(batch.inputs["context"])
+    _, scale = module.instance_norm(units.inputs["context"])
+    read = module.output_patch_embedding(module.decode(embedded, mask, hidden)).flatten(1)
+    return module.instance_norm.inverse(read, scale).unflatten(1, (5, 12))
 
 
 @contextmanager
@@ -187,9 +218,15 @@ def _mid(model: interp.Model, inputs: tuple[Batch, Batch], layer: int, index: in
 
 
 def slow(
-    model: interp.Model, inputs: tuple[Batch, Batch], name: str, index: int, by_head: bool, metric: Metric = METRIC
+    model: interp.Model,
+    inputs: tuple[Batch, Batch],
+    name: str,
+    index: int,
+    by_head: bool,
+    metric: Metric | None = None,
 ) -> Floats:
     """One cell by one forward of each input, with plain hooks."""
+    metric = metric_of(model) if metric is None else metric
     if not model.has_encoder:
         return slow_alone(model, inputs, name, index, by_head, metric)
     module, port, tuple_of = place(model, name)
@@ -220,8 +257,8 @@ LIVE = tolerance(of=0.1, terms=FORWARD)
 """What rounding makes of logits of a float64 model, and what a patch must do that reaches them."""
 
 
-def plain(model: interp.Model, batch: Batch) -> Floats:
-    return METRIC(logits(model, batch)).double().numpy()
+def plain(model: interp.Model, batch: Batch, units: Batch | None = None) -> Floats:
+    return metric_of(model)(logits(model, batch, units)).double().numpy()
 
 
 def tokens_at(batch: Batch, site: str) -> Any:
@@ -243,21 +280,31 @@ def test_heads_of_a_decoder_alone_equal_one_hooked_forward_each(alone: interp.Mo
 
 
 @pytest.mark.parametrize("of", ["z", "q", "k", "v", "pattern"])
-def test_heads_equal_one_hooked_forward_each(model: interp.Model, double: interp.Model, of: str) -> None:
-    clean, corrupt = pair()
+def test_heads_equal_one_hooked_forward_each(model: interp.Model, stacked: interp.Model, of: str) -> None:
     sites = [f"{kind}.*.{of}" for kind in ("encoder.self", "decoder.self", "decoder.cross")]
-    for each, dtype in ((model, torch.float32), (double, torch.float64)):
-        found = circuits.patch_heads(each, clean, corrupt, METRIC, sites, progress=False)
+    # Chronos-Bolt's quantiles are in float32 whatever its weights are in.
+    exact, double = torch.float64 if stacked.reads_tokens else torch.float32, stacked
+    for each, dtype in ((model, torch.float32), (double, exact)):
+        clean, corrupt = pair_for(each)
+        found = circuits.patch_heads(each, clean, corrupt, metric_of(each), sites, progress=False)
         wanted = np.array([
             [slow(each, (clean, corrupt), site, head, True) for head in range(3)] for site in found.sites
         ])  # fmt: skip
         close(found.values, wanted, terms=FORWARD, dtype=dtype)
         close(found.clean, plain(each, clean), terms=FORWARD, dtype=dtype)
-        close(found.corrupt, plain(each, corrupt), terms=FORWARD, dtype=dtype)
-        assert (np.abs(found.effects).max((1, 2)) > LIVE).all(), "every site is live"
-    one_by_one = circuits.patch_heads(double, clean, corrupt, METRIC, sites, memory=1, progress=False)
-    close(one_by_one.values, found.values, terms=FORWARD, dtype=torch.float64)
+        close(found.corrupt, plain(each, corrupt, clean), terms=FORWARD, dtype=dtype)
+        live = [site not in FIXED or each.reads_tokens for site in found.sites]
+        assert ((np.abs(found.effects).max((1, 2)) > LIVE) == live).all(), "every other site is live"
+    one_by_one = circuits.patch_heads(double, *pair_for(double), metric_of(double), sites, memory=1, progress=False)
+    close(one_by_one.values, found.values, terms=FORWARD, dtype=exact)
 
+
+FIXED = {
+    *(f"decoder.self.{layer}.{name}" for layer in (0, 1) for name in ("q", "k", "pattern")),
+    *(f"decoder.self.0.{name}" for name in ("v", "z", "attn_out")),
+    *("decoder.cross.0.q", "decoder.0.resid_pre", "decoder.0.resid_mid"),
+}
+"""What is the same for every input in a Chronos-Bolt, or makes no difference."""
 
 POSITIONED = [
     *("encoder.*.resid_pre", "encoder.*.resid_mid", "encoder.*.mlp_out", "encoder.*.resid_post", "encoder.ln_final"),
@@ -268,21 +315,25 @@ POSITIONED = [
 
 
 @pytest.mark.parametrize("sites", POSITIONED)
-def test_positions_equal_one_hooked_forward_each(double: interp.Model, sites: str) -> None:
-    clean, corrupt = pair()
-    found = circuits.patch_positions(double, clean, corrupt, METRIC, sites, progress=False)
+def test_positions_equal_one_hooked_forward_each(stacked: interp.Model, sites: str) -> None:
+    double, dtype = stacked, torch.float64 if stacked.reads_tokens else torch.float32
+    if sites == "decoder.logits" and not double.reads_tokens:
+        return
+    clean, corrupt = pair_for(double)
+    found = circuits.patch_positions(double, clean, corrupt, metric_of(double), sites, progress=False)
     assert found.sites == tuple(map(str, double.sites(sites)))
     for index, (site, length) in enumerate(zip(found.sites, found.lengths, strict=True)):
         in_encoder = site.startswith("encoder") or (".cross." in site and site[-1] in "kv")
-        assert length == (6 if in_encoder else 4)
+        assert length == clean.length("encoder" if in_encoder else "decoder")
         wanted = np.array([slow(double, (clean, corrupt), site, at, False) for at in range(length)])
         there = tokens_at(clean, site)
-        close(found.values[index, :length][there], wanted[there], terms=FORWARD, dtype=torch.float64)
+        close(found.values[index, :length][there], wanted[there], terms=FORWARD, dtype=dtype)
         assert np.isnan(found.values[index, :length][~there]).all()
         assert np.isnan(found.values[index, length:]).all()
-        assert np.abs(wanted - plain(double, clean)).max() > LIVE
-    one_by_one = circuits.patch_positions(double, clean, corrupt, METRIC, sites, memory=1, progress=False)
-    close(one_by_one.values, found.values, terms=FORWARD, dtype=torch.float64)
+        fixed = site in FIXED and not double.reads_tokens
+        assert (np.abs(wanted - plain(double, clean)).max() > LIVE) != fixed
+    one_by_one = circuits.patch_positions(double, clean, corrupt, metric_of(double), sites, memory=1, progress=False)
+    close(one_by_one.values, found.values, terms=FORWARD, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", ["resid_pre", "resid_mid", "mlp_out", "resid_post", "self.q", "self.k", "self.v",
@@ -336,24 +387,29 @@ EVERYTHING = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("make", [tiny_pipeline, tiny_bolt], ids=["t5", "bolt"])
 @pytest.mark.parametrize("everything", EVERYTHING)
-def test_patching_everything_is_corrupt_and_nothing_clean_bit_for_bit(
-    model: interp.Model, everything: list[str]
-) -> None:
-    clean, corrupt = pair()
+def test_patching_everything_is_corrupt_and_nothing_clean_bit_for_bit(make: Any, everything: list[str]) -> None:
+    """Quantiles are in the clean rows' units, to the bit."""
+    model = interp.wrap(make(), name="stacked")
+    if everything == ["decoder.logits"] and not model.reads_tokens:
+        with pytest.raises(InvalidInput, match=r"in the units of its own input\. Patch decoder\.ln_final"):
+            circuits.patch_sites(model, *pair_for(model), contrast, "decoder.quantiles")
+        return
+    clean, corrupt = pair_for(model)
     seen: list[Tensor] = []
 
     def remembered(values: Tensor) -> Tensor:
         seen.append(values.clone())
-        return METRIC(values)
+        return metric_of(model)(values)
 
     for sites, wanted in ((everything, corrupt), ([], clean)):
         found = circuits.patch_sites(model, clean, corrupt, remembered, sites)
-        assert torch.equal(seen[-1], logits(model, wanted))
-        np.testing.assert_array_equal(found, plain(model, wanted))
-    some = circuits.patch_sites(model, clean, corrupt, METRIC, "encoder.*.*.z")
+        assert torch.equal(seen[-1], logits(model, wanted, clean))
+        np.testing.assert_array_equal(found, plain(model, wanted, clean))
+    some = circuits.patch_sites(model, clean, corrupt, metric_of(model), "encoder.*.*.z")
     for wanted in (clean, corrupt):
-        assert np.abs(some - plain(model, wanted)).min() > LIVE
+        assert np.abs(some - plain(model, wanted, clean)).min() > LIVE
 
 
 @pytest.mark.parametrize("everything", [["decoder.0.resid_pre"], ["decoder.logits"], ["decoder.ln_final"],

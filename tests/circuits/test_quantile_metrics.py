@@ -10,7 +10,7 @@ from torch import Tensor
 import circuits
 import interp
 from circuits.measurement import measured
-from circuits.metrics import crossing, distance_to, median, pinball, quantile
+from circuits.metrics import crossing, distance_to, median, pinball, quantile, towards
 from interp import Batch, capture
 from interp.errors import InvalidInput, MissingCapability
 from tests.conftest import masked_batch, tiny_bolt, tiny_pipeline, values_with_gaps
@@ -74,6 +74,14 @@ def test_losses_by_hand(model: interp.Model, batch: Batch, quantiles: Tensor) ->
     close(half * 2, measured(model, distance_to(truth, scaled=False), quantiles, batch), terms=20)
     one = measured(model, pinball(truth[0]), quantiles, batch)
     assert float(one[0]) == float(measured(model, pinball(truth), quantiles, batch)[0])
+    other = torch.randn(4, 7, generator=torch.Generator().manual_seed(4))
+    way = (truth - other).nan_to_num().double().numpy()
+    there = own[:, 2, :7] - other.double().numpy()
+    wanted = (there * way).sum(1) / (way**2).sum(1)
+    close(measured(model, towards(truth, other), quantiles, batch), wanted, of=np.abs(wanted).max() + 20, terms=100)
+    ends = [quantiles[:, [2]].expand(-1, 5, -1), torch.ones(4, 5, 12)]
+    for end, place in zip(ends, (1.0, 0.0), strict=True):
+        close(measured(model, towards(ends[0][:, 0], ends[1][:, 0]), end, batch), place, of=20.0, terms=100)
     crossed = (np.diff(own, axis=1) < 0).mean((1, 2))
     close(measured(model, crossing(), quantiles, batch), crossed)
     assert float(crossed.max()) > 0
@@ -123,6 +131,12 @@ def test_what_is_refused(model: interp.Model, batch: Batch, quantiles: Tensor) -
     ):
         with pytest.raises(InvalidInput, match=said):
             measured(model, metric, quantiles, batch)
+    for ends, said in (
+        ((torch.ones(3), torch.ones(4)), "two of one shape"),
+        ((torch.ones(3), torch.ones(3)), "nothing lies between"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            towards(*ends)
     for wrong in (0.0, 1.0, 1.5, "x", True):
         with pytest.raises(InvalidInput):
             quantile(wrong)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from interp.names import AttentionLayer, Kind, Site, Stack
 def run_encoder(model: Model, inputs: dict[str, Tensor]) -> Float[Tensor, "row pos d_model"]:
     """Run the encoder on a model's inputs, to its last norm."""
     if (patches := model.family.patches) is not None:
-        return patches.encode(model.module, **inputs)
+        return patches.encode(model.module, inputs["context"])
     return model.module.encoder(**{name: inputs[name] for name in ("input_ids", "attention_mask")})[0]
 
 
@@ -33,7 +33,8 @@ def run_rest(model: Model, inputs: dict[str, Tensor], hidden: Float[Tensor, "row
     if hidden is None:
         return model.module(**inputs).logits
     if (patches := model.family.patches) is not None:
-        return patches.quantiles(model.module, patches.decode(model.module, hidden, **inputs), **inputs)
+        context = inputs["context"]
+        return patches.quantiles(model.module, patches.decode(model.module, hidden, context), context)
     encoded: Any = BaseModelOutput(last_hidden_state=hidden)  # type: ignore[arg-type]
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
     return model.module(encoder_outputs=encoded, **rest).logits

@@ -17,11 +17,12 @@ import probes
 from circuits.attribution.by_position import AttributionByPosition
 from circuits.attribution.direct import DirectAttribution
 from circuits.attribution.readout import value_weights
-from circuits.metrics import bin_centers
+from circuits.measurement import metric_name
+from circuits.metrics import bin_centers, distance_to, median, pinball, quantile, towards
 from interp import Batch
-from interp.errors import InvalidInput
+from interp.errors import InvalidInput, MissingCapability
 from interp.results.by_head import as_heads
-from tests.conftest import masked_batch, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.conftest import masked_batch, tiny_bolt, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline, values_with_gaps
 from tests.planted import content_matcher
 from tests.tolerance import BUNDLED, FORWARD, LAYER, close, tolerance
 
@@ -618,3 +619,118 @@ def test_the_lens_midway_by_hugging_faces_hidden_states(alone: bool) -> None:
     assert picked["after"].iloc[0] == "mlp"
     assert picked["layer"].iloc[0] == 0
     assert circuits.logit_lens(model, batch).log_prob is None
+
+
+# Quantiles: parts are exact up to the last norm, and to first order from there on
+
+
+@pytest.fixture(scope="module")
+def patched() -> interp.Model:
+    """A tiny Chronos-Bolt in float64."""
+    return interp.wrap(tiny_bolt(dtype=torch.float64), name="tiny-bolt")
+
+
+def levels_apart(quantiles: Tensor) -> Tensor:
+    """A metric of one's own, in the series' units, not linear in the quantiles."""
+    return (quantiles[:, 4] - quantiles[:, 0]).square().mean(1)
+
+
+METRICS: list[Any] = [
+    *(median(), quantile(0.3, [2, 5], scaled=False), levels_apart),
+    *(
+        pinball(torch.zeros(4, 7)),
+        distance_to(torch.ones(4, 12), scaled=False),
+        towards(torch.ones(12), torch.zeros(12)),
+    ),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=metric_name)
+def test_parts_of_a_metric_of_quantiles(patched: interp.Model, metric: Any) -> None:
+    """By plain formulas in float64: the parts' writes through the norm at its scale, times the metric's gradient."""
+    batch = Batch.from_series(patched, values_with_gaps())
+    with torch.no_grad():
+        found = circuits.direct_attribution(patched, batch, metric=metric)
+    assert found.parts[-1] == "readout"
+    assert len(found.parts) == 1 + 2 * (3 + 3 + 1) + 1
+    assert found.values.shape == (len(found.parts), 4, 1)
+    cache = interp.capture(patched, batch, patched.sites())
+    stream, module = cache["decoder.1.resid_post"], patched.module
+    norm, mlp = module.decoder.final_layer_norm, module.output_patch_embedding
+    scale = norm.weight * (stream.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+    writes = [cache["decoder.0.resid_pre"]]
+    for layer in (0, 1):
+        writes += [cache[f"decoder.{kind}.{layer}.head_out"][:, :, h] for kind in ("self", "cross") for h in range(3)]
+        writes.append(cache[f"decoder.{layer}.mlp_out"])
+    # Exact up to the norm.
+    close(torch.stack(writes).sum(0), stream, terms=LAYER, dtype=torch.float64)
+    close((torch.stack(writes) * scale).sum(0), cache["decoder.ln_final"], terms=LAYER)
+    _, (mean, deviation) = module.instance_norm(batch.inputs["context"])
+    with torch.enable_grad():
+        x = cache["decoder.ln_final"].clone().requires_grad_()
+        q = mlp.output_layer(mlp.hidden_layer(x).relu()) + mlp.residual_layer(x)
+        q = (q * deviation[:, :, None] + mean[:, :, None]).unflatten(-1, (5, 12))[:, 0]
+        known = (patched.levels, deviation[:, 0]) if hasattr(metric, "scaled") else ()
+        value = metric(q, *known)
+        (slope,) = torch.autograd.grad(value.sum(), x)
+    slope = (slope * scale).detach()
+    wanted = [(write * slope).sum(-1) for write in writes]
+    close(found.values[:-1], torch.stack(wanted), terms=FORWARD)
+    close(found.total[:, 0], value, terms=FORWARD)
+    close(found.values.sum(0), found.total, of=np.abs(found.values).sum(0).max(), terms=LAYER)
+    close(found.remainder, 0.0, of=np.abs(found.values).sum(0).max(), terms=LAYER)
+    assert (found.name, found.unit) == (metric_name(metric), getattr(metric, "unit", ""))
+    frame = found.to_frame()
+    assert list(frame["kind"])[-1] == "readout"
+    assert found.heads().values.shape == (2, 3)
+    past = circuits.attribution_by_position(patched, batch, metric=metric)
+    crossed = [i for i, part in enumerate(found.parts) if part.startswith("decoder.cross")]
+    close(past.values.sum(-1).reshape(6, 4), found.values[crossed][..., 0], of=np.abs(found.values).max(), terms=LAYER)
+    by_hand = cache["decoder.cross.1.pattern"][:, 2, 0] * torch.einsum(
+        "rke,re->rk", cache["decoder.cross.1.v"][:, :, 2], slope[:, 0] @ w_o(module, 1, 2).T
+    )
+    close(past.values[1, 2], by_hand, terms=FORWARD)
+    assert np.array_equal(past.tokens, np.where(batch.mask("encoder") == 1, np.arange(7), np.nan), equal_nan=True)
+    assert past.token_values is None
+    assert len(past.by_position()) == 7
+
+
+def w_o(module: Any, layer: int, head: int) -> Tensor:
+    """W_O of a cross head, `[d_head, d_model]`."""
+    return module.decoder.block[layer].layer[1].EncDecAttention.o.weight[:, 8 * head : 8 * head + 8].T
+
+
+@torch.no_grad()
+def test_a_small_part_of_a_share_is_what_taking_it_away_does(patched: interp.Model) -> None:
+    """To first order, by plain forwards of the readout: less a thousandth of a part's write, its norm held."""
+    batch = Batch.from_series(patched, values_with_gaps())
+    metric = quantile(0.5, scaled=False)
+    found = circuits.direct_attribution(patched, batch, metric=metric)
+    cache = interp.capture(patched, batch, ["decoder.1.resid_post", "decoder.ln_final", "decoder.cross.*.head_out"])
+    norm = cache["decoder.ln_final"] / cache["decoder.1.resid_post"]
+    for part, share in zip(found.parts, found.values[..., 0], strict=True):
+        if part.startswith("decoder.cross"):
+            layer, head = map(int, part.split(".")[2:])
+            write = cache[f"decoder.cross.{layer}.head_out"][:, :, head] * norm
+            ends = [cache["decoder.ln_final"] - step * write for step in (1e-2, -1e-2)]
+            sides = [metric(patched.quantiles(end, batch.inputs["context"]), patched.levels) for end in ends]
+            close((sides[0] - sides[1]) / -2e-2, share, of=float(sides[0].abs().max()) / 1e-2, terms=FORWARD)
+
+
+def test_by_default_the_median_is_explained(patched: interp.Model) -> None:
+    batch = Batch.from_series(patched, values_with_gaps())
+    found, own = (circuits.direct_attribution(patched, batch, **how) for how in ({}, {"metric": median()}))
+    assert np.array_equal(found.values, own.values)
+    assert found.name == "median"
+
+
+def test_what_is_refused_of_quantiles(patched: interp.Model, model: interp.Model, batch: Batch) -> None:
+    series = Batch.from_series(patched, values_with_gaps())
+    for function in (circuits.direct_attribution, circuits.attribution_by_position):
+        for tokens in ({"target": 5}, {"against": 5}):
+            with pytest.raises(MissingCapability, match="tiny-bolt has no tokens"):
+                function(patched, series, **tokens)
+        with pytest.raises(InvalidInput, match="is not differentiable: it must be computed from the quantiles"):
+            function(patched, series, metric=lambda q: q.detach().mean((1, 2)))
+        with pytest.raises(InvalidInput, match="of logits a token's is explained"):
+            function(model, batch, metric=median())

@@ -19,6 +19,7 @@ from circuits.edges import LOGITS, ScoredEdge, as_node, depth, forward_order
 from circuits.graph.edge_matrix import Graph
 from interp import Head
 from interp.names import KINDS
+from tests.conftest import tiny_bolt
 
 GRAPH = Graph(3, 2, 3)
 EDGES = GRAPH.edges(GRAPH.exists)
@@ -128,6 +129,42 @@ def test_the_edges_of_a_decoder_alone(causal: interp.Model) -> None:
         "decoder.0.resid_pre -> decoder.logits",
         "decoder.self.1.2 -> decoder.logits",
     ]
+
+
+def test_the_edges_of_a_decoder_of_one_position(model: interp.Model) -> None:
+    """Those of a T5 but for these: into what is the same for every input, or makes no difference."""
+    bolt = interp.wrap(tiny_bolt(), name="tiny-bolt")
+    full = Circuit.full(bolt)
+    quantiles = Circuit.parse(str(Circuit.full(model)).replace("decoder.logits", "decoder.quantiles"))
+    before = ["decoder.0.resid_pre"]
+    first = [f"decoder.{kind}.0.{head}" for kind in ("self", "cross") for head in range(3)]
+    missing = [f"{before[0]} -> decoder.self.0.{head}:{kind}" for head in range(3) for kind in "qkv"]
+    missing += [
+        f"{writer} -> decoder.self.1.{head}:{kind}"
+        for writer in (*before, *first, "decoder.0.mlp_out")
+        for head in range(3)
+        for kind in "qk"
+    ]
+    missing += [f"{writer} -> decoder.cross.0.{head}:q" for writer in (*before, *first[:3]) for head in range(3)]
+    assert quantiles - full == Circuit(missing)
+    assert full - quantiles == Circuit()
+    assert len(missing) == 69
+    assert full.problems(bolt) == ()
+    # What the decoder's first attention writes is the same for every input: it is on no path from one.
+    dead = [str(edge) for edge in full - full.connected()]
+    assert dead
+    assert all(edge.startswith("decoder.self.0.") for edge in dead)
+    for edge in (missing[0], missing[-1], missing[20]):
+        with pytest.raises(interp.errors.InvalidInput, match="take nothing of the input in this model"):
+            Circuit([edge]).problems(bolt)
+    with pytest.raises(interp.errors.UnknownSite, match=r"decoder\.logits: the model puts out decoder\.quantiles"):
+        FULL.to(bolt)
+    with pytest.raises(interp.errors.UnknownSite, match=r"decoder\.quantiles: the model puts out decoder\.logits"):
+        full.to(model)
+    lone = Circuit.parse("encoder.0.resid_pre -> decoder.cross.0.1:k")
+    said = " ".join(lone.problems(bolt))
+    assert said.startswith("no edge leads to the quantiles")
+    assert "decoder.cross.0.1 reads no values in the circuit" in said, "and no word of its queries"
 
 
 def test_a_circuit_by_its_heads(model: interp.Model) -> None:

@@ -17,7 +17,8 @@ from circuits.metrics import logit_difference
 from interp.zoo.recipe import chronos_config
 from probes.stimuli.pairs import Pair
 from probes.stimuli.repeated_tokens import RepeatedTokens
-from tests.conftest import tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.conftest import tiny_bolt, tiny_causal_pipeline, tiny_gpt2, tiny_pipeline
+from tests.tolerance import FORWARD, close
 
 MAKERS = (probes.shuffled_occurrences, probes.swapped_continuation)
 
@@ -337,3 +338,147 @@ def test_what_is_refused(model: interp.Model, batch: interp.Batch) -> None:
     for values, message in wrong:
         with pytest.raises(interp.errors.InvalidInput, match=message):
             probes.changed_period(model, **values)
+
+
+# Patches
+
+
+@pytest.fixture(scope="module")
+def bolt() -> interp.Model:
+    return interp.wrap(tiny_bolt(context_length=160), name="tiny-bolt")
+
+
+PATCHES: list[dict[str, Any]] = [
+    {},
+    {"extension": 1},
+    {"repetitions": 1, "extension": 1},
+    {"patches": 4, "repetitions": 3, "extension": 1, "coefficients": 3},
+    {"shift": 0.5},
+]
+
+
+def cut(batch: Any) -> torch.Tensor:
+    """Its patches `[row, patch, step]`."""
+    return batch.values.unflatten(1, (-1, 8))
+
+
+def same_scale(pair: Pair) -> None:
+    """Both inputs have the row's mean and deviation, to rounding."""
+    clean, corrupt = cast(Any, pair.clean), cast(Any, pair.corrupt)
+    close(corrupt.values.mean(1), clean.values.mean(1), of=4.0, terms=200)
+    close(corrupt.deviation, clean.deviation, of=4.0, terms=200)
+
+
+@pytest.mark.parametrize("settings", PATCHES, ids=str)
+@pytest.mark.parametrize("make", MAKERS)
+def test_patches_that_change_places(bolt: interp.Model, make: Any, settings: dict[str, Any]) -> None:
+    """The same patches in each repetition, in another order after the last patch's occurrence; the rest stays."""
+    clean = probes.repeated_random_patches(bolt, batch_size=6, **settings)
+    pair, count, shift = make(clean, seed=3), clean.sequence_length, settings.get("shift", 0)
+    corrupt = pair.corrupt
+    assert (pair.clean, corrupt.occurrences, corrupt.last) == (clean, clean.occurrences, clean.last)
+    same_scale(pair)
+    levels = shift * (torch.arange(clean.n_patches) // count)[:, None]
+    # A repetition of a row is brought to one level before they are compared.
+    one, other = (cut(batch) - levels for batch in pair)
+    for place in range(clean.n_patches):
+        column = place % count
+        fixed = column <= clean.occurrences[0] or place >= count * settings.get("repetitions", 2)
+        if fixed:
+            close(other[:, place], one[:, place], of=4.0)
+        close(other[:, place], other[:, column], of=4.0)
+    first = one[:, clean.occurrences[0] + 1]
+    assert bool(((other[:, clean.occurrences[0] + 1] - first).abs().amax(1) > 1e-2).all()), "another patch follows"
+    close(*(each[:, :count, 0].sort(1).values for each in (one, other)), of=4.0, why="the same patches")
+    for batch, right in ((clean, pair.target), (corrupt, pair.against)):
+        assert torch.equal(batch.continuation, right)
+        for place in batch.occurrences:
+            rise = shift * (batch.last // count - place // count)
+            close(cut(batch)[:, place], cut(batch)[:, batch.last] - rise, of=4.0)
+            close(cut(batch)[:, place + 1], right[:, :8] - rise, of=4.0)
+    if not shift:
+        inside = {at + 1 + i for at in clean.occurrences for i in range(count - 1 - clean.occurrences[0])}
+        assert pair.changed["decoder"] == ()
+        assert set(pair.changed["encoder"]) <= inside
+    assert corrupt.parameters["corrupted"] == [{"name": make.__name__, "seed": 3}]
+
+
+@pytest.mark.parametrize("settings", PATCHES, ids=str)
+def test_other_patches_at_another_place(bolt: interp.Model, settings: dict[str, Any]) -> None:
+    """Also for the seed that the batch was made with: nothing of the clean row is in the corrupt one."""
+    clean = probes.repeated_random_patches(bolt, batch_size=6, seed=2, **settings)
+    pair, count = probes.another_sequence(clean, seed=2), clean.sequence_length
+    corrupt: Any = pair.corrupt
+    moved = (count - clean.occurrences[0]) // 2
+    assert corrupt.occurrences == tuple(place + moved for place in clean.occurrences)
+    same_scale(pair)
+    one, other = cut(clean), cut(corrupt)
+    for row in range(6):
+        alike = np.corrcoef(one[row].numpy(), other[row].numpy())[: len(one[0]), len(one[0]) :]
+        assert alike.max() < 0.9999, "no patch of the row again, at whatever level"
+    for place in corrupt.occurrences:
+        gap = other[:, corrupt.last] - other[:, place]
+        close(gap, gap[:, :1].expand_as(gap), of=4.0, terms=4)
+        after = corrupt.continuation[:, :8] - other[:, place + 1]
+        close(after, gap, of=4.0, terms=4)
+        if not settings.get("shift"):
+            close(gap, 0.0, of=4.0, terms=4)
+    assert torch.equal(corrupt.alternatives[:, 0], corrupt.continuation[:, :8])
+    assert corrupt.alternatives.shape == clean.alternatives.shape
+    again = probes.another_sequence(clean, seed=2)
+    assert torch.equal(again.corrupt.values, corrupt.values)
+    assert not torch.equal(probes.another_sequence(clean, seed=3).corrupt.values, corrupt.values)
+
+
+@pytest.mark.parametrize("occurrence", [None, 0, 1, -2])
+def test_one_repetition_that_lies_higher(bolt: interp.Model, occurrence: int | None) -> None:
+    """Shifted by deviations, then brought to the row's mean and deviation again: by hand in float64."""
+    clean = probes.repeated_random_patches(bolt, batch_size=6)
+    pair = probes.shifted_values(clean, 1.5, occurrence=occurrence)
+    corrupt: Any = pair.corrupt
+    values = clean.values.double().numpy().copy()
+    mean, deviation = values.mean(1, keepdims=True), values.std(1, keepdims=True)
+    start = 40 * (1 if occurrence in (None, 1) else 0)
+    values[:, start : start + 40] += 1.5 * deviation
+    scale = deviation / values.std(1, keepdims=True)
+    close(corrupt.values, (values - values.mean(1, keepdims=True)) * scale + mean, of=4.0)
+    follows = clean.continuation.double().numpy() + 1.5 * deviation
+    close(pair.against, (follows - values.mean(1, keepdims=True)) * scale + mean, of=4.0)
+    same_scale(pair)
+    assert corrupt.occurrences == clean.occurrences
+
+
+def test_what_is_refused_of_patches(bolt: interp.Model) -> None:
+    clean = probes.repeated_random_patches(bolt, batch_size=3)
+    for make in (*MAKERS, probes.another_sequence):
+        with pytest.raises(interp.errors.InvalidInput, match="0 patches come after the last one's"):
+            make(probes.repeated_random_patches(bolt, batch_size=3, extension=0))
+        with pytest.raises(interp.errors.InvalidInput, match="the batch is the control 'shuffled'"):
+            make(clean.controls()["shuffled"])
+        with pytest.raises(interp.errors.MissingCapability, match="a batch of values has no tokens"):
+            make(clean.rows(torch.arange(2)))
+    wrong = ((0, None, "moves nothing"), (1.0, 2, "0 to 1"), (1.0, -3, "occurrence"), ("x", None, "by"))
+    for by, occurrence, said in wrong:
+        with pytest.raises(interp.errors.InvalidInput, match=said):
+            probes.shifted_values(clean, by, occurrence=occurrence)  # type: ignore[arg-type]
+    tokens = probes.repeated_random_tokens(batch_size=2)
+    with pytest.raises(interp.errors.InvalidInput, match="is of patches"):
+        probes.shifted_values(tokens, 3, occurrence=1)
+    with pytest.raises(interp.errors.InvalidInput, match="one of clean and corrupt is of tokens"):
+        check_pair(bolt, clean, tokens)
+    with pytest.raises(interp.errors.InvalidInput, match=r"the series in patches is \[3, 13\] in clean and \[3, 12\]"):
+        check_pair(bolt, clean, probes.repeated_random_patches(bolt, batch_size=3, extension=1))
+    with pytest.raises(interp.errors.InvalidInput, match="2 series and the batches 3 rows"):
+        Pair(clean, clean, clean.continuation[:2])
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 7, lambda x: 3 * x, lambda x: 0.1 * x - 2])
+def test_a_shift_of_the_whole_context_is_invisible(bolt: interp.Model, change: Any) -> None:
+    """The model's own quantiles are the same, in units of the context."""
+    clean = probes.repeated_random_patches(bolt, batch_size=3)
+    corrupt = interp.Batch.from_series(bolt, change(clean.values))
+    ends = [interp.capture(bolt, batch, "decoder.ln_final")["decoder.ln_final"] for batch in (clean, corrupt)]
+    close(*ends, of=10.0, terms=4 * FORWARD)
+    with pytest.raises(interp.errors.InvalidInput, match=r"shifted or scaled as a whole.*cannot tell"):
+        check_pair(bolt, clean, corrupt)
+    check_pair(bolt, clean, clean)
