@@ -201,8 +201,10 @@ class Graph:
 
     def mask(self, edges: Iterable[Edge]) -> Mask:
         """Return the mask of edges, `[reader, writer]`."""
-        cells = np.zeros_like(self.exists)
-        for edge in edges:
+        cells, chosen = np.zeros_like(self.exists), list(edges)
+        for edge in chosen:  # parts of another model first, which say more than edges that are none
+            self.node(edge.writer), self.node(edge.reader)
+        for edge in chosen:
             cells[self.cell(edge)] = True
         return cells
 
