@@ -124,7 +124,7 @@ def composition_scores(
             for pair in [pair for pair in wires if pair[0] == writer]:
                 bar.set_postfix_str(f"{writer} -> {pair[1]}, {pair[2]}", refresh=False)
                 B = _factor(model, pair[1], pair[2], fold_norm)
-                raw[pair] = _table(model, pair, A, B, memory)
+                raw[pair] = _table_of(model, pair, A, B, memory)
                 z[pair] = _standardised(raw[pair], A, B, d_model)
                 bar.update()
     source = provenance(model, name="composition_scores", fold_norm=fold_norm)
@@ -171,7 +171,7 @@ def largest_by_chance(
         turned = {writer: _turned(factor, random) for writer, factor in writers.items()}
         for writer, reader, kind in wires:
             A, B = turned[writer], readers[reader, kind]
-            raw = _table(model, (writer, reader, kind), A, B, memory)
+            raw = _table_of(model, (writer, reader, kind), A, B, memory)
             largest[draw] = np.fmax(largest[draw], np.nanmax(_standardised(raw, A, B, model.d_model), initial=-np.inf))
     return largest
 
@@ -189,8 +189,14 @@ def wires_in(model: Model) -> list[Pair]:
     return [wire for wire in wires if not all(is_fixed(model, at, wire[2]) for at in model.layers(wire[1]))]
 
 
-def _table(model: Model, pair: Pair, A: _Factor, B: _Factor, memory: int) -> Floats:
-    order = PAIRS[pair[:2]][1]
+def _table_of(model: Model, pair: Pair, A: _Factor, B: _Factor, memory: int) -> Floats:
+    """Return the raw scores of a pair of kinds, NaN where the reader takes nothing of the input."""
+    table = _table(A, B, PAIRS[pair[:2]][1], memory)
+    table[:, :, [is_fixed(model, at, pair[2]) for at in model.layers(pair[1])]] = np.nan
+    return table
+
+
+def _table(A: _Factor, B: _Factor, order: str, memory: int) -> Floats:
     (layers, heads, rank, _), (later, readers, width, d_model) = A.rows.shape, B.rows.shape
     table = torch.full((layers, heads, later, readers), torch.nan, dtype=torch.float64)
     for layer in range(layers):
@@ -206,7 +212,6 @@ def _table(model: Model, pair: Pair, A: _Factor, B: _Factor, memory: int) -> Flo
             block = torch.mm(writing, reading, out=buffer[: len(writing)])
             squares = block.square_().view(len(writing), -1, width).sum(2).view(-1, rank, later - first, readers).sum(1)
             table[layer, start : start + chunk, first:] = squares.double().sqrt().cpu()
-    table[:, :, [is_fixed(model, at, pair[2]) for at in model.layers(pair[1])]] = torch.nan
     return table.numpy()
 
 

@@ -226,9 +226,9 @@ def slow(
     metric: Metric | None = None,
 ) -> Floats:
     """One cell by one forward of each input, with plain hooks."""
-    metric = metric_of(model) if metric is None else metric
+    wanted: Metric = metric_of(model) if metric is None else metric
     if not model.has_encoder:
-        return slow_alone(model, inputs, name, index, by_head, metric)
+        return slow_alone(model, inputs, name, index, by_head, wanted)
     module, port, tuple_of = place(model, name)
     seen: list[Tensor] = []
 
@@ -249,7 +249,7 @@ def slow(
     with written_in(module, port, tuple_of, keep):
         logits(model, inputs[1])
     with written_in(module, port, tuple_of, write):
-        return metric(logits(model, inputs[0])).double().numpy()
+        return wanted(logits(model, inputs[0])).double().numpy()
 
 
 NOTHING = tolerance(of=10, terms=FORWARD, dtype=torch.float64)
