@@ -66,9 +66,6 @@ CASES = {
         dates("2024-10-10", freq="D", tz="America/New_York"), dates("2024-10-10", freq="D"), "week", 7
     ),
     "hours across daylight saving": Case(BERLIN, BERLIN.tz_convert("UTC").tz_localize(None), "day", 24),
-    "a zone without pandas' name": Case(
-        dates("2024-03-20", freq="D", tz=dateutil.tz.gettz("Europe/Berlin")), dates("2024-03-20", freq="D"), "week", 7
-    ),
     "periods of months": Case(
         pd.period_range("2020-01", periods=STEPS + 1, freq="M"), dates("2020-01-01", freq="MS"), "year", 12
     ),
@@ -82,6 +79,10 @@ CASES = {
         pd.Index(range(1900, 1901 + 2 * STEPS, 2), name="year"), np.arange(1900, 1901 + 2 * STEPS, 2), "year", 0.5
     ),
 }
+if int(pd.__version__.split(".")[0]) >= 3:  # before, pandas makes no dates in such a zone
+    CASES["a zone without pandas' name"] = Case(
+        dates("2024-03-20", freq="D", tz=dateutil.tz.gettz("Europe/Berlin")), dates("2024-03-20", freq="D"), "week", 7
+    )
 CONTEXT, ALL = range(STEPS - AHEAD), range(STEPS)
 FORECAST = range(STEPS - AHEAD, STEPS)
 

@@ -280,8 +280,9 @@ def _seconds(index: pd.DatetimeIndex | pd.TimedeltaIndex) -> float:
     """Return the mean length of a step in seconds; a day where there is one date alone."""
     if len(index) < 2:
         return float(DAY)
-    whole = cast(Any, index[-1]) - cast(Any, index[0])
-    return float(whole / pd.Timedelta(1, "s")) / (len(index) - 1)
+    # As whole numbers: three centuries are too long for a difference in nanoseconds.
+    first, last = (int(entry) for entry in index[[0, -1]].asi8)
+    return (last - first) / {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[index.unit] / (len(index) - 1)
 
 
 def _calendar(offset: Any) -> dict[str, Any] | None:

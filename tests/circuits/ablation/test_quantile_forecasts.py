@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from utilsforecast.losses import calibration, coverage, mase, scaled_crps, scaled_mqloss
+from utilsforecast import losses
+from utilsforecast.losses import calibration, coverage, mase, scaled_crps
 
 import circuits
 import interp
@@ -220,7 +221,7 @@ def by_utilsforecast(result: ForecastEffects, variant: int) -> dict[str | float,
     table["q-lo-80"], table["q-hi-80"] = table[names[0]], table[names[-1]]
     return {
         "wql": scaled_crps(table, **several)["m"],
-        "pinball": scaled_mqloss(table, **several, **scaled)["m"],
+        "pinball": losses.scaled_mqloss(table, **several, **scaled)["m"],
         "mase": mase(table, models=[middle], **scaled)[middle],
         "coverage": coverage(table, models=["q"], level=80)["q"],
     } | {level: calibration(table, models={"m": name})["m"] for level, name in zip(result.levels, names, strict=True)}
