@@ -30,13 +30,13 @@ def ticks(n: int) -> dict[str, Any]:
     return {"tick0": 0, "dtick": 1 if n <= 12 else 2}
 
 
-def strongest(scores: HeadScores, threshold: float) -> str:
+def strongest(scores: HeadScores, threshold: float, words: str = "no head reaches {0:g}; the strongest is ") -> str:
     """Say which head has the highest score, as a second line of a panel's title, where none reaches a threshold."""
     heads = [head for head in scores.heads() if np.isfinite(head.score)]
     if not heads or heads[0].score >= threshold:
         return ""
-    words = f"no head reaches {threshold:g}; the strongest is {heads[0].address}, {heads[0].score:.2f}"
-    return f'<br><span style="font-size: 12px; color: #666">{words}</span>'
+    note = f"{words.format(threshold)}{heads[0].address}, {heads[0].score:.2f}"
+    return f'<br><span style="font-size: 12px; color: #666">{note}</span>'
 
 
 def rings(scores: HeadScores, threshold: float) -> go.Scatter:

@@ -10,7 +10,7 @@ from interp.output.style import COLORS, SCALE, short, styled
 from interp.validate import number, whole
 from probes.induction.mosaic import KINDS, Mosaic
 from probes.induction.patch_mosaic import REPEATED, PatchMosaic
-from probes.plots.heatmaps import heatmap, rings, ticks
+from probes.plots.heatmaps import heatmap, rings, strongest, ticks
 
 KIND_NAMES = ("current patch", "patch to right")
 """The kinds of mosaics, as figures of patches write them."""
@@ -52,8 +52,9 @@ def patch_mosaic(result: PatchMosaic, threshold: float) -> go.Figure:
     for query, mosaic in queries.items():
         counts, control = mosaic.counts(least), result.mosaics["unrepeated"][query].counts(least).either
         first = f"{mosaic.site} from {QUERY_NAMES[query]}"
-        titles += [f"{first}, {KIND_NAMES[0]}: {counts.current_token} of {counts.n_heads}"]
-        titles += [f"{KIND_NAMES[1]}: {counts.token_to_right}", f"nothing repeated, either: {control}"]
+        current, right = (strongest(getattr(mosaic, kind), least, "the strongest is ") for kind in KINDS)
+        titles += [f"{first}, {KIND_NAMES[0]}: {counts.current_token} of {counts.n_heads}{current}"]
+        titles += [f"{KIND_NAMES[1]}: {counts.token_to_right}{right}", f"nothing repeated, either: {control}"]
     figure = make_subplots(
         rows=len(queries), cols=3, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.4 / len(queries)
     )
@@ -76,8 +77,8 @@ def patch_mosaic(result: PatchMosaic, threshold: float) -> go.Figure:
         f"ringed: at least {least:g}",
         coloraxis={"colorscale": SCALE, "cmin": 0, "cmax": 1, "colorbar": {"title": "attention"}},
         width=1120,
-        height=150 + len(queries) * max(150, 60 + 26 * layers),
-    ).update_layout(margin_t=125)
+        height=162 + len(queries) * max(162, 72 + 26 * layers),
+    ).update_layout(margin_t=137)
 
 
 def controls(result: PatchMosaic, most: int = 8) -> go.Figure:

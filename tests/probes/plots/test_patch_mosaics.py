@@ -46,7 +46,13 @@ def test_the_mosaic_has_a_row_a_query(result: PatchMosaic) -> None:
     titles = [annotation.text for annotation in figure.layout.annotations]
     right = result["reg"].counts(LOW).token_to_right
     assert titles[3].startswith("encoder.self from [REG], current patch: ")
-    assert titles[4] == f"patch to right: {right}"
+    assert titles[4].startswith(f"patch to right: {right}")
+    for title, values in zip(titles[:2], expected[:2], strict=True):
+        assert ("the strongest is" in title) is bool(values.max() < LOW)
+    strict = plots.mosaic(result, threshold=0.999)
+    best = result["decoder"].token_to_right.heads()[0]
+    note = strict.layout.annotations[1].text
+    assert f"the strongest is {best.address}, {best.score:.2f}" in note
     assert figure.layout.coloraxis.cmin == 0
     assert figure.layout.coloraxis.cmax == 1
     assert "4 random patches of 3 coefficients, 2 repetitions and 2 more" in figure.layout.title.subtitle.text
