@@ -163,6 +163,7 @@ def expected_value(model: Model, *, position: int = -1) -> NamedMetric:
 
     Source: Ansari et al. 2024, "Chronos" (tokens are bins of the scaled value).
     """
+    model.require("tokens", "It is the mean over bins of tokens: of quantiles there is the median.")
     vocabulary, values = model.vocabulary, bin_centers(model)
 
     def of(logits: Tensor) -> Tensor:
@@ -338,7 +339,7 @@ def towards(target: Any, against: Any) -> QuantileMetric:
         way = (one - other).nan_to_num()
         return ((own[:, : way.shape[-1]] - other.nan_to_num()) * way).sum(1) / way.square().sum(1)
 
-    return QuantileMetric("towards", of, False, True, "share of the way")
+    return QuantileMetric("share of the way", of, False, True)
 
 
 def crossing() -> QuantileMetric:
@@ -385,10 +386,8 @@ def _targets(name: str, series: Tensor, quantiles: Tensor) -> Tensor:
     """
     rows, count = len(quantiles), quantiles.shape[-1]
     if series.shape[1] > count:
-        raise InvalidInput(
-            f"{name}: the series has {series.shape[1]} steps, and one forward pass forecasts {count}. Metrics are of "
-            f"one pass: give the first {count} steps."
-        )
+        more = f"the series has {series.shape[1]} steps, and one forward pass forecasts {count}"
+        raise InvalidInput(f"{name}: {more}. Metrics are of one pass: give the first {count} steps.")
     if len(series) not in (1, rows):
         raise InvalidInput(f"{name}: {len(series)} series for {rows} rows: give as many, or one for all.")
     return series.to(quantiles).expand(rows, -1)

@@ -84,12 +84,12 @@ class MissingBrowser(InterpError, RuntimeError):
     """No Chrome or Chromium for writing pictures."""
 
 
-def no_tokens(name: str) -> MissingCapability:
-    """Return the one error of everything that needs tokens, for what reads values."""
+def no_tokens(name: str, instead: str = "") -> MissingCapability:
+    """Return the one error of everything that needs tokens, for what reads values; and what there is in its place."""
     return MissingCapability(
         f"{name} has no tokens: it reads the values of series, in patches. For its input use "
         "interp.Batch.from_series(model, series), as a stimulus probes.repeated_random_patches(model, ...), and as a "
-        "metric one of quantiles, such as circuits.metrics.median()."
+        f"metric one of quantiles, such as circuits.metrics.median(). {instead}".rstrip()
     )
 
 

@@ -239,6 +239,21 @@ def test_what_needs_tokens_says_what_to_use_instead(name: str) -> None:
             NEED_TOKENS[name](bolt(), batch)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *[(name, r"token map.*circuits\.patch_circuit") for name in ("token_circuit", "token_composition")],
+        ("encoder_output_by_token", r"circuits\.patch_circuit"),
+        ("copying_scores", r"circuits\.patch_circuit"),
+        ("logit_lens", r"circuits\.direct_attribution"),
+        ("expected_value", r"the median\.$"),
+    ],
+)
+def test_why_it_needs_tokens(name: str, said: str) -> None:
+    with pytest.raises(interp.errors.MissingCapability, match=said):
+        NEED_TOKENS[f"circuits.{name}"](bolt(), values())
+
+
 @pytest.mark.parametrize("name", OF_A_BATCH)
 def test_pairs_of_tokens(name: str) -> None:
     with pytest.raises(interp.errors.MissingCapability, match=r"^a batch of values has no tokens"):

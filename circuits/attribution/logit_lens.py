@@ -106,7 +106,7 @@ def logit_lens(model: Model, batch: Batch, *, target: Tokens | None = None) -> L
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
-    model.require("tokens")
+    model.require("tokens", "A lens reads logits at each point: of quantiles see circuits.direct_attribution.")
     check_run(model, batch)
     ids = None if target is None else positions_tokens("target", target, model, batch)
     there = {site.name for site in model.known_sites.values() if site.stack == "decoder"}

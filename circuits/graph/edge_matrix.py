@@ -203,8 +203,8 @@ class Graph:
         """Return the mask of edges, `[reader, writer]`."""
         cells, chosen = np.zeros_like(self.exists), list(edges)
         for edge in chosen:  # parts of another model first, which say more than edges that are none
-            self.node(edge.writer)
-            self.node(edge.reader)
+            for part in (edge.writer, edge.reader):
+                self.node(part)
         for edge in chosen:
             cells[self.cell(edge)] = True
         return cells

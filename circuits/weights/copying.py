@@ -58,7 +58,7 @@ def copying_scores(
 
     Source: Olsson et al. 2022.
     """
-    as_model(model)
+    as_model(model).require("tokens", "Copying is scored in logits of tokens: see circuits.patch_circuit for patches.")
     n = whole("sequence_length", sequence_length, 2)
     rng = np.random.default_rng(whole("seed", seed, 0))
     vocabulary, encoder = tokens_for(model, None)

@@ -41,6 +41,10 @@ Tokens = tuple[int, int] | Sequence[int] | Int[Tensor, "token"]
 """Which tokens: an inclusive range as a tuple of two, or a list, array or tensor of ids."""
 
 
+BETWEEN_PATCHES = "A token map is between tokens: circuits.patch_circuit is between patches."
+"""What there is in place of token maps where there are no tokens."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenCircuit(FactoredMatrix):
     """A circuit of a head or an edge between tokens, `[token, token]`, never formed unless asked.
@@ -192,6 +196,7 @@ def token_circuit(
             f"a circuit is needed and {type(circuit).__name__} was given: see qk_circuit and ov_circuit."
         )
     model, head = circuit.model, circuit.head
+    model.require("tokens", BETWEEN_PATCHES)
     ids = tokens_or_narrow(model, tokens)
     if keys is not None and (head.kind != "cross" or not circuit.folded):
         raise InvalidInput(f"{head}: keys= stands for the encoder's output, which cross heads with folded norms read.")
@@ -269,7 +274,7 @@ def token_composition(model: Model, edge: Edge | ScoredEdge | str, tokens: Token
 
     Source: Elhage et al. 2021.
     """
-    as_model(model).require("tokens")
+    as_model(model).require("tokens", BETWEEN_PATCHES)
     wire, ids = as_edge(edge), tokens_or_narrow(model, tokens)
     factors, axes = composed(model, wire, ids)
     source = provenance(model, name="token_composition", folded=True)
@@ -334,6 +339,7 @@ def encoder_output_by_token(model: Model, batches: Batch | Sequence[Batch]) -> T
         InvalidInput: no batches, or tokens outside the vocabulary.
     """
     as_model(model).kind("encoder.self")
+    model.require("tokens", BETWEEN_PATCHES)
     listed = [batches] if isinstance(batches, Batch) else list(batches)
     if not listed:
         raise InvalidInput("no batches to take means over: give at least one.")

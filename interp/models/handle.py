@@ -143,14 +143,18 @@ class Handle(ABC):
         assert self.family.patches is not None
         return self.family.patches
 
-    def require(self, capability: Capability) -> None:
+    def require(self, capability: Capability, instead: str = "") -> None:
         """Raise the shared error if the model lacks a capability.
+
+        Args:
+            capability: what is needed.
+            instead: of tokens, a sentence on why they are, and what there is without them.
 
         Raises:
             MissingCapability: it does; the message says what to do instead.
         """
         if capability == "tokens" and not self.reads_tokens:
-            raise no_tokens(self.name)
+            raise no_tokens(self.name, instead)
         has, lacks = {
             "encoder": (self.has_encoder, "is a decoder alone: it has no encoder and no cross-attention"),
             "series": (self.reads_series, _NO_SERIES),

@@ -195,6 +195,38 @@ def test_path_patching_is_one_edge_and_nothing_else(double: interp.Model) -> Non
     close(frame["share"] * (found.corrupt.mean() - found.clean.mean()), frame["effect"], terms=FORWARD)
 
 
+@torch.no_grad()
+def test_one_edge_by_hooks_on_plain_chronos() -> None:
+    """The reader gets the stream with the writer's own write exchanged, through Chronos' norm and projection."""
+    model, plain = interp.wrap(tiny_bolt(), name="bolt"), tiny_bolt().model
+    clean, corrupt = series_for(model)
+    written = [
+        interp.capture(model, batch, ["encoder.self.1.head_out", "encoder.1.mlp_out"]) for batch in (clean, corrupt)
+    ]
+    head = written[1]["encoder.self.1.head_out"][:, :, 2] - written[0]["encoder.self.1.head_out"][:, :, 2]
+    mlp = written[1]["encoder.1.mlp_out"] - written[0]["encoder.1.mlp_out"]
+    later, cross = plain.encoder.block[2].layer[0], plain.decoder.block[1].layer[1].EncDecAttention
+    last = interp.capture(model, clean, "encoder.2.resid_post")["encoder.2.resid_post"]
+    (stream,) = interp.capture(model, clean, "encoder.2.resid_pre").values()
+    keys = later.SelfAttention.k(later.layer_norm(stream + head))
+    values = cross.v(plain.encoder.final_layer_norm(last + mlp))
+    cases: dict[str, tuple[Any, Tensor]] = {
+        "encoder.self.1.2 -> encoder.self.2.0:k": (later.SelfAttention.k, keys),
+        "encoder.1.mlp_out -> decoder.cross.1.0:v": (cross.v, values),
+    }
+    found = circuits.patch_edges(model, clean, corrupt, contrast, list(cases), progress=False)
+    for own, (module, read) in zip(found.values, cases.values(), strict=True):
+
+        def of_head_0(_: Any, __: Any, output: Tensor, read: Tensor = read) -> Tensor:
+            return torch.cat([read[..., :8], output[..., 8:]], -1)
+
+        handle = module.register_forward_hook(of_head_0)
+        expected = contrast(plain(clean.inputs["context"]).quantile_preds)
+        handle.remove()
+        close(own, expected, of=float(expected.abs().max()), terms=FORWARD)
+        assert float((expected - contrast(plain(clean.inputs["context"]).quantile_preds)).abs().max()) > 1e-3
+
+
 # Smooth ones: a step across the kink of a ReLU has another slope. T5's norms compute in float32: a step must be large
 # beside that, and its square small.
 SMOOTH: dict[str, tuple[Callable[[], Any], float, list[str]]] = {

@@ -121,8 +121,17 @@ def by_hand(values: Tensor, steps: int, forward: Callable[[Tensor, int], Tensor]
     return torch.cat(parts, -1)[..., :steps]
 
 
-@pytest.mark.parametrize("length", [45, 96, 130])
-@pytest.mark.parametrize("site", ["decoder.cross.1.z", "decoder.1.resid_mid", "decoder.quantiles"])
+FULL_CONTEXT = [(site, 130) for site in ("encoder.self.0.z", "encoder.1.resid_mid", "encoder.0.resid_pre")]
+"""In a full context the encoder has as many positions in every block."""
+
+IN_DECODER = [
+    (site, length)
+    for site in ("decoder.cross.1.z", "decoder.1.resid_mid", "decoder.quantiles")
+    for length in (45, 96, 130)
+]
+
+
+@pytest.mark.parametrize(("site", "length"), [*IN_DECODER, *FULL_CONTEXT])
 def test_a_reference_stands_for_all_paths_of_its_row(site: str, length: int) -> None:
     """Row by row: the paths of an input are rows side by side."""
     model, plain = interp.wrap(tiny_bolt()), tiny_bolt()
@@ -138,7 +147,7 @@ def test_a_reference_stands_for_all_paths_of_its_row(site: str, length: int) -> 
             return rows
         module = plain.model.get_submodule(point.path)
         if point.port == "input":
-            handle = module.register_forward_pre_hook(lambda _, args: (rows.flatten(2),))
+            handle = module.register_forward_pre_hook(lambda _, args: (rows.flatten(2), *args[1:]))
         else:
             handle = module.register_forward_hook(lambda _, __, output: (rows, *output[1:]))
         with torch.no_grad():
@@ -149,6 +158,42 @@ def test_a_reference_stands_for_all_paths_of_its_row(site: str, length: int) -> 
     with edited(model, Resample(site, batch)):
         assert torch.equal(model.pipeline.predict(values, 40), by_hand(values[:, -96:], 40, forward))
     assert torch.equal(model.pipeline.predict(values, 40), tiny_bolt().predict(values, 40))
+
+
+def test_edits_of_a_growing_context_are_plain_hooks() -> None:
+    """A patch, [REG], a mean over a reference's positions: in each block as the plain module with hooks of its own."""
+    model, plain = interp.wrap(tiny_bolt()), tiny_bolt()
+    values, batch = values_with_gaps(), Batch.from_series(model, values_with_gaps(seed=1))
+    z = capture(model, batch, "encoder.self.0.z")["encoder.self.0.z"]
+    mean = z[batch.mask("encoder").bool()].double().mean(0).float().flatten()
+
+    def zero(value: Tensor) -> Tensor:
+        value[:, 2] = 0
+        return value
+
+    def add(value: Tensor) -> Tensor:
+        value[:, -1] += 5
+        return value
+
+    cases: list[tuple[Any, str, Callable[[Tensor], Tensor]]] = [
+        (Zero("encoder.self.1", positions=2), "encoder.block.1.layer.0.SelfAttention.o", zero),
+        (Add("encoder.1.resid_post", 5.0, positions=-1), "encoder.block.2", add),
+        (Mean("encoder.self.0", batch), "encoder.block.0.layer.0.SelfAttention.o", lambda v: mean.expand_as(v)),
+    ]
+    for edit, path, change in cases:
+
+        def forward(values: Tensor, _: int, path: str = path, change: Any = change) -> Tensor:
+            module = plain.model.get_submodule(path)
+            handle = module.register_forward_pre_hook(lambda _, args: (change(args[0].clone()), *args[1:]))
+            with torch.no_grad():
+                result = plain.model(values).quantile_preds
+            handle.remove()
+            return result
+
+        with edited(model, edit):
+            forecast = model.pipeline.predict(values, 40)
+        close(forecast, by_hand(values, 40, forward), terms=4 * FORWARD)
+        assert torch.equal(model.pipeline.predict(values, 40), tiny_bolt().predict(values, 40))
 
 
 def test_a_full_context_keeps_its_positions_while_patches_shift() -> None:
