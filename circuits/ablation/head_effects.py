@@ -4,13 +4,13 @@
    attention, and the keys and values that cross-attention reads, if there is any.
 2. Ablating head h of layer l changes the residual stream after that attention by (z' - z) W_O[h];
    everything below stays as it was, and so does an encoder if the head is the decoder's.
-3. From there all heads of a layer go on together, as variants of one run, and only the query is
+3. From there heads go on together, as variants of one run which those of later layers join, and only the query is
    carried through the last layer.
 
 Source: total effects, as Heimersheim & Nanda 2024; Benjamini & Hochberg 1995.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from circuits.measurement import at_query, described, output_size, stimulus_for, stimulus_source
+from circuits.measurement import Stimulus, at_query, described, output_size, stimulus_for, stimulus_source
 from circuits.metrics import Metric, continuation_metrics
 from interp import Batch, Model
 from interp.arguments import checked
@@ -27,10 +27,10 @@ from interp.editing.context import check_unhooked
 from interp.editing.edits import Reference
 from interp.editing.methods import Method, ablated_z, method_source
 from interp.editing.running import Run
-from interp.editing.variants import check_dtype, clean_run, decode_each, resume, resume_encoder
+from interp.editing.variants import Context, check_dtype, clean_run, decode_each, resume, resume_encoder
 from interp.errors import InvalidInput
 from interp.models.weights.head_weights import head_outputs
-from interp.names import Site, Stack
+from interp.names import AttentionLayer, Kind, Site, Stack
 from interp.output.progress import late_bar
 from interp.results.by_head import HeadScores, ScoredHead, provenance
 from interp.results.result import Floats, frozen
@@ -205,20 +205,17 @@ def head_effects(
     size = max(1, memory // variant_bytes(model, tokens, stack))
     rows = [np.full((len(layers), model.n_heads, len(tokens)), np.nan) for _ in range(2)]
     bar = late_bar(total=len(layers) * model.n_heads, progress=progress, desc=f"ablate {kind}", unit="head")
-    for at in layers:
-        changes = head_outputs(model, at, replaced[at] - z[at]).transpose(1, 2)
-        stream = cache[str(Site(stack, None, at.layer, middle))]
-        for heads, change in _chunks(changes, size):
-            x = stream[:, None] + change
-            ln_final = (
-                resume(model, context, x, at.layer, of, only=tokens.query)
-                if stack == "decoder"
-                else decode_each(model, tokens, resume_encoder(model, x, tokens.attention_mask, at.layer), tokens.query)
-            )
-            after = at_query(model, ln_final[:, :, 0], tokens, pair)
+    changes = ((at, head_outputs(model, at, replaced[at] - z[at]).transpose(1, 2)) for at in layers)
+    for group in _groups(changes, size):
+        streams = {at.layer: cache[str(Site(stack, None, at.layer, middle))][:, None] + part for at, _, part in group}
+        ln_final = _resumed(model, context, tokens, streams, stack, of)
+        after = at_query(model, ln_final[:, :, 0], tokens, pair)
+        done = 0
+        for at, heads, _ in group:
+            part = slice(done, done := done + heads.stop - heads.start)
             for effects, edited, plain in zip(rows, after, clean, strict=False):
-                effects[at.layer, heads] = (edited - plain[:, None]).T
-            bar.update(change.shape[1])
+                effects[at.layer, heads] = (edited[:, part] - plain[:, None]).T
+        bar.update(done)
     bar.close()
     source = provenance(model, **stimulus_source(tokens)) | described(metrics["effect"])
     source |= method_source(method, reference, by_position=by_position)
@@ -233,7 +230,28 @@ def variant_bytes(model: Model, batch: Batch, stack: Stack) -> int:
     return rows * (2 * queries * width + 2 * output_size(model)) * torch.finfo(model.dtype).bits // 8
 
 
-def _chunks(changes: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
-    for start in range(0, changes.shape[1], size):
-        part = changes[:, start : start + size]
-        yield slice(start, start + part.shape[1]), part
+def _groups(
+    changes: Iterable[tuple[AttentionLayer, Tensor]], size: int
+) -> Iterator[list[tuple[AttentionLayer, slice, Tensor]]]:
+    """Group heads that are ablated in one run, as many as fit: by layer, which heads, and what each changes."""
+    group: list[tuple[AttentionLayer, slice, Tensor]] = []
+    for at, change in changes:
+        for start in range(0, change.shape[1], size):
+            part = change[:, start : start + size]
+            if sum(other.shape[1] for _, _, other in group) + part.shape[1] > size:
+                yield group
+                group = []
+            group.append((at, slice(start, start + part.shape[1]), part))
+    yield group
+
+
+def _resumed(
+    model: Model, context: Context, batch: Stimulus, streams: Mapping[int, Tensor], stack: Stack, of: Kind
+) -> Tensor:
+    """Run variants of the residual stream, by layer, from after its attention to the last norm at the query."""
+    if stack == "decoder":
+        first, *later = streams
+        joining = {layer: streams[layer] for layer in later}
+        return resume(model, context, streams[first], first, of, only=batch.query, joining=joining)
+    hidden = [resume_encoder(model, x, batch.attention_mask, layer) for layer, x in streams.items()]
+    return decode_each(model, batch, torch.cat(hidden, 1), batch.query)

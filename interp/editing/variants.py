@@ -120,6 +120,7 @@ def resume(
     after: str | None = None,
     cache: EncoderDecoderCache | DynamicCache | None = None,
     only: int | None = None,
+    joining: Mapping[int, Float[Tensor, "row variant pos d_model"]] | None = None,
 ) -> Float[Tensor, "row variant last d_model"]:
     """Run the decoder to its last norm, from variants of its residual stream at some layer.
 
@@ -131,29 +132,39 @@ def resume(
             attention.
         cache: of earlier positions, for new positions alone; it is written to.
         only: the one position that is wanted, on which alone the last layer then runs; all by default.
+        joining: by later layer, variants of the stream at the same point of it, which go on with those from before.
 
     Returns:
         `decoder.ln_final` of the variants, `[row, variant, pos, d_model]`.
     """
-    rows, variants, pos, d_model = x.shape
+    rows, _, pos, d_model = x.shape
     layers = model.n_layers["decoder"]
     past = 0 if cache is None else cache.get_seq_length()
-    shown = context.grown(past + pos)
-    mask = causal(pos, x, past, None if shown is None else shown.repeat_interleave(variants, 0))
+    mask = causal(pos, x, past, context.grown(past + pos))
     bias = distance_bias(model, "decoder", "self", pos, past)
     shared = context.cache() if cache is None else cache
+
+    def joined(x: Tensor, index: int, point: str) -> Tensor:
+        if joining is None or point != after or index not in joining:
+            return x
+        new = joining[index]
+        return torch.cat([x, new if x.shape[2] == pos else new[:, :, only, None]], 1)
+
     for index in range(layer, layers):
         done = after if index == layer else None
         if done is None:
-            flat = x.reshape(rows * variants, x.shape[2], d_model)
-            flat = attend(model, AttentionLayer("decoder", "self", index), flat, mask, cache, bias=bias)
-            x = flat.reshape(rows, variants, -1, d_model)
+            own = mask if mask is None or len(mask) == 1 else mask.repeat_interleave(x.shape[1], 0)
+            flat = x.reshape(-1, pos, d_model)
+            flat = attend(model, AttentionLayer("decoder", "self", index), flat, own, cache, bias=bias)
+            x = flat.reshape(x.shape)
+        x = joined(x, index, "self")
         if only is not None and index == layers - 1:
             x = x[:, :, only, None]
         if done != "cross" and context.hidden is not None:
             flat = x.reshape(rows, -1, d_model)
             at = AttentionLayer("decoder", "cross", index)
-            x = attend(model, at, flat, context.mask, shared, context.hidden).reshape(rows, variants, -1, d_model)
+            x = attend(model, at, flat, context.mask, shared, context.hidden).reshape(x.shape)
+        x = joined(x, index, "cross")
         x = feed_forward(model, "decoder", index, x)
     return last_norm(model, "decoder", x)
 
