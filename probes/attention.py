@@ -37,6 +37,8 @@ class AttentionPatterns(Result):
         key_names: names of special tokens by id; `query_names` likewise.
         key_times: the date or time of each token, missing at special ones; None where the batch does not know it.
             `query_times` likewise.
+        key_patches: the first step of each patch, and `[REG]`; None where positions are tokens or rows differ.
+            `query_patches` likewise.
     """
 
     KIND = "attention-patterns"
@@ -53,6 +55,8 @@ class AttentionPatterns(Result):
     query_names: dict[int, str] = field(default_factory=dict[int, str])
     key_times: pd.Index | None = None
     query_times: pd.Index | None = None
+    key_patches: tuple[str, ...] | None = None
+    query_patches: tuple[str, ...] | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per head, query and key: `head, query, key, attention`.
@@ -75,8 +79,9 @@ class AttentionPatterns(Result):
 
     @classmethod
     def _of_contents(cls, values: dict[str, Any]) -> Self:
-        # Files of before do not know times.
-        return super()._of_contents({"key_times": None, "query_times": None, **values})
+        # Files of before know neither times nor patches.
+        unknown = dict.fromkeys(("key_times", "query_times", "key_patches", "query_patches"))
+        return super()._of_contents({**unknown, **values})
 
     def _shown(self) -> pd.DataFrame:
         return self.to_frame().sort_values("attention", ascending=False, kind="stable")
@@ -294,7 +299,8 @@ def _stacks(head: Head) -> tuple[Stack, Stack]:
 class _Tokens:
     """The tokens or patches of a stack, `[batch, pos]`: `there` where they are not masked.
 
-    There are no `values` where tokens are words, and neither `ids` nor `values` where a position is a patch.
+    There are no `values` where tokens are words, and neither `ids` nor `values` where a position is a patch; `patches`
+    are then the names of positions.
     """
 
     stack: Stack
@@ -302,6 +308,7 @@ class _Tokens:
     there: Tensor
     values: Tensor | None
     special: Tensor
+    patches: tuple[str, ...] | None = None
 
     @property
     def shown(self) -> Tensor:
@@ -311,7 +318,7 @@ class _Tokens:
     def of_row(self, row: int) -> "_Tokens":
         """Return those of one row."""
         ids, values = (None if part is None else part[row : row + 1] for part in (self.ids, self.values))
-        return _Tokens(self.stack, ids, self.there[row : row + 1], values, self.special[row : row + 1])
+        return _Tokens(self.stack, ids, self.there[row : row + 1], values, self.special[row : row + 1], self.patches)
 
 
 def _tokens(model: Model, batch: Batch, head: Head) -> tuple[_Tokens, _Tokens]:
@@ -326,9 +333,12 @@ def _stack_tokens(model: Model, batch: Batch, stack: Stack) -> _Tokens:
     if isinstance(batch, ValueBatch):
         if stack == "decoder":
             special[:] = True
-        elif batch.reg is not None:
+            return _Tokens(stack, None, there, None, special, ("start",))
+        names = tuple(str(batch.steps(patch)[0]) for patch in range(batch.n_patches))
+        if batch.reg is not None:
             special[:, batch.reg] = True
-        return _Tokens(stack, None, there, None, special)
+            names += ("[REG]",)
+        return _Tokens(stack, None, there, None, special, names)
     values = batch_values(model, batch, stack) if model.tokens_are_values else None
     return _Tokens(stack, batch.ids(stack).cpu(), there, values, special if values is None else values.isnan())
 
@@ -397,7 +407,8 @@ def _few_rows(*tokens: _Tokens) -> _Tokens:
     first = there.long().argmax(0), torch.arange(there.shape[1])
     one = {"there": there.any(0)[None], "special": special[first][None]}
     if any(t.ids is None for t in tokens):
-        return _Tokens(tokens[0].stack, None, values=None, **one)
+        names = tokens[0].patches if len({t.patches for t in tokens}) == 1 else None
+        return _Tokens(tokens[0].stack, None, values=None, patches=names, **one)
     ids = torch.cat([t.ids for t in tokens if t.ids is not None])
     values = None if tokens[0].values is None else torch.cat([t.values for t in tokens if t.values is not None])
     differ = ((ids != ids[first]) & there).any(1).nonzero()[:1, 0]
@@ -412,6 +423,7 @@ def _few_rows(*tokens: _Tokens) -> _Tokens:
 def _axis(name: str, model: Model, tokens: _Tokens) -> dict[str, Any]:
     """Return tokens, values and names along an axis of patterns, if the tokens of all rows agree: of one row."""
     axis: dict[str, Any] = {f"{name}_tokens": None, f"{name}_values": None, f"{name}_names": {}}
+    axis[f"{name}_patches"] = tokens.patches
     if tokens.ids is None:
         return axis
     if tokens.values is not None:

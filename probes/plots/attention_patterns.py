@@ -21,7 +21,8 @@ def _axis(patterns: AttentionPatterns, name: Literal["query", "key"], ticks: Tic
     tokens: tuple[int | None, ...] | None = getattr(patterns, f"{name}_tokens")
     values, times, special = (getattr(patterns, f"{name}_{what}") for what in ("values", "times", "names"))
     if tokens is None:
-        return [str(i) for i in range(patterns.values.shape[1 if name == "query" else 2])]
+        patches: tuple[str, ...] | None = getattr(patterns, f"{name}_patches")
+        return list(patches or map(str, range(patterns.values.shape[1 if name == "query" else 2])))
     if ticks == "tokens" or values is None:
         return ["padding" if token is None else str(token) for token in tokens]
     words = [f"{value:.2f}" for value in values] if ticks == "values" else time_words(times)
@@ -38,7 +39,7 @@ def _ticks(patterns: AttentionPatterns, ticks: Ticks | None) -> tuple[Ticks, str
         raise InvalidInput("ticks='times': the batch knows no times. Make it of a series by probes.series_batch.")
     chosen: Ticks = ticks or ("values" if times is None else "times")
     if patterns.key_tokens is None:
-        return chosen, "position"
+        return chosen, "position" if patterns.key_patches is None else "first step of each patch"
     if chosen == "tokens" or patterns.key_values is None:
         return chosen, "token id"
     return chosen, "scaled value" if times is None or chosen == "values" else axis_layout(times.dropna())["title.text"]
@@ -53,7 +54,8 @@ def attention(patterns: AttentionPatterns, *, columns: int = 4, ticks: Ticks | N
         columns: panels in a row.
         ticks: what stands along the axes: the times of the tokens, the values that they stand for, or their ids. By
             default times where the batch knows them, as those of `probes.series_batch` do, and values elsewhere.
-            Positions where the pattern is a mean over rows that differ, ids where tokens are no values.
+            Positions where the pattern is a mean over rows that differ, ids where tokens are no values, the first step
+            of each patch where they are patches.
 
     Returns:
         The figure.

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 import interp
 from interp import Batch, Model
-from probes import attention_by_lag, attention_by_value, attention_patterns, repeated_random_tokens, token_values
+from probes import attention_by_lag, attention_by_value, attention_patterns, plots, repeated_random_tokens, token_values
+from tests.conftest import tiny_bolt
 from tests.planted import content_matcher
 from tests.tolerance import FORWARD, LAYER, close
 
@@ -25,6 +27,26 @@ def test_patterns_are_those_of_the_heads_asked_for(model: Model, batch: Batch) -
     assert mean.key_tokens is None
     assert row.key_tokens == tuple(batch.input_ids[2].tolist())
     assert row.query_tokens == tuple(batch.decoder_input_ids[2].tolist())
+
+
+def test_patches_are_named_by_their_first_step(tmp_path: Path) -> None:
+    model = interp.wrap(tiny_bolt())
+    size, series = model.patching.size, torch.randn(2, 43, generator=torch.Generator().manual_seed(0))
+    batch = Batch.from_series(model, series)
+    first = 43 % size  # of the shorter patch in front
+    names = (*(str(max(0, first + size * (patch - 1))) for patch in range(batch.n_patches)), "[REG]")
+    own = attention_patterns(model, batch, model.heads("encoder.self"))
+    assert own.key_patches == own.query_patches == names
+    shown = list(plots.attention(own).data[0].customdata[1][:, 0])  # pyright: ignore[reportAttributeAccessIssue]
+    assert shown == list(names)
+    cross = attention_patterns(model, batch, "decoder.cross.0.0", row=1)
+    assert (cross.key_patches, cross.query_patches) == (names, ("start",))
+    cross.save(tmp_path / "cross.json")
+    assert interp.read(tmp_path / "cross.json").key_patches == names  # pyright: ignore[reportAttributeAccessIssue]
+    # As many patches, of which the first has more steps: no name is that of all rows.
+    longer = Batch.from_series(model, torch.cat([series, series[:, :1]], 1))
+    assert longer.length("encoder") == batch.length("encoder")
+    assert attention_patterns(model, [batch, longer], "decoder.cross.0.0", progress=False).key_patches is None
 
 
 def test_tokens_stand_for_values(model: Model) -> None:
