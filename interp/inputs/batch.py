@@ -263,7 +263,8 @@ class ValueBatch(Batch):
         put("decoder_attention_mask", torch.ones(len(values), 1, dtype=torch.long))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} series of {self.values.shape[1]} steps: {self.patching})"
+        cut = f", {self.dropped} steps before them cut off" if self.dropped else ""
+        return f"{type(self).__name__}({len(self)} series of {self.values.shape[1]} steps{cut}: {self.patching})"
 
     @property
     def has_tokens(self) -> bool:

@@ -47,6 +47,7 @@ def test_each_patch_holds_the_steps_that_are_said(steps: int, reg: bool) -> None
     batch = batch_of(model, values)
     left = min(steps, 96)
     assert batch.dropped == steps - left
+    assert ("34 steps before them cut off" in repr(batch)) == (batch.dropped == 34)
     assert torch.equal(batch.values, values[:, -left:])
     assert batch.n_patches == -(-left // 8)
     assert batch.reg == (batch.n_patches if reg else None)
