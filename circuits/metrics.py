@@ -339,7 +339,7 @@ def towards(target: Any, against: Any) -> QuantileMetric:
         way = (one - other).nan_to_num()
         return ((own[:, : way.shape[-1]] - other.nan_to_num()) * way).sum(1) / way.square().sum(1)
 
-    return QuantileMetric("share of the way", of, False, True)
+    return QuantileMetric("towards", of, False, True, "share of the way")
 
 
 def crossing() -> QuantileMetric:
