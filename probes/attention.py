@@ -417,7 +417,7 @@ def _few_rows(*tokens: _Tokens) -> _Tokens:
         return torch.cat([of_rows[first][None], of_rows[differ]])
 
     one = {"there": torch.cat([there.any(0)[None], there[differ]]), "special": few(special)}
-    return _Tokens(tokens[0].stack, few(ids), values=None if values is None else few(values), **one)
+    return _Tokens(tokens[0].stack, few(ids), values=None if values is None else few(values), patches=None, **one)
 
 
 def _axis(name: str, model: Model, tokens: _Tokens) -> dict[str, Any]:
