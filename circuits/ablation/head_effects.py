@@ -98,7 +98,7 @@ class HeadEffects(HeadScores):
 
     @property
     def helpful(self) -> HeadScores:
-        """How much each head helps: the loss from its ablation, so that the strongest comes first."""
+        """Return how much each head helps: the loss from its ablation, so that the strongest comes first."""
         return HeadScores("help", self.site, self.sign * self.values, self.stderr, self.unit, self.provenance)
 
     @property
@@ -211,10 +211,13 @@ def head_effects(
         ln_final = _resumed(model, context, tokens, streams, stack, of)
         after = at_query(model, ln_final[:, :, 0], tokens, pair)
         done = 0
-        for at, heads, _ in group:
+        for at, heads, change in group:
             part = slice(done, done := done + heads.stop - heads.start)
+            moved = (
+                change.flatten(2).any(-1).cpu().numpy()
+            )  # without a change the effect is exactly 0
             for effects, edited, plain in zip(rows, after, clean, strict=False):
-                effects[at.layer, heads] = (edited[:, part] - plain[:, None]).T
+                effects[at.layer, heads] = ((edited[:, part] - plain[:, None]) * moved).T
         bar.update(done)
     bar.close()
     source = provenance(model, **stimulus_source(tokens)) | described(metrics["effect"])

@@ -84,7 +84,7 @@ class Batch:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether it is of tokens, and not of values."""
+        """Tell whether it is of tokens, and not of values."""
         return True
 
     def require_tokens(self) -> None:
@@ -98,7 +98,7 @@ class Batch:
 
     @property
     def has_encoder(self) -> bool:
-        """Whether there are tokens for an encoder."""
+        """Tell whether there are tokens for an encoder."""
         return self.attention_mask.shape[1] > 0
 
     @property
@@ -111,7 +111,7 @@ class Batch:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What results keep of a batch: the parameters that it was made with, or its shape."""
+        """Return what results keep of a batch: the parameters that it was made with, or its shape."""
         read = self.input_ids if self.has_encoder else self.decoder_input_ids
         return dict(getattr(self, "parameters", None) or {"shape": list(read.shape)})
 
@@ -268,7 +268,7 @@ class ValueBatch(Batch):
 
     @property
     def has_tokens(self) -> bool:
-        """Whether it is of tokens, and not of values."""
+        """Tell whether it is of tokens, and not of values."""
         return False
 
     @property
@@ -293,7 +293,7 @@ class ValueBatch(Batch):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What results keep of a batch: the parameters that it was made with, or its shape."""
+        """Return what results keep of a batch: the parameters that it was made with, or its shape."""
         return dict(getattr(self, "parameters", None) or {"shape": list(self.values.shape)})
 
     @property
@@ -310,7 +310,7 @@ class ValueBatch(Batch):
 
     @property
     def n_patches(self) -> int:
-        """How many patches there are, [REG] not counted."""
+        """Count the patches, [REG] not counted."""
         return self.patching.count(self.values.shape[1])
 
     @property

@@ -10,6 +10,7 @@ import torch
 import circuits
 import interp
 import probes
+from circuits.ablation.head_effects import variant_bytes
 from circuits.measurement import at_query
 from circuits.metrics import continuation_metrics
 from interp import Batch, zoo
@@ -59,8 +60,11 @@ def test_equal_to_one_edited_forward_a_head(either: interp.Model, kind: str, met
     close(found.rows, wanted, of=8, terms=FORWARD)
     close(found.values, wanted.mean(-1), of=8, terms=FORWARD)
     assert np.abs(wanted).max() > 1e-3
-    one_at_a_time = circuits.head_effects(either, tokens, kind, memory=1, progress=False, **options)
-    close(one_at_a_time.rows, found.rows, of=8, terms=FORWARD)
+    # By default heads of all layers go on together; here one head, fewer than a layer's, a layer at a time.
+    for together in (1, either.n_heads - 1, either.n_heads):
+        memory = together * variant_bytes(either, tokens, either.kind(kind)[0])
+        apart = circuits.head_effects(either, tokens, kind, memory=memory, progress=False, **options)
+        close(apart.rows, found.rows, of=8, terms=FORWARD)
 
 
 @pytest.mark.parametrize("make", [tiny_pipeline, tiny_causal_pipeline])

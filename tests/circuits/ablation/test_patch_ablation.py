@@ -54,7 +54,7 @@ def test_effects_are_those_of_edited_forwards(
     assert effects.provenance["stimulus"]["name"] == "repeated_random_patches"
     assert effects.sign == 1  # a loss: a head that helps raises it when it is gone
     if kind == "decoder.self" and how:
-        close(effects.values[0], 0.0, "the same for every input", of=float(clean.max()), terms=4 * FORWARD)
+        assert float(np.abs(effects.values[0]).max()) == 0.0  # the same for every input
 
 
 @pytest.mark.parametrize("kind", ["encoder.self", "decoder.cross"])
