@@ -213,9 +213,7 @@ def head_effects(
         done = 0
         for at, heads, change in group:
             part = slice(done, done := done + heads.stop - heads.start)
-            moved = (
-                change.flatten(2).any(-1).cpu().numpy()
-            )  # without a change the effect is exactly 0
+            moved = change.flatten(2).any(-1).cpu().numpy()  # without a change the effect is exactly 0
             for effects, edited, plain in zip(rows, after, clean, strict=False):
                 effects[at.layer, heads] = ((edited[:, part] - plain[:, None]) * moved).T
         bar.update(done)
